@@ -1,0 +1,92 @@
+//! What a trial leaves behind.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the Parquet columns; raised whenever one is added, removed or changes meaning.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// How a trial ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// It ran to the end.
+    Done,
+    /// Its loss became NaN or infinite.
+    Diverged,
+    /// It stopped with an error.
+    Failed,
+}
+
+/// Metrics at the end of one epoch. Accuracies are fractions in [0, 1], losses mean cross-entropy.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// 1-based epoch.
+    pub epoch: u32,
+    /// Mean training loss over the epoch's steps (of the parameters before each step).
+    pub train_loss: f64,
+    /// Training accuracy over the epoch's steps (of the parameters before each step).
+    pub train_accuracy: f64,
+    /// Validation loss; NaN without validation images.
+    pub val_loss: f64,
+    /// Validation accuracy; NaN without validation images.
+    pub val_accuracy: f64,
+    /// Test loss.
+    pub test_loss: f64,
+    /// Test accuracy.
+    pub test_accuracy: f64,
+    /// Learning rate of the epoch's last step.
+    pub learning_rate: f64,
+    /// Coordinates in the active set.
+    pub n_active: u64,
+    /// Queries (evaluations of the objective) since the trial began, GraSP's included.
+    pub queries: u64,
+    /// Queries that returned NaN or infinity since the trial began.
+    pub queries_non_finite: u64,
+    /// Norm of the epoch's last gradient estimate.
+    pub gradient_norm: f64,
+    /// Seconds spent since the trial began, interruptions not counted (a time column).
+    pub wall_s: f64,
+}
+
+/// Where and with what a trial ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// This program's version.
+    pub version: String,
+    /// Commit it was built from, with `-dirty` if the tree had changes; `unknown` outside git.
+    pub commit: String,
+    /// Versions of the crates that compute, such as `candle-core 0.11.1, rayon 1.12.0`.
+    pub crates: String,
+    /// CPU name as the system reports it.
+    pub cpu: String,
+    /// `cpu`, or the GPU's name.
+    pub device: String,
+    /// Instruction set that the kernels chose.
+    pub kernels: String,
+    /// Threads used.
+    pub threads: u32,
+    /// SHA-256 of the images and labels used.
+    pub data_checksum: String,
+    /// When the trial ended, RFC 3339 in UTC (a time column).
+    pub finished_at: String,
+}
+
+/// A finished trial.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrialRecord {
+    /// What was run.
+    pub trial: crate::spec::Trial,
+    /// Network parameters (d).
+    pub n_params: u64,
+    /// How it ended.
+    pub status: Status,
+    /// The error if it did not end well, else empty.
+    pub error: String,
+    /// One entry per finished epoch, in order.
+    pub epochs: Vec<EpochRecord>,
+    /// Epoch (1-based) with the best validation accuracy, the earliest on ties; `None` without
+    /// validation images. The test set plays no part in the choice.
+    pub best_epoch: Option<u32>,
+    /// Where and with what.
+    pub provenance: Provenance,
+}

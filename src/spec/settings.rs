@@ -1,0 +1,242 @@
+//! The settings of one trial: every choice that can change a number, by name.
+//!
+//! A [`Settings`] is complete and checked. It is built from the defaults (the paper's recipe) by
+//! applying named values one at a time through [`Settings::set`], so an experiment file, `--set
+//! key=value` and a sweep axis all go through the same gate.
+
+use serde::{Deserialize, Serialize};
+
+/// Which images to train on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataSource {
+    /// Procedural images, built in.
+    Synthetic,
+    /// CIFAR-10.
+    Cifar10,
+}
+
+/// Which network family to train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelKind {
+    /// The depth-D CNN of the paper's Appendix B; `depth` blocks, `width` channels.
+    Cnn,
+    /// The CIFAR ResNet of depth 6n+2 with option-A shortcuts; `width` channels in the first stage.
+    Resnet,
+}
+
+/// Where gradients come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Zeroth order, coordinate-wise estimator (CGE; sparse-CGE when `sparsity` > 0).
+    Cge,
+    /// Zeroth order, randomized estimator (RGE).
+    Rge,
+    /// First order: back-propagation.
+    Fo,
+}
+
+/// Finite-difference scheme.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Difference {
+    /// (l(θ + μu) − l(θ)) / μ: one query per probe and one for the base.
+    Forward,
+    /// (l(θ + μu) − l(θ − μu)) / 2μ: two queries per probe.
+    Central,
+}
+
+/// How loss differences are computed; all give the same numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EvaluatorKind {
+    /// One complete forward pass per query.
+    Full,
+    /// Forward from the perturbed layer on (the paper's feature reuse).
+    Reuse,
+}
+
+/// Law of the random directions of RGE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Directions {
+    /// u ~ N(0, I), as in Eq. (1) of the paper.
+    Gaussian,
+    /// u uniform on the unit sphere, estimate times d.
+    Sphere,
+    /// One unit direction per parameter tensor, no dimension factor, as in the released code.
+    PerTensor,
+}
+
+/// Where the layer-wise pruning ratios of the active set come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerRatios {
+    /// The same ratio in every layer.
+    Uniform,
+    /// ZO-GraSP with Gaussian directions (the paper's form).
+    ZoGrasp,
+    /// ZO-GraSP as the authors' released code computes it (per-tensor unit directions).
+    ZoGraspReleased,
+    /// First-order GraSP.
+    FoGrasp,
+}
+
+/// How the active set is chosen from the ratios.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mask {
+    /// A fresh random set with the layer ratios every `redraw_every` epochs (the paper's choice).
+    Redraw,
+    /// The scored mask itself, fixed at initialization (the paper's M2).
+    Fixed,
+}
+
+/// What sparsity applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SparseTarget {
+    /// Only the gradient is sparse; the model stays dense.
+    Gradient,
+    /// Pruned weights are zero and stay zero.
+    Weights,
+}
+
+/// Update rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// SGD with momentum.
+    Sgd,
+    /// Adam.
+    Adam,
+}
+
+/// Learning-rate schedule after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Cosine to zero.
+    Cosine,
+    /// Constant.
+    Constant,
+}
+
+/// Arithmetic of the forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// Single precision.
+    F32,
+    /// Double precision.
+    F64,
+}
+
+/// Every choice that can change a number in a trial. Field order is the order in files and tables.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// Training images.
+    pub data: DataSource,
+    /// Training images used, class-balanced; 0 for all (after the validation images are set aside).
+    pub n_train: usize,
+    /// Images set aside from the training set to choose the best epoch; 0 for none.
+    pub n_val: usize,
+    /// Test images used, class-balanced; 0 for all.
+    pub n_test: usize,
+    /// Crop-4 and flip augmentation.
+    pub augment: bool,
+    /// Network family.
+    pub model: ModelKind,
+    /// Depth: blocks of the CNN, or 6n+2 of the ResNet.
+    pub depth: usize,
+    /// Channels of the CNN, or of the ResNet's first stage.
+    pub width: usize,
+    /// Gradient source.
+    pub method: Method,
+    /// Finite-difference scheme (ZO).
+    pub difference: Difference,
+    /// Smoothing parameter μ (ZO).
+    pub mu: f64,
+    /// Random directions per step for RGE; 0 for as many as active coordinates (q = d).
+    pub queries: usize,
+    /// Law of RGE's directions.
+    pub directions: Directions,
+    /// How loss differences are computed (ZO).
+    pub evaluator: EvaluatorKind,
+    /// Fraction of conv and linear weights left out of the active set, in [0, 1).
+    pub sparsity: f64,
+    /// Source of the layer-wise ratios.
+    pub layer_ratios: LayerRatios,
+    /// How the active set follows from the ratios.
+    pub mask: Mask,
+    /// Epochs between re-draws of the active set (K_sparse).
+    pub redraw_every: usize,
+    /// Sparse gradient or sparse weights.
+    pub sparse_target: SparseTarget,
+    /// Whether batch-norm parameters and biases are always active, outside the ratio.
+    pub always_active: bool,
+    /// Random directions of ZO-GraSP.
+    pub grasp_queries: usize,
+    /// Images per class in the batch that GraSP scores.
+    pub grasp_images_per_class: usize,
+    /// Passes over the training images.
+    pub epochs: usize,
+    /// Images per step.
+    pub batch_size: usize,
+    /// Update rule.
+    pub optimizer: OptimizerKind,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Momentum of SGD, β₁ of Adam.
+    pub momentum: f64,
+    /// Weight decay on all parameters.
+    pub weight_decay: f64,
+    /// Epochs of linear warm-up.
+    pub warmup_epochs: usize,
+    /// Schedule after the warm-up.
+    pub schedule: Schedule,
+    /// Arithmetic of the forward pass.
+    pub precision: Precision,
+}
+
+impl Default for Settings {
+    /// The paper's recipe for ResNet-20 on CIFAR-10 at 90 % sparsity.
+    fn default() -> Self {
+        Self {
+            data: DataSource::Cifar10,
+            n_train: 0,
+            n_val: 0,
+            n_test: 0,
+            augment: true,
+            model: ModelKind::Resnet,
+            depth: 20,
+            width: 16,
+            method: Method::Cge,
+            difference: Difference::Forward,
+            mu: 5e-3,
+            queries: 0,
+            directions: Directions::Gaussian,
+            evaluator: EvaluatorKind::Reuse,
+            sparsity: 0.9,
+            layer_ratios: LayerRatios::ZoGrasp,
+            mask: Mask::Redraw,
+            redraw_every: 5,
+            sparse_target: SparseTarget::Gradient,
+            always_active: true,
+            grasp_queries: 192,
+            grasp_images_per_class: 25,
+            epochs: 50,
+            batch_size: 256,
+            optimizer: OptimizerKind::Sgd,
+            learning_rate: 0.1,
+            momentum: 0.9,
+            weight_decay: 5e-4,
+            warmup_epochs: 3,
+            schedule: Schedule::Cosine,
+            precision: Precision::F32,
+        }
+    }
+}
