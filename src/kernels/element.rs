@@ -1,0 +1,92 @@
+//! The two number types of the kernels, f32 and f64, and their vectors.
+
+use candle_core::{CpuStorage, Layout, WithDType};
+use pulp::Simd;
+
+/// A floating-point type that the kernels are compiled for.
+pub trait Element: WithDType + Copy + Default + Send + Sync + PartialOrd + 'static {
+    /// A register of lanes under the instruction set `S`.
+    type Vector<S: Simd>: Copy;
+    /// Additive identity.
+    const ZERO: Self;
+
+    /// Lanes per register.
+    fn lanes<S: Simd>() -> usize;
+    /// All lanes equal to `value`.
+    fn splat<S: Simd>(simd: S, value: Self) -> Self::Vector<S>;
+    /// The slice as registers; a remainder shorter than a register is left out.
+    fn vectors<S: Simd>(slice: &[Self]) -> &[Self::Vector<S>];
+    /// The slice as registers to write to; a remainder is left out.
+    fn vectors_mut<S: Simd>(slice: &mut [Self]) -> &mut [Self::Vector<S>];
+    /// a · b + c, fused where the instruction set can.
+    fn mul_add<S: Simd>(
+        simd: S,
+        a: Self::Vector<S>,
+        b: Self::Vector<S>,
+        c: Self::Vector<S>,
+    ) -> Self::Vector<S>;
+    /// Sum of the lanes.
+    fn reduce_sum<S: Simd>(simd: S, a: Self::Vector<S>) -> Self;
+    /// Nearest value of this type.
+    fn of(value: f64) -> Self;
+    /// Exact value.
+    fn wide(self) -> f64;
+    /// The numbers of a contiguous tensor on the CPU.
+    fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [Self]> {
+        let data = storage.as_slice::<Self>()?;
+        match layout.contiguous_offsets() {
+            Some((start, end)) => Ok(&data[start..end]),
+            None => candle_core::bail!("kernel input must be contiguous, got strides {:?}", layout.stride()),
+        }
+    }
+}
+
+macro_rules! element {
+    ($t:ty, $vector:ident, $lanes:ident, $splat:ident, $slices:ident, $slices_mut:ident, $fma:ident, $sum:ident) => {
+        impl Element for $t {
+            type Vector<S: Simd> = S::$vector;
+            const ZERO: Self = 0.0;
+
+            #[inline(always)]
+            fn lanes<S: Simd>() -> usize {
+                S::$lanes
+            }
+            #[inline(always)]
+            fn splat<S: Simd>(simd: S, value: Self) -> Self::Vector<S> {
+                simd.$splat(value)
+            }
+            #[inline(always)]
+            fn vectors<S: Simd>(slice: &[Self]) -> &[Self::Vector<S>] {
+                S::$slices(slice).0
+            }
+            #[inline(always)]
+            fn vectors_mut<S: Simd>(slice: &mut [Self]) -> &mut [Self::Vector<S>] {
+                S::$slices_mut(slice).0
+            }
+            #[inline(always)]
+            fn mul_add<S: Simd>(
+                simd: S,
+                a: Self::Vector<S>,
+                b: Self::Vector<S>,
+                c: Self::Vector<S>,
+            ) -> Self::Vector<S> {
+                simd.$fma(a, b, c)
+            }
+            #[inline(always)]
+            fn reduce_sum<S: Simd>(simd: S, a: Self::Vector<S>) -> Self {
+                simd.$sum(a)
+            }
+            #[inline(always)]
+            fn of(value: f64) -> Self {
+                value as Self
+            }
+            #[inline(always)]
+            fn wide(self) -> f64 {
+                f64::from(self)
+            }
+        }
+    };
+}
+
+element!(f32, f32s, F32_LANES, splat_f32s, as_simd_f32s, as_mut_simd_f32s, mul_add_e_f32s, reduce_sum_f32s);
+element!(f64, f64s, F64_LANES, splat_f64s, as_simd_f64s, as_mut_simd_f64s, mul_add_e_f64s, reduce_sum_f64s);
