@@ -1,0 +1,46 @@
+//! Fully connected layer.
+
+use candle_core::{Result, Tensor};
+
+use super::{ActivationShape, Context, Layer};
+use crate::nn::params::{ParamKind, ParamSpec};
+
+/// y = x Wᵀ + b for x (B, in), W (out, in), b (out).
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// Input features.
+    pub n_in: usize,
+    /// Output features.
+    pub n_out: usize,
+}
+
+impl Layer for Linear {
+    fn params(&self) -> Vec<ParamSpec> {
+        vec![
+            ParamSpec {
+                name: "weight".to_owned(),
+                kind: ParamKind::LinearWeight,
+                shape: vec![self.n_out, self.n_in],
+                fan_in: self.n_in,
+            },
+            ParamSpec {
+                name: "bias".to_owned(),
+                kind: ParamKind::Bias,
+                shape: vec![self.n_out],
+                fan_in: self.n_in,
+            },
+        ]
+    }
+
+    fn output_shape(&self, _: &[ActivationShape]) -> ActivationShape {
+        [self.n_out, 1, 1]
+    }
+
+    fn flops(&self, _: &[ActivationShape]) -> u64 {
+        2 * (self.n_in * self.n_out) as u64
+    }
+
+    fn forward(&self, _: &Context, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        inputs[0].matmul(&params[0].t()?)?.broadcast_add(&params[1])
+    }
+}

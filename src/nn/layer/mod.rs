@@ -1,0 +1,75 @@
+//! Layers: each knows its parameters and its forward pass, and nothing else knows layer kinds.
+
+mod add;
+mod batch_norm;
+mod conv2d;
+mod linear;
+mod pool;
+mod relu;
+mod shortcut;
+
+pub use add::Add;
+pub use batch_norm::{BatchNorm, EPSILON, MOMENTUM};
+pub use conv2d::Conv2d;
+pub use linear::Linear;
+pub use pool::{GlobalAvgPool, MaxPool2};
+pub use relu::Relu;
+pub use shortcut::ShortcutA;
+
+use candle_core::{Result, Tensor};
+
+use super::graph::RunningStats;
+use super::params::ParamSpec;
+use crate::kernels::Split;
+
+/// Which statistics batch norm uses.
+#[derive(Debug, Clone, Copy)]
+pub enum Mode<'a> {
+    /// Those of the batch. Running statistics are neither read nor moved.
+    Train,
+    /// The running ones.
+    Eval(&'a RunningStats),
+}
+
+/// What a forward pass needs besides parameters and inputs.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    /// Batch-norm statistics.
+    pub mode: Mode<'a>,
+    /// Use of the machine by each operation.
+    pub split: Split,
+}
+
+/// Sizes of one activation without the batch: (C, H, W), or (features, 1, 1).
+pub type ActivationShape = [usize; 3];
+
+/// One layer. A forward pass is a pure function: it changes no state, so that probes can share a
+/// network between threads.
+pub trait Layer: Send + Sync + std::fmt::Debug {
+    /// Its parameter tensors, named relative to the layer (`weight`, `bias`), in PyTorch's order.
+    fn params(&self) -> Vec<ParamSpec> {
+        Vec::new()
+    }
+
+    /// Output sizes for these input sizes.
+    fn output_shape(&self, inputs: &[ActivationShape]) -> ActivationShape;
+
+    /// Floating-point operations for one image of these sizes (multiplications and additions).
+    fn flops(&self, inputs: &[ActivationShape]) -> u64;
+
+    /// Output (B, C, H, W) or (B, features) for these inputs; `params` in the order of
+    /// [`Layer::params`].
+    ///
+    /// # Errors
+    /// If a shape does not fit or the device fails.
+    fn forward(&self, context: &Context, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor>;
+
+    /// The number of this layer among the batch norms, if it is one.
+    fn norm_idx(&self) -> Option<usize> {
+        None
+    }
+}
+
+fn elements(shape: ActivationShape) -> u64 {
+    shape.iter().product::<usize>() as u64
+}

@@ -1,0 +1,23 @@
+//! Rectified linear unit.
+
+use candle_core::{Result, Tensor};
+
+use super::{ActivationShape, Context, Layer, elements};
+
+/// max(x, 0).
+#[derive(Debug, Clone)]
+pub struct Relu;
+
+impl Layer for Relu {
+    fn output_shape(&self, inputs: &[ActivationShape]) -> ActivationShape {
+        inputs[0]
+    }
+
+    fn flops(&self, inputs: &[ActivationShape]) -> u64 {
+        elements(inputs[0])
+    }
+
+    fn forward(&self, _: &Context, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        inputs[0].relu()
+    }
+}

@@ -1,0 +1,202 @@
+//! The parameters of a network as one flat vector θ in R^d, in declared order.
+//!
+//! The vector is kept in f64 on the host: updates far below f32's resolution are not lost, and a
+//! black box needs no other type. Networks evaluate it in the precision asked for.
+
+use crate::rng::{Purpose, Stream};
+use crate::{Error, Result};
+
+/// What a parameter tensor does; decides initialization and whether sparsity applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParamKind {
+    /// (C_out, C_in, K, K).
+    ConvWeight,
+    /// (out, in).
+    LinearWeight,
+    /// Additive, of a convolution or linear layer.
+    Bias,
+    /// Batch-norm scale γ.
+    NormScale,
+    /// Batch-norm shift β.
+    NormShift,
+}
+
+impl ParamKind {
+    /// Whether pruning ratios apply: convolution and linear weights only.
+    #[must_use]
+    pub fn is_prunable(self) -> bool {
+        matches!(self, Self::ConvWeight | Self::LinearWeight)
+    }
+}
+
+/// One parameter tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParamSpec {
+    /// PyTorch-style name, such as `layer1.0.conv1.weight`.
+    pub name: String,
+    /// What it does.
+    pub kind: ParamKind,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Inputs that one output sums over; 1 for batch norm.
+    pub fan_in: usize,
+}
+
+impl ParamSpec {
+    /// Scalars in the tensor.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether it has no scalars.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Names, shapes and positions of all parameters of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    specs: Vec<ParamSpec>,
+    /// Start of each tensor in the flat vector, and the total at the end.
+    offsets: Vec<usize>,
+}
+
+impl Layout {
+    /// The layout of these tensors in this order.
+    #[must_use]
+    pub fn new(specs: Vec<ParamSpec>) -> Self {
+        let mut offsets = vec![0];
+        for spec in &specs {
+            offsets.push(offsets[offsets.len() - 1] + spec.len());
+        }
+        Self { specs, offsets }
+    }
+
+    /// Number of coordinates d.
+    #[must_use]
+    pub fn n_coords(&self) -> usize {
+        self.offsets[self.specs.len()]
+    }
+
+    /// The tensors in declared order.
+    #[must_use]
+    pub fn specs(&self) -> &[ParamSpec] {
+        &self.specs
+    }
+
+    /// Coordinates of tensor `param_idx`.
+    #[must_use]
+    pub fn range(&self, param_idx: usize) -> std::ops::Range<usize> {
+        self.offsets[param_idx]..self.offsets[param_idx + 1]
+    }
+
+    /// The tensor that coordinate `coord` belongs to.
+    ///
+    /// # Panics
+    /// If `coord` is not below [`Layout::n_coords`].
+    #[must_use]
+    pub fn param_of(&self, coord: usize) -> usize {
+        assert!(coord < self.n_coords(), "coordinate {coord} of {}", self.n_coords());
+        self.offsets.partition_point(|&start| start <= coord) - 1
+    }
+
+    /// The coordinate of element `flat_idx` of the tensor called `name`.
+    ///
+    /// # Errors
+    /// If there is no such tensor or element.
+    pub fn coord(&self, name: &str, flat_idx: usize) -> Result<usize> {
+        let param_idx = self.specs.iter().position(|spec| spec.name == name).ok_or_else(|| {
+            let known: Vec<&str> = self.specs.iter().map(|spec| spec.name.as_str()).collect();
+            Error::Parameter {
+                name: name.to_owned(),
+                expected: format!("one of {}", known.join(", ")),
+                got: "an unknown name".to_owned(),
+            }
+        })?;
+        let len = self.specs[param_idx].len();
+        if flat_idx >= len {
+            return Err(Error::Parameter {
+                name: name.to_owned(),
+                expected: format!("a flat index below {len}"),
+                got: flat_idx.to_string(),
+            });
+        }
+        Ok(self.offsets[param_idx] + flat_idx)
+    }
+
+    /// Initial values: Kaiming-normal convolution and linear weights (standard deviation
+    /// sqrt(2 / fan-in), He et al. 2015), biases uniform in ± 1/sqrt(fan-in), batch norm 1 and 0.
+    #[must_use]
+    pub fn initial_values(&self, seed: u64) -> Vec<f64> {
+        let stream = Stream::new(seed, Purpose::Init, 0);
+        let mut values = vec![0.0; self.n_coords()];
+        for (param_idx, spec) in self.specs.iter().enumerate() {
+            let lane = stream.lane(param_idx as u32);
+            let tensor = &mut values[self.range(param_idx)];
+            match spec.kind {
+                ParamKind::ConvWeight | ParamKind::LinearWeight => {
+                    lane.fill_normal(tensor);
+                    let std = (2.0 / spec.fan_in as f64).sqrt();
+                    tensor.iter_mut().for_each(|value| *value *= std);
+                }
+                ParamKind::Bias => {
+                    let bound = (spec.fan_in as f64).sqrt().recip();
+                    for (idx, value) in tensor.iter_mut().enumerate() {
+                        *value = bound * (2.0 * lane.uniform_at(idx as u64) - 1.0);
+                    }
+                }
+                ParamKind::NormScale => tensor.fill(1.0),
+                ParamKind::NormShift => {}
+            }
+        }
+        values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout() -> Layout {
+        let spec = |name: &str, kind, shape: &[usize], fan_in| ParamSpec {
+            name: name.to_owned(),
+            kind,
+            shape: shape.to_vec(),
+            fan_in,
+        };
+        Layout::new(vec![
+            spec("conv.weight", ParamKind::ConvWeight, &[64, 32, 3, 3], 288),
+            spec("bn.weight", ParamKind::NormScale, &[64], 1),
+            spec("fc.bias", ParamKind::Bias, &[10], 64),
+        ])
+    }
+
+    #[test]
+    fn coordinates_map_both_ways() {
+        let layout = layout();
+        assert_eq!(layout.n_coords(), 18_432 + 64 + 10);
+        for (coord, param_idx) in [(0, 0), (18_431, 0), (18_432, 1), (18_495, 1), (18_496, 2), (18_505, 2)] {
+            assert_eq!(layout.param_of(coord), param_idx);
+            let start = layout.range(param_idx).start;
+            assert_eq!(layout.coord(&layout.specs()[param_idx].name, coord - start).unwrap(), coord);
+        }
+        assert!(layout.coord("fc.bias", 10).is_err());
+        assert!(layout.coord("fc.weight", 0).is_err());
+    }
+
+    /// Oracle: standard deviation sqrt(2/288) of He et al.; five standard errors.
+    #[test]
+    fn initial_weights_have_kaiming_scale() {
+        let layout = layout();
+        let values = layout.initial_values(1);
+        let weights = &values[layout.range(0)];
+        let n = weights.len() as f64;
+        let variance = weights.iter().map(|w| w * w).sum::<f64>() / n;
+        assert!((variance / (2.0 / 288.0) - 1.0).abs() < 5.0 * (2.0 / n).sqrt());
+        assert!(values[layout.range(1)].iter().all(|&v| (v - 1.0).abs() < f64::EPSILON));
+        assert!(values[layout.range(2)].iter().all(|v| v.abs() <= 0.125 && v.abs() > 0.0));
+    }
+}
