@@ -1,0 +1,81 @@
+//! Randomized gradient estimator (DeepZero, Eq. 1; Nesterov and Spokoiny 2017).
+//!
+//! ĝ = (c/q) Σ_i [ (l(θ + μ u_i) − l(θ)) / μ ] u_i. The paper has u ~ N(0, I) and c = 1; with u
+//! uniform on the unit sphere c = d; the released code takes one unit direction per tensor and
+//! leaves out the division by μ, which is c = μ here. Cost: q queries beside the base (2q for
+//! central differences).
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::{Estimate, Estimator, slopes, steps};
+use crate::spec::{Difference, Directions};
+use crate::zo::{DirectionSource, Probe};
+
+/// RGE over an active set.
+#[derive(Debug, Clone)]
+pub struct Rge {
+    n_coords: usize,
+    source: Arc<DirectionSource>,
+    n_dirs: u32,
+    mu: f64,
+    scheme: Difference,
+}
+
+/// Directions whose sum is formed together. Fixed, so that the order of additions does not depend
+/// on the number of threads.
+const DIRECTIONS_PER_CHUNK: usize = 64;
+
+impl Rge {
+    /// RGE with `n_dirs` directions from `source`, in dimension d = `n_coords`.
+    #[must_use]
+    pub fn new(
+        n_coords: usize,
+        source: Arc<DirectionSource>,
+        n_dirs: u32,
+        mu: f64,
+        scheme: Difference,
+    ) -> Self {
+        Self { n_coords, source, n_dirs, mu, scheme }
+    }
+}
+
+impl Estimator for Rge {
+    fn ask(&self) -> Vec<Probe> {
+        let probes = |idx: u32| {
+            let of =
+                move |sign: &f64| Probe::Direction { source: self.source.clone(), idx, step: sign * self.mu };
+            steps(self.mu, self.scheme).iter().map(of)
+        };
+        (0..self.n_dirs).flat_map(probes).collect()
+    }
+
+    fn tell(&self, differences: &[f64]) -> Estimate {
+        let slopes = slopes(differences, self.mu, self.scheme);
+        let coords = self.source.coords();
+        let factor = match self.source.law() {
+            Directions::Gaussian => 1.0,
+            Directions::Sphere => coords.len() as f64,
+            Directions::PerTensor => self.mu,
+        } / f64::from(self.n_dirs);
+        let partial: Vec<Vec<f64>> = slopes
+            .par_chunks(DIRECTIONS_PER_CHUNK)
+            .enumerate()
+            .map(|(chunk, slopes)| {
+                let mut sum = vec![0.0; coords.len()];
+                for (offset, &slope) in slopes.iter().enumerate().filter(|(_, slope)| slope.is_finite()) {
+                    let values = self.source.values((chunk * DIRECTIONS_PER_CHUNK + offset) as u32);
+                    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += slope * value);
+                }
+                sum
+            })
+            .collect();
+        let mut gradient = vec![0.0; self.n_coords];
+        for (position, &coord) in coords.iter().enumerate() {
+            gradient[coord] = factor * partial.iter().map(|sum| sum[position]).sum::<f64>();
+        }
+        let n_left_out = slopes.iter().filter(|slope| !slope.is_finite()).count();
+        Estimate { gradient, n_left_out }
+    }
+}

@@ -1,0 +1,59 @@
+//! The paper's feature reuse (Sec. 5): a probe of a layer starts from that layer's stored input.
+
+use rayon::prelude::*;
+
+use super::{Evaluator, difference, finite_base};
+use crate::Result;
+use crate::zo::{LayeredObjective, Metered, Probe};
+
+/// Evaluates coordinate probes from the perturbed layer on. A random direction moves every layer,
+/// so that nothing of the base can be reused and the probe is a complete evaluation. Queries are
+/// counted as in [`super::Full`]: each is cheaper, not fewer.
+#[derive(Debug)]
+pub struct Reuse<'a, O: LayeredObjective> {
+    objective: &'a Metered<'a, O>,
+    params: &'a [f64],
+    loss: f64,
+    base: O::Base,
+}
+
+impl<'a, O: LayeredObjective> Reuse<'a, O> {
+    /// Evaluates the base loss at `params` (d) and keeps every layer's output.
+    ///
+    /// # Errors
+    /// If the query fails, or its loss is NaN or infinite.
+    pub fn new(objective: &'a Metered<'a, O>, params: &'a [f64]) -> Result<Self> {
+        let (loss, base) = objective.base(params)?;
+        Ok(Self { objective, params, loss: finite_base(loss)?, base })
+    }
+
+    /// What the base evaluation left.
+    pub fn base(&self) -> &O::Base {
+        &self.base
+    }
+}
+
+impl<O: LayeredObjective> Evaluator for Reuse<'_, O> {
+    fn base_loss(&self) -> f64 {
+        self.loss
+    }
+
+    fn differences(&self, probes: &[Probe]) -> Result<Vec<f64>> {
+        probes
+            .par_iter()
+            .map(|probe| {
+                let loss = match probe {
+                    Probe::Coordinate { coord, step } => {
+                        self.objective.loss_from(&self.base, self.params, *coord, *step)?
+                    }
+                    Probe::Direction { .. } => {
+                        let mut point = self.params.to_vec();
+                        probe.apply(self.params, &mut point);
+                        self.objective.loss(&point)?
+                    }
+                };
+                Ok(difference(loss, self.loss))
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,91 @@
+//! The one gate through which objectives are called, so that queries are counted and not derived.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::objective::{LayeredObjective, Objective};
+use crate::Result;
+
+/// Queries so far. Shared by all objectives of a run.
+#[derive(Debug, Default)]
+pub struct QueryCount {
+    queries: AtomicU64,
+    non_finite: AtomicU64,
+}
+
+impl QueryCount {
+    /// A count that goes on from earlier values, for a resumed run.
+    #[must_use]
+    pub fn resumed(queries: u64, non_finite: u64) -> Self {
+        Self { queries: queries.into(), non_finite: non_finite.into() }
+    }
+
+    /// Evaluations of the objective.
+    #[must_use]
+    pub fn queries(&self) -> u64 {
+        self.queries.load(Ordering::Relaxed)
+    }
+
+    /// Evaluations that gave NaN or infinity.
+    #[must_use]
+    pub fn non_finite(&self) -> u64 {
+        self.non_finite.load(Ordering::Relaxed)
+    }
+
+    fn record(&self, loss: f64) {
+        self.queries.fetch_add(1, Ordering::Relaxed);
+        if !loss.is_finite() {
+            self.non_finite.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// An objective that can only be called counted: the objective itself is private.
+#[derive(Debug)]
+pub struct Metered<'c, O> {
+    objective: O,
+    count: &'c QueryCount,
+}
+
+impl<'c, O: Objective> Metered<'c, O> {
+    /// Puts `objective` behind the meter.
+    pub fn new(objective: O, count: &'c QueryCount) -> Self {
+        Self { objective, count }
+    }
+
+    /// Number of parameters d.
+    pub fn n_coords(&self) -> usize {
+        self.objective.n_coords()
+    }
+
+    /// One query.
+    ///
+    /// # Errors
+    /// As [`Objective::loss`].
+    pub fn loss(&self, params: &[f64]) -> Result<f64> {
+        let loss = self.objective.loss(params)?;
+        self.count.record(loss);
+        Ok(loss)
+    }
+}
+
+impl<O: LayeredObjective> Metered<'_, O> {
+    /// One query that keeps what is reusable.
+    ///
+    /// # Errors
+    /// As [`LayeredObjective::base`].
+    pub fn base(&self, params: &[f64]) -> Result<(f64, O::Base)> {
+        let (loss, base) = self.objective.base(params)?;
+        self.count.record(loss);
+        Ok((loss, base))
+    }
+
+    /// One query that starts from a base.
+    ///
+    /// # Errors
+    /// As [`LayeredObjective::loss_from`].
+    pub fn loss_from(&self, base: &O::Base, params: &[f64], coord: usize, step: f64) -> Result<f64> {
+        let loss = self.objective.loss_from(base, params, coord, step)?;
+        self.count.record(loss);
+        Ok(loss)
+    }
+}

@@ -1,0 +1,118 @@
+//! What is minimized: a function of a flat parameter vector, and networks as such functions.
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::kernels::Split;
+use crate::nn::{Activations, Context, Mode, Network, loss};
+use crate::{Error, Result};
+
+/// A function of parameters whose value is all that is known: a simulator, a remote model, a
+/// network.
+///
+/// Implement it for your own black box; see `examples/black_box.rs`. Probes are evaluated on
+/// several threads at once.
+pub trait Objective: Sync {
+    /// Number of parameters d.
+    fn n_coords(&self) -> usize;
+
+    /// Loss at `params` (d). NaN or infinity is allowed: it is counted, and the probe is left out.
+    ///
+    /// # Errors
+    /// If the value cannot be had at all, such as [`Error::Objective`]; training stops.
+    fn loss(&self, params: &[f64]) -> Result<f64>;
+}
+
+/// An objective made of layers, of which everything before a perturbed one can be reused.
+pub trait LayeredObjective: Objective {
+    /// What one evaluation leaves for others to start from.
+    type Base: Sync;
+
+    /// Loss at `params` (d), and what is reusable of its computation.
+    ///
+    /// # Errors
+    /// As [`Objective::loss`].
+    fn base(&self, params: &[f64]) -> Result<(f64, Self::Base)>;
+
+    /// Loss at `params` (d) with `step` added to coordinate `coord`, given the base at `params`.
+    ///
+    /// # Errors
+    /// As [`Objective::loss`].
+    fn loss_from(&self, base: &Self::Base, params: &[f64], coord: usize, step: f64) -> Result<f64>;
+}
+
+/// Mean cross-entropy of a network on one batch, with batch statistics (train mode).
+#[derive(Debug, Clone, Copy)]
+pub struct NetworkObjective<'a> {
+    /// The network.
+    pub network: &'a Network,
+    /// Images (B, C, H, W) on the device and in the precision of the forward pass.
+    pub images: &'a Tensor,
+    /// Labels (B).
+    pub labels: &'a [u32],
+    /// Use of the machine by one evaluation: [`Split::Serial`] where probes fill the threads.
+    pub split: Split,
+}
+
+/// Reusable part of a network's base evaluation.
+#[derive(Debug)]
+pub struct NetworkBase {
+    /// Parameter tensors at the base point.
+    pub params: Vec<Tensor>,
+    /// Every layer's output at the base point.
+    pub activations: Activations,
+}
+
+impl NetworkObjective<'_> {
+    fn dtype(&self) -> DType {
+        self.images.dtype()
+    }
+
+    fn device(&self) -> &Device {
+        self.images.device()
+    }
+
+    fn context(&self) -> Context<'static> {
+        Context { mode: Mode::Train, split: self.split }
+    }
+}
+
+impl Objective for NetworkObjective<'_> {
+    fn n_coords(&self) -> usize {
+        self.network.layout().n_coords()
+    }
+
+    fn loss(&self, params: &[f64]) -> Result<f64> {
+        let tensors = self.network.tensors(params, self.dtype(), self.device())?;
+        let logits = self.network.forward(&self.context(), &tensors, self.images)?;
+        loss::cross_entropy(&logits, self.labels)
+    }
+}
+
+impl LayeredObjective for NetworkObjective<'_> {
+    type Base = NetworkBase;
+
+    fn base(&self, params: &[f64]) -> Result<(f64, NetworkBase)> {
+        let tensors = self.network.tensors(params, self.dtype(), self.device())?;
+        // The base pass has the machine for itself.
+        let context = Context { split: Split::Threads, ..self.context() };
+        let activations = self.network.forward_all(&context, &tensors, self.images)?;
+        let value = loss::cross_entropy(activations.logits(), self.labels)?;
+        Ok((value, NetworkBase { params: tensors, activations }))
+    }
+
+    fn loss_from(&self, base: &NetworkBase, params: &[f64], coord: usize, step: f64) -> Result<f64> {
+        let layout = self.network.layout();
+        if coord >= layout.n_coords() {
+            return Err(Error::Objective(format!("coordinate {coord} of {}", layout.n_coords())));
+        }
+        let param_idx = layout.param_of(coord);
+        let range = layout.range(param_idx);
+        let mut values = params[range.clone()].to_vec();
+        values[coord - range.start] += step;
+        let mut tensors = base.params.clone();
+        tensors[param_idx] = self.network.tensor(param_idx, &values, self.dtype(), self.device())?;
+        let node_idx = self.network.node_of(param_idx);
+        let logits = self.network.forward_from(node_idx, &self.context(), &tensors, &base.activations)?;
+        loss::cross_entropy(&logits, self.labels)
+    }
+}

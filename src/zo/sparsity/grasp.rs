@@ -1,0 +1,86 @@
+//! Gradient signal preservation (GraSP, Wang et al. 2020) at initialization, in three forms.
+//!
+//! All score weights by θ ⊙ (H g), the change of the gradient's norm when a weight is removed, and
+//! are ranked by magnitude:
+//! - ZO-GraSP as in the paper (DeepZero, Eq. 3): Ŝ = −θ ⊙ (ĝ(θ + μ ĝ) − ĝ(θ)) / μ, with ĝ the RGE
+//!   of q = 192 Gaussian directions over the whole vector;
+//! - ZO-GraSP as released: the same with one unit direction per convolution and linear weight
+//!   tensor and ĝ without the division by μ, so that the step is μ² in the paper's units;
+//! - first-order GraSP: g and H g from back-propagation, logits divided by 200.
+//!
+//! Cost of the ZO forms: 2 (q + 1) queries.
+
+use std::sync::Arc;
+
+use crate::Result;
+use crate::baseline::backprop;
+use crate::nn::Network;
+use crate::rng::Purpose;
+use crate::spec::{Difference, Directions, LayerRatios};
+use crate::zo::estimator::Rge;
+use crate::zo::evaluate::Full;
+use crate::zo::{DirectionSource, Metered, Objective, estimate};
+
+/// ZO-GraSP scores Ŝ (d) of `params` (d), in the paper's form ([`LayerRatios::ZoGrasp`]) or the
+/// released one ([`LayerRatios::ZoGraspReleased`]). The second estimate draws new directions.
+///
+/// # Errors
+/// If a query fails or the loss is not finite.
+pub fn zo_scores<O: Objective>(
+    form: LayerRatios,
+    network: &Network,
+    objective: &Metered<O>,
+    params: &[f64],
+    mu: f64,
+    n_dirs: u32,
+    seed: u64,
+) -> Result<Vec<f64>> {
+    let layout = network.layout();
+    let (law, coords): (_, Arc<[usize]>) = if form == LayerRatios::ZoGraspReleased {
+        (Directions::PerTensor, super::prunable(layout).flat_map(|idx| layout.range(idx)).collect())
+    } else {
+        (Directions::Gaussian, (0..layout.n_coords()).collect())
+    };
+    let gradient_at = |params: &[f64], step: u32| -> Result<Vec<f64>> {
+        let source = DirectionSource::new(law, seed, Purpose::Grasp, step, coords.clone(), Some(layout));
+        let rge = Rge::new(layout.n_coords(), Arc::new(source), n_dirs, mu, Difference::Forward);
+        Ok(estimate(&rge, &Full::new(objective, params)?)?.gradient)
+    };
+    let gradient = gradient_at(params, 0)?;
+    let moved: Vec<f64> = params.iter().zip(&gradient).map(|(p, g)| p + mu * g).collect();
+    let gradient_moved = gradient_at(&moved, 1)?;
+    let score = |((p, g), moved): ((&f64, &f64), &f64)| -p * (moved - g) / mu;
+    Ok(params.iter().zip(&gradient).zip(&gradient_moved).map(score).collect())
+}
+
+/// Temperature of the released code's first-order GraSP.
+const TEMPERATURE: f64 = 200.0;
+
+/// Length of the step along g in the difference that gives H g, relative to θ: in f64 both the
+/// truncation (∝ step²) and the rounding (∝ 1e-16 / step) are far below the scores' spread.
+const RELATIVE_STEP: f64 = 1e-6;
+
+/// First-order GraSP scores −θ ⊙ H g (d) with train-mode batch norm, from exact gradients in f64:
+/// H g is their central difference along g.
+///
+/// # Errors
+/// If the device fails.
+pub fn fo_scores(
+    network: &Network,
+    images: &candle_core::Tensor,
+    labels: &[u32],
+    params: &[f64],
+) -> Result<Vec<f64>> {
+    let images = images.to_dtype(candle_core::DType::F64)?;
+    let gradient_at =
+        |params: &[f64]| Ok(backprop::gradient(network, params, &images, labels, TEMPERATURE)?.gradient);
+    let norm = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let gradient: Vec<f64> = gradient_at(params)?;
+    let step = RELATIVE_STEP * norm(params) / norm(&gradient).max(f64::MIN_POSITIVE);
+    let shifted = |sign: f64| -> Result<Vec<f64>> {
+        gradient_at(&params.iter().zip(&gradient).map(|(p, g)| p + sign * step * g).collect::<Vec<_>>())
+    };
+    let (plus, minus) = (shifted(1.0)?, shifted(-1.0)?);
+    let score = |((p, plus), minus): ((&f64, &f64), &f64)| -p * (plus - minus) / (2.0 * step);
+    Ok(params.iter().zip(&plus).zip(&minus).map(score).collect())
+}

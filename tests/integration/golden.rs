@@ -1,0 +1,191 @@
+//! Values computed in PyTorch float64 by `tests/golden/make_golden.py` are the oracle of all tests
+//! here: weights, batches, estimates, gradients, a loss trace, pruning scores.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use deepzero::baseline::backprop;
+use deepzero::kernels::Split;
+use deepzero::nn::{Context, Mode, Network, loss, model, weights};
+use deepzero::spec::{Difference, OptimizerKind};
+use deepzero::zo::estimator::Cge;
+use deepzero::zo::evaluate::{Evaluator, Full, Reuse};
+use deepzero::zo::optimizer::Optimizer;
+use deepzero::zo::sparsity::{self, KeepCounts};
+use deepzero::zo::{Estimator, Metered, NetworkObjective, QueryCount};
+use serde::Deserialize;
+
+/// f32 forward passes of 20 layers against f64: logits and gradients agree to a few 1e-6.
+const FORWARD_F32: f64 = 1e-4;
+/// The same network in f64 differs by the order of summation only.
+const FORWARD_F64: f64 = 1e-9;
+/// A gradient is not continuous in the activations: of a million ReLU inputs one or two lie within
+/// f32 rounding of zero, and each that changes sides moves the gradient of 32 images by about 5e-4.
+const BACKPROP_F32: f64 = 2e-3;
+/// Two f32 forwards subtract to a difference with about 5e-3 relative error at this mu.
+const CGE_F32: f64 = 2e-2;
+const CGE_F32_COSINE: f64 = 0.9998;
+const CGE_F64: f64 = 1e-6;
+
+#[derive(Deserialize)]
+struct Expected {
+    mu: f64,
+    mean: [f64; 3],
+    std: [f64; 3],
+    loss: f64,
+    logits_first_row: Vec<f64>,
+    coords: Vec<(String, usize)>,
+    cge_forward_difference: Vec<f64>,
+    backprop: Vec<f64>,
+    fo_grasp: FoGrasp,
+    sgd_trace: SgdTrace,
+}
+
+#[derive(Deserialize)]
+struct FoGrasp {
+    rows: Vec<usize>,
+    sparsity: f64,
+    score_sum: f64,
+    keep_ratio: BTreeMap<String, f64>,
+    top10: Vec<(String, usize, f64)>,
+}
+
+#[derive(Deserialize)]
+struct SgdTrace {
+    lr: f64,
+    momentum: f64,
+    weight_decay: f64,
+    train_rows: [usize; 2],
+    losses: Vec<f64>,
+    eval_mode_loss_after_on_batch: f64,
+}
+
+struct Golden {
+    network: Network,
+    params: Vec<f64>,
+    images: Tensor,
+    labels: Vec<u32>,
+    expected: Expected,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+impl Golden {
+    fn load(name: &str, model_name: &str) -> Self {
+        let network = model::from_name(model_name).unwrap();
+        let file = |suffix: &str| folder().join(format!("{name}.{suffix}"));
+        let (params, _) = weights::load(&network, &file("weights.safetensors")).unwrap();
+        let expected: Expected =
+            serde_json::from_str(&std::fs::read_to_string(file("expected.json")).unwrap()).unwrap();
+        let batch = weights::read(&file("batch.safetensors")).unwrap();
+        let images = normalize(&batch["images"], &expected);
+        let labels = batch["labels"].to_dtype(DType::U32).unwrap().to_vec1().unwrap();
+        Self { network, params, images, labels, expected }
+    }
+
+    fn both() -> [Self; 2] {
+        [Self::load("resnet20", "resnet20"), Self::load("cnn_d3", "cnn-d3")]
+    }
+
+    fn coords(&self) -> Vec<usize> {
+        let layout = self.network.layout();
+        self.expected.coords.iter().map(|(name, idx)| layout.coord(name, *idx).unwrap()).collect()
+    }
+
+    fn images(&self, dtype: DType) -> Tensor {
+        self.images.to_dtype(dtype).unwrap()
+    }
+}
+
+/// (u8/255 − mean) / std in f64.
+fn normalize(images: &Tensor, expected: &Expected) -> Tensor {
+    let channel = |values: &[f64; 3]| Tensor::from_slice(values, (1, 3, 1, 1), &Device::Cpu).unwrap();
+    let unit = (images.to_dtype(DType::F64).unwrap() / 255.0).unwrap();
+    unit.broadcast_sub(&channel(&expected.mean)).unwrap().broadcast_div(&channel(&expected.std)).unwrap()
+}
+
+/// Relative l2 error and cosine.
+fn compare(found: &[f64], expected: &[f64]) -> (f64, f64) {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let difference: Vec<f64> = found.iter().zip(expected).map(|(f, e)| f - e).collect();
+    let norm = dot(expected, expected).sqrt();
+    (dot(&difference, &difference).sqrt() / norm, dot(found, expected) / (norm * dot(found, found).sqrt()))
+}
+
+#[test]
+fn logits_and_loss() {
+    for golden in Golden::both() {
+        for (dtype, tolerance) in [(DType::F32, FORWARD_F32), (DType::F64, FORWARD_F64)] {
+            let tensors = golden.network.tensors(&golden.params, dtype, &Device::Cpu).unwrap();
+            let context = Context { mode: Mode::Train, split: Split::Threads };
+            let logits = golden.network.forward(&context, &tensors, &golden.images(dtype)).unwrap();
+            let loss = loss::cross_entropy(&logits, &golden.labels).unwrap();
+            assert!((loss - golden.expected.loss).abs() < tolerance * golden.expected.loss, "{loss}");
+            let first = logits.to_dtype(DType::F64).unwrap().get(0).unwrap().to_vec1::<f64>().unwrap();
+            let (error, _) = compare(&first, &golden.expected.logits_first_row);
+            assert!(error < tolerance, "{dtype:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn backpropagation() {
+    for golden in Golden::both() {
+        for (dtype, tolerance) in [(DType::F32, BACKPROP_F32), (DType::F64, FORWARD_F64)] {
+            let images = golden.images(dtype);
+            let exact =
+                backprop::gradient(&golden.network, &golden.params, &images, &golden.labels, 1.0).unwrap();
+            let found: Vec<f64> = golden.coords().iter().map(|&coord| exact.gradient[coord]).collect();
+            let (error, _) = compare(&found, &golden.expected.backprop);
+            assert!(error < tolerance, "{dtype:?}: {error}");
+        }
+    }
+}
+
+fn check_cge(golden: &Golden, dtype: DType, coords: &[usize], expected: &[f64]) {
+    let images = golden.images(dtype);
+    let objective = NetworkObjective {
+        network: &golden.network,
+        images: &images,
+        labels: &golden.labels,
+        split: Split::Serial,
+    };
+    let count = QueryCount::default();
+    let metered = Metered::new(objective, &count);
+    let cge = Cge::new(golden.params.len(), coords.into(), golden.expected.mu, Difference::Forward);
+    let probes = cge.ask();
+    let full = Full::new(&metered, &golden.params).unwrap().differences(&probes).unwrap();
+    assert_eq!(count.queries(), coords.len() as u64 + 1, "one query per probe and one for the base");
+    let reuse = Reuse::new(&metered, &golden.params).unwrap().differences(&probes).unwrap();
+    assert_eq!(count.queries(), 2 * (coords.len() as u64 + 1), "reuse makes queries cheaper, not fewer");
+    for (name, differences) in [("full", &full), ("reuse", &reuse)] {
+        let gradient = cge.tell(differences).gradient;
+        let found: Vec<f64> = coords.iter().map(|&coord| gradient[coord]).collect();
+        let (error, cosine) = compare(&found, expected);
+        let (tolerance, least) =
+            if dtype == DType::F32 { (CGE_F32, CGE_F32_COSINE) } else { (CGE_F64, 1.0 - 1e-9) };
+        assert!(error < tolerance && cosine >= least, "{name} {dtype:?}: error {error}, cosine {cosine}");
+    }
+}
+
+#[test]
+fn coordinate_estimates_in_f32() {
+    for golden in Golden::both() {
+        check_cge(&golden, DType::F32, &golden.coords(), &golden.expected.cge_forward_difference);
+    }
+}
+
+/// In f64 every tenth coordinate of the ResNet, all of the CNN.
+#[test]
+fn coordinate_estimates_in_f64() {
+    for golden in Golden::both() {
+        let every = if golden.params.len() > 100_000 { 10 } else { 1 };
+        let coords: Vec<usize> = golden.coords().into_iter().step_by(every).collect();
+        let expected: Vec<f64> =
+            golden.expected.cge_forward_difference.iter().copied().step_by(every).collect();
+        check_cge(&golden, DType::F64, &coords, &expected);
+    }
+}
