@@ -69,7 +69,7 @@ impl Columns {
     }
 
     fn setting(&mut self, name: &str, value: Option<toml::Value>) {
-        let column = format!("setting_{}", name.replace('-', "_"));
+        let column = setting_column(name);
         match value {
             Some(toml::Value::Boolean(value)) => self.push(&column, vec![value; self.n_rows]),
             Some(toml::Value::Integer(value)) => self.push(&column, vec![value; self.n_rows]),
@@ -99,6 +99,11 @@ impl Columns {
         values[self.n_rows - 1] = value;
         self.push(name, values);
     }
+}
+
+/// The column of a setting.
+fn setting_column(name: &str) -> String {
+    format!("setting_{}", name.replace('-', "_"))
 }
 
 /// Undefined without validation images, hence null.
@@ -171,8 +176,8 @@ pub(super) fn from_frame(frame: &DataFrame) -> Result<TrialRecord, Reason> {
             return Err(format!("row {row} is `{found}`, not `{kind}`"));
         }
     }
-    let settings =
-        serde_json::from_str(&rows.text("settings", last)?).map_err(|error| format!("settings: {error}"))?;
+    // From the typed columns rather than from the JSON, whose reader may round a number's last bit.
+    let settings = rows.settings(last)?;
     let trial = Trial {
         experiment: rows.text("experiment", last)?,
         scale: rows.text("scale", last)?.parse().map_err(|error: crate::Error| error.to_string())?,
@@ -242,6 +247,24 @@ impl Rows<'_> {
     /// A metric; null is NaN.
     fn f64(&self, name: &str, row: usize) -> Result<f64, Reason> {
         Ok(self.optional_f64(name, row)?.unwrap_or(f64::NAN))
+    }
+
+    fn settings(&self, row: usize) -> Result<Settings, Reason> {
+        let mut table = toml::Table::new();
+        for name in Settings::NAMES {
+            let column = setting_column(name);
+            let value = match self.value(&column, row)? {
+                AnyValue::Boolean(value) => value.into(),
+                AnyValue::Int64(value) => value.into(),
+                AnyValue::Float64(value) => value.into(),
+                text => match text.get_str() {
+                    Some(text) => text.into(),
+                    None => return Err(format!("{column}: expected a plain value, got {text}")),
+                },
+            };
+            table.insert(name.into(), value);
+        }
+        Settings::from_table(table)
     }
 
     fn epoch(&self, row: usize) -> Result<EpochRecord, Reason> {

@@ -167,15 +167,23 @@ impl Settings {
         toml::Table::try_from(self).expect("settings are plain values")
     }
 
+    /// The settings of a result file; ranges and rules may have changed since, so they are not
+    /// checked.
+    pub(crate) fn from_table(table: toml::Table) -> std::result::Result<Self, String> {
+        table.try_into().map_err(|error: toml::de::Error| error.message().to_owned())
+    }
+
     /// The settings as JSON with sorted names and shortest exact numbers: equal text for equal
     /// settings, on every machine and whatever the order of the fields.
     pub fn canonical_json(&self) -> String {
-        let sorted: std::collections::BTreeMap<String, serde_json::Value> =
-            match serde_json::to_value(self).expect("settings are plain values") {
-                serde_json::Value::Object(fields) => fields.into_iter().collect(),
-                _ => unreachable!("a struct is an object"),
-            };
-        serde_json::to_string(&sorted).expect("settings are plain values")
+        self.canonical().to_string()
+    }
+
+    /// See [`Settings::canonical_json`].
+    pub(super) fn canonical(&self) -> serde_json::Value {
+        let mut value = serde_json::to_value(self).expect("settings are plain values");
+        value.sort_all_objects();
+        value
     }
 }
 

@@ -180,6 +180,11 @@ impl Expander {
                 return self
                     .error(&path, format!("expected {}, one per x; got {}", xs.len(), wire.values.len()));
             }
+            if !(wire.tolerance > 0.0 && wire.tolerance.is_finite()) {
+                let path = format!("expected[{idx}].tolerance");
+                return self
+                    .error(&path, format!("expected a finite number above 0; got {}", wire.tolerance));
+            }
             all.extend(xs.into_iter().zip(&wire.values).map(|(x, value)| Expected {
                 series: series.clone(),
                 x,
@@ -358,7 +363,10 @@ impl Expander {
         }
         settings.check().map_err(|error| match error {
             Error::Setting { key, reason } => {
-                let path = places.get(key.as_str()).unwrap_or(&series_path);
+                // The setting at fault, or else one that its reason names, as far as the file has them.
+                let named = || places.iter().find(|(name, _)| reason.contains(&format!("{name} = ")));
+                let path = places.get(key.as_str()).or_else(|| named().map(|(_, path)| path));
+                let path = path.unwrap_or(&series_path);
                 let at = point
                     .map_or(String::new(), |point| format!(" at {} = {}", self.axis, text_of(&point.value)));
                 let reason =

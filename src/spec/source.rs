@@ -29,13 +29,30 @@ impl Source {
     /// [`Error::Spec`] at the place that does not fit.
     pub(super) fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
         toml::from_str(&self.text).map_err(|error| {
-            let span = error.span().unwrap_or(0..0);
-            let inside = |place: &&Place| place.start <= span.start && span.end <= place.end;
-            let places = self.places();
-            let place = places.iter().filter(inside).min_by_key(|place| place.end - place.start);
-            let key = place.map_or("document", |place| &place.path);
-            self.error_at(span.start, key, error.message().lines().collect::<Vec<_>>().join(", "))
+            let at = error.span().map_or(0, |span| span.start);
+            let reason = error.message().lines().collect::<Vec<_>>().join(", ");
+            self.error_at(at, &self.key_of(&error), reason)
         })
+    }
+
+    /// The dotted key that an error is about.
+    fn key_of(&self, error: &toml::de::Error) -> String {
+        let span = error.span().unwrap_or(0..0);
+        let places = self.places();
+        if places.is_empty() {
+            // Not TOML at all: the key, or whatever is there, on the line of the error.
+            let start = self.text[..span.start].rfind('\n').map_or(0, |at| at + 1);
+            let line = self.text[start..].lines().next().unwrap_or_default();
+            return line.split('=').next().unwrap_or_default().trim().to_owned();
+        }
+        let inside = |place: &&Place| !span.is_empty() && place.start <= span.start && span.end <= place.end;
+        let place = places.iter().filter(inside).min_by_key(|place| place.end - place.start);
+        let path = place.map_or("", |place| &place.path);
+        match error.message().strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
+            Some(field) if path.is_empty() => field.to_owned(),
+            Some(field) => format!("{path}.{field}"),
+            None => path.to_owned(),
+        }
     }
 
     /// Byte at which the dotted key `path` stands, or `None` when the file does not have it.

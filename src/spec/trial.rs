@@ -107,15 +107,13 @@ impl Trial {
     /// The trial's name in result files: 16 hex digits over everything that can change its
     /// numbers. The same on every machine, device and number of threads.
     pub fn hash(&self) -> String {
-        let settings: serde_json::Value =
-            serde_json::from_str(&self.settings.canonical_json()).expect("canonical JSON is JSON");
         let named = serde_json::json!({
             "schema": SCHEMA_VERSION,
             "experiment": self.experiment,
             "series": self.series,
             "x": self.x,
             "seed": self.seed,
-            "settings": settings,
+            "settings": self.settings.canonical(),
         });
         let digest = Sha256::digest(named.to_string());
         digest.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
