@@ -13,7 +13,8 @@ fn main() {
     for path in SOURCES {
         println!("cargo:rerun-if-changed={path}");
     }
-    for name in ["HEAD", "logs/HEAD"] {
+    let branch = git(&["symbolic-ref", "-q", "HEAD"]).unwrap_or_default();
+    for name in ["HEAD", "logs/HEAD", &branch] {
         let path = git(&["rev-parse", "--git-path", name]);
         // A path that does not exist would make cargo run this script on every build.
         if let Some(path) = path.filter(|path| Path::new(path).exists()) {

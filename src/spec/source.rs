@@ -46,7 +46,8 @@ impl Source {
             return line.split('=').next().unwrap_or_default().trim().to_owned();
         }
         let inside = |place: &&Place| !span.is_empty() && place.start <= span.start && span.end <= place.end;
-        let place = places.iter().filter(inside).min_by_key(|place| place.end - place.start);
+        // The deepest of the smallest: an element of a list comes after the list in `places`.
+        let place = places.iter().rev().filter(inside).min_by_key(|place| place.end - place.start);
         let path = place.map_or("", |place| &place.path);
         match error.message().strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
             Some(field) if path.is_empty() => field.to_owned(),

@@ -85,7 +85,7 @@ fn trials_put_seeds_outermost_and_overrides_last() {
     let trials = demo.trials(Scale::Smoke, None, &set).unwrap();
     let seeds: Vec<u64> = trials.iter().map(|trial| trial.seed).collect();
     assert_eq!(seeds, [0, 0, 0, 1, 1, 1]);
-    assert!(trials.iter().all(|trial| trial.settings.mu == 0.5));
+    assert!(trials.iter().all(|trial| trial.settings.get("mu").unwrap().as_float() == Some(0.5)));
     let plain = demo.trials(Scale::Smoke, Some(1), &[]).unwrap();
     assert_eq!(plain.len(), 3);
     assert_ne!(plain[0].hash(), trials[0].hash());
@@ -180,7 +180,7 @@ fn file_errors_name_file_line_and_key() {
     assert_snapshot!(broken("[scale.smoke]", "[scale.tiny]"), @"demo.toml:33: scale.tiny: unknown field `tiny`, expected one of `smoke`, `laptop`, `paper`");
     assert_snapshot!(broken("tolerance = 1.0", "tolerance ="), @"demo.toml:26: tolerance: string values must be quoted, expected literal string");
     assert_snapshot!(broken("tolerance = 1.0", "tolerance = -1.0"), @"demo.toml:26: expected[0].tolerance: expected a finite number above 0; got -1");
-    assert_snapshot!(broken("label = \"ZO\"", ""), @"demo.toml:13: series.label: missing field `label`");
+    assert_snapshot!(broken("label = \"ZO\"", ""), @"demo.toml:13: series[0].label: missing field `label`");
     assert_snapshot!(broken("id = \"demo\"", "id = \"demo\"\nextends = \"swap\""), @"demo.toml:2: extends: no experiment `swap`");
 }
 
@@ -276,7 +276,7 @@ fn sweeps_come_from_files_values_or_both() {
     assert_eq!((file.id.as_str(), xs(&file, Scale::Smoke)), ("sweep-batch-size", texts(&["16", "32"])));
     let made = library.sweep("momentum", Some(&texts(&["0", "0.5"]))).unwrap();
     assert_eq!((made.id.as_str(), xs(&made, Scale::Laptop)), ("sweep-momentum", texts(&["0", "0.5"])));
-    assert_eq!(made.scales[&Scale::Smoke].cells[1].settings.momentum, 0.5);
+    assert_eq!(made.scales[&Scale::Smoke].cells[1].settings.get("momentum").unwrap().as_float(), Some(0.5));
     assert_eq!(made.figure.y, "test-accuracy");
     let named = library.sweep("mask", Some(&texts(&["fixed", "redraw"]))).unwrap();
     assert!(named.figure.categorical);
