@@ -1,5 +1,11 @@
 //! Result files: one immutable Parquet file per trial.
 
+mod compare;
+mod provenance;
 mod record;
+mod store;
+mod table;
 
+pub use compare::compare_ignoring_time;
 pub use record::{EpochRecord, Provenance, SCHEMA_VERSION, Status, TrialRecord};
+pub use store::Store;

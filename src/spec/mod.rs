@@ -1,9 +1,18 @@
 //! Experiment files: TOML wire types to checked settings, grids to trials, stable hashes.
 
+mod assign;
+mod domain;
+mod expand;
 mod experiment;
+mod library;
 mod settings;
+mod source;
+mod trial;
+mod wire;
 
+pub use domain::Description;
 pub use experiment::{Cell, Check, Expected, Experiment, Figure, Rule, Scale, ScalePlan, Series, Trial};
+pub use library::Library;
 pub use settings::{
     DataSource, Difference, Directions, EvaluatorKind, LayerRatios, Mask, Method, ModelKind, OptimizerKind,
     Precision, Schedule, Settings, SparseTarget,

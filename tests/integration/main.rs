@@ -1,3 +1,5 @@
-//! Integration tests, one binary.
+//! One binary for all integration tests.
 
 mod golden;
+mod results;
+mod spec;

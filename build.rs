@@ -1,0 +1,54 @@
+//! Tells the program which commit it was built from.
+//!
+//! The script runs again when the sources change, which rebuilds the crate anyway, and when HEAD
+//! moves; edits elsewhere in the tree do not touch it.
+
+use std::path::Path;
+use std::process::Command;
+
+/// What the program is made of; a change in one of these makes a build dirty.
+const SOURCES: [&str; 5] = ["src", "experiments", "build.rs", "Cargo.toml", "Cargo.lock"];
+
+fn main() {
+    for path in SOURCES {
+        println!("cargo:rerun-if-changed={path}");
+    }
+    let branch = git(&["symbolic-ref", "-q", "HEAD"]).unwrap_or_default();
+    for name in ["HEAD", "logs/HEAD", &branch] {
+        let path = git(&["rev-parse", "--git-path", name]);
+        // A path that does not exist would make cargo run this script on every build.
+        if let Some(path) = path.filter(|path| Path::new(path).exists()) {
+            println!("cargo:rerun-if-changed={path}");
+        }
+    }
+    println!("cargo:rustc-env=DEEPZERO_COMMIT={}", commit().unwrap_or_else(|| "unknown".into()));
+}
+
+/// The commit, with `-dirty` when sources differ from it; `None` outside git, or inside a
+/// repository that merely contains this package's folder.
+fn commit() -> Option<String> {
+    let top = Path::new(&git(&["rev-parse", "--show-toplevel"])?).canonicalize().ok()?;
+    let here = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR")?).canonicalize().ok()?;
+    if top != here {
+        return None;
+    }
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let status = [&["status", "--porcelain", "--"], SOURCES.as_slice()].concat();
+    let dirty = if git(&status)?.is_empty() { "" } else { "-dirty" };
+    Some(format!("{commit}{dirty}"))
+}
+
+/// Output of a git command, or `None` when git is missing or fails.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git")
+        .args(arguments)
+        .env_remove("GIT_DIR")
+        .env_remove("GIT_INDEX_FILE")
+        .env_remove("GIT_WORK_TREE")
+        // Reading the status must not write the index, which others may be using.
+        .env("GIT_OPTIONAL_LOCKS", "0")
+        .output()
+        .ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}

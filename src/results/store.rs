@@ -1,0 +1,198 @@
+//! The folder of result files: `<root>/<experiment>/<scale>/<trial>.parquet`.
+//!
+//! A file appears whole or not at all, and a finished trial's file is never replaced.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use polars::prelude::*;
+
+use super::record::{Status, TrialRecord};
+use super::table::{from_frame, to_frame};
+use crate::spec::{Scale, Trial};
+use crate::{Error, Result};
+
+/// Results below a root folder.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Results below `root`, which need not exist yet.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the record of a trial is, or would be.
+    pub fn path(&self, trial: &Trial) -> PathBuf {
+        self.folder(&trial.experiment, trial.scale).join(format!("{}.parquet", trial.hash()))
+    }
+
+    /// Whether a trial has a record, however it ended.
+    pub fn exists(&self, trial: &Trial) -> bool {
+        self.path(trial).exists()
+    }
+
+    /// The record of a trial, or `None` when it has none yet.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn find(&self, trial: &Trial) -> Result<Option<TrialRecord>> {
+        let path = self.path(trial);
+        if path.exists() { self.read(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// Writes a record and returns its path. The record of a trial that failed or diverged is
+    /// replaced, any other is kept.
+    ///
+    /// # Errors
+    /// [`Error::File`] when the trial has a record of a finished run or an unreadable one,
+    /// [`Error::Io`] and [`Error::Frame`] when writing fails; nothing is left behind then.
+    pub fn write(&self, record: &TrialRecord) -> Result<PathBuf> {
+        let path = self.path(&record.trial);
+        let replace = match self.find(&record.trial)? {
+            Some(old) if old.status == Status::Done => {
+                return Err(Error::file(
+                    path,
+                    "holds the result of a finished trial, which is never overwritten",
+                ));
+            }
+            old => old.is_some(),
+        };
+        let folder = self.folder(&record.trial.experiment, record.trial.scale);
+        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+        let mut frame = to_frame(record)?;
+        let mut file = temporary(&folder)?;
+        ParquetWriter::new(file.as_file_mut())
+            .with_compression(ParquetCompression::Zstd(None))
+            .with_statistics(StatisticsOptions::full())
+            .set_parallel(false)
+            .finish(&mut frame)?;
+        file.as_file().sync_all().map_err(Error::io("write", &path))?;
+        let persisted = if replace { file.persist(&path) } else { file.persist_noclobber(&path) };
+        persisted.map_err(|error| Error::io("write", &path)(error.error))?;
+        // The rename itself survives a power cut only once the folder is on disk; where folders
+        // cannot be opened for that, the file is complete all the same.
+        if let Ok(folder) = File::open(&folder) {
+            let _ = folder.sync_all();
+        }
+        Ok(path)
+    }
+
+    /// Reads one record.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when the file cannot be opened, [`Error::File`] when it is damaged or was
+    /// written by another version.
+    pub fn read(&self, path: &Path) -> Result<TrialRecord> {
+        let file = File::open(path).map_err(Error::io("read", path))?;
+        let damaged = |reason: String| {
+            Error::file(path, format!("{reason}; move the file away to run the trial again"))
+        };
+        let frame = ParquetReader::new(file)
+            .set_rechunk(true)
+            .read_parallel(ParallelStrategy::None)
+            .finish()
+            .map_err(|error| {
+                damaged(format!("not a complete Parquet file ({})", first_line(&error.to_string())))
+            })?;
+        from_frame(&frame).map_err(damaged)
+    }
+
+    /// All records of an experiment at a scale, ordered by series, x, x as text, seed and trial;
+    /// none when there is no such folder.
+    ///
+    /// # Errors
+    /// As [`Store::read`], for the first file that cannot be used.
+    pub fn read_all(&self, experiment: &str, scale: Scale) -> Result<Vec<TrialRecord>> {
+        let mut records = Vec::new();
+        for path in self.files(experiment, scale)? {
+            records.push(self.read(&path)?);
+        }
+        records.sort_by_cached_key(|record| {
+            let trial = &record.trial;
+            let x = trial.x.map(OrderedF64);
+            (trial.series.clone(), x, trial.x_text.clone(), trial.seed, trial.hash())
+        });
+        Ok(records)
+    }
+
+    /// The scales at which an experiment has results, smallest first.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a folder cannot be read.
+    pub fn scales(&self, experiment: &str) -> Result<Vec<Scale>> {
+        let mut found = Vec::new();
+        for scale in Scale::ALL {
+            if !self.files(experiment, scale)?.is_empty() {
+                found.push(scale);
+            }
+        }
+        Ok(found)
+    }
+
+    fn folder(&self, experiment: &str, scale: Scale) -> PathBuf {
+        self.root.join(experiment).join(scale.name())
+    }
+
+    /// The result files of an experiment at a scale, sorted by name.
+    fn files(&self, experiment: &str, scale: Scale) -> Result<Vec<PathBuf>> {
+        let folder = self.folder(experiment, scale);
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io("list", folder)(error)),
+        };
+        let mut paths = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(Error::io("list", &folder))?.path();
+            let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+            if !hidden && path.extension().is_some_and(|extension| extension == "parquet") {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        Ok(paths)
+    }
+}
+
+/// A file that vanishes unless it is persisted, with the permissions of any new file.
+fn temporary(folder: &Path) -> Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".writing-").suffix(".tmp");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        // Lowered by the umask; the default of temporary files is private to their owner.
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder).map_err(Error::io("write into", folder))
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// A total order of numbers, for sorting.
+#[derive(PartialEq)]
+struct OrderedF64(f64);
+
+impl Eq for OrderedF64 {}
+
+impl PartialOrd for OrderedF64 {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for OrderedF64 {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}

@@ -1,0 +1,301 @@
+//! A record as a table: one row per finished epoch and one for the whole trial. `results/README.md`
+//! documents the columns; a test compares the two.
+
+use polars::prelude::*;
+
+use super::record::{EpochRecord, Provenance, SCHEMA_VERSION, Status, TrialRecord};
+use crate::spec::{Settings, Trial};
+
+/// Value of the column `row` at the end of an epoch.
+const ROW_EPOCH: &str = "epoch";
+/// Value of the column `row` for the trial as a whole.
+const ROW_FINAL: &str = "final";
+
+/// Why a table is not a record.
+pub(super) type Reason = String;
+
+/// The record as a table.
+pub(super) fn to_frame(record: &TrialRecord) -> PolarsResult<DataFrame> {
+    let n_rows = record.epochs.len() + 1;
+    let trial = &record.trial;
+    let mut table = Columns { n_rows, columns: Vec::new() };
+    table.repeat_u32("schema_version", SCHEMA_VERSION);
+    let kinds: Vec<&str> =
+        (1..=n_rows).map(|row| if row == n_rows { ROW_FINAL } else { ROW_EPOCH }).collect();
+    table.push("row", kinds);
+    table.repeat_text("experiment", &trial.experiment);
+    table.repeat_text("scale", trial.scale.name());
+    table.repeat_text("trial", &trial.hash());
+    table.repeat_text("series", &trial.series);
+    table.push("x", vec![trial.x; n_rows]);
+    table.repeat_text("x_text", &trial.x_text);
+    table.repeat_u64("seed", trial.seed);
+    for name in Settings::NAMES {
+        table.setting(name, trial.settings.get(name));
+    }
+    table.repeat_text("settings", &trial.settings.canonical_json());
+    table.repeat_u64("n_params", record.n_params);
+    table.repeat_text("status", status_name(record.status));
+    table.repeat_text("error", &record.error);
+    epochs(&mut table, &record.epochs);
+    best(&mut table, record);
+    provenance(&mut table, &record.provenance);
+    DataFrame::new(n_rows, table.columns)
+}
+
+struct Columns {
+    n_rows: usize,
+    columns: Vec<Column>,
+}
+
+impl Columns {
+    fn push<T, P: ?Sized>(&mut self, name: &str, values: T)
+    where
+        Series: NamedFrom<T, P>,
+    {
+        self.columns.push(Series::new(name.into(), values).into());
+    }
+
+    fn repeat_text(&mut self, name: &str, value: &str) {
+        self.push(name, vec![value; self.n_rows]);
+    }
+
+    fn repeat_u32(&mut self, name: &str, value: u32) {
+        self.push(name, vec![value; self.n_rows]);
+    }
+
+    fn repeat_u64(&mut self, name: &str, value: u64) {
+        self.push(name, vec![value; self.n_rows]);
+    }
+
+    fn setting(&mut self, name: &str, value: Option<toml::Value>) {
+        let column = setting_column(name);
+        match value {
+            Some(toml::Value::Boolean(value)) => self.push(&column, vec![value; self.n_rows]),
+            Some(toml::Value::Integer(value)) => self.push(&column, vec![value; self.n_rows]),
+            Some(toml::Value::Float(value)) => self.push(&column, vec![value; self.n_rows]),
+            Some(toml::Value::String(value)) => self.push(&column, vec![value; self.n_rows]),
+            other => unreachable!("setting {name} is a plain value, not {other:?}"),
+        }
+    }
+
+    /// One value per epoch, the last one again in the final row; null there without epochs.
+    fn per_epoch<V, T>(&mut self, name: &str, epochs: &[EpochRecord], value: V)
+    where
+        V: Fn(&EpochRecord) -> Option<T>,
+        Series: NamedFrom<Vec<Option<T>>, [Option<T>]>,
+    {
+        let rows = epochs.iter().map(Some).chain(std::iter::once(epochs.last()));
+        let values: Vec<Option<T>> = rows.map(|row| row.and_then(&value)).collect();
+        self.push(name, values);
+    }
+
+    /// A value in the final row only.
+    fn only_final<T: Clone>(&mut self, name: &str, value: Option<T>)
+    where
+        Series: NamedFrom<Vec<Option<T>>, [Option<T>]>,
+    {
+        let mut values = vec![None; self.n_rows];
+        values[self.n_rows - 1] = value;
+        self.push(name, values);
+    }
+}
+
+/// The column of a setting.
+fn setting_column(name: &str) -> String {
+    format!("setting_{}", name.replace('-', "_"))
+}
+
+/// Undefined without validation images, hence null.
+fn defined(value: f64) -> Option<f64> {
+    (!value.is_nan()).then_some(value)
+}
+
+fn epochs(table: &mut Columns, epochs: &[EpochRecord]) {
+    table.per_epoch("epoch", epochs, |e| Some(e.epoch));
+    table.per_epoch("train_loss", epochs, |e| Some(e.train_loss));
+    table.per_epoch("train_accuracy", epochs, |e| Some(e.train_accuracy));
+    table.per_epoch("val_loss", epochs, |e| defined(e.val_loss));
+    table.per_epoch("val_accuracy", epochs, |e| defined(e.val_accuracy));
+    table.per_epoch("test_loss", epochs, |e| Some(e.test_loss));
+    table.per_epoch("test_accuracy", epochs, |e| Some(e.test_accuracy));
+    table.per_epoch("learning_rate", epochs, |e| Some(e.learning_rate));
+    table.per_epoch("n_active", epochs, |e| Some(e.n_active));
+    table.per_epoch("queries", epochs, |e| Some(e.queries));
+    table.per_epoch("queries_non_finite", epochs, |e| Some(e.queries_non_finite));
+    table.per_epoch("gradient_norm", epochs, |e| Some(e.gradient_norm));
+    table.per_epoch("wall_s", epochs, |e| Some(e.wall_s));
+}
+
+fn best(table: &mut Columns, record: &TrialRecord) {
+    let best = record.best_epoch.and_then(|best| record.epochs.iter().find(|epoch| epoch.epoch == best));
+    table.only_final("best_epoch", record.best_epoch);
+    table.only_final("best_val_accuracy", best.and_then(|epoch| defined(epoch.val_accuracy)));
+    table.only_final("best_test_accuracy", best.map(|epoch| epoch.test_accuracy));
+}
+
+fn provenance(table: &mut Columns, provenance: &Provenance) {
+    table.repeat_text("version", &provenance.version);
+    table.repeat_text("commit", &provenance.commit);
+    table.repeat_text("crates", &provenance.crates);
+    table.repeat_text("cpu", &provenance.cpu);
+    table.repeat_text("device", &provenance.device);
+    table.repeat_text("kernels", &provenance.kernels);
+    table.repeat_u32("threads", provenance.threads);
+    table.repeat_text("data_checksum", &provenance.data_checksum);
+    table.repeat_text("finished_at", &provenance.finished_at);
+}
+
+fn status_name(status: Status) -> &'static str {
+    match status {
+        Status::Done => "done",
+        Status::Diverged => "diverged",
+        Status::Failed => "failed",
+    }
+}
+
+/// The record in a table that [`to_frame`] made.
+///
+/// # Errors
+/// The first thing that is not as [`to_frame`] leaves it.
+pub(super) fn from_frame(frame: &DataFrame) -> Result<TrialRecord, Reason> {
+    let rows = Rows { frame };
+    let n_rows = frame.height();
+    if n_rows == 0 {
+        return Err("has no rows".into());
+    }
+    let schema = rows.u64("schema_version", 0)?;
+    if schema != u64::from(SCHEMA_VERSION) {
+        return Err(format!("has schema version {schema}; this program reads {SCHEMA_VERSION}"));
+    }
+    let last = n_rows - 1;
+    for row in 0..n_rows {
+        let kind = if row == last { ROW_FINAL } else { ROW_EPOCH };
+        let found = rows.text("row", row)?;
+        if found != kind {
+            return Err(format!("row {row} is `{found}`, not `{kind}`"));
+        }
+    }
+    // From the typed columns rather than from the JSON, whose reader may round a number's last bit.
+    let settings = rows.settings(last)?;
+    let trial = Trial {
+        experiment: rows.text("experiment", last)?,
+        scale: rows.text("scale", last)?.parse().map_err(|error: crate::Error| error.to_string())?,
+        series: rows.text("series", last)?,
+        x: rows.optional_f64("x", last)?,
+        x_text: rows.text("x_text", last)?,
+        seed: rows.u64("seed", last)?,
+        settings,
+    };
+    let hash = rows.text("trial", last)?;
+    if hash != trial.hash() {
+        return Err(format!("says it is trial {hash}, but its settings are those of {}", trial.hash()));
+    }
+    let status = rows.text("status", last)?;
+    let status = [Status::Done, Status::Diverged, Status::Failed]
+        .into_iter()
+        .find(|s| status_name(*s) == status)
+        .ok_or_else(|| format!("unknown status `{status}`"))?;
+    Ok(TrialRecord {
+        trial,
+        n_params: rows.u64("n_params", last)?,
+        status,
+        error: rows.text("error", last)?,
+        epochs: (0..last).map(|row| rows.epoch(row)).collect::<Result<_, _>>()?,
+        best_epoch: rows.optional_u32("best_epoch", last)?,
+        provenance: rows.provenance(last)?,
+    })
+}
+
+struct Rows<'a> {
+    frame: &'a DataFrame,
+}
+
+impl Rows<'_> {
+    fn value(&self, name: &str, row: usize) -> Result<AnyValue<'_>, Reason> {
+        let column = self.frame.column(name).map_err(|_| format!("lacks the column `{name}`"))?;
+        column.get(row).map_err(|error| format!("{name}: {error}"))
+    }
+
+    fn text(&self, name: &str, row: usize) -> Result<String, Reason> {
+        let value = self.value(name, row)?;
+        value.get_str().map(str::to_owned).ok_or_else(|| format!("{name}: expected text, got {value}"))
+    }
+
+    fn u64(&self, name: &str, row: usize) -> Result<u64, Reason> {
+        let value = self.value(name, row)?;
+        value.extract().ok_or_else(|| format!("{name}: expected an integer, got {value}"))
+    }
+
+    fn u32(&self, name: &str, row: usize) -> Result<u32, Reason> {
+        u32::try_from(self.u64(name, row)?).map_err(|error| format!("{name}: {error}"))
+    }
+
+    fn optional_u32(&self, name: &str, row: usize) -> Result<Option<u32>, Reason> {
+        let absent = self.value(name, row)?.is_null();
+        if absent { Ok(None) } else { self.u32(name, row).map(Some) }
+    }
+
+    fn optional_f64(&self, name: &str, row: usize) -> Result<Option<f64>, Reason> {
+        match self.value(name, row)? {
+            AnyValue::Null => Ok(None),
+            AnyValue::Float64(value) => Ok(Some(value)),
+            other => Err(format!("{name}: expected a number, got {other}")),
+        }
+    }
+
+    /// A metric; null is NaN.
+    fn f64(&self, name: &str, row: usize) -> Result<f64, Reason> {
+        Ok(self.optional_f64(name, row)?.unwrap_or(f64::NAN))
+    }
+
+    fn settings(&self, row: usize) -> Result<Settings, Reason> {
+        let mut table = toml::Table::new();
+        for name in Settings::NAMES {
+            let column = setting_column(name);
+            let value = match self.value(&column, row)? {
+                AnyValue::Boolean(value) => value.into(),
+                AnyValue::Int64(value) => value.into(),
+                AnyValue::Float64(value) => value.into(),
+                text => match text.get_str() {
+                    Some(text) => text.into(),
+                    None => return Err(format!("{column}: expected a plain value, got {text}")),
+                },
+            };
+            table.insert(name.into(), value);
+        }
+        Settings::from_table(table)
+    }
+
+    fn epoch(&self, row: usize) -> Result<EpochRecord, Reason> {
+        Ok(EpochRecord {
+            epoch: self.u32("epoch", row)?,
+            train_loss: self.f64("train_loss", row)?,
+            train_accuracy: self.f64("train_accuracy", row)?,
+            val_loss: self.f64("val_loss", row)?,
+            val_accuracy: self.f64("val_accuracy", row)?,
+            test_loss: self.f64("test_loss", row)?,
+            test_accuracy: self.f64("test_accuracy", row)?,
+            learning_rate: self.f64("learning_rate", row)?,
+            n_active: self.u64("n_active", row)?,
+            queries: self.u64("queries", row)?,
+            queries_non_finite: self.u64("queries_non_finite", row)?,
+            gradient_norm: self.f64("gradient_norm", row)?,
+            wall_s: self.f64("wall_s", row)?,
+        })
+    }
+
+    fn provenance(&self, row: usize) -> Result<Provenance, Reason> {
+        Ok(Provenance {
+            version: self.text("version", row)?,
+            commit: self.text("commit", row)?,
+            crates: self.text("crates", row)?,
+            cpu: self.text("cpu", row)?,
+            device: self.text("device", row)?,
+            kernels: self.text("kernels", row)?,
+            threads: self.u32("threads", row)?,
+            data_checksum: self.text("data_checksum", row)?,
+            finished_at: self.text("finished_at", row)?,
+        })
+    }
+}

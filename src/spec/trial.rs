@@ -1,0 +1,132 @@
+//! From an experiment to its trials, and a trial's stable name.
+
+use sha2::{Digest, Sha256};
+
+use super::assign::text_of;
+use super::experiment::{Experiment, Scale, Trial};
+use super::settings::Settings;
+use crate::results::SCHEMA_VERSION;
+use crate::{Error, Result};
+
+/// Bytes of the SHA-256 digest kept in a trial's name: 64 bits, plenty among thousands of trials.
+const HASH_BYTES: usize = 8;
+
+impl Scale {
+    /// All scales, smallest first.
+    pub const ALL: [Self; 3] = [Self::Smoke, Self::Laptop, Self::Paper];
+
+    /// The name in files, folders and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smoke => "smoke",
+            Self::Laptop => "laptop",
+            Self::Paper => "paper",
+        }
+    }
+}
+
+impl std::fmt::Display for Scale {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl std::str::FromStr for Scale {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|scale| scale.name() == text);
+        found.ok_or_else(|| {
+            Error::setting("scale", format!("expected one of smoke, laptop, paper; got {text}"))
+        })
+    }
+}
+
+impl Experiment {
+    /// The trials of one scale in run order: all cells for seed 0 first, so that a first complete
+    /// picture appears early. `overrides` are `--set key=value` pairs, applied last.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] when the experiment lacks the scale, no seed is asked for, an override is
+    /// impossible, or it names the x axis.
+    pub fn trials(
+        &self,
+        scale: Scale,
+        n_seeds: Option<usize>,
+        overrides: &[(String, String)],
+    ) -> Result<Vec<Trial>> {
+        let plan = self.scales.get(&scale).ok_or_else(|| {
+            let known: Vec<_> = self.scales.keys().map(|scale| scale.name()).collect();
+            Error::setting("scale", format!("{} has no scale {scale}, only {}", self.id, known.join(", ")))
+        })?;
+        let n_seeds = n_seeds.unwrap_or(plan.n_seeds);
+        if n_seeds == 0 {
+            return Err(Error::setting("seeds", "expected an integer of at least 1; got 0"));
+        }
+        for (key, _) in overrides {
+            self.refuse_axis(key)?;
+        }
+        let mut trials = Vec::with_capacity(n_seeds * plan.cells.len());
+        for cell in &plan.cells {
+            let mut settings = cell.settings.clone();
+            for (key, text) in overrides {
+                settings.set_text(key, text)?;
+            }
+            settings.check()?;
+            trials.push(Trial {
+                experiment: self.id.clone(),
+                scale,
+                series: self.series[cell.series_idx].id.clone(),
+                x: cell.x,
+                x_text: cell.x_text.clone(),
+                seed: 0,
+                settings,
+            });
+        }
+        let seeds = 0..n_seeds as u64;
+        Ok(seeds.flat_map(|seed| trials.iter().map(move |trial| Trial { seed, ..trial.clone() })).collect())
+    }
+
+    /// An override of what the x axis varies would put trials at positions they do not have.
+    fn refuse_axis(&self, key: &str) -> Result<()> {
+        let name = Settings::resolve(key)?;
+        let on_axis = match self.figure.x.as_str() {
+            super::expand::N_PARAMS => ["model", "depth", "width"].contains(&name),
+            axis => axis == name,
+        };
+        if on_axis {
+            let reason =
+                format!("it is what the x axis of {} varies, so it cannot be set for all trials", self.id);
+            return Err(Error::setting(key, reason));
+        }
+        Ok(())
+    }
+}
+
+impl Trial {
+    /// The trial's name in result files: 16 hex digits over everything that can change its
+    /// numbers. The same on every machine, device and number of threads.
+    pub fn hash(&self) -> String {
+        let named = serde_json::json!({
+            "schema": SCHEMA_VERSION,
+            "experiment": self.experiment,
+            "series": self.series,
+            "x": self.x,
+            "seed": self.seed,
+            "settings": self.settings.canonical(),
+        });
+        let digest = Sha256::digest(named.to_string());
+        digest.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// One line for people, such as `fig4/smoke deepzero at 0.9, seed 0`.
+    pub fn title(&self) -> String {
+        let at = if self.x_text.is_empty() { String::new() } else { format!(" at {}", self.x_text) };
+        format!("{}/{} {}{at}, seed {}", self.experiment, self.scale, self.series, self.seed)
+    }
+}
+
+/// A number as people write it: `730` rather than `730.0`.
+pub(super) fn number_text(value: f64) -> String {
+    text_of(&toml::Value::Float(value))
+}

@@ -1,0 +1,388 @@
+//! Experiment files, settings by name, trials and their hashes.
+
+use std::path::Path;
+
+use deepzero::Error;
+use deepzero::spec::{Experiment, Library, Mask, Method, Scale, Settings, SparseTarget};
+use insta::assert_snapshot;
+use proptest::prelude::*;
+
+/// A small sound experiment; tests replace parts of it.
+const SOUND: &str = r#"id = "demo"
+title = "Demonstration"
+
+[figure]
+x = "sparsity"
+x-label = "Sparsity"
+y = "test-accuracy"
+values = [0.8, 0.9]
+
+[base]
+epochs = 10
+
+[[series]]
+id = "zo"
+label = "ZO"
+
+[[series]]
+id = "dense"
+label = "Dense"
+constant = true
+set = { method = "fo", sparsity = 0.0 }
+
+[[expected]]
+series = "zo"
+values = [86.94, 86.46]
+tolerance = 1.0
+source = "nowhere"
+
+[[check]]
+text = "dense is above"
+above = ["dense", "zo"]
+
+[scale.smoke]
+seeds = 2
+set = { epochs = 5, mu = 0.02 }
+series.zo = { mu = 0.03 }
+
+[scale.paper]
+seeds = 3
+values = [0.9]
+"#;
+
+fn parse(text: &str) -> Result<Experiment, Error> {
+    Experiment::parse("demo.toml", text)
+}
+
+/// The error of the sound experiment with `from` replaced by `to`.
+fn broken(from: &str, to: &str) -> String {
+    assert!(SOUND.contains(from), "{from} is not in the text");
+    parse(&SOUND.replacen(from, to, 1)).expect_err("it is broken").to_string()
+}
+
+fn set(key: &str, text: &str) -> String {
+    Settings::default().set_text(key, text).expect_err("it is impossible").to_string()
+}
+
+#[test]
+fn values_are_laid_over_each_other_in_order() {
+    let demo = parse(SOUND).unwrap();
+    let smoke = &demo.scales[&Scale::Smoke].cells;
+    assert_eq!(smoke.len(), 3);
+    assert_eq!((smoke[0].settings.epochs, smoke[0].settings.mu), (5, 0.03));
+    assert_eq!((smoke[0].x, smoke[0].x_text.as_str(), smoke[0].settings.sparsity), (Some(0.8), "0.8", 0.8));
+    assert_eq!((smoke[2].x, smoke[2].x_text.as_str(), smoke[2].settings.sparsity), (None, "", 0.0));
+    assert_eq!((smoke[2].settings.method, smoke[2].settings.mu), (Method::Fo, 0.02));
+    let paper = &demo.scales[&Scale::Paper].cells;
+    assert_eq!(paper.len(), 2);
+    assert_eq!((paper[0].settings.epochs, paper[0].settings.mu, paper[0].x), (10, 0.005, Some(0.9)));
+}
+
+#[test]
+fn trials_put_seeds_outermost_and_overrides_last() {
+    let demo = parse(SOUND).unwrap();
+    let set = [("mu".to_owned(), "0.5".to_owned())];
+    let trials = demo.trials(Scale::Smoke, None, &set).unwrap();
+    let seeds: Vec<u64> = trials.iter().map(|trial| trial.seed).collect();
+    assert_eq!(seeds, [0, 0, 0, 1, 1, 1]);
+    assert!(trials.iter().all(|trial| trial.settings.get("mu").unwrap().as_float() == Some(0.5)));
+    let plain = demo.trials(Scale::Smoke, Some(1), &[]).unwrap();
+    assert_eq!(plain.len(), 3);
+    assert_ne!(plain[0].hash(), trials[0].hash());
+    assert_eq!(plain[0].title(), "demo/smoke zo at 0.8, seed 0");
+    assert_eq!(plain[2].title(), "demo/smoke dense, seed 0");
+}
+
+#[test]
+fn impossible_requests_for_trials() {
+    let demo = parse(SOUND).unwrap();
+    let error = |scale, seeds, key: &str, text: &str| {
+        demo.trials(scale, seeds, &[(key.to_owned(), text.to_owned())]).unwrap_err().to_string()
+    };
+    assert_snapshot!(error(Scale::Laptop, None, "mu", "1"), @"setting `scale`: demo has no scale laptop, only smoke, paper");
+    assert_snapshot!(error(Scale::Smoke, Some(0), "mu", "1"), @"setting `seeds`: expected an integer of at least 1; got 0");
+    assert_snapshot!(error(Scale::Smoke, None, "sparsity", "0.5"), @"setting `sparsity`: it is what the x axis of demo varies, so it cannot be set for all trials");
+    assert_snapshot!(error(Scale::Smoke, None, "queries", "5"), @"setting `queries`: only method = rge has a choice of queries; got 5 with method = cge, leave it at 0");
+    assert_snapshot!(error(Scale::Smoke, None, "warmup", "5"), @"setting `warmup`: no such setting; did you mean `warmup-epochs`?");
+}
+
+#[test]
+fn settings_errors_name_what_is_possible() {
+    assert_snapshot!(set("batch-sise", "3"), @"setting `batch-sise`: no such setting; did you mean `batch-size`?");
+    assert_snapshot!(set("zzz", "3"), @"setting `zzz`: no such setting; the settings are data, n-train, n-val, n-test, augment, model, depth, width, method, difference, mu, queries, directions, evaluator, sparsity, layer-ratios, mask, redraw-every, sparse-target, always-active, grasp-queries, grasp-images-per-class, epochs, batch-size, optimizer, learning-rate, momentum, weight-decay, warmup-epochs, schedule, precision");
+    assert_snapshot!(set("batch-size", "0"), @"setting `batch-size`: expected an integer of at least 1; got 0");
+    assert_snapshot!(set("batch_size", "many"), @"setting `batch_size`: expected an integer of at least 1; got many");
+    assert_snapshot!(set("sparsity", "1"), @"setting `sparsity`: expected a number in [0, 1); got 1");
+    assert_snapshot!(set("mu", "nan"), @"setting `mu`: expected a finite number above 0; got NaN");
+    assert_snapshot!(set("learning-rate", "inf"), @"setting `learning-rate`: expected a finite number above 0; got inf");
+    assert_snapshot!(set("augment", "1"), @"setting `augment`: expected true or false; got 1");
+    assert_snapshot!(set("layer-ratios", "grasp"), @"setting `layer-ratios`: expected one of uniform, zo-grasp, zo-grasp-released, fo-grasp; got grasp; did you mean `fo-grasp` or `zo-grasp` or `zo-grasp-released`?");
+    assert_snapshot!(set("estimator", "zo"), @"setting `estimator`: expected one of cge, rge, fo; got zo; did you mean `fo`?");
+}
+
+#[test]
+fn contradictory_settings() {
+    let with = |pairs: &[(&str, &str)]| {
+        let mut settings = Settings::default();
+        for (key, text) in pairs {
+            settings.set_text(key, text).unwrap();
+        }
+        settings.check().unwrap_err().to_string()
+    };
+    assert_snapshot!(with(&[("depth", "21")]), @"setting `depth`: a resnet has depth 6n+2 (8, 14, 20, 32, …); got 21");
+    assert_snapshot!(with(&[("depth", "2")]), @"setting `depth`: a resnet has depth 6n+2 (8, 14, 20, 32, …); got 2");
+    assert_snapshot!(with(&[("width", "3")]), @"setting `width`: a resnet needs an even width, since its shortcuts pad half of it on each side; got 3");
+    assert_snapshot!(with(&[("model", "cnn"), ("depth", "6")]), @"setting `depth`: a cnn has 1 to 5 blocks, each halving the 32 pixel image; got 6");
+    assert_snapshot!(with(&[("sparse-target", "weights")]), @"setting `sparse-target`: `weights` works with method = fo only: zeroth-order training keeps the model dense and makes its gradient sparse; use `gradient`");
+    assert_snapshot!(with(&[("sparse-target", "weights"), ("method", "fo")]), @"setting `mask`: sparse-target = weights needs mask = fixed, as pruned weights stay zero; got redraw");
+    assert_snapshot!(with(&[("n-train", "300"), ("batch-size", "301")]), @"setting `batch-size`: at most n-train = 300; got 301");
+    assert_snapshot!(with(&[("n-train", "200"), ("batch-size", "100")]), @"setting `grasp-images-per-class`: 25 of each of 10 classes are more than the 200 training images; at most 20");
+    assert_snapshot!(with(&[("queries", "7")]), @"setting `queries`: only method = rge has a choice of queries; got 7 with method = cge, leave it at 0");
+    assert_snapshot!(with(&[("epochs", "2")]), @"setting `warmup-epochs`: at most epochs = 2; got 3");
+    let by_hand = Settings { mu: f64::NAN, ..Settings::default() };
+    assert_snapshot!(by_hand.check().unwrap_err(), @"setting `mu`: expected a finite number above 0; got NaN");
+}
+
+#[test]
+fn sound_settings() {
+    Settings::default().check().unwrap();
+    let sparse_weights = Settings {
+        method: Method::Fo,
+        sparse_target: SparseTarget::Weights,
+        mask: Mask::Fixed,
+        ..Settings::default()
+    };
+    sparse_weights.check().unwrap();
+}
+
+#[test]
+fn file_errors_name_file_line_and_key() {
+    assert_snapshot!(broken("epochs = 10", "epoch = 10"), @"demo.toml:11: base.epoch: no such setting; did you mean `epochs` or `warmup-epochs`?");
+    assert_snapshot!(broken("epochs = 10", "epochs = \"ten\""), @"demo.toml:11: base.epochs: expected an integer of at least 1; got ten");
+    assert_snapshot!(broken("epochs = 5,", "epochs = 2,"), @"demo.toml:35: scale.smoke.set.epochs: warmup-epochs: at most epochs = 2; got 3 (series `zo` at sparsity = 0.8, scale smoke)");
+    assert_snapshot!(broken("series.zo =", "series.fo ="), @"demo.toml:36: scale.smoke.series.fo: no series `fo`; expected one of zo, dense");
+    assert_snapshot!(broken("[0.8, 0.9]", "[0.8, 1.5]"), @"demo.toml:8: figure.values[1]: expected a number in [0, 1); got 1.5");
+    assert_snapshot!(broken("[0.8, 0.9]", "[0.8, 0.8]"), @"demo.toml:8: figure.values[1]: 0.8 occurs twice");
+    assert_snapshot!(broken("x = \"sparsity\"", "x = \"sparsness\""), @"demo.toml:5: figure.x: no such setting; did you mean `sparsity`?");
+    assert_snapshot!(broken("y = \"test-accuracy\"", "y = \"accuracy\""), @"demo.toml:7: figure.y: expected one of test-accuracy, test-loss, val-accuracy, val-loss, train-accuracy, train-loss, wall-s, queries, gradient-norm; got accuracy");
+    assert_snapshot!(broken("y = \"test-accuracy\"\n", ""), @"demo.toml:4: figure.y: missing; one of test-accuracy, test-loss, val-accuracy, val-loss, train-accuracy, train-loss, wall-s, queries, gradient-norm");
+    assert_snapshot!(broken("title =", "titel ="), @"demo.toml:2: titel: unknown field `titel`, expected one of `id`, `title`, `paper`, `claim`, `notes`, `extends`, `figure`, `base`, `series`, `expected`, `check`, `scale`");
+    assert_snapshot!(broken("title = \"Demonstration\"", ""), @"demo.toml:1: title: missing field `title`");
+    assert_snapshot!(broken("label = \"ZO\"", "lable = \"ZO\""), @"demo.toml:15: series[0].lable: unknown field `lable`, expected one of `id`, `label`, `constant`, `set`");
+    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { sparsity = 0.5 }"), @"demo.toml:16: series[0].set.sparsity: this is the x axis; only a constant series sets it");
+    assert_snapshot!(broken("id = \"dense\"", "id = \"zo\""), @"demo.toml:18: series[1].id: `zo` occurs twice");
+    assert_snapshot!(broken("values = [86.94, 86.46]", "values = [86.94]"), @"demo.toml:25: expected[0].values: expected 2, one per x; got 1");
+    assert_snapshot!(broken("[\"dense\", \"zo\"]", "[\"dense\", \"oz\"]"), @"demo.toml:31: check[0].above: no series `oz`; expected one of zo, dense");
+    assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "close = [\"dense\", \"zo\"]"), @"demo.toml:29: check[0]: close needs a margin");
+    assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "margin = 1"), @"demo.toml:29: check[0]: expected one of above (with margin, min-x, max-x), close (with margin) and widens (alone)");
+    assert_snapshot!(broken("seeds = 2", "seeds = -2"), @"demo.toml:34: scale.smoke.seeds: invalid value: integer `-2`, expected usize");
+    assert_snapshot!(broken("seeds = 2\n", ""), @"demo.toml:33: scale.smoke.seeds: missing");
+    assert_snapshot!(broken("[scale.smoke]", "[scale.tiny]"), @"demo.toml:33: scale.tiny: unknown field `tiny`, expected one of `smoke`, `laptop`, `paper`");
+    assert_snapshot!(broken("tolerance = 1.0", "tolerance ="), @"demo.toml:26: tolerance: string values must be quoted, expected literal string");
+    assert_snapshot!(broken("tolerance = 1.0", "tolerance = -1.0"), @"demo.toml:26: expected[0].tolerance: expected a finite number above 0; got -1");
+    assert_snapshot!(broken("label = \"ZO\"", ""), @"demo.toml:13: series[0].label: missing field `label`");
+    assert_snapshot!(broken("id = \"demo\"", "id = \"demo\"\nextends = \"swap\""), @"demo.toml:2: extends: no experiment `swap`");
+}
+
+#[test]
+fn named_values_stand_at_their_positions() {
+    let text = SOUND
+        .replace("x = \"sparsity\"", "x = \"estimator\"")
+        .replace("[0.8, 0.9]", "[\"cge\", \"rge\"]")
+        .replace("values = [0.9]", "values = [\"rge\"]");
+    let demo = parse(&text).unwrap();
+    assert!(demo.figure.categorical);
+    assert_eq!(demo.figure.x, "method");
+    let cell = &demo.scales[&Scale::Paper].cells[0];
+    assert_eq!((cell.x, cell.x_text.as_str(), cell.settings.method), (Some(1.0), "rge", Method::Rge));
+}
+
+/// Oracle: parameters of the depth-D CNN of width w with batch norm: (27 + 3)w for the first block,
+/// (9w + 3)w for each other, 10w + 10 for the classifier.
+#[test]
+fn coordinates_of_fig2_count_parameters() {
+    let fig2 = Library::embedded().get("fig2").unwrap();
+    assert_eq!(fig2.figure.x, "n-params");
+    for plan in fig2.scales.values() {
+        for cell in &plan.cells {
+            let (depth, width) = (cell.settings.depth as f64, cell.settings.width as f64);
+            let n_params = 30.0 * width + (depth - 1.0) * (9.0 * width + 3.0) * width + 10.0 * width + 10.0;
+            assert_eq!(cell.x, Some(n_params));
+        }
+    }
+    assert_eq!(fig2.expected.iter().filter(|expected| expected.series == "rge").count(), 5);
+    assert_eq!(fig2.expected[4].x, Some(12610.0));
+    let error = fig2.trials(Scale::Smoke, None, &[("width".into(), "4".into())]).unwrap_err();
+    assert_snapshot!(error, @"setting `width`: it is what the x axis of fig2 varies, so it cannot be set for all trials");
+}
+
+#[test]
+fn built_in_experiments_are_those_in_the_folder() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments");
+    let folder = Library::open(Some(&folder)).unwrap();
+    let embedded = Library::embedded();
+    assert_eq!(folder.ids().collect::<Vec<_>>(), embedded.ids().collect::<Vec<_>>());
+    assert_eq!(folder.all().unwrap(), embedded.all().unwrap());
+}
+
+/// Every experiment of the registry at every scale: complete, checked, and no two trials alike.
+#[test]
+fn every_experiment_expands_at_every_scale() {
+    for experiment in Library::open(None).unwrap().all().unwrap() {
+        for scale in Scale::ALL {
+            let trials = experiment.trials(scale, None, &[]).unwrap();
+            assert!(!trials.is_empty());
+            let mut hashes: Vec<String> = trials.iter().map(|trial| trial.hash()).collect();
+            hashes.sort();
+            hashes.dedup();
+            assert_eq!(hashes.len(), trials.len(), "{} {scale}", experiment.id);
+            for trial in &trials {
+                trial.settings.check().unwrap();
+                assert!(scale == Scale::Paper || trial.settings.n_train > 0, "{}", trial.title());
+                let expected = if scale == Scale::Smoke { "synthetic" } else { "cifar10" };
+                assert_eq!(trial.settings.get("data").unwrap().as_str(), Some(expected), "{}", trial.title());
+            }
+            assert!(!experiment.scales[&scale].deviations.is_empty(), "{} {scale}", experiment.id);
+        }
+    }
+}
+
+#[test]
+fn fig4_is_the_papers_recipe() {
+    let fig4 = Library::embedded().get("fig4").unwrap();
+    let trials = fig4.trials(Scale::Paper, None, &[]).unwrap();
+    assert_eq!(trials.len(), 3 * (3 * 4 + 1));
+    assert_eq!(trials[1].settings, Settings::default(), "DeepZero at 90 % is the default");
+}
+
+#[test]
+fn library_lists_ids_when_asked_for_another() {
+    assert_snapshot!(Library::embedded().get("fig5").unwrap_err(), @"setting `experiment`: no experiment `fig5`; did you mean `fig2` or `fig4`? the experiments are fig2, fig4, sweep-batch-size, sweep-depth, sweep-estimator, sweep-learning-rate, sweep-mu, sweep-queries, sweep-sparsity, sweep-width");
+    assert_snapshot!(Library::embedded().get("batch-size").unwrap_err(), @"setting `experiment`: no experiment `batch-size`; did you mean `sweep-batch-size`? the experiments are fig2, fig4, sweep-batch-size, sweep-depth, sweep-estimator, sweep-learning-rate, sweep-mu, sweep-queries, sweep-sparsity, sweep-width");
+    assert_snapshot!(Library::open(Some(Path::new("/no/such/folder"))).unwrap_err(), @"list /no/such/folder: No such file or directory (os error 2)");
+}
+
+#[test]
+fn sweeps_come_from_files_values_or_both() {
+    let library = Library::embedded();
+    let xs = |experiment: &Experiment, scale| -> Vec<String> {
+        experiment.scales[&scale].cells.iter().map(|cell| cell.x_text.clone()).collect()
+    };
+    let texts = |values: &[&str]| -> Vec<String> { values.iter().map(|v| (*v).to_owned()).collect() };
+    for axis in ["sparsity", "batch-size", "mu", "queries", "width", "depth", "estimator", "learning-rate"] {
+        assert_eq!(library.sweep(axis, None).unwrap().id, format!("sweep-{axis}"));
+    }
+    let file = library.sweep("batch_size", Some(&texts(&["16", "32"]))).unwrap();
+    assert_eq!((file.id.as_str(), xs(&file, Scale::Smoke)), ("sweep-batch-size", texts(&["16", "32"])));
+    let made = library.sweep("momentum", Some(&texts(&["0", "0.5"]))).unwrap();
+    assert_eq!((made.id.as_str(), xs(&made, Scale::Laptop)), ("sweep-momentum", texts(&["0", "0.5"])));
+    assert_eq!(made.scales[&Scale::Smoke].cells[1].settings.get("momentum").unwrap().as_float(), Some(0.5));
+    assert_eq!(made.figure.y, "test-accuracy");
+    let named = library.sweep("mask", Some(&texts(&["fixed", "redraw"]))).unwrap();
+    assert!(named.figure.categorical);
+    assert_snapshot!(library.sweep("momentum", None).unwrap_err(), @"setting `momentum`: a sweep over it needs values: a number in [0, 1)");
+    assert_snapshot!(library.sweep("masks", None).unwrap_err(), @"setting `masks`: no such setting; did you mean `mask`?");
+    assert_snapshot!(library.sweep("mask", Some(&texts(&["redrawn"]))).unwrap_err(), @"setting `mask`: expected one of redraw, fixed; got redrawn; did you mean `redraw`?");
+    assert_snapshot!(library.sweep("depth", Some(&texts(&["9"]))).unwrap_err(), @"experiments/sweep-depth.toml:9: figure.values[0]: depth: a resnet has depth 6n+2 (8, 14, 20, 32, …); got 9 (series `deepzero` at depth = 9, scale smoke)");
+    assert_snapshot!(library.sweep("queries", Some(&[])).unwrap_err(), @"setting `queries`: a sweep needs at least one value");
+}
+
+/// These never change: results are found again by them. A new setting or column raises
+/// `SCHEMA_VERSION` and changes them on purpose.
+#[test]
+fn hashes_are_stable() {
+    let trials = parse(SOUND).unwrap().trials(Scale::Smoke, Some(2), &[]).unwrap();
+    let lines: Vec<String> =
+        trials.iter().map(|trial| format!("{} {}", trial.hash(), trial.title())).collect();
+    assert_snapshot!(lines.join("\n"), @r#"
+baf8013d6a5d916b demo/smoke zo at 0.8, seed 0
+92a0da4262e3ad6f demo/smoke zo at 0.9, seed 0
+87ca90e50d3ca420 demo/smoke dense, seed 0
+ea265c8bb61c37dd demo/smoke zo at 0.8, seed 1
+eb32a92c93842c34 demo/smoke zo at 0.9, seed 1
+7979b1426e9a4899 demo/smoke dense, seed 1
+"#);
+    assert_snapshot!(trials[0].settings.canonical_json(), @r#"{"always-active":true,"augment":true,"batch-size":256,"data":"cifar10","depth":20,"difference":"forward","directions":"gaussian","epochs":5,"evaluator":"reuse","grasp-images-per-class":25,"grasp-queries":192,"layer-ratios":"zo-grasp","learning-rate":0.1,"mask":"redraw","method":"cge","model":"resnet","momentum":0.9,"mu":0.03,"n-test":0,"n-train":0,"n-val":0,"optimizer":"sgd","precision":"f32","queries":0,"redraw-every":5,"schedule":"cosine","sparse-target":"gradient","sparsity":0.8,"warmup-epochs":3,"weight-decay":0.0005,"width":16}"#);
+}
+
+#[test]
+fn every_setting_is_described() {
+    let lines: Vec<String> =
+        Settings::describe().iter().map(|d| format!("{} = {} ({})", d.name, d.default, d.allowed)).collect();
+    assert_snapshot!(lines.join("\n"), @r#"
+data = cifar10 (one of synthetic, cifar10)
+n-train = 0 (an integer of at least 0)
+n-val = 0 (an integer of at least 0)
+n-test = 0 (an integer of at least 0)
+augment = true (true or false)
+model = resnet (one of cnn, resnet)
+depth = 20 (an integer of at least 1)
+width = 16 (an integer of at least 1)
+method = cge (one of cge, rge, fo)
+difference = forward (one of forward, central)
+mu = 0.005 (a finite number above 0)
+queries = 0 (an integer of at least 0)
+directions = gaussian (one of gaussian, sphere, per-tensor)
+evaluator = reuse (one of full, reuse)
+sparsity = 0.9 (a number in [0, 1))
+layer-ratios = zo-grasp (one of uniform, zo-grasp, zo-grasp-released, fo-grasp)
+mask = redraw (one of redraw, fixed)
+redraw-every = 5 (an integer of at least 1)
+sparse-target = gradient (one of gradient, weights)
+always-active = true (true or false)
+grasp-queries = 192 (an integer of at least 1)
+grasp-images-per-class = 25 (an integer of at least 1)
+epochs = 50 (an integer of at least 1)
+batch-size = 256 (an integer of at least 1)
+optimizer = sgd (one of sgd, adam)
+learning-rate = 0.1 (a finite number above 0)
+momentum = 0.9 (a number in [0, 1))
+weight-decay = 0.0005 (a finite number of at least 0)
+warmup-epochs = 3 (an integer of at least 0)
+schedule = cosine (one of cosine, constant)
+precision = f32 (one of f32, f64)
+"#);
+}
+
+proptest! {
+    /// Oracle: `get` is the inverse of `set`, and text loses no bit of a number.
+    #[test]
+    fn text_of_numbers_round_trips(
+        rate in prop::num::f64::POSITIVE | prop::num::f64::SUBNORMAL,
+        sparsity in 0.0..1.0f64,
+        n_val in 0..1_000_000usize,
+        augment: bool,
+    ) {
+        let mut settings = Settings::default();
+        let rate = rate.abs();
+        settings.set_text("learning-rate", &rate.to_string()).unwrap();
+        settings.set_text("sparsity", &format!("{sparsity:e}")).unwrap();
+        settings.set_text("n_val", &n_val.to_string()).unwrap();
+        settings.set_text("augment", &augment.to_string()).unwrap();
+        prop_assert_eq!(settings.learning_rate.to_bits(), rate.to_bits());
+        prop_assert_eq!(settings.sparsity.to_bits(), sparsity.to_bits());
+        prop_assert_eq!((settings.n_val, settings.augment), (n_val, augment));
+        for name in Settings::NAMES {
+            let mut copy = settings.clone();
+            copy.set(name, &settings.get(name).unwrap()).unwrap();
+            prop_assert_eq!(&copy, &settings);
+        }
+    }
+
+    /// No text makes `set_text` panic or leave a setting outside its range.
+    #[test]
+    fn any_text_is_refused_or_sound(name in prop::sample::select(&Settings::NAMES[..]), text in ".{0,12}") {
+        let mut settings = Settings::default();
+        if settings.set_text(name, &text).is_err() {
+            prop_assert_eq!(settings, Settings::default());
+        }
+    }
+
+    /// No text makes the parser panic.
+    #[test]
+    fn any_file_is_refused_or_sound(at in 0..SOUND.len(), text in "[a-z0-9=\\[\\]\"., \n-]{0,6}") {
+        let mut file = SOUND.to_owned();
+        file.insert_str(at, &text);
+        let _ = parse(&file);
+    }
+}
