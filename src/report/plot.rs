@@ -4,7 +4,8 @@
 //! plot, title of the x axis and legend below it, so that nothing ever covers the data. Series differ
 //! in color (Okabe and Ito's palette, "Color Universal Design", 2008, which color-blind readers can
 //! tell apart), marker and dash pattern. The SVG has a transparent background and draws text and axes
-//! in the current color, which follows the reader's light or dark scheme.
+//! in the current color: a mid-tone that can be read on light and dark, unless a page's style sheet
+//! sets another for the class `deepzero-chart`.
 
 use std::io::Cursor;
 use std::sync::OnceLock;
@@ -21,6 +22,8 @@ use super::text::position;
 
 /// Width in points.
 const WIDTH: f64 = 720.0;
+/// Free space around everything in points.
+const MARGIN: f64 = 8.0;
 /// Height of the plotting area in points.
 const PLOT_HEIGHT: f64 = 300.0;
 /// Text size in points.
@@ -34,8 +37,8 @@ const SUPERSAMPLING: u32 = 3;
 
 /// Text and axes; stands for `currentColor` in SVG.
 const INK: RGBColor = RGBColor(0x3c, 0x40, 0x43);
-/// The same color on a dark background.
-const INK_ON_DARK: &str = "#c9d1d9";
+/// Ink of an SVG on a background we do not know: 4.3 times as light or dark as white or near-black.
+const INK_ANYWHERE: &str = "#737a82";
 /// Okabe and Ito's palette without black (which is our ink) and yellow (too pale on white).
 const PALETTE: [RGBColor; 6] = [
     RGBColor(0x00, 0x72, 0xb2),
@@ -65,19 +68,20 @@ pub fn svg(chart: &Chart) -> String {
         draw(chart, &layout, &canvas);
     }
     let body = drawn.split_once('\n').map_or("", |(_, body)| body);
+    let font_size = TEXT * f64::from(SVG_ZOOM);
     let ink = format!("#{:02X}{:02X}{:02X}", INK.0, INK.1, INK.2);
     let body = body
         .replace(&format!("\"{ink}\""), "\"currentColor\"")
         .replace(" opacity=\"1\"", "")
+        .replace("\"currentColor\">\n", "\"currentColor\">")
         .replace("\n</text>", "</text>")
+        .replace(&format!("\"{}\"", TEXT * LINE * f64::from(SVG_ZOOM) / LINE), &format!("\"{font_size}\""))
         .replace(" \"/>", "\"/>");
     let description = escape(&chart.description);
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"deepzero-chart\" width=\"{WIDTH}\" height=\"{}\" \
-         viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{description}\" stroke-linejoin=\"round\">\n\
-         <title>{description}</title>\n\
-         <style>.deepzero-chart{{color:{ink}}}\
-         @media (prefers-color-scheme:dark){{.deepzero-chart{{color:{INK_ON_DARK}}}}}</style>\n{body}",
+         viewBox=\"0 0 {} {}\" color=\"{INK_ANYWHERE}\" role=\"img\" aria-label=\"{description}\" \
+         stroke-linejoin=\"round\">\n<title>{description}</title>\n{body}",
         layout.height, size.0, size.1,
     )
 }
@@ -151,8 +155,10 @@ struct Layout {
 /// A label on the x axis.
 struct Tick {
     x: f64,
+    /// Middle of the label in points; off the tick only at the page's edge.
+    center: f64,
     text: String,
-    /// 0, or 1 for a second row where names would touch.
+    /// Rows below the first, for names that would touch others.
     row: usize,
 }
 
@@ -164,6 +170,8 @@ struct Entry {
     curve_idx: Option<usize>,
 }
 
+/// plotters means the height of a line where it says font size.
+const LINE: f64 = 1.24;
 const LEGEND_SAMPLE: f64 = 30.0;
 const LEGEND_ROW: f64 = 21.0;
 
@@ -171,7 +179,7 @@ impl Layout {
     fn of(chart: &Chart) -> Self {
         let (y_range, y_ticks) = y_axis(chart);
         let widest = y_ticks.iter().map(|(_, text)| text_width(text)).fold(0.0, f64::max);
-        let (left, right, top) = (widest + 18.0, WIDTH - 18.0, 34.0);
+        let (left, right, top) = (MARGIN + widest + 10.0, WIDTH - MARGIN - 14.0, MARGIN + 34.0);
         let bottom = top + PLOT_HEIGHT;
         let x_range = x_range(chart);
         let mut layout = Self {
@@ -191,7 +199,7 @@ impl Layout {
         let legend_top = layout.x_label_baseline(n_rows) + 18.0;
         layout.legend = layout.place_legend(chart, legend_top);
         let end = layout.legend.last().map_or(legend_top, |entry| entry.spot.1 + LEGEND_ROW);
-        layout.height = end.ceil();
+        layout.height = (end - LEGEND_ROW + 8.0 + MARGIN).ceil();
         layout
     }
 
@@ -213,8 +221,26 @@ impl Layout {
         self.bottom - (y - low) / (high - low) * (self.bottom - self.top)
     }
 
+    /// Smallest distance between two positions that have points; 0 without such positions.
+    fn tick_spacing(&self, chart: &Chart) -> f64 {
+        let xs: Vec<f64> = chart.x_ticks.iter().map(|(x, _)| self.x(*x)).collect();
+        let distances = xs.windows(2).map(|ends| ends[1] - ends[0]);
+        match xs.len() {
+            0 => 0.0,
+            1 => self.right - self.left,
+            _ => distances.fold(f64::INFINITY, f64::min),
+        }
+    }
+
+    /// Where a mark's spread ends, above (`side` = 1) or below (−1).
+    fn y_edge(&self, mark: &Mark, side: f64) -> f64 {
+        self.y(mark.y + side * mark.spread).clamp(self.top, self.bottom)
+    }
+
     fn place_x_ticks(&self, chart: &Chart) -> Vec<Tick> {
         const GAP: f64 = 8.0;
+        /// Long names at neighboring ticks stand below each other.
+        const N_ROWS_MAX: usize = 4;
         /// More labels than this are no longer read one by one.
         const N_LABELS_MAX: usize = 12;
         let given = !chart.x_ticks.is_empty() && (chart.categorical || chart.x_ticks.len() <= N_LABELS_MAX);
@@ -225,17 +251,18 @@ impl Layout {
             let step = nice_step((high - low) / 8.0).max(if chart.x_ticks.is_empty() { 1.0 } else { 0.0 });
             steps(low, high, step).map(|x| (x, position(x))).collect()
         };
-        let n_rows = if chart.categorical { 2 } else { 1 };
-        let mut row_ends = [f64::NEG_INFINITY; 2];
+        let n_rows = if chart.categorical { N_ROWS_MAX } else { 1 };
+        let mut row_ends = [f64::NEG_INFINITY; N_ROWS_MAX];
         let mut ticks = Vec::new();
         for (x, text) in candidates {
             let half = text_width(&text) / 2.0;
-            let start = self.x(x) - half;
+            let center = self.x(x).clamp(MARGIN + half, (WIDTH - MARGIN - half).max(MARGIN + half));
+            let start = center - half;
             if let Some(row) = (0..n_rows).find(|row| row_ends[*row] + GAP <= start) {
                 row_ends[row] = start + 2.0 * half;
-                ticks.push(Tick { x, text, row });
+                ticks.push(Tick { x, center, text, row });
             } else {
-                ticks.push(Tick { x, text: String::new(), row: 0 });
+                ticks.push(Tick { x, center, text: String::new(), row: 0 });
             }
         }
         ticks
@@ -261,7 +288,7 @@ impl Layout {
     }
 }
 
-/// Range and labels of the y axis: round numbers around all that is drawn.
+/// Range of the y axis, around all that is drawn, and the round numbers in it.
 fn y_axis(chart: &Chart) -> ((f64, f64), Vec<(f64, String)>) {
     let ours = chart.curves.iter().flat_map(|c| c.points.iter().chain(c.level.iter()));
     let published = chart.curves.iter().flat_map(|c| &c.published);
@@ -273,11 +300,10 @@ fn y_axis(chart: &Chart) -> ((f64, f64), Vec<(f64, String)>) {
     if low > high {
         (low, high) = (0.0, 1.0);
     }
-    let pad = (0.05 * (high - low)).max(0.01 * high.abs()).max(1e-9);
+    let pad = (0.06 * (high - low)).max(0.01 * high.abs()).max(1e-9);
     low = (low - pad).max(chart.y_bounds.0.min(low));
     high = (high + pad).min(chart.y_bounds.1.max(high));
-    let step = nice_step((high - low) / 5.0);
-    let (low, high) = ((low / step).floor() * step, (high / step).ceil() * step);
+    let step = nice_step((high - low) / 6.0);
     let decimals = (-step.log10().floor()).max(0.0) as usize;
     let label = |y: f64| {
         if step >= 1.0 { position(y.round()) } else { super::text::fixed(y, decimals) }
@@ -324,7 +350,7 @@ fn steps(low: f64, high: f64, step: f64) -> impl Iterator<Item = f64> {
 fn text_width(text: &str) -> f64 {
     /// plotters rounds widths down to whole pixels, so measure large.
     const LARGE: f64 = 1000.0;
-    let font = (FAMILY, LARGE * 1.24).into_font();
+    let font = (FAMILY, LARGE * LINE).into_font();
     let (width, _) = font.box_size(text).expect("the font is loaded");
     f64::from(width) * TEXT / LARGE
 }
@@ -374,7 +400,7 @@ impl<DB: DrawingBackend> Canvas<DB> {
 
     /// One line of text whose baseline starts, centers or ends at the spot.
     fn text(&self, text: &str, baseline: Spot, anchor: HPos) {
-        let size = TEXT * 1.24 * self.zoom;
+        let size = TEXT * LINE * self.zoom;
         let style = TextStyle::from((FAMILY, size).into_font()).color(&INK).pos(Pos::new(anchor, VPos::Top));
         let spot = (baseline.0, baseline.1 - self.ascent * TEXT);
         self.draw(&Text::new(text.to_owned(), self.at(spot), style));
@@ -422,11 +448,15 @@ fn dashes(spots: &[Spot], pattern: &[f64]) -> Vec<Vec<Spot>> {
 
 fn draw<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas<DB>) {
     draw_axes(chart, layout, canvas);
+    for curve in &chart.curves {
+        draw_band(curve, layout, canvas);
+    }
+    // Error bars at the same x stand side by side where there is room.
     let n = chart.curves.len() as f64;
+    let gap = (0.5 * layout.tick_spacing(chart) / n).min(if chart.categorical { 7.0 } else { 4.0 });
+    let gap = if gap < 2.0 { 0.0 } else { gap };
     for (idx, curve) in chart.curves.iter().enumerate() {
-        // Names have room beside them: error bars at the same name stand side by side.
-        let shift = if chart.categorical { 7.0 * (idx as f64 - (n - 1.0) / 2.0) } else { 0.0 };
-        draw_curve(curve, layout, canvas, shift);
+        draw_curve(curve, layout, canvas, gap * (idx as f64 - (n - 1.0) / 2.0));
     }
     for entry in &layout.legend {
         draw_entry(chart, entry, canvas);
@@ -445,73 +475,72 @@ fn draw_axes<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas
     for tick in &layout.x_ticks {
         let x = layout.x(tick.x);
         canvas.line(&[(x, bottom), (x, bottom + 5.0)], INK.mix(0.7), 1.2);
-        canvas.text(&tick.text, (x, bottom + 20.0 + 16.0 * tick.row as f64), HPos::Center);
+        canvas.text(&tick.text, (tick.center, bottom + 20.0 + 16.0 * tick.row as f64), HPos::Center);
     }
-    canvas.text(&chart.y_label, (0.0, top - 18.0), HPos::Left);
+    canvas.text(&chart.y_label, (MARGIN, top - 20.0), HPos::Left);
     let middle = (left + right) / 2.0;
     canvas.text(&chart.x_label, (middle, layout.x_label_baseline(layout.n_tick_rows())), HPos::Center);
+}
+
+/// The spread around a level or a line without markers.
+fn draw_band<DB: DrawingBackend>(curve: &Curve, layout: &Layout, canvas: &Canvas<DB>) {
+    let color = PALETTE[curve.look % PALETTE.len()].mix(0.18);
+    if let Some(level) = curve.level.filter(|m| m.spread > 0.0) {
+        let edge = |side| layout.y_edge(&level, side);
+        let Layout { left, right, .. } = *layout;
+        canvas.fill(&[(left, edge(1.0)), (right, edge(1.0)), (right, edge(-1.0)), (left, edge(-1.0))], color);
+    }
+    let points = finite(&curve.points);
+    if curve.shape == Shape::Band && points.iter().any(|m| m.spread > 0.0) {
+        let edge = |side: f64| move |m: &Mark| (layout.x(m.x), layout.y_edge(m, side));
+        let upper = points.iter().map(edge(1.0));
+        let lower = points.iter().rev().map(edge(-1.0));
+        canvas.fill(&upper.chain(lower).collect::<Vec<_>>(), color);
+    }
 }
 
 fn draw_curve<DB: DrawingBackend>(curve: &Curve, layout: &Layout, canvas: &Canvas<DB>, shift: f64) {
     let color = PALETTE[curve.look % PALETTE.len()];
     let dashes = DASHES[curve.look % DASHES.len()];
-    let finite = |marks: &[Mark]| -> Vec<Mark> {
-        marks.iter().filter(|m| m.y.is_finite() && m.spread.is_finite()).copied().collect()
-    };
     let points = finite(&curve.points);
-    let spot = |m: &Mark| (layout.x(m.x) + shift, layout.y(m.y));
-    let edge = |m: &Mark, side: f64| {
-        let y = layout.y(m.y + side * m.spread).clamp(layout.top, layout.bottom);
-        (layout.x(m.x) + shift, y)
-    };
+    let Layout { left, right, .. } = *layout;
     if let Some(level) = curve.level.filter(|m| m.y.is_finite()) {
-        draw_level(curve, &level, layout, canvas);
+        let y = layout.y(level.y);
+        canvas.dashed(&[(left, y), (right, y)], dashes, color, 1.8);
+        draw_marker(curve.look, (left + 14.0, y), canvas);
     }
-    let line: Vec<Spot> = points.iter().map(spot).collect();
-    if curve.shape == Shape::Band && points.iter().any(|m| m.spread > 0.0) {
-        let upper = points.iter().map(|m| edge(m, 1.0));
-        let lower = points.iter().rev().map(|m| edge(m, -1.0));
-        canvas.fill(&upper.chain(lower).collect::<Vec<_>>(), color.mix(0.18));
-    }
+    let x = |m: &Mark| layout.x(m.x) + shift;
+    let line: Vec<Spot> = points.iter().map(|m| (x(m), layout.y(m.y))).collect();
     if line.len() > 1 {
         canvas.dashed(&line, dashes, color, 1.8);
     }
-    if curve.shape == Shape::Markers {
-        for mark in &points {
-            if mark.spread > 0.0 {
-                let (high, low) = (edge(mark, 1.0), edge(mark, -1.0));
-                canvas.line(&[high, low], color, 1.2);
-                for end in [high, low] {
-                    canvas.line(&[(end.0 - 3.5, end.1), (end.0 + 3.5, end.1)], color, 1.2);
-                }
+    for mark in points.iter().filter(|_| curve.shape == Shape::Markers) {
+        let x = x(mark);
+        if mark.spread > 0.0 {
+            let ends = [layout.y_edge(mark, 1.0), layout.y_edge(mark, -1.0)];
+            canvas.line(&[(x, ends[0]), (x, ends[1])], color, 1.2);
+            for y in ends {
+                canvas.line(&[(x - 3.5, y), (x + 3.5, y)], color, 1.2);
             }
-            draw_marker(curve.look, spot(mark), canvas);
         }
+        draw_marker(curve.look, (x, layout.y(mark.y)), canvas);
     }
     for mark in curve.published.iter().filter(|m| m.y.is_finite()) {
-        let x = if mark.x.is_nan() { layout.right - 12.0 } else { layout.x(mark.x) + shift };
+        let x = if mark.x.is_nan() { right - 14.0 } else { x(mark) };
         draw_diamond((x, layout.y(mark.y)), color, canvas);
     }
 }
 
-/// A value that holds for every x: a line from edge to edge with its spread as a band.
-fn draw_level<DB: DrawingBackend>(curve: &Curve, level: &Mark, layout: &Layout, canvas: &Canvas<DB>) {
-    let color = PALETTE[curve.look % PALETTE.len()];
-    let y = |side: f64| layout.y(level.y + side * level.spread).clamp(layout.top, layout.bottom);
-    let Layout { left, right, .. } = *layout;
-    if level.spread > 0.0 {
-        canvas.fill(&[(left, y(1.0)), (right, y(1.0)), (right, y(-1.0)), (left, y(-1.0))], color.mix(0.18));
-    }
-    canvas.dashed(&[(left, y(0.0)), (right, y(0.0))], DASHES[curve.look % DASHES.len()], color, 1.8);
-    draw_marker(curve.look, (left + 12.0, y(0.0)), canvas);
+fn finite(marks: &[Mark]) -> Vec<Mark> {
+    marks.iter().filter(|m| m.y.is_finite() && m.spread.is_finite()).copied().collect()
 }
 
-/// The paper's value.
+/// The paper's value: large enough to frame the marker of an equal value of ours.
 fn draw_diamond<DB: DrawingBackend>((x, y): Spot, color: RGBColor, canvas: &Canvas<DB>) {
-    const R: f64 = 6.0;
+    const R: f64 = 8.0;
     let corners = [(x, y - R), (x + R, y), (x, y + R), (x - R, y)];
     for idx in 0..corners.len() {
-        canvas.line(&[corners[idx], corners[(idx + 1) % corners.len()]], color, 1.6);
+        canvas.line(&[corners[idx], corners[(idx + 1) % corners.len()]], color, 1.4);
     }
 }
 

@@ -274,7 +274,7 @@ fn each(measured: &Measured, pairs: &[Pair], required: &str, holds: impl Fn(f64)
         }
         let (_, left_values, right_values) = pair.at_common_seeds();
         details.push(format!(
-            "{}: {}. {}",
+            "{} ({}). {}",
             sides(measured, pair, &left, &right),
             uncertainty(measured.metric, paired_t_test(&left_values, &right_values)),
             if holds { "Holds." } else { "Fails." },
@@ -361,7 +361,7 @@ fn complete(measured: &Measured, pairs: &[Pair]) -> Result<Vec<(Summary, Summary
     }
 }
 
-/// `At d = 730: CGE 41.65 % (n = 3), RGE 37.53 % (n = 3), difference +4.12 points`.
+/// `At d = 730: CGE 41.65 % (n = 3); RGE 37.53 % (n = 3); difference +4.12 points`.
 fn sides(measured: &Measured, pair: &Pair, left: &Summary, right: &Summary) -> String {
     let metric = measured.metric;
     let side = |point: &Point, summary: &Summary| {
@@ -377,7 +377,7 @@ fn sides(measured: &Measured, pair: &Pair, left: &Summary, right: &Summary) -> S
     };
     let place = position(measured, pair);
     format!(
-        "{}{}, {}, difference {}{}",
+        "{}{}; {}; difference {}{}",
         if place.is_empty() { String::new() } else { format!("At {place}: ") },
         side(pair.left, left),
         side(pair.right, right),
@@ -388,9 +388,9 @@ fn sides(measured: &Measured, pair: &Pair, left: &Summary, right: &Summary) -> S
 
 /// Whether a difference exceeds what seeds alone would do to it.
 fn uncertainty(metric: Metric, test: Option<PairedTest>) -> String {
-    let Some(test) = test else { return "fewer than two common seeds, so its uncertainty is unknown".into() };
+    let Some(test) = test else { return "fewer than two common seeds: its uncertainty is unknown".into() };
     format!(
-        "over {} common seeds {} ± {}{} (95 %, paired), which {} its uncertainty",
+        "paired over {} seeds: {} ± {}{}, which {} its 95 % uncertainty",
         test.n,
         difference(metric, test.mean_difference),
         metric.number(test.ci95_half),
@@ -404,6 +404,9 @@ fn difference(metric: Metric, value: f64) -> String {
 }
 
 fn requirement(metric: Metric, relation: &str, margin: f64) -> String {
+    if margin == 0.0 {
+        return format!("{relation} zero");
+    }
     let space = if relation.ends_with('±') { "" } else { " " };
     format!("{relation}{space}{}{}", metric.number(margin), metric.difference_unit())
 }

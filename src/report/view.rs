@@ -12,7 +12,7 @@ use crate::spec::{Experiment, Scale, Settings};
 use super::chart::Chart;
 use super::measured::{Measured, Point};
 use super::metric::Metric;
-use super::text::{count, duration, fixed, signed, significant};
+use super::text::{count, duration, position, signed, significant};
 use super::verdict::{PointVerdict, Verdict, evaluate_checks, judge, judge_point};
 
 /// Characters of a checksum or commit that tell it apart.
@@ -421,12 +421,18 @@ fn short_commit(commit: &str) -> String {
 }
 
 fn count_short(n: u64) -> String {
+    let value = n as f64;
     match n {
         0..100_000 => count(n),
-        100_000..1_000_000_000 => format!("{} million", fixed(n as f64 / 1e6, 2)),
-        1_000_000_000..1_000_000_000_000 => format!("{} billion", fixed(n as f64 / 1e9, 2)),
-        _ => significant(n as f64),
+        100_000..1_000_000_000 => format!("{} million", position(three_digits(value / 1e6))),
+        1_000_000_000..1_000_000_000_000 => format!("{} billion", position(three_digits(value / 1e9))),
+        _ => significant(value),
     }
+}
+
+fn three_digits(value: f64) -> f64 {
+    let unit = 10f64.powf(value.log10().floor() - 2.0);
+    (value / unit).round() * unit
 }
 
 /// Every setting with its values over the trials, those that differ first.
