@@ -1,13 +1,25 @@
-//! Zeroth-order training of deep networks, and the reproduction of the DeepZero paper.
+//! Zeroth-order training of deep networks, and the reproduction of the DeepZero paper (Chen et al.,
+//! ICLR 2024).
+//!
+//! - [`zo`]: the engine. Estimators ask for probes, evaluators turn them into loss differences.
+//! - [`nn`] and [`kernels`]: networks as lists of layers over candle tensors, and their hot loops.
+//! - [`baseline`]: what the paper compares with.
+//! - [`spec`], [`task`], [`runner`], [`results`], [`report`]: experiments as data, one trial, many
+//!   trials, what they leave behind, what a reader sees of it.
+//! - [`data`], [`rng`], [`files`], [`error`]: what all of them stand on.
 
 pub mod baseline;
+pub mod data;
 pub mod error;
 pub mod files;
 pub mod kernels;
 pub mod nn;
+pub mod report;
 pub mod results;
 pub mod rng;
+pub mod runner;
 pub mod spec;
+pub mod task;
 pub mod zo;
 
 pub use error::{Error, Result};

@@ -1,0 +1,105 @@
+//! Checksums of whole files: those of the canonical hub files, and those recorded beside a copy in
+//! the format of `sha256sum`.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::Found;
+use crate::data::dataset::hex;
+use crate::error::{Error, Result};
+
+/// Name of the record, in the folder that its file names are relative to.
+const RECORD: &str = "SHA256SUMS";
+
+/// SHA-256 of the files of `uoft-cs/cifar10` at the revision [`super::hub::REVISION`], training
+/// split first, as the hub states them.
+pub(super) const CANONICAL: [&str; 2] = [
+    "8428b53a88a11ac374111006708df51469e315a22ac6d66470afd9c78d2ae883",
+    "841389e6f2d64f28bf17310e430aebac20ec3ba611a3c5e231dc93c645ce84de",
+];
+
+/// SHA-256 of a file, in hexadecimal.
+///
+/// # Errors
+/// [`Error::Io`] if the file cannot be read.
+pub(super) fn sha256(file: &Path) -> Result<String> {
+    let mut reader = File::open(file).map_err(Error::io("open", file))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(hex(&hasher.finalize())),
+            Ok(n) => hasher.update(&buffer[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::io("read", file)(error)),
+        }
+    }
+}
+
+/// The record beside `found`: checksum by file name relative to its root. Empty if there is none;
+/// lines that are not of the format are skipped.
+///
+/// # Errors
+/// [`Error::Io`] if the record is there but cannot be read.
+pub(super) fn recorded(found: &Found) -> Result<HashMap<String, String>> {
+    let path = found.root.join(RECORD);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
+        Err(error) => return Err(Error::io("read", path)(error)),
+    };
+    let entries = text.lines().filter_map(|line| {
+        let (sum, name) = line.split_once(char::is_whitespace)?;
+        let name = name.trim_start().trim_start_matches('*').trim_start_matches("./");
+        let is_sum = sum.len() == 64 && sum.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_sum.then(|| (name.to_string(), sum.to_ascii_lowercase()))
+    });
+    Ok(entries.collect())
+}
+
+/// Records the checksums of all files of `found`, unless it has a record already.
+///
+/// # Errors
+/// [`Error::Io`] if a file cannot be read or the record cannot be written.
+pub(super) fn record(found: &Found) -> Result<()> {
+    let path = found.root.join(RECORD);
+    if path.exists() {
+        return Ok(());
+    }
+    let mut text = String::new();
+    for name in found.splits.iter().flatten() {
+        text += &format!("{}  {}\n", sha256(&found.root.join(name))?, name.display());
+    }
+    std::fs::write(&path, text).map_err(Error::io("write", path))
+}
+
+/// Compares every file of `found` with its record, if it has one.
+///
+/// # Errors
+/// [`Error::Data`] naming the first file that differs; [`Error::Io`].
+pub(super) fn verify_recorded(found: &Found) -> Result<()> {
+    let recorded = recorded(found)?;
+    for name in found.splits.iter().flatten() {
+        if let Some(expected) = recorded.get(&*name.to_string_lossy()) {
+            let file = found.root.join(name);
+            let actual = sha256(&file)?;
+            if actual != *expected {
+                return Err(Error::data(&file, differs(&actual, expected)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What to say about a file whose checksum is not the recorded one.
+pub(super) fn differs(actual: &str, expected: &str) -> String {
+    format!(
+        "damaged or replaced: SHA-256 {}…, but {RECORD} beside it says {}…; remove the file and fetch it again, or remove {RECORD} if the change is wanted",
+        &actual[..12],
+        &expected[..12]
+    )
+}

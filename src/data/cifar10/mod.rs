@@ -1,0 +1,182 @@
+//! CIFAR-10 (Krizhevsky, 2009): 60,000 colour images of 32x32 pixels in ten classes.
+//!
+//! Three layouts are read: the hub's Parquet files, the canonical binary batches and the canonical
+//! Python batches. [`locate`] finds one of them in a folder, [`read`] turns it into images.
+
+mod batches;
+mod checksum;
+mod hub;
+mod inspect;
+mod parquet_file;
+mod pickle;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::{Dataset, Splits};
+use crate::error::{Error, Result};
+
+pub use hub::Hub;
+pub use inspect::{FileInfo, Info, SplitInfo};
+
+pub(super) use hub::{alternatives, cached, download, install};
+pub(super) use inspect::{info, verify};
+
+/// Names of the classes, in the order of their labels.
+pub const CLASS_NAMES: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
+
+/// Channels, height, width.
+const SHAPE: [usize; 3] = [3, 32, 32];
+/// Rows of every canonical batch file.
+const BATCH_ROWS: usize = 10_000;
+/// Bytes of one image.
+const IMAGE_LEN: usize = 3 * 32 * 32;
+/// Rows of the complete training and test sets.
+pub(super) const N_ROWS: [usize; 2] = [50_000, 10_000];
+
+/// How the files are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `plain_text/{train,test}/0000.parquet` or `plain_text/{train,test}-00000-of-00001.parquet`.
+    Parquet,
+    /// `cifar-10-batches-bin/{data_batch_1..5,test_batch}.bin`.
+    Binary,
+    /// `cifar-10-batches-py/{data_batch_1..5,test_batch}`.
+    Python,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Parquet => "Parquet",
+            Self::Binary => "binary batches",
+            Self::Python => "Python batches",
+        })
+    }
+}
+
+/// A complete set of files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The folder that the file names below are relative to; it may hold a `SHA256SUMS`.
+    pub(super) root: PathBuf,
+    pub(super) format: Format,
+    /// Files of the training and of the test split, relative to `root`.
+    pub(super) splits: [Vec<PathBuf>; 2],
+}
+
+impl Found {
+    fn parquet(root: PathBuf, names: [impl Into<PathBuf>; 2]) -> Self {
+        Self { root, format: Format::Parquet, splits: names.map(|name| vec![name.into()]) }
+    }
+
+    fn batches(root: PathBuf, format: Format) -> Self {
+        let suffix = if format == Format::Binary { ".bin" } else { "" };
+        let train = (1..=5).map(|i| format!("data_batch_{i}{suffix}").into()).collect();
+        Self { root, format, splits: [train, vec![format!("test_batch{suffix}").into()]] }
+    }
+
+    /// All files, training split first.
+    fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.splits.iter().flatten().map(|name| self.root.join(name))
+    }
+
+    /// The files of split 0 (train) or 1 (test).
+    fn split_files(&self, split: usize) -> Vec<PathBuf> {
+        self.splits[split].iter().map(|name| self.root.join(name)).collect()
+    }
+}
+
+/// CIFAR-10 in `dir`, if it is there: in `dir` itself or in one of the usual folders below it.
+///
+/// # Errors
+/// [`Error::Data`] if some of the files of a layout are there, but not all.
+pub(super) fn locate(dir: &Path) -> Result<Option<Found>> {
+    let mut candidates = Vec::new();
+    for base in [dir.join("cifar10"), dir.to_path_buf()] {
+        for root in [base.join("plain_text"), base.clone()] {
+            candidates.push(Found::parquet(root.clone(), ["train/0000.parquet", "test/0000.parquet"]));
+            let names = ["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"];
+            candidates.push(Found::parquet(root.clone(), names));
+            candidates.push(Found::parquet(root, ["train.parquet", "test.parquet"]));
+        }
+        for root in [base.join("cifar-10-batches-bin"), base.clone()] {
+            candidates.push(Found::batches(root, Format::Binary));
+        }
+        for root in [base.join("cifar-10-batches-py"), base.clone()] {
+            candidates.push(Found::batches(root, Format::Python));
+        }
+    }
+    if let Some(complete) = candidates.iter().find(|found| found.files().all(|file| file.is_file())) {
+        return Ok(Some(complete.clone()));
+    }
+    let Some(partial) = candidates.iter().find(|found| found.files().any(|file| file.is_file())) else {
+        return Ok(None);
+    };
+    let missing: Vec<PathBuf> = partial.files().filter(|file| !file.is_file()).collect();
+    let others = if missing.len() > 1 { format!(" (and {} more)", missing.len() - 1) } else { String::new() };
+    let reason = format!("missing{others}, though other CIFAR-10 files ({}) are there", partial.format);
+    Err(Error::data(&missing[0], reason))
+}
+
+/// Reads and decodes all images.
+///
+/// # Errors
+/// [`Error::Data`] if a file differs from its recorded checksum, is truncated, or holds a bad image
+/// or label; [`Error::Io`] if it cannot be read.
+pub(super) fn read(found: &Found) -> Result<Splits> {
+    checksum::verify_recorded(found)?;
+    Ok(Splits { train: read_split(found, 0)?, test: read_split(found, 1)? })
+}
+
+/// Reads and decodes split 0 (train) or 1 (test).
+fn read_split(found: &Found, split: usize) -> Result<Dataset> {
+    let (mut images, mut labels) = (Vec::new(), Vec::new());
+    for file in found.split_files(split) {
+        let rows = match found.format {
+            Format::Parquet => parquet_file::read(&file)?,
+            Format::Binary => batches::read_binary(&file)?,
+            Format::Python => batches::read_python(&file)?,
+        };
+        // A batch has no footer, so only its length tells that its end is missing.
+        if found.format != Format::Parquet && rows.labels.len() != BATCH_ROWS {
+            let n_rows = rows.labels.len();
+            return Err(Error::data(
+                file,
+                format!("truncated or not a CIFAR-10 batch: {n_rows} of {BATCH_ROWS} rows"),
+            ));
+        }
+        images.extend(rows.images);
+        labels.extend(rows.labels);
+    }
+    let name = ["cifar10 train", "cifar10 test"][split];
+    Dataset::new(name, SHAPE, CLASS_NAMES.len(), images, labels)
+}
+
+/// Labels of split 0 (train) or 1 (test), without decoding images.
+fn read_labels(found: &Found, split: usize) -> Result<Vec<u8>> {
+    let mut labels = Vec::new();
+    for file in found.split_files(split) {
+        labels.extend(match found.format {
+            Format::Parquet => parquet_file::read_labels(&file)?,
+            Format::Binary => batches::read_binary(&file)?.labels,
+            Format::Python => batches::read_python(&file)?.labels,
+        });
+    }
+    Ok(labels)
+}
+
+/// Images and labels of one file.
+struct Rows {
+    /// (N, 3, 32, 32), row-major.
+    images: Vec<u8>,
+    /// (N).
+    labels: Vec<u8>,
+}
+
+/// `label` as a class, if it is one.
+fn class(file: &Path, row: usize, label: i64) -> Result<u8> {
+    let class = u8::try_from(label).ok().filter(|&class| usize::from(class) < CLASS_NAMES.len());
+    class.ok_or_else(|| Error::data(file, format!("row {row}: label {label} is not one of 0 to 9")))
+}

@@ -1,0 +1,281 @@
+//! Trials grouped into the points of a figure, beside the published values.
+
+use std::collections::BTreeMap;
+
+use crate::Result;
+use crate::results::{Status, TrialRecord};
+use crate::spec::{Expected, Experiment, Scale, ScalePlan};
+
+use super::metric::Metric;
+use super::stats::Summary;
+use super::text::position;
+
+/// The x axis that takes its values from the networks' sizes.
+const N_PARAMS: &str = "n-params";
+
+/// One series at one x: what was measured there and what was published.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// Index into [`Experiment::series`].
+    pub series_idx: usize,
+    /// Position; `None` for a constant series.
+    pub x: Option<f64>,
+    /// Position as text; empty for a constant series.
+    pub x_text: String,
+    /// Whether this scale's plan has it.
+    pub planned: bool,
+    /// Finite values of finished trials at the last epoch, by seed, in y units.
+    pub values: BTreeMap<u64, f64>,
+    /// Test accuracy (percent) of finished trials at the epoch with the best validation accuracy.
+    pub best: BTreeMap<u64, f64>,
+    /// Trials that diverged.
+    pub n_diverged: usize,
+    /// Trials that stopped with an error.
+    pub n_failed: usize,
+    /// Trials that ended well but have no finite value.
+    pub n_without_value: usize,
+    /// The published value.
+    pub published: Option<Expected>,
+}
+
+impl Point {
+    /// Mean and spread over seeds; `None` without a finished trial.
+    #[must_use]
+    pub fn summary(&self) -> Option<Summary> {
+        Summary::of(&self.values.values().copied().collect::<Vec<_>>())
+    }
+
+    /// Whether any trial, good or bad, was run here.
+    #[must_use]
+    pub fn was_tried(&self) -> bool {
+        !self.values.is_empty() || self.n_lost() > 0
+    }
+
+    /// Trials that give no value.
+    #[must_use]
+    pub fn n_lost(&self) -> usize {
+        self.n_diverged + self.n_failed + self.n_without_value
+    }
+
+    /// How the trials without a value ended, such as `2 diverged, 1 failed`; empty if there are none.
+    #[must_use]
+    pub fn losses(&self) -> String {
+        let kinds = [
+            (self.n_diverged, "diverged"),
+            (self.n_failed, "failed"),
+            (self.n_without_value, "without a finite value"),
+        ];
+        let parts: Vec<String> =
+            kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{n} {kind}")).collect();
+        parts.join(", ")
+    }
+}
+
+/// All that is known about an experiment at one scale.
+#[derive(Debug, Clone)]
+pub struct Measured<'a> {
+    /// What was asked.
+    pub experiment: &'a Experiment,
+    /// The scale.
+    pub scale: Scale,
+    /// What the y axis shows.
+    pub metric: Metric,
+    /// Records of known series, ordered by series, x and seed.
+    pub records: Vec<&'a TrialRecord>,
+    /// Records of series that the experiment does not have.
+    pub n_strangers: usize,
+    /// Points ordered by series and x.
+    pub points: Vec<Point>,
+}
+
+impl<'a> Measured<'a> {
+    /// Groups the records of one scale; others are ignored. There is at most one record per series, x
+    /// and seed; should there be several, the one that finished last counts.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] if the figure's y axis names no known metric.
+    pub fn gather(experiment: &'a Experiment, scale: Scale, records: &'a [TrialRecord]) -> Result<Self> {
+        let metric = Metric::parse(&experiment.figure.y)?;
+        let at_scale: Vec<&TrialRecord> = records.iter().filter(|r| r.trial.scale == scale).collect();
+        let mut known: Vec<&TrialRecord> =
+            at_scale.iter().copied().filter(|r| series_idx(experiment, &r.trial.series).is_some()).collect();
+        let n_strangers = at_scale.len() - known.len();
+        known.sort_by(|a, b| {
+            let key = |r: &TrialRecord| series_idx(experiment, &r.trial.series);
+            let x = |r: &TrialRecord| x_of(experiment, r).unwrap_or(f64::NEG_INFINITY);
+            (key(a).cmp(&key(b)))
+                .then(x(a).total_cmp(&x(b)))
+                .then(a.trial.seed.cmp(&b.trial.seed))
+                .then(a.provenance.finished_at.cmp(&b.provenance.finished_at))
+        });
+        let known = last_of_each(experiment, known);
+        let mut gathered =
+            Self { experiment, scale, metric, records: known, n_strangers, points: Vec::new() };
+        gathered.add_planned();
+        gathered.add_records();
+        gathered.add_published();
+        gathered.points.sort_by(|a, b| {
+            let x = |p: &Point| p.x.unwrap_or(f64::NEG_INFINITY);
+            a.series_idx.cmp(&b.series_idx).then(x(a).total_cmp(&x(b)))
+        });
+        Ok(gathered)
+    }
+
+    /// The scale's plan, if the experiment has one.
+    #[must_use]
+    pub fn plan(&self) -> Option<&'a ScalePlan> {
+        self.experiment.scales.get(&self.scale)
+    }
+
+    /// The name of a point's series.
+    #[must_use]
+    pub fn label(&self, series_idx: usize) -> &'a str {
+        &self.experiment.series[series_idx].label
+    }
+
+    /// The points of a series, without those that are only published.
+    pub fn points_of(&self, series_idx: usize) -> impl Iterator<Item = &Point> {
+        self.points.iter().filter(move |p| p.series_idx == series_idx && (p.planned || p.was_tried()))
+    }
+
+    /// The points with a value.
+    pub fn finished(&self) -> impl Iterator<Item = &Point> {
+        self.points.iter().filter(|p| !p.values.is_empty())
+    }
+
+    fn add_planned(&mut self) {
+        let Some(plan) = self.plan() else { return };
+        for cell in &plan.cells {
+            let constant = self.experiment.series[cell.series_idx].constant;
+            let x = if constant { None } else { self.planned_x(cell.series_idx, cell.x) };
+            let x_text = self.x_text(x, &cell.x_text);
+            self.point(cell.series_idx, x, x_text).planned = true;
+        }
+    }
+
+    /// With network sizes on the x axis, a plan may give the depth or width that leads to them; a
+    /// record then tells the size.
+    fn planned_x(&self, series_idx: usize, x: Option<f64>) -> Option<f64> {
+        if self.experiment.figure.x != N_PARAMS {
+            return x;
+        }
+        let id = &self.experiment.series[series_idx].id;
+        let record = self.records.iter().find(|r| r.trial.series == *id && same_x(r.trial.x, x));
+        record.map_or(x, |r| Some(r.n_params as f64))
+    }
+
+    fn add_records(&mut self) {
+        for record in self.records.clone() {
+            let series_idx = series_idx(self.experiment, &record.trial.series).expect("strangers are out");
+            let x = x_of(self.experiment, record);
+            let x_text = self.x_text(x, &record.trial.x_text);
+            let metric = self.metric;
+            let point = self.point(series_idx, x, x_text);
+            match (record.status, metric.of(record)) {
+                (Status::Done, Some(value)) => {
+                    point.values.insert(record.trial.seed, value);
+                    if let Some(best) = best_test_accuracy(record) {
+                        point.best.insert(record.trial.seed, best);
+                    }
+                }
+                (Status::Done, None) => point.n_without_value += 1,
+                (Status::Diverged, _) => point.n_diverged += 1,
+                (Status::Failed, _) => point.n_failed += 1,
+            }
+        }
+    }
+
+    fn add_published(&mut self) {
+        for expected in &self.experiment.expected {
+            let Some(series_idx) = series_idx(self.experiment, &expected.series) else { continue };
+            let x = if self.experiment.series[series_idx].constant { None } else { expected.x };
+            let x_text = self.x_text(x, "");
+            self.point(series_idx, x, x_text).published = Some(expected.clone());
+        }
+    }
+
+    /// The point at that place, made if need be.
+    fn point(&mut self, series_idx: usize, x: Option<f64>, x_text: String) -> &mut Point {
+        let found = self.points.iter().position(|p| p.series_idx == series_idx && same_x(p.x, x));
+        let idx = found.unwrap_or_else(|| {
+            self.points.push(Point {
+                series_idx,
+                x,
+                x_text,
+                planned: false,
+                values: BTreeMap::new(),
+                best: BTreeMap::new(),
+                n_diverged: 0,
+                n_failed: 0,
+                n_without_value: 0,
+                published: None,
+            });
+            self.points.len() - 1
+        });
+        &mut self.points[idx]
+    }
+
+    /// The text of an x value: as another point at this x has it, else as given, else as another
+    /// scale's plan has it, else the number.
+    fn x_text(&self, x: Option<f64>, given: &str) -> String {
+        let Some(value) = x else { return String::new() };
+        if self.experiment.figure.x == N_PARAMS {
+            return position(value);
+        }
+        let elsewhere = || {
+            let mut cells = self.experiment.scales.values().flat_map(|plan| &plan.cells);
+            cells.find(|cell| same_x(cell.x, x)).map(|cell| cell.x_text.clone())
+        };
+        let here = self.points.iter().find(|p| same_x(p.x, x)).map(|p| p.x_text.clone());
+        let given = (!given.is_empty()).then(|| given.to_owned());
+        here.or(given).or_else(elsewhere).unwrap_or_else(|| position(value))
+    }
+}
+
+/// Of records with the same series, x and seed, which stand side by side, only the last.
+fn last_of_each<'a>(experiment: &Experiment, sorted: Vec<&'a TrialRecord>) -> Vec<&'a TrialRecord> {
+    let mut kept: Vec<&TrialRecord> = Vec::new();
+    for record in sorted {
+        let is_same = |other: &&TrialRecord| {
+            (&other.trial.series, other.trial.seed) == (&record.trial.series, record.trial.seed)
+                && same_x(x_of(experiment, other), x_of(experiment, record))
+        };
+        if kept.last().is_some_and(is_same) {
+            kept.pop();
+        }
+        kept.push(record);
+    }
+    kept
+}
+
+/// The index of the series with that id.
+pub(super) fn series_idx(experiment: &Experiment, id: &str) -> Option<usize> {
+    experiment.series.iter().position(|s| s.id == id)
+}
+
+/// Where a record stands on the x axis.
+pub(super) fn x_of(experiment: &Experiment, record: &TrialRecord) -> Option<f64> {
+    let series = experiment.series.iter().find(|s| s.id == record.trial.series)?;
+    match experiment.figure.x.as_str() {
+        _ if series.constant => None,
+        N_PARAMS => Some(record.n_params as f64),
+        _ => record.trial.x,
+    }
+}
+
+/// Whether two positions are the same, up to rounding in a file.
+pub(super) fn same_x(a: Option<f64>, b: Option<f64>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => (a - b).abs() <= 1e-9 * a.abs().max(b.abs()),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// Test accuracy in percent at the epoch that the validation images chose.
+fn best_test_accuracy(record: &TrialRecord) -> Option<f64> {
+    let best = record.best_epoch?;
+    let epoch = record.epochs.iter().find(|e| e.epoch == best)?;
+    let value = Metric::TestAccuracy.at(epoch);
+    value.is_finite().then_some(value)
+}

@@ -1,0 +1,22 @@
+//! Reports: pure functions of an experiment and its trial records.
+//!
+//! Nothing here reads a clock, the environment or a result file, so the same records always give the
+//! same bytes. [`write_reports`] writes what the other modules compute.
+
+pub mod chart;
+mod exhibits;
+mod html;
+mod markdown;
+pub mod measured;
+pub mod metric;
+pub mod plot;
+mod prose;
+pub mod stats;
+mod text;
+pub mod verdict;
+mod view;
+mod write;
+
+pub use html::{Run, html};
+pub use markdown::markdown;
+pub use write::write_reports;

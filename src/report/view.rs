@@ -1,0 +1,469 @@
+//! What a report says, as text that Markdown and HTML lay out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::Result;
+use crate::results::{Status, TrialRecord};
+use crate::spec::{Experiment, Scale, Settings};
+
+use super::chart::Chart;
+use super::measured::{Measured, Point};
+use super::metric::Metric;
+use super::text::{count, duration, position, signed, significant};
+use super::verdict::{PointVerdict, Verdict, evaluate_checks, judge, judge_point};
+
+/// Characters of a checksum or commit that tell it apart.
+const N_SHORT: usize = 12;
+
+/// One experiment at all scales that have records.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Report {
+    pub id: String,
+    pub title: String,
+    /// `Fig. 4`; empty for an experiment that is not in the paper.
+    pub paper: String,
+    pub claim: String,
+    /// Markdown.
+    pub notes: String,
+    /// One per scale with records, highest scale first.
+    pub sections: Vec<Section>,
+}
+
+/// One scale of an experiment. All texts are Markdown.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Section {
+    pub scale: &'static str,
+    pub command: String,
+    pub verdict: &'static str,
+    /// `good`, `bad` or `open`, for colors.
+    pub tone: &'static str,
+    /// How many values and checks came out how.
+    pub counts: String,
+    /// What a reader must know before reading the numbers; empty if nothing.
+    pub caution: &'static str,
+    pub checks: Vec<CheckView>,
+    pub figures: Vec<FigureView>,
+    pub table: Table,
+    /// Trials done out of those planned.
+    pub progress: String,
+    pub deviations: Vec<String>,
+    pub problems: Vec<String>,
+    pub cost: Vec<(&'static str, String)>,
+    /// Queries and time in a few words, for the overview.
+    pub cost_short: String,
+    /// Settings that all trials share, and the values of those that differ.
+    pub settings: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct CheckView {
+    pub text: String,
+    pub outcome: &'static str,
+    pub tone: &'static str,
+    pub reason: String,
+    pub details: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct FigureView {
+    /// File name without `.svg` or `.png`.
+    pub stem: String,
+    pub caption: String,
+    #[serde(skip)]
+    pub chart: Chart,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Table {
+    pub header: Vec<String>,
+    pub rows: Vec<Row>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Row {
+    pub cells: Vec<String>,
+    pub tone: &'static str,
+}
+
+impl Report {
+    /// Computes all that a report on the experiment says.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] if the figure's y axis names no known metric.
+    pub(super) fn new(experiment: &Experiment, scales: &BTreeMap<Scale, Vec<TrialRecord>>) -> Result<Self> {
+        let sections = scales
+            .iter()
+            .rev()
+            .filter(|(scale, records)| records.iter().any(|r| r.trial.scale == **scale))
+            .map(|(scale, records)| Section::new(&Measured::gather(experiment, *scale, records)?))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            id: experiment.id.clone(),
+            title: experiment.title.clone(),
+            paper: experiment.paper.clone(),
+            claim: experiment.claim.clone(),
+            notes: experiment.notes.trim().to_owned(),
+            sections,
+        })
+    }
+}
+
+impl Section {
+    fn new(measured: &Measured) -> Result<Self> {
+        let checks = evaluate_checks(measured);
+        let (verdict, counts) = judge(measured, &checks);
+        let id = &measured.experiment.id;
+        let scale = scale_name(measured.scale);
+        let n_queries: u64 = measured.records.iter().map(|r| queries(r)).sum();
+        let seconds: f64 = measured.records.iter().map(|r| wall_s(r)).sum();
+        Ok(Self {
+            scale,
+            command: command(id, measured.scale),
+            verdict: verdict.label(),
+            tone: match verdict {
+                Verdict::Reproduced | Verdict::TrendConfirmed => "good",
+                Verdict::NotReproduced | Verdict::TrendNotConfirmed => "bad",
+                Verdict::NotRun | Verdict::NoClaim => "open",
+            },
+            counts,
+            caution: caution(measured.scale),
+            checks: checks
+                .into_iter()
+                .map(|check| CheckView {
+                    text: check.text,
+                    outcome: check.outcome.label(),
+                    tone: match check.outcome {
+                        super::verdict::Outcome::Confirmed => "good",
+                        super::verdict::Outcome::NotConfirmed => "bad",
+                        super::verdict::Outcome::NotRun => "open",
+                    },
+                    reason: check.reason,
+                    details: check.details,
+                })
+                .collect(),
+            figures: figures(measured),
+            table: table(measured),
+            progress: progress(measured),
+            deviations: measured.plan().map(|plan| plan.deviations.clone()).unwrap_or_default(),
+            problems: problems(measured),
+            cost: cost(measured, n_queries, seconds),
+            cost_short: format!("{} queries, {}", count_short(n_queries), duration(seconds)),
+            settings: settings(&measured.records),
+        })
+    }
+}
+
+/// What a user types to make the section's numbers.
+pub(super) fn command(id: &str, scale: Scale) -> String {
+    format!("deepzero reproduce {id} --scale {}", scale_name(scale))
+}
+
+pub(super) fn scale_name(scale: Scale) -> &'static str {
+    match scale {
+        Scale::Smoke => "smoke",
+        Scale::Laptop => "laptop",
+        Scale::Paper => "paper",
+    }
+}
+
+fn caution(scale: Scale) -> &'static str {
+    match scale {
+        Scale::Smoke => {
+            "Smoke scale: synthetic images and minutes of computing. It shows that the experiment runs from end \
+             to end; its numbers are no evidence for or against the paper."
+        }
+        Scale::Laptop => {
+            "Reduced scale: published and measured values come from different protocols, so their difference is \
+             shown but not judged. Only the trend is."
+        }
+        Scale::Paper => "",
+    }
+}
+
+fn figures(measured: &Measured) -> Vec<FigureView> {
+    let stem = format!("{}-{}", measured.experiment.id, scale_name(measured.scale));
+    let several = measured.finished().any(|p| p.values.len() > 1);
+    let spread = |what: &str| {
+        if several { format!(" {what}: ± one standard deviation over seeds.") } else { String::new() }
+    };
+    let mut figures = Vec::new();
+    if let Some(chart) = Chart::of(measured) {
+        let paper = if measured.experiment.expected.is_empty() {
+            ""
+        } else {
+            " Hollow diamonds: values published in the paper, in the color of their series."
+        };
+        let side_by_side = if chart.curves.iter().filter(|c| c.level.is_none()).count() > 1 {
+            " Series are drawn slightly apart at the same x."
+        } else {
+            ""
+        };
+        let spread = spread("Error bars and bands");
+        let caption = format!("{} against {}.{spread}{side_by_side}{paper}", chart.y_label, chart.x_label);
+        figures.push(FigureView { stem: stem.clone(), caption, chart });
+    }
+    if let Some((chart, x_text)) = Chart::of_epochs(measured) {
+        let place = if x_text.is_empty() {
+            String::new()
+        } else {
+            format!(" at {} = {x_text}", measured.experiment.figure.x_label)
+        };
+        let caption = format!("{} after each epoch{place}.{}", chart.y_label, spread("Bands"));
+        figures.push(FigureView { stem: format!("{stem}-epochs"), caption, chart });
+    }
+    figures
+}
+
+fn table(measured: &Measured) -> Table {
+    let metric = measured.metric;
+    let has_best = measured.points.iter().any(|p| !p.best.is_empty());
+    let unit = metric.unit().trim();
+    let in_unit = |name: &str| if unit.is_empty() { name.to_owned() } else { format!("{name} ({unit})") };
+    let comparable = measured.scale == Scale::Paper;
+    let mut header = vec![
+        "series".to_owned(),
+        measured.experiment.figure.x_label.clone(),
+        in_unit("paper"),
+        in_unit("ours, mean ± std"),
+        "95 % interval".into(),
+        "n".into(),
+        if comparable { "difference" } else { "difference (not comparable)" }.into(),
+        "verdict".into(),
+    ];
+    if has_best {
+        header.insert(6, "test accuracy at best validation epoch (%)".into());
+    }
+    let rows = measured.points.iter().map(|point| row(measured, point, has_best)).collect();
+    Table { header, rows }
+}
+
+fn row(measured: &Measured, point: &Point, has_best: bool) -> Row {
+    const ABSENT: &str = "—";
+    let metric = measured.metric;
+    let summary = point.summary();
+    let verdict = judge_point(measured.scale, point);
+    let published = point.published.as_ref();
+    let ours = match &summary {
+        None => ABSENT.to_owned(),
+        Some(s) => mean_and_std(metric, s.mean, s.std),
+    };
+    let interval =
+        summary.and_then(|s| Some((s.mean, s.ci95_half?))).map_or(ABSENT.into(), |(mean, half)| {
+            format!("{} to {}", metric.number(mean - half), metric.number(mean + half))
+        });
+    let difference = match (&summary, published) {
+        (Some(s), Some(p)) => signed(&metric.number(s.mean - p.value)),
+        _ => ABSENT.to_owned(),
+    };
+    let losses = point.losses();
+    let n = match (point.values.len(), losses.is_empty()) {
+        (n, true) => n.to_string(),
+        (n, false) => format!("{n} ({losses})"),
+    };
+    let judged = match (verdict, published) {
+        (PointVerdict::Reproduced | PointVerdict::NotReproduced, Some(p)) => {
+            format!("{} (± {})", verdict.label(), metric.number(p.tolerance))
+        }
+        _ => verdict.label().to_owned(),
+    };
+    let mut cells = vec![
+        measured.label(point.series_idx).to_owned(),
+        if point.x.is_some() { point.x_text.clone() } else { "all".into() },
+        published.map_or(ABSENT.into(), |p| metric.number(p.value)),
+        ours,
+        interval,
+        n,
+        difference,
+        judged,
+    ];
+    if has_best {
+        let best = super::stats::Summary::of(&point.best.values().copied().collect::<Vec<_>>());
+        let text = best.map_or(ABSENT.into(), |s| mean_and_std(Metric::TestAccuracy, s.mean, s.std));
+        cells.insert(6, text);
+    }
+    let tone = match verdict {
+        PointVerdict::Reproduced => "good",
+        PointVerdict::NotReproduced => "bad",
+        PointVerdict::NotRun | PointVerdict::None => "open",
+    };
+    Row { cells, tone }
+}
+
+fn mean_and_std(metric: Metric, mean: f64, std: Option<f64>) -> String {
+    match std {
+        Some(std) => format!("{} ± {}", metric.number(mean), metric.number(std)),
+        None => metric.number(mean),
+    }
+}
+
+/// `34 of 36 planned trials finished (seeds 0, 1, 2); 1 diverged, 1 failed.`
+fn progress(measured: &Measured) -> String {
+    let records = &measured.records;
+    let with = |status| records.iter().filter(|r| r.status == status).count();
+    let seeds: BTreeSet<u64> = records.iter().map(|r| r.trial.seed).collect();
+    let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
+    let n_done = with(Status::Done);
+    let done = match measured.plan() {
+        Some(plan) => format!("{n_done} of {} planned trials finished", plan.cells.len() * plan.n_seeds),
+        None => format!("{n_done} trials finished"),
+    };
+    let mut text = format!("{done} (seed{} {})", if seeds.len() == 1 { "" } else { "s" }, seeds.join(", "));
+    for (n, how) in [(with(Status::Diverged), "diverged"), (with(Status::Failed), "failed")] {
+        if n > 0 {
+            text.push_str(&format!("; {n} {how}"));
+        }
+    }
+    text.push('.');
+    text
+}
+
+/// Trials that are missing from the means, and why.
+fn problems(measured: &Measured) -> Vec<String> {
+    let mut problems = Vec::new();
+    for record in &measured.records {
+        let how = match record.status {
+            Status::Diverged => "diverged",
+            Status::Failed => "failed",
+            Status::Done if measured.metric.of(record).is_none() => "finished without a finite value",
+            Status::Done => continue,
+        };
+        let label = series_label(measured, record);
+        let x = if record.trial.x_text.is_empty() {
+            String::new()
+        } else {
+            format!(", {} = {}", measured.experiment.figure.x_label, record.trial.x_text)
+        };
+        let error = record.error.trim();
+        let n_epochs = record.epochs.len();
+        problems.push(format!(
+            "{label}{x}, seed {}: {how} after {n_epochs} epoch{}{}{error}",
+            record.trial.seed,
+            if n_epochs == 1 { "" } else { "s" },
+            if error.is_empty() { "." } else { ": " },
+        ));
+    }
+    if measured.n_strangers > 0 {
+        problems.push(format!(
+            "{} trials belong to series that this experiment no longer has; they are left out.",
+            measured.n_strangers
+        ));
+    }
+    problems
+}
+
+fn series_label<'a>(measured: &Measured<'a>, record: &TrialRecord) -> &'a str {
+    let idx = super::measured::series_idx(measured.experiment, &record.trial.series);
+    measured.label(idx.expect("strangers are out"))
+}
+
+fn queries(record: &TrialRecord) -> u64 {
+    record.epochs.last().map_or(0, |e| e.queries)
+}
+
+fn wall_s(record: &TrialRecord) -> f64 {
+    record.epochs.last().map_or(0.0, |e| e.wall_s)
+}
+
+fn cost(measured: &Measured, n_queries: u64, seconds: f64) -> Vec<(&'static str, String)> {
+    let records = &measured.records;
+    let n = records.len().max(1);
+    let range = |values: Vec<f64>, show: &dyn Fn(f64) -> String| {
+        let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        if show(low) == show(high) { String::new() } else { format!(" ({} to {})", show(low), show(high)) }
+    };
+    let show_count = |v: f64| count_short(v as u64);
+    let n_queries_of = records.iter().map(|r| queries(r) as f64).collect();
+    let seconds_of = records.iter().map(|r| wall_s(r)).collect();
+    let n_bad: u64 = records.iter().filter_map(|r| r.epochs.last()).map(|e| e.queries_non_finite).sum();
+    let short = |text: &str| text.chars().take(N_SHORT).collect::<String>();
+    let each = |field: &dyn Fn(&TrialRecord) -> String| {
+        let values: BTreeSet<String> =
+            records.iter().map(|r| field(r)).filter(|text| !text.is_empty()).collect();
+        values.into_iter().collect::<Vec<_>>().join("; ")
+    };
+    let code = |text: String| if text.is_empty() { text } else { format!("`{text}`") };
+    let dates = records.iter().map(|r| r.provenance.finished_at.get(..10).unwrap_or_default());
+    let (first, last) = (dates.clone().min().unwrap_or_default(), dates.max().unwrap_or_default());
+    let bad = if n_bad > 0 { format!(", {} of them not finite", count(n_bad)) } else { String::new() };
+    let rows = vec![
+        ("Queries, total", format!("{}{bad}", count(n_queries))),
+        (
+            "Queries per trial",
+            format!(
+                "{} on average{}",
+                show_count(n_queries as f64 / n as f64),
+                range(n_queries_of, &show_count)
+            ),
+        ),
+        ("Time, total", duration(seconds)),
+        (
+            "Time per trial",
+            format!("{} on average{}", duration(seconds / n as f64), range(seconds_of, &duration)),
+        ),
+        ("Processor", each(&|r| r.provenance.cpu.clone())),
+        ("Device", each(&|r| r.provenance.device.clone())),
+        ("Kernels", each(&|r| r.provenance.kernels.clone())),
+        ("Threads", each(&|r| r.provenance.threads.to_string())),
+        (
+            "deepzero",
+            each(&|r| format!("{} (commit {})", r.provenance.version, short_commit(&r.provenance.commit))),
+        ),
+        ("Crates", each(&|r| r.provenance.crates.clone())),
+        ("Data, SHA-256", each(&|r| code(short(&r.provenance.data_checksum)))),
+        ("Finished", if first == last { first.to_owned() } else { format!("{first} to {last}") }),
+    ];
+    rows.into_iter().filter(|(_, text)| !text.is_empty()).collect()
+}
+
+/// The first characters of a commit, and its `-dirty` mark.
+fn short_commit(commit: &str) -> String {
+    let (hash, mark) = commit.split_once('-').map_or((commit, ""), |(hash, _)| (hash, "-dirty"));
+    format!("{}{mark}", hash.chars().take(N_SHORT).collect::<String>())
+}
+
+fn count_short(n: u64) -> String {
+    let value = n as f64;
+    match n {
+        0..100_000 => count(n),
+        100_000..1_000_000_000 => format!("{} million", position(three_digits(value / 1e6))),
+        1_000_000_000..1_000_000_000_000 => format!("{} billion", position(three_digits(value / 1e9))),
+        _ => significant(value),
+    }
+}
+
+fn three_digits(value: f64) -> f64 {
+    let unit = 10f64.powf(value.log10().floor() - 2.0);
+    (value / unit).round() * unit
+}
+
+/// Every setting with its values over the trials, those that differ first.
+fn settings(records: &[&TrialRecord]) -> Vec<(String, String)> {
+    let mut names: Vec<String> = Vec::new();
+    let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for record in records {
+        for (name, value) in fields(&record.trial.settings) {
+            let seen = values.entry(name.clone()).or_insert_with(|| {
+                names.push(name);
+                Vec::new()
+            });
+            if !seen.contains(&value) {
+                seen.push(value);
+            }
+        }
+    }
+    let (same, differing): (Vec<String>, Vec<String>) = names.into_iter().partition(|n| values[n].len() == 1);
+    differing.into_iter().chain(same).map(|name| (name.clone(), values[&name].join(", "))).collect()
+}
+
+fn fields(settings: &Settings) -> Vec<(String, String)> {
+    let Ok(Value::Object(map)) = serde_json::to_value(settings) else { unreachable!("settings are a map") };
+    let text = |value: Value| match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    map.into_iter().map(|(name, value)| (name, text(value))).collect()
+}

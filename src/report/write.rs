@@ -1,0 +1,63 @@
+//! Writes reports to a folder.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+use super::html::{self, Run};
+use super::view::Report;
+use super::{markdown, plot};
+
+/// Writes `<id>.md`, its figures `<id>-<scale>.svg` and `.png` (and `<id>-<scale>-epochs.…`) for every
+/// experiment, and `index.html` over all of them. Returns the paths written, in that order.
+///
+/// Each file appears whole or not at all.
+///
+/// # Errors
+/// [`Error::Setting`] if a figure's y axis names no known metric, [`Error::Io`] if a file cannot be
+/// written.
+pub fn write_reports(experiments: &[Run], out_dir: &Path) -> Result<Vec<PathBuf>> {
+    std::fs::create_dir_all(out_dir).map_err(Error::io("create", out_dir))?;
+    let mut reports = Vec::new();
+    for (experiment, scales) in experiments {
+        reports.push(Report::new(experiment, scales)?);
+    }
+    let mut written = Vec::new();
+    let mut write = |name: String, contents: &[u8]| -> Result<()> {
+        let path = out_dir.join(name);
+        write_atomically(&path, contents)?;
+        written.push(path);
+        Ok(())
+    };
+    for report in &reports {
+        write(format!("{}.md", report.id), markdown::render(report).as_bytes())?;
+        for figure in report.sections.iter().flat_map(|section| &section.figures) {
+            write(format!("{}.svg", figure.stem), plot::svg(&figure.chart).as_bytes())?;
+            write(format!("{}.png", figure.stem), &plot::png(&figure.chart))?;
+        }
+    }
+    write("index.html".into(), html::render(&reports).as_bytes())?;
+    Ok(written)
+}
+
+fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("create a file in", folder))?;
+    file.write_all(contents).map_err(Error::io("write", path))?;
+    make_readable(&file).map_err(Error::io("set the permissions of", path))?;
+    file.persist(path).map_err(|e| Error::io("write", path)(e.error))?;
+    Ok(())
+}
+
+/// Temporary files are private to their owner; reports are for everyone.
+#[cfg(unix)]
+fn make_readable(file: &tempfile::NamedTempFile) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))
+}
+
+#[cfg(not(unix))]
+fn make_readable(_: &tempfile::NamedTempFile) -> std::io::Result<()> {
+    Ok(())
+}

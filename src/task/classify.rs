@@ -1,0 +1,343 @@
+//! Training an image classifier with any gradient source, and measuring it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use candle_core::Device;
+
+use super::active::{ActiveSets, dtype};
+use super::checkpoint::Checkpoint;
+use super::prepared::Prepared;
+use crate::baseline::backprop;
+use crate::data::{self, Augmentation, Batch, Dataset, Normalization};
+use crate::kernels::Split;
+use crate::nn::{Activations, Context, Mode, Network, RunningStats, loss, model};
+use crate::results::{EpochRecord, Status};
+use crate::rng::Purpose;
+use crate::spec::{EvaluatorKind, Method, Settings};
+use crate::zo::estimator::{Cge, Rge};
+use crate::zo::evaluate::{Evaluator, Full, Reuse};
+use crate::zo::optimizer::{self, Optimizer};
+use crate::zo::{self, DirectionSource, Estimator, Metered, NetworkObjective, QueryCount};
+use crate::{Error, Result};
+
+/// Hears how training goes on.
+pub trait Observer: Sync {
+    /// A step is done: its number in the whole run (1-based), all steps, its loss and the accuracy
+    /// over the epoch so far.
+    fn step(&self, _step: usize, _n_steps: usize, _loss: f64, _accuracy: f64) {}
+    /// An epoch is done and measured.
+    fn epoch(&self, _record: &EpochRecord) {}
+    /// Something the user should know.
+    fn note(&self, _text: &str) {}
+}
+
+/// Hears nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Quiet;
+
+impl Observer for Quiet {}
+
+/// What training needs from outside its settings.
+pub struct Session<'a> {
+    /// Images.
+    pub data: &'a Prepared,
+    /// Where tensors live.
+    pub device: &'a Device,
+    /// File for the state after each epoch, and the identity it must have.
+    pub checkpoint: Option<(&'a Path, &'a str)>,
+    /// Set when the user wants to stop.
+    pub interrupt: &'a AtomicBool,
+    /// Hears how it goes on.
+    pub observer: &'a dyn Observer,
+}
+
+/// A trained model and how it came about.
+#[derive(Debug)]
+pub struct Model {
+    /// The network.
+    pub network: Network,
+    /// Parameters (d) after the last finished epoch.
+    pub params: Vec<f64>,
+    /// Running statistics after the last finished epoch.
+    pub stats: RunningStats,
+    /// One entry per finished epoch.
+    pub epochs: Vec<EpochRecord>,
+    /// Done, or diverged.
+    pub status: Status,
+    /// Why it did not end well, else empty.
+    pub error: String,
+}
+
+impl Model {
+    /// Epoch (1-based) with the best validation accuracy, the earliest on ties.
+    #[must_use]
+    pub fn best_epoch(&self) -> Option<u32> {
+        let measured = self.epochs.iter().filter(|record| !record.val_accuracy.is_nan());
+        let better = |best: &EpochRecord, record: &EpochRecord| record.val_accuracy > best.val_accuracy;
+        measured
+            .reduce(|best, record| if better(best, record) { record } else { best })
+            .map(|record| record.epoch)
+    }
+}
+
+/// Mean loss and accuracy of a network on `data` with running statistics; NaN on no images.
+///
+/// # Errors
+/// If the device fails.
+pub fn evaluate(
+    network: &Network,
+    params: &[f64],
+    stats: &RunningStats,
+    data: &Dataset,
+    settings: &Settings,
+    device: &Device,
+) -> Result<(f64, f64)> {
+    /// Large enough to fill two cores, small enough for the cache.
+    const BATCH: usize = 100;
+    let dtype = dtype(settings.precision);
+    let tensors = network.tensors(params, dtype, device)?;
+    let context = Context { mode: Mode::Eval(stats), split: Split::Threads };
+    let (mut total, mut n_correct) = (0.0, 0);
+    let rows: Vec<usize> = (0..data.len()).collect();
+    for rows in rows.chunks(BATCH) {
+        let batch = data::make_batch(data, rows, None, &Normalization::CIFAR10, dtype, device)?;
+        let logits = network.forward(&context, &tensors, &batch.images)?;
+        total += loss::cross_entropy(&logits, &batch.labels)? * rows.len() as f64;
+        n_correct += loss::n_correct(&logits, &batch.labels)?;
+    }
+    let n = data.len() as f64;
+    Ok((total / n, n_correct as f64 / n))
+}
+
+/// A gradient and what came with it.
+struct Gradient {
+    values: Vec<f64>,
+    loss: f64,
+    activations: Activations,
+}
+
+struct Trainer<'a> {
+    settings: &'a Settings,
+    seed: u64,
+    session: &'a Session<'a>,
+    network: Network,
+    count: QueryCount,
+    state: Checkpoint,
+    pruned: Option<Vec<bool>>,
+    steps_per_epoch: usize,
+}
+
+/// Trains as `settings` say, from a checkpoint if the session has one. A loss that becomes NaN or
+/// infinite ends training with [`Status::Diverged`] and what was measured until then.
+///
+/// # Errors
+/// [`Error::Interrupted`] when the user stops it (the checkpoint holds the last finished epoch),
+/// or whatever else goes wrong.
+pub fn train(settings: &Settings, seed: u64, session: &Session) -> Result<Model> {
+    let mut trainer = Trainer::new(settings, seed, session)?;
+    let mut outcome = (Status::Done, String::new());
+    for epoch in trainer.state.epochs.len() + 1..=settings.epochs {
+        match trainer.epoch(epoch) {
+            Ok(()) => {}
+            Err(error @ Error::Diverged { .. }) => {
+                outcome = (Status::Diverged, error.to_string());
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let (status, error) = outcome;
+    let Checkpoint { params, stats, epochs, .. } = trainer.state;
+    Ok(Model { network: trainer.network, params, stats, epochs, status, error })
+}
+
+impl<'a> Trainer<'a> {
+    fn new(settings: &'a Settings, seed: u64, session: &'a Session<'a>) -> Result<Self> {
+        let network = model::from_settings(settings)?;
+        let params = network.layout().initial_values(seed);
+        let fresh = Checkpoint {
+            optimizer: Optimizer::new(
+                settings.optimizer,
+                settings.momentum,
+                settings.weight_decay,
+                params.len(),
+            ),
+            stats: network.initial_stats(),
+            active: ActiveSets::All,
+            epochs: Vec::new(),
+            params,
+        };
+        let (mut state, resumed) = match session.checkpoint {
+            Some((path, hash)) => Checkpoint::load(path, hash, fresh)?,
+            None => (fresh, false),
+        };
+        let count = match state.epochs.last() {
+            Some(last) => QueryCount::resumed(last.queries, last.queries_non_finite),
+            None => QueryCount::default(),
+        };
+        if resumed {
+            session.observer.note(&format!(
+                "going on after epoch {} of {}",
+                state.epochs.len(),
+                settings.epochs
+            ));
+        } else {
+            let train = &session.data.train;
+            let device = session.device;
+            state.active = ActiveSets::at_initialization(
+                settings,
+                seed,
+                &network,
+                train,
+                &state.params,
+                &count,
+                device,
+            )?;
+        }
+        let pruned = state.active.pruned(settings, &network);
+        if let Some(pruned) = &pruned {
+            let weights = state.params.iter_mut().zip(pruned);
+            weights.filter(|(_, pruned)| **pruned).for_each(|(weight, _)| *weight = 0.0);
+        }
+        let steps_per_epoch = session.data.train.len().div_ceil(settings.batch_size);
+        Ok(Self { settings, seed, session, network, count, state, pruned, steps_per_epoch })
+    }
+
+    fn epoch(&mut self, epoch: usize) -> Result<()> {
+        let started = Instant::now();
+        let (settings, session) = (self.settings, self.session);
+        let active = self.state.active.in_epoch(epoch, settings, self.seed, &self.network);
+        let order = data::epoch_order(session.data.train.len(), self.seed, epoch as u32);
+        let augmentation = settings.augment.then_some(Augmentation { seed: self.seed, epoch: epoch as u32 });
+        let n_steps = settings.epochs * self.steps_per_epoch;
+        let (mut total, mut n_correct, mut n_seen) = (0.0, 0, 0);
+        let (mut rate, mut norm) = (0.0, 0.0);
+        for (offset, rows) in order.chunks(settings.batch_size).enumerate() {
+            if session.interrupt.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            let step = (epoch - 1) * self.steps_per_epoch + offset;
+            let batch = data::make_batch(
+                &session.data.train,
+                rows,
+                augmentation.as_ref(),
+                &Normalization::CIFAR10,
+                dtype(settings.precision),
+                session.device,
+            )?;
+            let at = |error| match error {
+                Error::Diverged { loss, .. } => {
+                    Error::Diverged { loss, at: format!("epoch {epoch}, step {}", step + 1) }
+                }
+                other => other,
+            };
+            let gradient = self.gradient(&batch, step as u32, &active).map_err(at)?;
+            norm = gradient.values.iter().map(|g| g * g).sum::<f64>().sqrt();
+            if !norm.is_finite() {
+                return Err(at(Error::Diverged { loss: gradient.loss, at: String::new() }));
+            }
+            self.network.update_running_stats(&mut self.state.stats, &gradient.activations)?;
+            let n_warmup = settings.warmup_epochs * self.steps_per_epoch;
+            rate =
+                optimizer::learning_rate(settings.schedule, settings.learning_rate, step, n_warmup, n_steps);
+            self.state.optimizer.step(&mut self.state.params, &gradient.values, rate, self.pruned.as_deref());
+            total += gradient.loss * rows.len() as f64;
+            n_correct += loss::n_correct(gradient.activations.logits(), &batch.labels)?;
+            n_seen += rows.len();
+            session.observer.step(step + 1, n_steps, gradient.loss, n_correct as f64 / n_seen as f64);
+        }
+        let measure = |data: &Dataset| {
+            evaluate(&self.network, &self.state.params, &self.state.stats, data, settings, session.device)
+        };
+        let (val_loss, val_accuracy) = measure(&session.data.val)?;
+        let (test_loss, test_accuracy) = measure(&session.data.test)?;
+        let before = self.state.epochs.last().map_or(0.0, |record| record.wall_s);
+        let record = EpochRecord {
+            epoch: epoch as u32,
+            train_loss: total / n_seen as f64,
+            train_accuracy: n_correct as f64 / n_seen as f64,
+            val_loss,
+            val_accuracy,
+            test_loss,
+            test_accuracy,
+            learning_rate: rate,
+            n_active: active.len() as u64,
+            queries: self.count.queries(),
+            queries_non_finite: self.count.non_finite(),
+            gradient_norm: norm,
+            wall_s: before + started.elapsed().as_secs_f64(),
+        };
+        self.state.epochs.push(record);
+        if let Some((path, hash)) = session.checkpoint {
+            self.state.save(path, hash, settings.epochs)?;
+        }
+        session.observer.epoch(&record);
+        Ok(())
+    }
+
+    fn gradient(&self, batch: &Batch, step: u32, active: &Arc<[usize]>) -> Result<Gradient> {
+        let settings = self.settings;
+        let d = self.state.params.len();
+        let (mu, scheme) = (settings.mu, settings.difference);
+        match settings.method {
+            Method::Fo => self.exact_gradient(batch, active),
+            Method::Cge => self.estimate(batch, &Cge::new(d, active.clone(), mu, scheme)),
+            Method::Rge => {
+                let layout = self.network.layout();
+                let n_dirs = if settings.queries == 0 { active.len() } else { settings.queries };
+                let source = DirectionSource::new(
+                    settings.directions,
+                    self.seed,
+                    Purpose::Direction,
+                    step,
+                    active.clone(),
+                    Some(layout),
+                );
+                let n_dirs = u32::try_from(n_dirs).unwrap_or(u32::MAX);
+                self.estimate(batch, &Rge::new(d, Arc::new(source), n_dirs, mu, scheme))
+            }
+        }
+    }
+
+    fn exact_gradient(&self, batch: &Batch, active: &[usize]) -> Result<Gradient> {
+        let exact = backprop::gradient(&self.network, &self.state.params, &batch.images, &batch.labels, 1.0)?;
+        if !exact.loss.is_finite() {
+            return Err(Error::Diverged { loss: exact.loss, at: String::new() });
+        }
+        let mut values = vec![0.0; exact.gradient.len()];
+        active.iter().for_each(|&coord| values[coord] = exact.gradient[coord]);
+        Ok(Gradient { values, loss: exact.loss, activations: exact.activations })
+    }
+
+    fn estimate(&self, batch: &Batch, estimator: &dyn Estimator) -> Result<Gradient> {
+        let objective = NetworkObjective {
+            network: &self.network,
+            images: &batch.images,
+            labels: &batch.labels,
+            split: Split::Serial,
+        };
+        let metered = Metered::new(objective, &self.count);
+        let params = &self.state.params;
+        match self.settings.evaluator {
+            EvaluatorKind::Reuse => {
+                let evaluator = Reuse::new(&metered, params)?;
+                let values = zo::estimate(estimator, &evaluator)?.gradient;
+                let activations = evaluator.base().activations.clone();
+                Ok(Gradient { values, loss: evaluator.base_loss(), activations })
+            }
+            EvaluatorKind::Full => {
+                let evaluator = Full::new(&metered, params)?;
+                let values = zo::estimate(estimator, &evaluator)?.gradient;
+                // One more forward pass, as in the released code, moves the running statistics and
+                // gives the training accuracy; the estimate does not see it.
+                let context = Context { mode: Mode::Train, split: Split::Threads };
+                let tensors = self.network.tensors(params, batch.images.dtype(), batch.images.device())?;
+                let activations = self.network.forward_all(&context, &tensors, &batch.images)?;
+                Ok(Gradient { values, loss: evaluator.base_loss(), activations })
+            }
+        }
+    }
+}

@@ -1,0 +1,654 @@
+//! Reports of made-up experiments with made-up records: no number here was measured.
+
+use std::collections::BTreeMap;
+
+use deepzero::report::measured::Measured;
+use deepzero::report::verdict::{Outcome, PointVerdict, Verdict, evaluate_checks, judge, judge_point};
+use deepzero::report::{Run, html, markdown, plot, write_reports};
+use deepzero::report::{chart::Chart, metric::Metric};
+use deepzero::results::{EpochRecord, Provenance, Status, TrialRecord};
+use deepzero::spec::{
+    Cell, Check, Expected, Experiment, Figure, Rule, Scale, ScalePlan, Series, Settings, Trial,
+};
+
+const SPARSITIES: [(f64, &str); 4] = [(0.80, "80 %"), (0.90, "90 %"), (0.95, "95 %"), (0.99, "99 %")];
+
+fn series(id: &str, label: &str, constant: bool) -> Series {
+    Series { id: id.into(), label: label.into(), constant }
+}
+
+fn expected(series: &str, x: Option<f64>, value: f64) -> Expected {
+    Expected { series: series.into(), x, value, tolerance: 1.0, source: "made up".into() }
+}
+
+fn cells(series: &[Series], xs: &[(f64, &str)]) -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for (series_idx, series) in series.iter().enumerate() {
+        let settings = Settings::default();
+        if series.constant {
+            cells.push(Cell { series_idx, x: None, x_text: String::new(), settings });
+            continue;
+        }
+        for (x, text) in xs {
+            cells.push(Cell { series_idx, x: Some(*x), x_text: (*text).into(), settings: settings.clone() });
+        }
+    }
+    cells
+}
+
+fn above(left: &str, right: &str, min_x: f64) -> Check {
+    Check {
+        text: format!("`{left}` beats `{right}`."),
+        rule: Rule::Above {
+            left: left.into(),
+            right: right.into(),
+            margin: 0.0,
+            min_x,
+            max_x: f64::INFINITY,
+        },
+    }
+}
+
+/// A made-up comparison over sparsity with a constant series.
+fn made_up_experiment() -> Experiment {
+    let series = vec![
+        series("deepzero", "DeepZero", false),
+        series("fo-weights", "FO, sparse weights", false),
+        series("fo-dense", "FO, dense", true),
+    ];
+    let plan = |n_seeds, xs: &[(f64, &str)], deviations: &[&str]| ScalePlan {
+        n_seeds,
+        deviations: deviations.iter().map(|d| (*d).to_owned()).collect(),
+        cells: cells(&series, xs),
+    };
+    Experiment {
+        id: "made-up".into(),
+        title: "Made-up accuracy over sparsity".into(),
+        paper: "Fig. 0".into(),
+        claim: "DeepZero beats sparse-weight training from 90 % up; dense training stays ahead.".into(),
+        checks: vec![
+            above("deepzero", "fo-weights", 0.9),
+            above("fo-dense", "deepzero", 0.0),
+            Check {
+                text: "The lead over sparse weights grows with sparsity.".into(),
+                rule: Rule::Widens { left: "deepzero".into(), right: "fo-weights".into() },
+            },
+        ],
+        notes: "A note with `code` and a list:\n\n- one\n- two".into(),
+        figure: Figure {
+            x: "sparsity".into(),
+            x_label: "Sparsity".into(),
+            y: "test-accuracy".into(),
+            y_label: "Test accuracy (%)".into(),
+            categorical: true,
+        },
+        expected: vec![
+            expected("deepzero", Some(0.8), 70.0),
+            expected("deepzero", Some(0.9), 68.0),
+            expected("deepzero", Some(0.95), 64.0),
+            expected("deepzero", Some(0.99), 55.0),
+            expected("fo-weights", Some(0.8), 71.0),
+            expected("fo-weights", Some(0.9), 67.0),
+            expected("fo-weights", Some(0.95), 61.0),
+            expected("fo-weights", Some(0.99), 48.0),
+            expected("fo-dense", None, 80.0),
+        ],
+        scales: BTreeMap::from([
+            (Scale::Paper, plan(3, &SPARSITIES, &[])),
+            (
+                Scale::Laptop,
+                plan(2, &SPARSITIES, &["Half the width | a quarter of the images.", "Two seeds."]),
+            ),
+            (Scale::Smoke, plan(1, &SPARSITIES[..1], &["Synthetic images."])),
+        ]),
+        series,
+    }
+}
+
+/// A made-up record whose accuracies rise towards `accuracy` (a fraction) over `n_epochs`.
+fn record(
+    scale: Scale,
+    (series, x): (&str, Option<(f64, &str)>),
+    seed: u64,
+    accuracy: f64,
+    n_epochs: u32,
+) -> TrialRecord {
+    let epochs = (1..=n_epochs).map(|epoch| {
+        let share = f64::from(epoch) / f64::from(n_epochs);
+        EpochRecord {
+            epoch,
+            train_loss: 2.3 * (1.0 - 0.7 * share),
+            train_accuracy: accuracy * share.sqrt(),
+            val_loss: f64::NAN,
+            val_accuracy: f64::NAN,
+            test_loss: 2.3 * (1.0 - 0.6 * share),
+            test_accuracy: accuracy * share.powf(0.4),
+            learning_rate: 0.1,
+            n_active: 27_000,
+            queries: 1_000_000 * u64::from(epoch),
+            queries_non_finite: 0,
+            gradient_norm: 1.0,
+            wall_s: 60.0 * f64::from(epoch),
+        }
+    });
+    TrialRecord {
+        trial: Trial {
+            experiment: "made-up".into(),
+            scale,
+            series: series.into(),
+            x: x.map(|(x, _)| x),
+            x_text: x.map_or(String::new(), |(_, text)| text.into()),
+            seed,
+            settings: Settings { learning_rate: if seed == 0 { 0.1 } else { 0.05 }, ..Settings::default() },
+        },
+        n_params: 269_722,
+        status: Status::Done,
+        error: String::new(),
+        epochs: epochs.collect(),
+        best_epoch: None,
+        provenance: Provenance {
+            version: "0.1.0".into(),
+            commit: "0123456789abcdef0123-dirty".into(),
+            crates: "candle-core 0.0.0".into(),
+            cpu: "Made-up CPU".into(),
+            device: "cpu".into(),
+            kernels: "made-up".into(),
+            threads: 2,
+            data_checksum: "fedcba9876543210".repeat(4),
+            finished_at: "2001-02-03T04:05:06Z".into(),
+        },
+    }
+}
+
+/// Made-up records of all cells of the made-up experiment.
+fn made_up_records(scale: Scale, n_seeds: u64) -> Vec<TrialRecord> {
+    let ours = [[0.70, 0.685, 0.642, 0.551], [0.712, 0.668, 0.604, 0.471]];
+    let mut records = Vec::new();
+    for seed in 0..n_seeds {
+        let noise = 0.004 * (seed as f64 - 0.5 * (n_seeds as f64 - 1.0));
+        for (name, row) in ["deepzero", "fo-weights"].iter().zip(ours) {
+            for (idx, (place, accuracy)) in SPARSITIES.iter().zip(row).enumerate() {
+                let wobble = 0.001 * ((seed + 2 * idx as u64 + name.len() as u64 * seed) % 5) as f64;
+                records.push(record(scale, (name, Some(*place)), seed, accuracy + noise + wobble, 10));
+            }
+        }
+        records.push(record(scale, ("fo-dense", None), seed, 0.805 + noise, 10));
+    }
+    records
+}
+
+fn at_scale(scale: Scale, records: Vec<TrialRecord>) -> BTreeMap<Scale, Vec<TrialRecord>> {
+    BTreeMap::from([(scale, records)])
+}
+
+/// The lines of a page from the one that starts with `heading` to the next heading.
+fn part<'p>(page: &'p str, heading: &str) -> &'p str {
+    let start = page.find(heading).expect("the heading is there");
+    let end = page[start + 1..].find("\n#").map_or(page.len(), |at| start + 1 + at);
+    page[start..end].trim_end()
+}
+
+#[test]
+fn table_at_paper_scale_judges_every_point() {
+    let page =
+        markdown(&made_up_experiment(), &at_scale(Scale::Paper, made_up_records(Scale::Paper, 3))).unwrap();
+    insta::assert_snapshot!(part(&page, "### Values"), @r#"
+    ### Values
+
+    | series | Sparsity | paper (%) | ours, mean ± std (%) | 95 % interval | n | difference | verdict |
+    |---|---:|---:|---:|---:|---:|---:|---:|
+    | DeepZero | 80 % | 70.00 | 70.23 ± 0.57 | 68.82 to 71.65 | 3 | +0.23 | reproduced (± 1.00) |
+    | DeepZero | 90 % | 68.00 | 68.60 ± 0.30 | 67.85 to 69.35 | 3 | +0.60 | reproduced (± 1.00) |
+    | DeepZero | 95 % | 64.00 | 64.50 ± 0.30 | 63.75 to 65.25 | 3 | +0.50 | reproduced (± 1.00) |
+    | DeepZero | 99 % | 55.00 | 55.27 ± 0.57 | 53.85 to 56.68 | 3 | +0.27 | reproduced (± 1.00) |
+    | FO, sparse weights | 80 % | 71.00 | 71.30 ± 0.50 | 70.06 to 72.54 | 3 | +0.30 | reproduced (± 1.00) |
+    | FO, sparse weights | 90 % | 67.00 | 67.10 ± 0.50 | 65.86 to 68.34 | 3 | +0.10 | reproduced (± 1.00) |
+    | FO, sparse weights | 95 % | 61.00 | 60.57 ± 0.29 | 59.85 to 61.28 | 3 | −0.43 | reproduced (± 1.00) |
+    | FO, sparse weights | 99 % | 48.00 | 47.30 ± 0.50 | 46.06 to 48.54 | 3 | −0.70 | reproduced (± 1.00) |
+    | FO, dense | all | 80.00 | 80.50 ± 0.40 | 79.51 to 81.49 | 3 | +0.50 | reproduced (± 1.00) |
+    "#);
+}
+
+#[test]
+fn verdict_sentences_spell_the_numbers_out() {
+    let page =
+        markdown(&made_up_experiment(), &at_scale(Scale::Laptop, made_up_records(Scale::Laptop, 2))).unwrap();
+    insta::assert_snapshot!(part(&page, "### Checks"), @r#"
+    ### Checks
+
+    - **trend confirmed**: `deepzero` beats `fo-weights`. The difference is above zero at all 3 positions.
+      - At Sparsity = 90 %: DeepZero 68.65 % (n = 2); FO, sparse weights 67.05 % (n = 2); difference +1.60 points (paired over 2 seeds: +1.60 ± 1.27 points, which exceeds its 95 % uncertainty). Holds.
+      - At Sparsity = 95 %: DeepZero 64.55 % (n = 2); FO, sparse weights 60.60 % (n = 2); difference +3.95 points (paired over 2 seeds: +3.95 ± 1.91 points, which exceeds its 95 % uncertainty). Holds.
+      - At Sparsity = 99 %: DeepZero 55.15 % (n = 2); FO, sparse weights 47.25 % (n = 2); difference +7.90 points (paired over 2 seeds: +7.90 ± 1.27 points, which exceeds its 95 % uncertainty). Holds.
+    - **trend confirmed**: `fo-dense` beats `deepzero`. The difference is above zero at all 4 positions.
+      - At Sparsity = 80 %: FO, dense 80.50 % (n = 2); DeepZero 70.20 % (n = 2); difference +10.30 points (paired over 2 seeds: +10.30 ± 2.54 points, which exceeds its 95 % uncertainty). Holds.
+      - At Sparsity = 90 %: FO, dense 80.50 % (n = 2); DeepZero 68.65 % (n = 2); difference +11.85 points (paired over 2 seeds: +11.85 ± 0.64 points, which exceeds its 95 % uncertainty). Holds.
+      - At Sparsity = 95 %: FO, dense 80.50 % (n = 2); DeepZero 64.55 % (n = 2); difference +15.95 points (paired over 2 seeds: +15.95 ± 0.64 points, which exceeds its 95 % uncertainty). Holds.
+      - At Sparsity = 99 %: FO, dense 80.50 % (n = 2); DeepZero 55.15 % (n = 2); difference +25.35 points (paired over 2 seeds: +25.35 ± 0.64 points, which exceeds its 95 % uncertainty). Holds.
+    - **trend confirmed**: The lead over sparse weights grows with sparsity. From Sparsity = 80 % to Sparsity = 99 % the difference goes from −1.05 to +7.90 (+8.95 points).
+      - At Sparsity = 80 %: DeepZero 70.20 % (n = 2); FO, sparse weights 71.25 % (n = 2); difference −1.05 points.
+      - At Sparsity = 99 %: DeepZero 55.15 % (n = 2); FO, sparse weights 47.25 % (n = 2); difference +7.90 points.
+      - Growth of the difference: paired over 2 seeds: +8.95 ± 3.18 points, which exceeds its 95 % uncertainty.
+    "#);
+}
+
+#[test]
+fn one_seed_has_no_uncertainty() {
+    let page =
+        markdown(&made_up_experiment(), &at_scale(Scale::Laptop, made_up_records(Scale::Laptop, 1))).unwrap();
+    insta::assert_snapshot!(part(&page, "### Values"), @r#"
+    ### Values
+
+    | series | Sparsity | paper (%) | ours, mean ± std (%) | 95 % interval | n | difference (not comparable) | verdict |
+    |---|---:|---:|---:|---:|---:|---:|---:|
+    | DeepZero | 80 % | 70.00 | 70.00 | — | 1 | 0.00 | — |
+    | DeepZero | 90 % | 68.00 | 68.70 | — | 1 | +0.70 | — |
+    | DeepZero | 95 % | 64.00 | 64.60 | — | 1 | +0.60 | — |
+    | DeepZero | 99 % | 55.00 | 55.20 | — | 1 | +0.20 | — |
+    | FO, sparse weights | 80 % | 71.00 | 71.20 | — | 1 | +0.20 | — |
+    | FO, sparse weights | 90 % | 67.00 | 67.00 | — | 1 | 0.00 | — |
+    | FO, sparse weights | 95 % | 61.00 | 60.80 | — | 1 | −0.20 | — |
+    | FO, sparse weights | 99 % | 48.00 | 47.20 | — | 1 | −0.80 | — |
+    | FO, dense | all | 80.00 | 80.50 | — | 1 | +0.50 | — |
+    "#);
+    assert!(page.contains("fewer than two common seeds: its uncertainty is unknown"));
+}
+
+#[test]
+fn reduced_scale_has_no_point_verdicts() {
+    let experiment = made_up_experiment();
+    let records = made_up_records(Scale::Laptop, 2);
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    assert!(measured.points.iter().all(|p| judge_point(Scale::Laptop, p) == PointVerdict::None));
+    let (verdict, _) = judge(&measured, &evaluate_checks(&measured));
+    assert_eq!(verdict, Verdict::TrendConfirmed);
+}
+
+#[test]
+fn tolerance_is_inclusive_and_strict() {
+    let experiment = made_up_experiment();
+    let dense = |accuracy| vec![record(Scale::Paper, ("fo-dense", None), 0, accuracy, 2)];
+    for (accuracy, verdict) in [
+        (0.81, PointVerdict::Reproduced),
+        (0.79, PointVerdict::Reproduced),
+        (0.8101, PointVerdict::NotReproduced),
+        (0.7899, PointVerdict::NotReproduced),
+    ] {
+        let records = dense(accuracy);
+        let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
+        let point = measured.points.iter().find(|p| p.x.is_none()).unwrap();
+        assert_eq!(judge_point(Scale::Paper, point), verdict, "{accuracy}");
+        let (overall, _) = judge(&measured, &evaluate_checks(&measured));
+        assert_ne!(overall, Verdict::Reproduced, "most trials are missing");
+    }
+}
+
+#[test]
+fn failing_checks_say_where() {
+    let mut experiment = made_up_experiment();
+    experiment.checks = vec![
+        above("deepzero", "fo-weights", 0.0),
+        Check {
+            text: "Close.".into(),
+            rule: Rule::Close { left: "deepzero".into(), right: "fo-weights".into(), margin: 2.0 },
+        },
+        Check {
+            text: "The other way round.".into(),
+            rule: Rule::Widens { left: "fo-weights".into(), right: "deepzero".into() },
+        },
+    ];
+    let records = made_up_records(Scale::Laptop, 2);
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    let checks = evaluate_checks(&measured);
+    assert!(checks.iter().all(|c| c.outcome == Outcome::NotConfirmed));
+    let reasons: Vec<&str> = checks.iter().map(|c| c.reason.as_str()).collect();
+    insta::assert_snapshot!(reasons.join("\n"), @r#"
+    The difference is not above zero at Sparsity = 80 %.
+    The difference is not within ±2.00 points at Sparsity = 95 %, Sparsity = 99 %.
+    From Sparsity = 80 % to Sparsity = 99 % the difference goes from +1.05 to −7.90 (−8.95 points).
+    "#);
+    assert_eq!(judge(&measured, &checks).0, Verdict::TrendNotConfirmed);
+}
+
+#[test]
+fn a_confirmed_check_admits_its_uncertainty() {
+    let mut experiment = made_up_experiment();
+    experiment.checks.truncate(1);
+    let mut records = made_up_records(Scale::Laptop, 2);
+    let noisy = records.iter_mut().find(|r| r.trial.x == Some(0.9) && r.trial.seed == 1).unwrap();
+    noisy.epochs.last_mut().unwrap().test_accuracy += 0.02;
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    let check = &evaluate_checks(&measured)[0];
+    assert_eq!(check.outcome, Outcome::Confirmed);
+    insta::assert_snapshot!(check.reason, @"The difference is above zero at all 3 positions. At 1 of 3 it does not exceed its uncertainty.");
+    insta::assert_snapshot!(check.details[0], @"At Sparsity = 90 %: DeepZero 69.65 % (n = 2); FO, sparse weights 67.05 % (n = 2); difference +2.60 points (paired over 2 seeds: +2.60 ± 11.44 points, which does not exceed its 95 % uncertainty). Holds.");
+}
+
+#[test]
+fn missing_series_are_not_run() {
+    let experiment = made_up_experiment();
+    let mut records = made_up_records(Scale::Laptop, 2);
+    records.retain(|r| r.trial.series != "fo-weights");
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    let checks = evaluate_checks(&measured);
+    let outcomes: Vec<Outcome> = checks.iter().map(|c| c.outcome).collect();
+    assert_eq!(outcomes, [Outcome::NotRun, Outcome::Confirmed, Outcome::NotRun]);
+    insta::assert_snapshot!(checks[2].reason, @"No finished trial of FO, sparse weights at Sparsity = 80 %; FO, sparse weights at Sparsity = 99 %.");
+    assert_eq!(judge(&measured, &checks).0, Verdict::NotRun);
+}
+
+#[test]
+fn trials_that_did_not_finish_are_listed_and_left_out() {
+    let experiment = made_up_experiment();
+    let mut records = made_up_records(Scale::Laptop, 2);
+    records[0].status = Status::Diverged;
+    records[0].error = "the loss is NaN at epoch 10, step 3 | <b>stop</b>\nsecond line".into();
+    records[1].epochs.last_mut().unwrap().test_accuracy = f64::NAN;
+    records[2].status = Status::Failed;
+    records[2].error = "out of memory".into();
+    records[2].epochs.clear();
+    let page = markdown(&experiment, &at_scale(Scale::Laptop, records)).unwrap();
+    insta::assert_snapshot!(part(&page, "### Trials without a value"), @r#"
+    ### Trials without a value
+
+    - DeepZero, Sparsity = 80 %, seed 0: diverged after 10 epochs: the loss is NaN at epoch 10, step 3 | &lt;b>stop&lt;/b> second line
+    - DeepZero, Sparsity = 90 %, seed 0: finished without a finite value after 10 epochs.
+    - DeepZero, Sparsity = 95 %, seed 0: failed after 0 epochs: out of memory
+    "#);
+    assert!(page.contains("| DeepZero | 80 % | 70.00 | 70.60 | — | 1 (1 diverged) |"), "{page}");
+    assert!(page.contains("16 of 18 planned trials finished (seeds 0, 1); 1 diverged; 1 failed."), "{page}");
+    for text in ["NaN ±", "NaN |"] {
+        assert!(!page.contains(text), "{text} in a table");
+    }
+}
+
+#[test]
+fn all_trials_failed() {
+    let experiment = made_up_experiment();
+    let mut records = made_up_records(Scale::Paper, 1);
+    for record in &mut records {
+        record.status = Status::Failed;
+        record.error = "made-up failure".into();
+        record.epochs.clear();
+    }
+    let scales = at_scale(Scale::Paper, records);
+    let measured = Measured::gather(&experiment, Scale::Paper, &scales[&Scale::Paper]).unwrap();
+    assert!(Chart::of(&measured).is_none());
+    assert!(Chart::of_epochs(&measured).is_none());
+    assert_eq!(judge(&measured, &evaluate_checks(&measured)).0, Verdict::NotRun);
+    let page = markdown(&experiment, &scales).unwrap();
+    assert!(page.contains("## Scale `paper`: not run"));
+    assert!(page.contains("made-up failure"));
+    html(&[(experiment, scales)]).unwrap();
+}
+
+#[test]
+fn no_records_at_all() {
+    let experiment = made_up_experiment();
+    let page = markdown(&experiment, &BTreeMap::new()).unwrap();
+    assert!(page.contains("**Not run** at any scale."));
+    let page = html(&[(experiment, at_scale(Scale::Smoke, Vec::new()))]).unwrap();
+    assert!(page.contains("at any scale."));
+    assert_eq!(page.matches("not yet built").count(), 16, "none of the paper's exhibits is among them");
+}
+
+#[test]
+fn best_validation_epoch_gets_a_column() {
+    let mut records = made_up_records(Scale::Laptop, 2);
+    for record in &mut records {
+        record.best_epoch = Some(5);
+    }
+    let page = markdown(&made_up_experiment(), &at_scale(Scale::Laptop, records)).unwrap();
+    assert!(page.contains("| test accuracy at best validation epoch (%) |"));
+}
+
+#[test]
+fn highest_scale_comes_first() {
+    let scales = BTreeMap::from([
+        (Scale::Smoke, made_up_records(Scale::Smoke, 1)),
+        (Scale::Paper, made_up_records(Scale::Paper, 1)),
+        (Scale::Laptop, made_up_records(Scale::Laptop, 1)),
+    ]);
+    let page = markdown(&made_up_experiment(), &scales).unwrap();
+    let at: Vec<usize> =
+        ["paper", "laptop", "smoke"].iter().map(|s| page.find(&format!("## Scale `{s}`")).unwrap()).collect();
+    assert!(at.is_sorted());
+    assert!(page.starts_with(
+        "<!-- Generated file, do not edit. Made by: deepzero reproduce made-up --scale paper; \
+         deepzero reproduce made-up --scale laptop; deepzero reproduce made-up --scale smoke -->"
+    ));
+}
+
+#[test]
+fn a_repeated_trial_counts_once_and_the_last_one_counts() {
+    let experiment = made_up_experiment();
+    let place = ("deepzero", Some(SPARSITIES[0]));
+    let mut first = record(Scale::Laptop, place, 0, 0.5, 2);
+    first.status = Status::Diverged;
+    let mut last = record(Scale::Laptop, place, 0, 0.6, 2);
+    last.provenance.finished_at = "2001-02-04T00:00:00Z".into();
+    let records = [last, first];
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    assert_eq!(measured.records.len(), 1);
+    let point = measured.finished().next().unwrap();
+    assert_eq!((point.values.len(), point.n_lost()), (1, 0));
+    assert!((point.values[&0] - 60.0).abs() < 1e-9);
+}
+
+#[test]
+fn order_of_records_changes_nothing() {
+    let experiment = made_up_experiment();
+    let records = made_up_records(Scale::Paper, 3);
+    let mut reversed = records.clone();
+    reversed.reverse();
+    let run = |records| -> [Run; 1] { [(experiment.clone(), at_scale(Scale::Paper, records))] };
+    let (one, other) = (run(records), run(reversed));
+    assert_eq!(html(&one).unwrap(), html(&other).unwrap());
+    assert_eq!(markdown(&one[0].0, &one[0].1).unwrap(), markdown(&other[0].0, &other[0].1).unwrap());
+}
+
+#[test]
+fn svg_names_every_series_and_leaves_the_ink_to_the_page() {
+    let experiment = made_up_experiment();
+    let records = made_up_records(Scale::Paper, 3);
+    let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
+    for chart in [Chart::of(&measured).unwrap(), Chart::of_epochs(&measured).unwrap().0] {
+        let svg = plot::svg(&chart);
+        for series in &experiment.series {
+            assert!(svg.contains(&format!(">{}</text>", series.label)));
+        }
+        assert!(svg.contains("\"currentColor\""));
+        assert_eq!(svg, plot::svg(&chart));
+    }
+}
+
+#[test]
+fn png_decodes_at_two_pixels_per_point() {
+    let experiment = made_up_experiment();
+    let records = made_up_records(Scale::Paper, 2);
+    let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
+    let chart = Chart::of(&measured).unwrap();
+    let file = plot::png(&chart);
+    let image = image::load_from_memory(&file).unwrap().to_rgb8();
+    assert_eq!(image.width(), 1440);
+    assert!((700..1100).contains(&image.height()), "{}", image.height());
+    assert_eq!(image.get_pixel(0, 0).0, [255, 255, 255]);
+    assert!(image.pixels().any(|p| p.0 == [0x00, 0x72, 0xb2]), "the first series' color is there");
+    assert_eq!(file, plot::png(&chart));
+}
+
+/// Shapes that layouts trip over: one x, all values equal, one epoch, huge and tiny values.
+#[test]
+fn odd_charts_can_be_drawn() {
+    let mut experiment = made_up_experiment();
+    experiment.expected.clear();
+    for categorical in [false, true] {
+        experiment.figure.categorical = categorical;
+        let records = vec![record(Scale::Smoke, ("deepzero", Some(SPARSITIES[0])), 0, 0.5, 1)];
+        let measured = Measured::gather(&experiment, Scale::Smoke, &records).unwrap();
+        assert!(Chart::of_epochs(&measured).is_none(), "one epoch makes no curve");
+        assert!(!plot::png(&Chart::of(&measured).unwrap()).is_empty());
+        for (y, wall_s) in [("test-loss", 1.0), ("wall-s", 0.0), ("wall-s", 1e9), ("queries", 1e-9)] {
+            experiment.figure.y = y.into();
+            let mut records = made_up_records(Scale::Laptop, 1);
+            records.iter_mut().flat_map(|r| &mut r.epochs).for_each(|e| e.wall_s = wall_s);
+            let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+            assert!(!plot::svg(&Chart::of(&measured).unwrap()).contains("NaN"));
+        }
+        experiment.figure.y = "test-accuracy".into();
+    }
+}
+
+#[test]
+fn network_sizes_as_x_come_from_the_records() {
+    let mut experiment = made_up_experiment();
+    experiment.figure.x = "n-params".into();
+    experiment.figure.categorical = false;
+    experiment.expected = vec![expected("deepzero", Some(269_722.0), 70.0)];
+    let plan = experiment.scales.get_mut(&Scale::Smoke).unwrap();
+    plan.cells.truncate(1);
+    let records = vec![record(Scale::Smoke, ("deepzero", Some(SPARSITIES[0])), 0, 0.5, 2)];
+    let measured = Measured::gather(&experiment, Scale::Smoke, &records).unwrap();
+    assert_eq!(measured.points.len(), 1);
+    assert_eq!(measured.points[0].x, Some(269_722.0));
+    assert_eq!(measured.points[0].x_text, "269,722");
+    assert!(measured.points[0].planned && measured.points[0].published.is_some());
+}
+
+#[test]
+fn unknown_metrics_are_refused() {
+    let mut experiment = made_up_experiment();
+    experiment.figure.y = "beauty".into();
+    let error = markdown(&experiment, &at_scale(Scale::Smoke, made_up_records(Scale::Smoke, 1))).unwrap_err();
+    assert!(
+        error.to_string().starts_with("setting `y`: no metric `beauty`; there are test-accuracy,"),
+        "{error}"
+    );
+    assert_eq!(Metric::parse("wall-h").unwrap(), Metric::Hours);
+}
+
+#[test]
+fn page_loads_nothing_and_escapes_everything() {
+    let mut experiment = made_up_experiment();
+    experiment.title = "A <script>alert(1)</script> & title".into();
+    experiment.series[0].label = "<i>DeepZero</i>".into();
+    let page = html(&[(experiment, at_scale(Scale::Paper, made_up_records(Scale::Paper, 2)))]).unwrap();
+    assert!(!page.contains("<script"));
+    assert!(!page.contains("<i>"));
+    for load in ["src=", "<link", "@import", "url(", "xlink"] {
+        assert!(!page.contains(load), "{load}");
+    }
+    let n_links = page.matches("href=\"http").count();
+    assert_eq!(page.matches("http://").count() + page.matches("https://").count(), n_links);
+    assert!(page.contains("name=\"viewport\""));
+    assert!(page.contains("prefers-color-scheme: dark"));
+}
+
+#[test]
+fn files_are_written_whole_and_alike() {
+    let runs: [Run; 1] = [(made_up_experiment(), at_scale(Scale::Laptop, made_up_records(Scale::Laptop, 2)))];
+    let read = |dir: &std::path::Path| -> Vec<(String, Vec<u8>)> {
+        let paths = write_reports(&runs, dir).unwrap();
+        let name = |p: &std::path::PathBuf| p.file_name().unwrap().to_str().unwrap().to_owned();
+        paths.iter().map(|p| (name(p), std::fs::read(p).unwrap())).collect()
+    };
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let files = read(&one.path().join("reports"));
+    assert_eq!(files, read(other.path()));
+    let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "made-up.md",
+            "made-up-laptop.svg",
+            "made-up-laptop.png",
+            "made-up-laptop-epochs.svg",
+            "made-up-laptop-epochs.png",
+            "index.html"
+        ]
+    );
+    assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), names.len(), "no temporary file stays");
+}
+
+/// A made-up comparison over network sizes, on a numeric axis.
+fn made_up_sizes() -> Run {
+    const SIZES: [(f64, &str); 5] =
+        [(730.0, "730"), (3700.0, "3,700"), (6670.0, "6,670"), (9640.0, "9,640"), (12610.0, "12,610")];
+    let mut experiment = made_up_experiment();
+    experiment.id = "made-up-sizes".into();
+    experiment.title = "Made-up accuracy over the number of parameters".into();
+    experiment.figure.x = "depth".into();
+    experiment.figure.x_label = "Number of parameters d".into();
+    experiment.figure.categorical = false;
+    experiment.series =
+        vec![series("fo", "FO", false), series("cge", "CGE", false), series("rge", "RGE", false)];
+    let ours =
+        [[41.5, 60.0, 71.0, 76.0, 77.2], [41.2, 59.0, 70.1, 75.0, 76.1], [36.0, 49.0, 63.0, 68.0, 66.0]];
+    let mut records = Vec::new();
+    experiment.expected.clear();
+    for (series, row) in experiment.series.iter().zip(ours) {
+        for (place, accuracy) in SIZES.iter().zip(row) {
+            experiment.expected.push(expected(&series.id, Some(place.0), accuracy + 1.5));
+            for seed in 0..3 {
+                let value = (accuracy + 1.3 * (seed as f64 - 1.0)) / 100.0;
+                records.push(record(Scale::Laptop, (&series.id, Some(*place)), seed, value, 30));
+            }
+        }
+    }
+    experiment.checks = vec![
+        Check {
+            text: "CGE is close to FO.".into(),
+            rule: Rule::Close { left: "cge".into(), right: "fo".into(), margin: 2.0 },
+        },
+        above("cge", "rge", 0.0),
+        Check {
+            text: "The gap to RGE widens.".into(),
+            rule: Rule::Widens { left: "cge".into(), right: "rge".into() },
+        },
+    ];
+    experiment.scales = BTreeMap::from([(
+        Scale::Laptop,
+        ScalePlan { n_seeds: 3, deviations: vec![], cells: cells(&experiment.series, &SIZES) },
+    )]);
+    (experiment, at_scale(Scale::Laptop, records))
+}
+
+/// Writes made-up reports to look at; run with `--ignored`.
+#[test]
+#[ignore = "writes a demonstration to the temporary folder"]
+fn demonstration() {
+    let mut exhibit = made_up_experiment();
+    exhibit.id = "fig4".into();
+    let mut paper = made_up_records(Scale::Paper, 3);
+    paper[0].status = Status::Diverged;
+    paper[0].error = "the loss is NaN at epoch 3, step 17: training diverged".into();
+    let scales = BTreeMap::from([
+        (Scale::Paper, paper),
+        (Scale::Laptop, made_up_records(Scale::Laptop, 2)),
+        (Scale::Smoke, made_up_records(Scale::Smoke, 1)[..1].to_vec()),
+    ]);
+    let mut names = made_up_experiment();
+    names.id = "made-up-names".into();
+    names.title = "Made-up names on the axis, many series".into();
+    names.expected.clear();
+    names.figure.x_label = "Method".into();
+    let places: Vec<(f64, String)> =
+        (0..7).map(|i| (f64::from(i), format!("a rather long name {i}"))).collect();
+    names.series = (0..8).map(|i| series(&format!("s{i}"), &format!("Made-up series {i}"), i == 7)).collect();
+    let mut records = Vec::new();
+    for (s, series) in names.series.iter().enumerate() {
+        for (i, (x, text)) in places.iter().enumerate() {
+            for seed in 0..2 {
+                let accuracy = 0.3 + 0.05 * s as f64 + 0.02 * i as f64 + 0.01 * seed as f64;
+                let place = (!series.constant).then_some((*x, text.as_str()));
+                records.push(record(Scale::Laptop, (&series.id, place), seed, accuracy, 6));
+            }
+        }
+    }
+    names.checks.clear();
+    names.scales.clear();
+    let runs = [(exhibit, scales), made_up_sizes(), (names, at_scale(Scale::Laptop, records))];
+    let dir = std::env::temp_dir().join("report-demo");
+    let paths = write_reports(&runs, &dir).unwrap();
+    println!("{}", paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join("\n"));
+}
