@@ -8,6 +8,7 @@ mod library;
 mod settings;
 mod source;
 mod trial;
+mod variant;
 mod wire;
 
 pub use domain::Description;
@@ -17,3 +18,4 @@ pub use settings::{
     DataSource, Difference, Directions, EvaluatorKind, LayerRatios, Mask, Method, ModelKind, OptimizerKind,
     Precision, Schedule, Settings, SparseTarget,
 };
+pub use variant::split_id;

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Which images to train on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DataSource {
     /// Procedural images, built in.
@@ -17,7 +17,7 @@ pub enum DataSource {
 }
 
 /// Which network family to train.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ModelKind {
     /// The depth-D CNN of the paper's Appendix B; `depth` blocks, `width` channels.

@@ -5,8 +5,10 @@
 //! batch-norm parameters and biases are outside the ratio.
 
 mod grasp;
+mod predicted;
 
 pub use grasp::{fo_scores, zo_scores};
+pub use predicted::predicted_keep;
 
 use std::sync::Arc;
 

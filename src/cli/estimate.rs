@@ -1,0 +1,201 @@
+//! `estimate`: the gradient estimate of a user's weights on a user's batch.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use candle_core::{DType, Device, Tensor};
+use clap::{Args, ValueEnum};
+use deepzero::baseline::backprop;
+use deepzero::data::Normalization;
+use deepzero::files;
+use deepzero::kernels::Split;
+use deepzero::nn::{model, weights};
+use deepzero::rng::Purpose;
+use deepzero::spec::{Difference, Directions};
+use deepzero::zo::estimator::{Cge, Rge};
+use deepzero::zo::evaluate::{Evaluator, Full, Reuse};
+use deepzero::zo::{self, DirectionSource, Estimator, Metered, NetworkObjective, QueryCount};
+use serde_json::json;
+
+use super::{Common, Exit, say};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  deepzero estimate --model resnet20 --weights W.safetensors --batch B.safetensors \\
+      --coords C.json --mu 5e-3 --estimator cge --evaluator reuse --backprop --out O.json
+
+Files:
+  weights  safetensors with PyTorch names
+  batch    safetensors with `images` (u8, N x 3 x 32 x 32) and `labels` (i64, N); images are
+           normalized with the mean and standard deviation of CIFAR-10
+  coords   JSON list of [parameter name, flat index]
+  out      JSON: loss, estimates in the order of coords, queries, wall seconds; with --backprop
+           also the exact gradient, its cosine with and the relative error of the estimates")]
+pub(super) struct EstimateArgs {
+    /// resnetN or cnn-dN, with -wC for another width: resnet20, cnn-d3, resnet8-w4.
+    #[arg(long)]
+    model: String,
+    #[arg(long, value_name = "FILE", help = "Weights")]
+    weights: PathBuf,
+    #[arg(long, value_name = "FILE", help = "Images and labels")]
+    batch: PathBuf,
+    #[arg(long, value_name = "FILE", help = "Coordinates to estimate")]
+    coords: PathBuf,
+    /// Smoothing parameter.
+    #[arg(long, default_value_t = 5e-3)]
+    mu: f64,
+    #[arg(long, value_enum, default_value_t = EstimatorName::Cge, help = "Estimator")]
+    estimator: EstimatorName,
+    /// How loss differences are computed.
+    #[arg(long, value_enum, default_value_t = EvaluatorName::Reuse)]
+    evaluator: EvaluatorName,
+    /// Central instead of forward differences.
+    #[arg(long)]
+    central: bool,
+    /// Random directions of rge, over the given coordinates; by default as many as coordinates.
+    #[arg(long, value_name = "Q")]
+    queries: Option<u32>,
+    /// Seed of rge's directions.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Precision of the forward passes.
+    #[arg(long, value_enum, default_value_t = PrecisionName::F32)]
+    precision: PrecisionName,
+    /// Also compute the exact gradient, by back-propagation in double precision.
+    #[arg(long)]
+    backprop: bool,
+    /// Where to write the answer; by default stdout.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum EstimatorName {
+    Cge,
+    Rge,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum EvaluatorName {
+    Full,
+    Reuse,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PrecisionName {
+    F32,
+    F64,
+}
+
+pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
+    if !(args.mu > 0.0 && args.mu.is_finite()) {
+        bail!("--mu must be a positive number, got {}", args.mu);
+    }
+    let (device, _) = common.device()?;
+    let network = model::from_name(&args.model)?;
+    let (params, _) = weights::load(&network, &args.weights)?;
+    let (images, labels) = read_batch(&args.batch)?;
+    let coords = read_coords(&args.coords, network.layout())?;
+    let dtype = if args.precision == PrecisionName::F64 { DType::F64 } else { DType::F32 };
+    let inputs = images.to_dtype(dtype)?.to_device(&device)?;
+    let objective =
+        NetworkObjective { network: &network, images: &inputs, labels: &labels, split: Split::Serial };
+    let count = QueryCount::default();
+    let metered = Metered::new(objective, &count);
+    let scheme = if args.central { Difference::Central } else { Difference::Forward };
+    let mut active = coords.clone();
+    active.sort_unstable();
+    active.dedup();
+    let active: Arc<[usize]> = active.into();
+    let estimator: Box<dyn Estimator> = match args.estimator {
+        EstimatorName::Cge => Box::new(Cge::new(params.len(), active, args.mu, scheme)),
+        EstimatorName::Rge => {
+            let n_dirs = args.queries.unwrap_or(u32::try_from(active.len())?);
+            let law = Directions::Gaussian;
+            let source =
+                DirectionSource::new(law, args.seed, Purpose::Direction, 0, active, Some(network.layout()));
+            Box::new(Rge::new(params.len(), Arc::new(source), n_dirs, args.mu, scheme))
+        }
+    };
+    let start = Instant::now();
+    let evaluator: Box<dyn Evaluator> = match args.evaluator {
+        EvaluatorName::Full => Box::new(Full::new(&metered, &params)?),
+        EvaluatorName::Reuse => Box::new(Reuse::new(&metered, &params)?),
+    };
+    let estimate = zo::estimate(&*estimator, &*evaluator)?;
+    let wall_s = start.elapsed().as_secs_f64();
+    let estimates: Vec<f64> = coords.iter().map(|&coord| estimate.gradient[coord]).collect();
+    let mut answer = json!({
+        "model": args.model,
+        "n_params": params.len(),
+        "mu": args.mu,
+        "loss": evaluator.base_loss(),
+        "estimates": estimates,
+        "queries": count.queries(),
+        "queries_non_finite": count.non_finite(),
+        "wall_s": wall_s,
+        "threads": rayon::current_num_threads(),
+        "kernels": deepzero::kernels::Isa::current().name(),
+    });
+    if args.backprop {
+        let images = images.to_device(&device)?;
+        let exact = backprop::gradient(&network, &params, &images, &labels, 1.0)?;
+        let exact: Vec<f64> = coords.iter().map(|&coord| exact.gradient[coord]).collect();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let difference: Vec<f64> = estimates.iter().zip(&exact).map(|(a, b)| a - b).collect();
+        let norm = dot(&exact, &exact).sqrt();
+        answer["backprop"] = json!(exact);
+        answer["cosine"] = json!(dot(&estimates, &exact) / (norm * dot(&estimates, &estimates).sqrt()));
+        answer["relative_error"] = json!(dot(&difference, &difference).sqrt() / norm);
+    }
+    let text = serde_json::to_string_pretty(&answer)?;
+    match &args.out {
+        Some(path) => files::write_atomically(path, |temporary| std::fs::write(temporary, text + "\n"))?,
+        None => say!("{text}")?,
+    }
+    Ok(Exit::Ok)
+}
+
+/// Images (N, 3, 32, 32), normalized in f64, and labels (N).
+fn read_batch(path: &Path) -> Result<(Tensor, Vec<u32>)> {
+    let tensors = weights::read(path)?;
+    let get =
+        |name: &str| tensors.get(name).with_context(|| format!("{}: no tensor `{name}`", path.display()));
+    let (images, labels) = (get("images")?, get("labels")?);
+    let [channels, height, width] = model::INPUT;
+    if images.dtype() != DType::U8 || images.rank() != 4 || images.dims()[1..] != model::INPUT {
+        bail!(
+            "{}: images must be u8 of shape N x {channels} x {height} x {width}, got {:?} of shape {:?}",
+            path.display(),
+            images.dtype(),
+            images.dims()
+        );
+    }
+    if labels.dims() != [images.dim(0)?] || images.dim(0)? == 0 {
+        bail!("{}: {} images but labels of shape {:?}", path.display(), images.dim(0)?, labels.dims());
+    }
+    let labels: Vec<i64> = labels.to_dtype(DType::I64)?.to_vec1()?;
+    if let Some(label) = labels.iter().find(|&&label| !(0..model::N_CLASSES as i64).contains(&label)) {
+        bail!("{}: label {label} is not in 0..{}", path.display(), model::N_CLASSES);
+    }
+    let Normalization { mean, std } = Normalization::CIFAR10;
+    let per_channel = |values: &[f64; 3]| Tensor::from_slice(values, (1, channels, 1, 1), &Device::Cpu);
+    let unit = (images.to_dtype(DType::F64)? / 255.0)?;
+    let images = unit.broadcast_sub(&per_channel(&mean)?)?.broadcast_div(&per_channel(&std)?)?;
+    Ok((images, labels.into_iter().map(|label| label as u32).collect()))
+}
+
+fn read_coords(path: &Path, layout: &deepzero::nn::Layout) -> Result<Vec<usize>> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let pairs: Vec<(String, usize)> = serde_json::from_str(&text)
+        .with_context(|| format!("{}: expected a list of [parameter name, flat index]", path.display()))?;
+    if pairs.is_empty() {
+        bail!("{}: no coordinates", path.display());
+    }
+    pairs
+        .iter()
+        .map(|(name, idx)| layout.coord(name, *idx).with_context(|| path.display().to_string()))
+        .collect()
+}

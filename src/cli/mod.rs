@@ -1,0 +1,249 @@
+//! The command line: types that clap fills, one file per verb.
+
+mod data;
+mod estimate;
+mod list;
+mod plan;
+mod progress;
+mod report;
+mod reproduce;
+mod status;
+mod train;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use deepzero::data::Location;
+use deepzero::results::Store;
+use deepzero::spec::{Experiment, Library, Scale, split_id};
+
+/// Train deep networks from function values alone, and reproduce the DeepZero paper.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Examples:
+  deepzero reproduce fig4 --scale smoke      the main figure in two minutes, no data needed
+  deepzero plan fig4 --scale laptop          what that would cost on this machine
+  deepzero sweep sparsity                    accuracy against sparsity
+  deepzero report                            rebuild every report from the results alone")]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Debug, Args)]
+struct Common {
+    /// Folder of result files.
+    #[arg(long, global = true, default_value = "results", value_name = "DIR", help_heading = "Folders")]
+    results: PathBuf,
+    /// Folder for generated reports.
+    #[arg(long, global = true, default_value = "reports", value_name = "DIR", help_heading = "Folders")]
+    reports: PathBuf,
+    /// Folder of experiment files; by default ./experiments, else those built in.
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Folders")]
+    experiments: Option<PathBuf>,
+    /// Folder with data sets; searched before $DEEPZERO_DATA and ./data.
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Folders")]
+    data_dir: Option<PathBuf>,
+    /// Threads; by default one per core. Results do not depend on it.
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Machine")]
+    threads: Option<u16>,
+    /// Where tensors live: cpu, cuda or cuda:N.
+    #[arg(long, global = true, default_value = "cpu", value_name = "DEVICE", help_heading = "Machine")]
+    device: String,
+    /// Machine-readable output on stdout.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List exhibits and sweeps: what each compares, and which scales have results.
+    List(list::ListArgs),
+    /// Say what a run would do and cost; writes nothing.
+    Plan(plan::PlanArgs),
+    /// Run the missing trials of exhibits, then write their reports.
+    Reproduce(reproduce::ReproduceArgs),
+    /// Vary one setting.
+    Sweep(reproduce::SweepArgs),
+    /// Train one model with one recipe.
+    Train(train::TrainArgs),
+    /// Estimate the gradient of given weights on a given batch.
+    Estimate(estimate::EstimateArgs),
+    /// Rebuild reports from results alone.
+    Report(report::ReportArgs),
+    /// Show which trials are done, running, failed or missing.
+    Status(status::StatusArgs),
+    /// Fetch, describe or verify data sets.
+    Data(data::DataArgs),
+    /// Print a completion script for a shell.
+    #[command(
+        after_help = "Example:\n  deepzero completions bash > ~/.local/share/bash-completion/completions/deepzero"
+    )]
+    Completions {
+        /// Shell to complete in.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Options that choose the trials of an experiment.
+#[derive(Debug, Args)]
+struct Selection {
+    /// How much of the paper's protocol to follow.
+    #[arg(long, value_enum, default_value_t = Scale::Smoke)]
+    scale: Scale,
+    /// Seeds per point; by default what the experiment says for the scale.
+    #[arg(long, value_name = "N")]
+    seeds: Option<usize>,
+    /// Change a setting of every trial; the results are kept apart from the experiment's own.
+    /// Repeatable. `deepzero train --help` lists the settings.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    overrides: Vec<(String, String)>,
+}
+
+fn key_value(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("expected KEY=VALUE, such as mu=0.001".to_owned()),
+    }
+}
+
+/// How the program ends when nothing else went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// All is well.
+    Ok,
+    /// An error, told in one line.
+    Error,
+    /// Everything ran, but some trials failed or diverged.
+    TrialsFailed,
+    /// The user stopped it.
+    Interrupted,
+}
+
+impl Exit {
+    pub(crate) fn code(self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Ok => 0,
+            Self::Error => 1,
+            Self::TrialsFailed => 3,
+            // 128 + SIGINT, as shells report it.
+            Self::Interrupted => 130,
+        })
+    }
+
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        match error.downcast_ref::<deepzero::Error>() {
+            Some(deepzero::Error::Interrupted) => Self::Interrupted,
+            _ => Self::Error,
+        }
+    }
+}
+
+/// A reader such as `head` that has seen enough is no error.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Set by Ctrl-C or SIGTERM; a second one ends the program at once.
+static INTERRUPT: AtomicBool = AtomicBool::new(false);
+
+fn watch_interrupts() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPT.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping after the current step; press again to stop at once");
+    })
+    .context("watch for Ctrl-C")
+}
+
+pub(crate) fn run(cli: Cli) -> Result<Exit> {
+    if let Some(threads) = cli.common.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(usize::from(threads))
+            .build_global()
+            .context("start the threads")?;
+    }
+    let common = &cli.common;
+    match &cli.verb {
+        Verb::List(args) => list::run(common, args),
+        Verb::Plan(args) => plan::run(common, args),
+        Verb::Reproduce(args) => reproduce::run(common, args),
+        Verb::Sweep(args) => reproduce::run_sweep(common, args),
+        Verb::Train(args) => train::run(common, args),
+        Verb::Estimate(args) => estimate::run(common, args),
+        Verb::Report(args) => report::run(common, args),
+        Verb::Status(args) => status::run(common, args),
+        Verb::Data(args) => data::run(common, args),
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "deepzero", &mut script);
+            std::io::Write::write_all(&mut std::io::stdout(), &script)?;
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+/// Prints a line to stdout; unlike `println!` it can fail.
+macro_rules! say {
+    ($($arg:tt)*) => {{
+        use std::io::Write;
+        writeln!(std::io::stdout(), $($arg)*)
+    }};
+}
+use say;
+
+impl Common {
+    fn store(&self) -> Store {
+        Store::new(&self.results)
+    }
+
+    fn location(&self) -> Location {
+        Location::new(self.data_dir.clone())
+    }
+
+    fn library(&self) -> Result<Library> {
+        Ok(Library::open(self.experiments.as_deref())?)
+    }
+
+    /// The device, and its name for the results.
+    fn device(&self) -> Result<(candle_core::Device, String)> {
+        let refuse = |reason: String| deepzero::Error::Device { device: self.device.clone(), reason };
+        let ordinal = match self.device.as_str() {
+            "cpu" => return Ok((candle_core::Device::Cpu, "cpu".to_owned())),
+            "cuda" => 0,
+            other => match other.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
+                Some(ordinal) => ordinal,
+                None => bail!(refuse("expected cpu, cuda or cuda:N".to_owned())),
+            },
+        };
+        if !candle_core::utils::cuda_is_available() {
+            bail!(refuse("this program was built without CUDA; build it with --features cuda".to_owned()));
+        }
+        let device = candle_core::Device::new_cuda(ordinal).map_err(|error| refuse(error.to_string()))?;
+        Ok((device, self.device.clone()))
+    }
+
+    /// The experiment with this id; `fig4~mu=0.01` is fig4 with a setting changed, and a sweep
+    /// covers the values that its results have.
+    fn experiment(&self, id: &str, scale: Scale, values: Option<&[String]>) -> Result<Experiment> {
+        let library = self.library()?;
+        let (base, overrides) = split_id(id);
+        let experiment = match base.strip_prefix("sweep-") {
+            Some(axis) if values.is_some() || library.ids().all(|known| known != base) => {
+                library.sweep(axis, values)?
+            }
+            _ => library.get(base)?,
+        };
+        Ok(experiment.with_overrides(scale, &overrides)?)
+    }
+}

@@ -1,0 +1,118 @@
+//! `plan`: a dry run.
+
+use anyhow::Result;
+use clap::Args;
+use deepzero::runner::plan::{Cost, Planner};
+use deepzero::runner::{checkpoint_path, is_pending};
+use deepzero::task::Checkpoint;
+use serde_json::json;
+
+use super::reproduce::selected;
+use super::{Common, Exit, Selection, say};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  deepzero plan fig4 --scale paper
+  deepzero plan all --scale laptop --threads 1 --json
+
+The time is measured on this machine with a short calibration and does not depend on what else
+runs; queries and operations follow from the settings, with layer ratios as ZO-GraSP is expected
+to find them.")]
+pub(super) struct PlanArgs {
+    /// Exhibits, or `all`.
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
+}
+
+pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
+    let store = common.store();
+    let mut planner = Planner::default();
+    let mut output = Vec::new();
+    for experiment in selected(common, &args.ids, &args.selection)? {
+        let (mut all, mut left) = (Cost::default(), Cost::default());
+        let mut rows = Vec::new();
+        let trials = experiment.trials(args.selection.scale, args.selection.seeds, &[])?;
+        for trial in &trials {
+            let cost = planner.cost(&trial.settings)?;
+            let pending = is_pending(&store, trial)?;
+            let progress = Checkpoint::progress(&checkpoint_path(&store, trial));
+            all += cost;
+            if pending {
+                // A started trial has only its remaining epochs before it.
+                let share = progress.map_or(1.0, |p| 1.0 - p.epoch as f64 / p.epochs as f64);
+                left += Cost {
+                    queries: cost.queries * share,
+                    flops: cost.flops * share,
+                    wall_s: cost.wall_s * share,
+                };
+            }
+            let state = match (pending, progress) {
+                (false, _) => "done".to_owned(),
+                (true, Some(progress)) => format!("epoch {}/{}", progress.epoch, progress.epochs),
+                (true, None) => "to run".to_owned(),
+            };
+            rows.push((trial, cost, state));
+        }
+        if common.json {
+            let rows: Vec<_> = rows
+                .iter()
+                .map(|(trial, cost, state)| {
+                    json!({
+                        "trial": trial.hash(), "series": trial.series, "x": trial.x, "seed": trial.seed,
+                        "state": state, "queries": cost.queries, "flops": cost.flops, "wall_s": cost.wall_s,
+                    })
+                })
+                .collect();
+            output.push(json!({
+                "id": experiment.id, "scale": args.selection.scale.name(), "trials": rows,
+                "queries": all.queries, "flops": all.flops, "wall_s": all.wall_s, "wall_s_left": left.wall_s,
+            }));
+            continue;
+        }
+        say!("{} at {} scale: {} trials", experiment.id, args.selection.scale, trials.len())?;
+        say!(
+            "{:<22} {:>8} {:>4} {:>12} {:>12} {:>10}  state",
+            "series",
+            "x",
+            "seed",
+            "queries",
+            "GFLOP",
+            "time"
+        )?;
+        for (trial, cost, state) in rows {
+            say!(
+                "{:<22} {:>8} {:>4} {:>12.0} {:>12.0} {:>10}  {state}",
+                trial.series,
+                trial.x_text,
+                trial.seed,
+                cost.queries,
+                cost.flops / 1e9,
+                duration(cost.wall_s)
+            )?;
+        }
+        say!(
+            "in all {:.0} queries, {:.0} GFLOP, about {} on {} threads of this machine; about {} left",
+            all.queries,
+            all.flops / 1e9,
+            duration(all.wall_s),
+            rayon::current_num_threads(),
+            duration(left.wall_s)
+        )?;
+    }
+    if common.json {
+        say!("{}", serde_json::to_string_pretty(&output)?)?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Seconds as people say them.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 120.0 => format!("{s:.1} s"),
+        s if s < 7_200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 172_800.0 => format!("{:.1} h", s / 3_600.0),
+        s => format!("{:.0} days", s / 86_400.0),
+    }
+}

@@ -1,0 +1,124 @@
+//! Progress of training and downloads: bars on a terminal, plain lines elsewhere, on stderr.
+
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use deepzero::data;
+use deepzero::results::EpochRecord;
+use deepzero::task::Observer;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Progress of one trial.
+pub(super) struct TrialProgress {
+    title: String,
+    bar: Option<ProgressBar>,
+    epochs: usize,
+    started: Instant,
+    /// When the last plain line was written.
+    last_line: Mutex<Instant>,
+}
+
+/// Plain lines come at most this often, besides one for the end of the trial.
+const LINE_EVERY: Duration = Duration::from_secs(20);
+
+impl TrialProgress {
+    pub(super) fn new(title: String, epochs: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = "{prefix} {wide_bar} {pos}/{len} steps, {per_sec}, {eta} left, {msg}";
+            let style = ProgressStyle::with_template(style).expect("the template is constant");
+            let bar = ProgressBar::new(0).with_style(style).with_prefix(title.clone());
+            bar.enable_steady_tick(Duration::from_millis(500));
+            bar
+        });
+        if bar.is_none() {
+            eprintln!("{title}: started");
+        }
+        let now = Instant::now();
+        Self { title, bar, epochs, started: now, last_line: Mutex::new(now) }
+    }
+
+    /// Takes the bar away and leaves one line.
+    pub(super) fn finish(&self, line: &str) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        eprintln!("{}: {line} ({:.1} s)", self.title, self.started.elapsed().as_secs_f64());
+    }
+}
+
+impl Observer for TrialProgress {
+    fn step(&self, step: usize, n_steps: usize, loss: f64, accuracy: f64) {
+        let Some(bar) = &self.bar else { return };
+        if bar.length() != Some(n_steps as u64) {
+            bar.set_length(n_steps as u64);
+            // A resumed run starts in the middle; the rate counts from here.
+            bar.reset_eta();
+        }
+        bar.set_position(step as u64);
+        bar.set_message(format!("loss {loss:.3}, accuracy {:.1} %", 100.0 * accuracy));
+    }
+
+    fn epoch(&self, record: &EpochRecord) {
+        if self.bar.is_some() {
+            return;
+        }
+        let mut last = self.last_line.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if last.elapsed() < LINE_EVERY {
+            return;
+        }
+        *last = Instant::now();
+        let done = record.epoch as usize;
+        let remaining = self.started.elapsed().as_secs_f64() / done as f64 * (self.epochs - done) as f64;
+        eprintln!(
+            "{}: epoch {done}/{}, loss {:.3}, test accuracy {:.1} %, {} queries, about {remaining:.0} s left",
+            self.title,
+            self.epochs,
+            record.train_loss,
+            100.0 * record.test_accuracy,
+            record.queries,
+        );
+    }
+
+    fn note(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(format!("{}: {text}", self.title)),
+            None => eprintln!("{}: {text}", self.title),
+        }
+    }
+}
+
+/// Progress of downloads.
+#[derive(Default)]
+pub(super) struct DownloadProgress {
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl data::Progress for DownloadProgress {
+    fn started(&self, what: &str, total_bytes: u64) {
+        eprintln!("fetching {what} ({} MB)", total_bytes / 1_000_000);
+        if std::io::stderr().is_terminal() {
+            let style =
+                ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left")
+                    .expect("the template is constant");
+            let bar = ProgressBar::new(total_bytes).with_style(style);
+            *self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(bar);
+        }
+    }
+
+    fn advanced(&self, done_bytes: u64) {
+        if let Some(bar) = &*self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            bar.set_position(done_bytes);
+        }
+    }
+
+    fn finished(&self) {
+        if let Some(bar) = self.bar.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn note(&self, text: &str) {
+        eprintln!("{text}");
+    }
+}

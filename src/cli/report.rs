@@ -1,0 +1,108 @@
+//! `report`: reports from results alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use clap::Args;
+use deepzero::report::{self, Run};
+use deepzero::results::TrialRecord;
+use deepzero::spec::{Experiment, Scale, split_id};
+
+use super::{Common, Exit, say};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  deepzero report            every experiment that has results, and reports/index.html
+  deepzero report fig4")]
+pub(super) struct ReportArgs {
+    /// Experiments; by default all with results.
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+}
+
+pub(super) fn run(common: &Common, args: &ReportArgs) -> Result<Exit> {
+    for path in write(common, &args.ids)? {
+        say!("{}", path.display())?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// Writes the reports of the experiments named (all with results if none are), and the index over
+/// all with results.
+pub(super) fn write(common: &Common, ids: &[String]) -> Result<Vec<std::path::PathBuf>> {
+    let mut all: BTreeSet<String> = ids.iter().cloned().collect();
+    all.extend(experiments_with_results(common)?);
+    let mut runs: Vec<Run> = Vec::new();
+    for id in &all {
+        runs.push(gather(common, id)?);
+    }
+    Ok(report::write_reports(&runs, &common.reports)?)
+}
+
+fn experiments_with_results(common: &Common) -> Result<Vec<String>> {
+    let mut ids = Vec::new();
+    let Ok(entries) = std::fs::read_dir(&common.results) else { return Ok(ids) };
+    for entry in entries {
+        let entry = entry?;
+        if let (true, Ok(name)) = (entry.file_type()?.is_dir(), entry.file_name().into_string()) {
+            if !common.store().scales(&name)?.is_empty() {
+                ids.push(name);
+            }
+        }
+    }
+    Ok(ids)
+}
+
+/// An experiment with its records by scale. Records of settings that the experiment no longer asks
+/// for are left out, and said so.
+fn gather(common: &Common, id: &str) -> Result<Run> {
+    let store = common.store();
+    let (base, _) = split_id(id);
+    let mut scales: BTreeMap<Scale, Vec<TrialRecord>> = BTreeMap::new();
+    let mut merged: Option<Experiment> = None;
+    for scale in store.scales(id)? {
+        let records = store.read_all(id, scale)?;
+        let experiment = common.experiment(id, scale, sweep_values(base, &records).as_deref())?;
+        let n_seeds = records.iter().map(|record| record.trial.seed as usize + 1).max();
+        let asked: BTreeSet<String> =
+            experiment.trials(scale, n_seeds, &[])?.iter().map(deepzero::spec::Trial::hash).collect();
+        let n_all = records.len();
+        let records: Vec<TrialRecord> =
+            records.into_iter().filter(|record| asked.contains(&record.trial.hash())).collect();
+        if records.len() < n_all {
+            let n_old = n_all - records.len();
+            eprintln!("{id} at {scale} scale: {n_old} results of other settings are left out of the report");
+        }
+        if !records.is_empty() {
+            scales.insert(scale, records);
+        }
+        match &mut merged {
+            Some(merged) => {
+                let plan = experiment.scales.get(&scale).cloned();
+                merged.scales.extend(plan.map(|plan| (scale, plan)));
+            }
+            None => merged = Some(experiment),
+        }
+    }
+    let experiment = match merged {
+        Some(experiment) => experiment,
+        None => common.library()?.get(base)?,
+    };
+    Ok((experiment, scales))
+}
+
+/// The values of a sweep's axis that have records, in order; nothing for other experiments.
+fn sweep_values(base: &str, records: &[TrialRecord]) -> Option<Vec<String>> {
+    if !base.starts_with("sweep-") || records.is_empty() {
+        return None;
+    }
+    let mut values: Vec<(f64, String)> = Vec::new();
+    for record in records {
+        let x = record.trial.x.unwrap_or(f64::NAN);
+        if !values.iter().any(|(_, text)| *text == record.trial.x_text) {
+            values.push((x, record.trial.x_text.clone()));
+        }
+    }
+    values.sort_by(|a, b| a.0.total_cmp(&b.0));
+    Some(values.into_iter().map(|(_, text)| text).collect())
+}

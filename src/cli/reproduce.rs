@@ -1,0 +1,144 @@
+//! `reproduce` and `sweep`: run what is missing, then report.
+
+use anyhow::{Context, Result};
+use clap::Args;
+use deepzero::results::Status;
+use deepzero::runner::{self, Ended, Runner};
+use deepzero::spec::{Experiment, Trial};
+
+use super::progress::{DownloadProgress, TrialProgress};
+use super::{Common, Exit, INTERRUPT, Selection, report, say, watch_interrupts};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  deepzero reproduce fig4 --scale smoke
+  deepzero reproduce fig2 fig4 --scale laptop --data-dir ~/data
+  deepzero reproduce fig4 --scale smoke --set mu=0.001 --seeds 3
+
+Interrupted, the same command goes on from the last finished epoch.
+Exit codes: 0 all trials done, 1 error, 3 some trials failed or diverged, 130 interrupted.")]
+pub(super) struct ReproduceArgs {
+    /// Exhibits, or `all`.
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<String>,
+    #[command(flatten)]
+    selection: Selection,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  deepzero sweep sparsity
+  deepzero sweep mu --values 1e-4,1e-3,1e-2 --scale laptop
+  deepzero sweep weight-decay --values 0,5e-4 --set sparsity=0.95
+
+Axes with values of their own: sparsity, batch-size, mu, queries, width, depth, estimator,
+learning-rate. Any other setting can be swept with --values.")]
+pub(super) struct SweepArgs {
+    /// Setting to vary.
+    axis: String,
+    /// Its values, separated by commas.
+    #[arg(long, value_delimiter = ',', value_name = "V,V,…")]
+    values: Option<Vec<String>>,
+    #[command(flatten)]
+    selection: Selection,
+}
+
+pub(super) fn run(common: &Common, args: &ReproduceArgs) -> Result<Exit> {
+    let experiments = selected(common, &args.ids, &args.selection)?;
+    run_all(common, &experiments, &args.selection)
+}
+
+pub(super) fn run_sweep(common: &Common, args: &SweepArgs) -> Result<Exit> {
+    let sweep = common.library()?.sweep(&args.axis, args.values.as_deref())?;
+    let sweep = sweep.with_overrides(args.selection.scale, &args.selection.overrides)?;
+    run_all(common, &[sweep], &args.selection)
+}
+
+/// The experiments named, with the overrides applied; `all` names every exhibit of the paper.
+pub(super) fn selected(common: &Common, ids: &[String], selection: &Selection) -> Result<Vec<Experiment>> {
+    let library = common.library()?;
+    let mut experiments = Vec::new();
+    for id in ids {
+        if id == "all" {
+            experiments.extend(library.all()?.into_iter().filter(|experiment| !experiment.paper.is_empty()));
+        } else {
+            experiments.push(library.get(id)?);
+        }
+    }
+    experiments
+        .iter()
+        .map(|experiment| Ok(experiment.with_overrides(selection.scale, &selection.overrides)?))
+        .collect()
+}
+
+fn run_all(common: &Common, experiments: &[Experiment], selection: &Selection) -> Result<Exit> {
+    watch_interrupts()?;
+    let store = common.store();
+    let location = common.location();
+    let (device, device_name) = common.device()?;
+    let downloads = DownloadProgress::default();
+    let mut runner = Runner::new(&store, &location, &downloads, device, device_name, &INTERRUPT);
+    let (mut n_bad, mut n_elsewhere) = (0, 0);
+    for experiment in experiments {
+        let trials = experiment.trials(selection.scale, selection.seeds, &[])?;
+        let mut pending = Vec::new();
+        for trial in &trials {
+            if runner::is_pending(&store, trial)? {
+                pending.push(trial);
+            }
+        }
+        eprintln!(
+            "{} at {} scale: {} trials, {} to run",
+            experiment.id,
+            selection.scale,
+            trials.len(),
+            pending.len()
+        );
+        let n_pending = pending.len();
+        for (position, trial) in pending.into_iter().enumerate() {
+            if !run_trial(&mut runner, trial, position + 1, n_pending)? {
+                n_elsewhere += 1;
+            }
+        }
+        for trial in &trials {
+            let bad = |record: &deepzero::results::TrialRecord| record.status != Status::Done;
+            n_bad += usize::from(store.find(trial)?.as_ref().is_some_and(bad));
+        }
+        report::write(common, std::slice::from_ref(&experiment.id))?;
+        let page = common.reports.join(format!("{}.md", experiment.id));
+        say!("{}", page.display())?;
+    }
+    say!("{}", common.reports.join("index.html").display())?;
+    if n_elsewhere > 0 {
+        eprintln!(
+            "{n_elsewhere} trials are being run by another process; run the same command again for the report"
+        );
+    }
+    if n_bad > 0 {
+        eprintln!("{n_bad} trials failed or diverged; the reports name them");
+        return Ok(Exit::TrialsFailed);
+    }
+    Ok(Exit::Ok)
+}
+
+/// Runs one trial and says how it ended; false if another process has it.
+fn run_trial(runner: &mut Runner, trial: &Trial, position: usize, n_trials: usize) -> Result<bool> {
+    let title = format!("[{position}/{n_trials}] {}", trial.title());
+    let progress = TrialProgress::new(title, trial.settings.epochs);
+    let ended = runner.run(trial, &progress).inspect_err(|_| progress.finish("stopped"));
+    let ended = ended.with_context(|| trial.title())?;
+    let Ended::Recorded(record) = ended else {
+        progress.finish("is being run by another process");
+        return Ok(false);
+    };
+    let line = match (record.status, record.epochs.last()) {
+        (Status::Done, Some(last)) => {
+            format!("test accuracy {:.2} %, {} queries", 100.0 * last.test_accuracy, last.queries)
+        }
+        (Status::Done, None) => "done".to_owned(),
+        (Status::Diverged, _) => format!("diverged: {}", record.error),
+        (Status::Failed, _) => format!("failed: {}", record.error),
+    };
+    progress.finish(&line);
+    Ok(true)
+}

@@ -1,0 +1,121 @@
+//! `train`: one model, one recipe.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use deepzero::nn::weights;
+use deepzero::results::Status;
+use deepzero::runner::Runner;
+use deepzero::spec::{Scale, Settings, Trial};
+use deepzero::task::{self, Prepared, Session};
+use serde_json::json;
+
+use super::progress::{DownloadProgress, TrialProgress};
+use super::{Common, Exit, INTERRUPT, key_value, say, watch_interrupts};
+
+#[derive(Debug, Args)]
+#[command(after_help = settings_help())]
+pub(super) struct TrainArgs {
+    /// Change a setting; repeatable. The default is the paper's recipe for ResNet-20.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    overrides: Vec<(String, String)>,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Trained weights, safetensors with PyTorch names.
+    #[arg(long, default_value = "model.safetensors", value_name = "FILE")]
+    out: PathBuf,
+    /// Go on from the state beside the output file, if there is one.
+    #[arg(long)]
+    resume: bool,
+}
+
+fn settings_help() -> String {
+    let mut text = "Examples:
+  deepzero train --set data=synthetic --set model=cnn --set depth=2 --set width=8 --set epochs=2 \\
+      --set n-train=640 --set warmup-epochs=0 --set sparsity=0 --out cnn.safetensors
+  deepzero train --set method=fo --set epochs=20 --data-dir ~/data --resume
+
+Settings (default):\n"
+        .to_owned();
+    for setting in Settings::describe() {
+        text.push_str(&format!(
+            "  {:<24} {} [{}; default {}]\n",
+            setting.name, setting.help, setting.allowed, setting.default
+        ));
+    }
+    text
+}
+
+pub(super) fn run(common: &Common, args: &TrainArgs) -> Result<Exit> {
+    watch_interrupts()?;
+    let mut settings = Settings::default();
+    for (key, value) in &args.overrides {
+        settings.set_text(key, value)?;
+    }
+    settings.check()?;
+    // The identity of the recipe, so that a state of other settings is refused.
+    let trial = Trial {
+        experiment: "train".to_owned(),
+        scale: Scale::Paper,
+        series: "train".to_owned(),
+        x: None,
+        x_text: String::new(),
+        seed: args.seed,
+        settings: settings.clone(),
+    };
+    let state = args.out.with_extension("state");
+    if state.exists() && !args.resume {
+        bail!("{} holds an unfinished run; add --resume to go on, or delete it", state.display());
+    }
+    let (device, device_name) = common.device()?;
+    let (store, location, downloads) = (common.store(), common.location(), DownloadProgress::default());
+    let mut runner = Runner::new(&store, &location, &downloads, device.clone(), device_name, &INTERRUPT);
+    let splits = runner.splits(&settings)?;
+    let prepared = Prepared::new(&settings, args.seed, &splits)?;
+    let progress = TrialProgress::new("train".to_owned(), settings.epochs);
+    let hash = trial.hash();
+    let session = Session {
+        data: &prepared,
+        device: &device,
+        checkpoint: Some((&state, &hash)),
+        interrupt: &INTERRUPT,
+        observer: &progress,
+    };
+    let model = task::train(&settings, args.seed, &session).inspect_err(|_| progress.finish("stopped"))?;
+    progress.finish(if model.status == Status::Done { "done" } else { "diverged" });
+    weights::save(&model.network, &model.params, &model.stats, &args.out)?;
+    if state.exists() {
+        std::fs::remove_file(&state).with_context(|| format!("remove {}", state.display()))?;
+    }
+    if common.json {
+        let epochs: Vec<_> = model.epochs.iter().map(|record| json!(record)).collect();
+        let summary = json!({
+            "out": args.out, "status": model.status, "error": model.error, "n_params": model.params.len(),
+            "best_epoch": model.best_epoch(), "epochs": epochs,
+        });
+        say!("{}", serde_json::to_string_pretty(&summary)?)?;
+    } else {
+        say!("epoch  train loss  train acc  val acc  test acc      queries   seconds")?;
+        for record in &model.epochs {
+            let percent = |x: f64| if x.is_nan() { "-".to_owned() } else { format!("{:.2}", 100.0 * x) };
+            say!(
+                "{:>5}  {:>10.4}  {:>9}  {:>7}  {:>8}  {:>11}  {:>8.1}",
+                record.epoch,
+                record.train_loss,
+                percent(record.train_accuracy),
+                percent(record.val_accuracy),
+                percent(record.test_accuracy),
+                record.queries,
+                record.wall_s
+            )?;
+        }
+        say!("{}", args.out.display())?;
+    }
+    if model.status == Status::Done {
+        return Ok(Exit::Ok);
+    }
+    eprintln!("deepzero: {}; the weights are those of the last finished epoch", model.error);
+    Ok(Exit::TrialsFailed)
+}

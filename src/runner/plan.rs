@@ -1,0 +1,189 @@
+//! What a trial will cost: queries, floating-point operations, seconds on this machine.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Tensor};
+
+use crate::Result;
+use crate::baseline::backprop;
+use crate::kernels::Split;
+use crate::nn::{Network, model};
+use crate::spec::{
+    DataSource, Difference, EvaluatorKind, LayerRatios, Method, ModelKind, Precision, Settings,
+};
+use crate::zo::sparsity::{KeepCounts, predicted_keep};
+use crate::zo::{LayeredObjective, NetworkObjective, Objective};
+
+/// Expected cost of a trial.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Cost {
+    /// Evaluations of the objective.
+    pub queries: f64,
+    /// Floating-point operations of all forward (and backward) passes.
+    pub flops: f64,
+    /// Seconds on this machine with the threads in use.
+    pub wall_s: f64,
+}
+
+impl std::ops::AddAssign for Cost {
+    fn add_assign(&mut self, other: Self) {
+        self.queries += other.queries;
+        self.flops += other.flops;
+        self.wall_s += other.wall_s;
+    }
+}
+
+/// Measured seconds per image of one network on this machine.
+#[derive(Debug)]
+struct Speed {
+    /// One complete forward pass on one thread.
+    full_s: f64,
+    /// A forward pass from each node on, for nodes with parameters.
+    from_node_s: HashMap<usize, f64>,
+    /// One training step of back-propagation on all threads.
+    backprop_s: f64,
+}
+
+/// Estimates costs, measuring each kind of network once.
+#[derive(Debug, Default)]
+pub struct Planner {
+    speeds: HashMap<(ModelKind, usize, usize, bool), Speed>,
+}
+
+/// Images in a calibration batch: enough that per-batch costs are small.
+const CALIBRATION_BATCH: usize = 32;
+
+impl Planner {
+    /// Expected cost of a trial. Layer ratios are predicted where the law of ZO-GraSP allows it and
+    /// taken as uniform otherwise.
+    ///
+    /// # Errors
+    /// If the network cannot be built or run.
+    pub fn cost(&mut self, settings: &Settings) -> Result<Cost> {
+        let network = model::from_settings(settings)?;
+        let n_train = match (settings.n_train, settings.data) {
+            (0, DataSource::Cifar10) => 50_000 - settings.n_val,
+            (0, DataSource::Synthetic) => crate::data::SYNTHETIC_TRAIN,
+            (n, _) => n,
+        };
+        let n_test = match (settings.n_test, settings.data) {
+            (0, DataSource::Cifar10) => 10_000,
+            (0, DataSource::Synthetic) => crate::data::SYNTHETIC_TEST,
+            (n, _) => n,
+        };
+        let steps = (n_train.div_ceil(settings.batch_size) * settings.epochs) as f64;
+        let images = (n_train * settings.epochs) as f64;
+        let measured = ((n_test + settings.n_val) * settings.epochs) as f64;
+        let threads = rayon::current_num_threads() as f64;
+        let full_flops = network.flops() as f64;
+        let speed = self.speed(settings, &network)?;
+        let full_s = speed.full_s / threads;
+        let mut cost = Cost { queries: 0.0, flops: measured * full_flops, wall_s: measured * full_s };
+        let per_slope = if settings.difference == Difference::Central { 2.0 } else { 1.0 };
+        let active = active_counts(settings, &network);
+        let n_active: f64 = active.iter().map(|&(_, n)| n as f64).sum();
+        match settings.method {
+            Method::Fo => {
+                // A backward pass costs about two forward ones.
+                cost.flops += 3.0 * images * full_flops;
+                cost.wall_s += images * speed.backprop_s;
+            }
+            Method::Cge => {
+                cost.queries += steps * (1.0 + per_slope * n_active);
+                cost.flops += images * full_flops;
+                cost.wall_s += images * full_s;
+                for (param_idx, n) in active {
+                    let probes = per_slope * n as f64 * images;
+                    let node_idx = network.node_of(param_idx);
+                    let (flops, wall_s) = match settings.evaluator {
+                        EvaluatorKind::Full => (full_flops, full_s),
+                        EvaluatorKind::Reuse => {
+                            (network.flops_from(node_idx) as f64, speed.from_node_s[&node_idx] / threads)
+                        }
+                    };
+                    cost.flops += probes * flops;
+                    cost.wall_s += probes * wall_s;
+                }
+            }
+            Method::Rge => {
+                let n_dirs = if settings.queries == 0 { n_active } else { settings.queries as f64 };
+                cost.queries += steps * (1.0 + per_slope * n_dirs);
+                let forwards = images * (1.0 + per_slope * n_dirs);
+                cost.flops += forwards * full_flops;
+                // Directions are drawn twice, at about 15 ns a number.
+                cost.wall_s += forwards * full_s + 2.0 * 15e-9 * steps * n_dirs * n_active / threads;
+            }
+        }
+        let uses_zo_grasp =
+            matches!(settings.layer_ratios, LayerRatios::ZoGrasp | LayerRatios::ZoGraspReleased);
+        if settings.sparsity > 0.0 && uses_zo_grasp {
+            let queries = 2.0 * (settings.grasp_queries as f64 + 1.0);
+            let forwards = queries * (settings.grasp_images_per_class * model::N_CLASSES) as f64;
+            cost += Cost { queries, flops: forwards * full_flops, wall_s: forwards * full_s };
+        }
+        Ok(cost)
+    }
+
+    fn speed(&mut self, settings: &Settings, network: &Network) -> Result<&Speed> {
+        let key = (settings.model, settings.depth, settings.width, settings.precision == Precision::F64);
+        if !self.speeds.contains_key(&key) {
+            let dtype = if key.3 { DType::F64 } else { DType::F32 };
+            self.speeds.insert(key, measure(network, dtype)?);
+        }
+        Ok(&self.speeds[&key])
+    }
+}
+
+fn active_counts(settings: &Settings, network: &Network) -> Vec<(usize, usize)> {
+    let layout = network.layout();
+    let keep = if settings.sparsity > 0.0 {
+        predicted_keep(layout, settings.layer_ratios, settings.sparsity)
+            .unwrap_or_else(|| KeepCounts::uniform(layout, settings.sparsity))
+    } else {
+        KeepCounts::uniform(layout, 0.0)
+    };
+    let mut counts = keep.layers;
+    for (param_idx, spec) in layout.specs().iter().enumerate().filter(|(_, spec)| !spec.kind.is_prunable()) {
+        let share = if settings.always_active { 1.0 } else { 1.0 - settings.sparsity };
+        counts.push((param_idx, (share * spec.len() as f64).round() as usize));
+    }
+    counts
+}
+
+/// Two runs of everything, the second one timed.
+fn measure(network: &Network, dtype: DType) -> Result<Speed> {
+    let images = calibration_images(CALIBRATION_BATCH, dtype)?;
+    let labels: Vec<u32> = (0..CALIBRATION_BATCH as u32).map(|n| n % model::N_CLASSES as u32).collect();
+    let params = network.layout().initial_values(0);
+    let objective = NetworkObjective { network, images: &images, labels: &labels, split: Split::Serial };
+    let per_image = |run: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
+        run()?;
+        let start = Instant::now();
+        run()?;
+        Ok(start.elapsed().as_secs_f64() / CALIBRATION_BATCH as f64)
+    };
+    let full_s = per_image(&mut || objective.loss(&params).map(|_| ()))?;
+    let backprop_s =
+        per_image(&mut || backprop::gradient(network, &params, &images, &labels, 1.0).map(|_| ()))?;
+    let (_, base) = objective.base(&params)?;
+    let mut from_node_s = HashMap::new();
+    for param_idx in 0..network.layout().specs().len() {
+        let node_idx = network.node_of(param_idx);
+        if from_node_s.contains_key(&node_idx) {
+            continue;
+        }
+        let coord = network.layout().range(param_idx).start;
+        let seconds = per_image(&mut || objective.loss_from(&base, &params, coord, 1e-3).map(|_| ()))?;
+        from_node_s.insert(node_idx, seconds);
+    }
+    Ok(Speed { full_s, from_node_s, backprop_s })
+}
+
+/// Images (N, 3, 32, 32) for timing only.
+fn calibration_images(n: usize, dtype: DType) -> Result<Tensor> {
+    let [channels, height, width] = model::INPUT;
+    let len = n * channels * height * width;
+    let values: Vec<f32> = (0..len).map(|idx| (idx % 97) as f32 / 48.0 - 1.0).collect();
+    Ok(Tensor::from_vec(values, (n, channels, height, width), &Device::Cpu)?.to_dtype(dtype)?)
+}
