@@ -1,6 +1,6 @@
 //! Images to train on: CIFAR-10 from local files or the hub, and procedural images that need none.
 //!
-//! Everything ends up as a [`Dataset`] of `u8` pixels in memory; [`loader`] turns rows of it into
+//! Everything ends up as a [`Dataset`] of `u8` pixels in memory; [`make_batch`] turns rows of it into
 //! normalised tensors. Nothing here draws from ambient randomness: subsets, epoch orders and
 //! augmentation are pure functions of a seed and a position.
 

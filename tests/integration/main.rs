@@ -1,5 +1,6 @@
 //! One binary for all integration tests.
 
+mod data;
 mod golden;
 mod report;
 mod results;

@@ -199,7 +199,7 @@ fn download_file(
     std::thread::scope(|scope| {
         let transfer = scope.spawn(move || request.send());
         let mut started = false;
-        while !transfer.is_finished() {
+        let mut tell = || {
             let total = counters.total.load(Ordering::Relaxed);
             if total > 0 && !started {
                 report.started(what, total);
@@ -208,13 +208,16 @@ fn download_file(
             if started {
                 report.advanced(counters.done.load(Ordering::Relaxed));
             }
+            started
+        };
+        while !transfer.is_finished() {
+            tell();
             std::thread::sleep(REPORT_INTERVAL);
         }
-        let result = transfer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        if started {
+        if tell() {
             report.finished();
         }
-        result
+        transfer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 

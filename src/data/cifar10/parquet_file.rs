@@ -25,6 +25,10 @@ use crate::error::{Error, Result};
 /// [`Error::Data`] if the file is damaged, lacks a column, or has a row with a bad image or label
 /// (the first such row is named); [`Error::Io`].
 pub(super) fn read(file: &Path) -> Result<Rows> {
+    guarded(file, read_unguarded)
+}
+
+fn read_unguarded(file: &Path) -> Result<Rows> {
     let reader = open(file)?;
     let columns =
         [find_column(file, &reader, "img.bytes", PhysicalType::BYTE_ARRAY)?, label_column(file, &reader)?];
@@ -42,7 +46,7 @@ pub(super) fn read(file: &Path) -> Result<Rows> {
             .filter_map(|(i, (pixels, bytes))| Some((i, decode(bytes.data(), pixels).err()?)))
             .min_by_key(|(i, _)| *i);
         if let Some((i, reason)) = first_error {
-            return Err(Error::data(file, format!("row {}: {reason}", first_row + i)));
+            return Err(Error::data(file, format!("row {}: {}", first_row + i, reason.replace('\n', " "))));
         }
     }
     Ok(rows)
@@ -53,6 +57,10 @@ pub(super) fn read(file: &Path) -> Result<Rows> {
 /// # Errors
 /// As [`read`], images aside.
 pub(super) fn read_labels(file: &Path) -> Result<Vec<u8>> {
+    guarded(file, read_labels_unguarded)
+}
+
+fn read_labels_unguarded(file: &Path) -> Result<Vec<u8>> {
     let reader = open(file)?;
     let column = label_column(file, &reader)?;
     let mut labels = Vec::new();
@@ -63,10 +71,28 @@ pub(super) fn read_labels(file: &Path) -> Result<Vec<u8>> {
     Ok(labels)
 }
 
+/// Runs `read`, and turns a panic into an error: the `parquet` crate has assertions that a damaged
+/// file can trip.
+fn guarded<T>(file: &Path, read: fn(&Path) -> Result<T>) -> Result<T> {
+    std::panic::catch_unwind(|| read(file))
+        .unwrap_or_else(|_| Err(Error::data(file, "damaged Parquet file: its parts contradict each other")))
+}
+
+/// Opens a file and checks the places its footer gives for the columns, on which the `parquet`
+/// crate would panic.
 fn open(file: &Path) -> Result<SerializedFileReader<File>> {
     let handle = File::open(file).map_err(Error::io("open", file))?;
-    SerializedFileReader::new(handle)
-        .map_err(|error| Error::data(file, format!("truncated or not a Parquet file: {}", one_line(&error))))
+    let reader = SerializedFileReader::new(handle).map_err(|error| {
+        Error::data(file, format!("truncated or not a Parquet file: {}", one_line(&error)))
+    })?;
+    let chunks = reader.metadata().row_groups().iter().flat_map(|group| group.columns());
+    for chunk in chunks {
+        let start = chunk.dictionary_page_offset().unwrap_or_else(|| chunk.data_page_offset());
+        if start < 0 || chunk.compressed_size() < 0 {
+            return Err(Error::data(file, "damaged Parquet file: a column lies before its start"));
+        }
+    }
+    Ok(reader)
 }
 
 fn damaged(file: &Path) -> impl Fn(ParquetError) -> Error {

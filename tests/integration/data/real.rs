@@ -1,0 +1,61 @@
+//! The real CIFAR-10, where it lies beside the repository.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use deepzero::data::{Location, Silent, load};
+use deepzero::spec::DataSource::Cifar10;
+
+use super::only;
+
+/// The shared folder `name`, or nothing, aloud.
+fn shared(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
+    if !path.exists() {
+        eprintln!("SKIPPED: {} is not there", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn location() -> Option<Location> {
+    shared("data/cifar10").map(|_| only(&shared("data").expect("its subfolder is there")))
+}
+
+/// Oracle: the published size of the data set.
+#[test]
+fn cifar10_is_complete_and_balanced() {
+    let Some(location) = location() else { return };
+    let start = Instant::now();
+    let splits = load(Cifar10, &location, &Silent).unwrap();
+    eprintln!("loaded in {:.1} s", start.elapsed().as_secs_f64());
+    assert_eq!((splits.train.len(), splits.test.len()), (50_000, 10_000));
+    assert_eq!(splits.train.class_counts(), [5_000; 10]);
+    assert_eq!(splits.test.class_counts(), [1_000; 10]);
+}
+
+/// Oracle: images that another reader (pyarrow and Pillow) took from rows 20,000 + 500·seed on of
+/// the training file. Their decoder rounds the inverse transform differently, by a few levels at
+/// most; a flip or a transposition would differ by tens.
+#[test]
+fn images_agree_with_another_reader() {
+    const MEAN_LEVELS: f64 = 1.0;
+    let (Some(location), Some(golden)) = (location(), shared("golden/cnn_d3.batch.safetensors")) else {
+        return;
+    };
+    let tensors = candle_core::safetensors::load(golden, &candle_core::Device::Cpu).unwrap();
+    let images: Vec<u8> = tensors["images"].flatten_all().unwrap().to_vec1().unwrap();
+    let labels: Vec<i64> = tensors["labels"].to_vec1().unwrap();
+    let train = load(Cifar10, &location, &Silent).unwrap().train;
+    let distance = |first: usize| {
+        let rows = &train.images[first * 3072..][..images.len()];
+        let sum: f64 = rows.iter().zip(&images).map(|(a, b)| f64::from(a.abs_diff(*b))).sum();
+        sum / images.len() as f64
+    };
+    let starts: Vec<usize> = (20_000..50_000 - labels.len()).step_by(500).collect();
+    let first = *starts.iter().min_by(|a, b| distance(**a).total_cmp(&distance(**b))).unwrap();
+    eprintln!("rows {first} on, mean difference {:.4} levels", distance(first));
+    assert!(distance(first) < MEAN_LEVELS);
+    let found = &train.labels[first..][..labels.len()];
+    assert!(found.iter().zip(&labels).all(|(&a, &b)| i64::from(a) == b));
+}
