@@ -7,6 +7,7 @@
 
 pub mod conv;
 pub mod element;
+pub mod elementwise;
 pub mod norm;
 pub mod pool;
 

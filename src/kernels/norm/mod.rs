@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, W
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::elementwise::affine_planes;
 use super::{Element, Isa, Split};
 
 /// Mean and variance of one channel over batch, rows and columns.
@@ -32,8 +33,9 @@ impl Channels {
         Ok(Self { batch, channels, plane: height * width })
     }
 
-    fn planes<'a, T>(&self, data: &'a [T], channel: usize) -> impl Iterator<Item = &'a [T]> + use<'a, T> {
-        data.chunks_exact(self.plane).skip(channel).step_by(self.channels)
+    #[inline(always)]
+    fn plane_of<'a, T>(&self, data: &'a [T], image: usize, channel: usize) -> &'a [T] {
+        &data[(image * self.channels + channel) * self.plane..][..self.plane]
     }
 
     fn count(&self) -> f64 {
@@ -46,17 +48,30 @@ const PARTIAL: usize = 16;
 
 /// Sum of f(x, y) over a plane, in [`PARTIAL`] interleaved partial sums of the element type.
 #[inline(always)]
+#[expect(
+    clippy::needless_range_loop,
+    reason = "iterator adapters are not always inlined into vectorized code"
+)]
 fn plane_sum<T: Element>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
     let mut sums = [T::ZERO; PARTIAL];
-    let (a_chunks, b_chunks) = (a.chunks_exact(PARTIAL), b.chunks_exact(PARTIAL));
-    let rest: f64 =
-        a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(&a, &b)| f(a, b).wide()).sum();
-    for (a, b) in a_chunks.zip(b_chunks) {
+    let whole = a.len() / PARTIAL * PARTIAL;
+    let b = &b[..a.len()];
+    let mut start = 0;
+    while start < whole {
+        let (a, b) = (&a[start..start + PARTIAL], &b[start..start + PARTIAL]);
         for lane in 0..PARTIAL {
             sums[lane] += f(a[lane], b[lane]);
         }
+        start += PARTIAL;
     }
-    rest + sums.iter().map(|s| s.wide()).sum::<f64>()
+    let mut total = 0.0;
+    for idx in whole..a.len() {
+        total += f(a[idx], b[idx]).wide();
+    }
+    for lane in 0..PARTIAL {
+        total += sums[lane].wide();
+    }
+    total
 }
 
 struct ChannelMoments<'a, T> {
@@ -70,13 +85,22 @@ impl<T: Element> WithSimd for ChannelMoments<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Moments {
-        let planes = || self.shape.planes(self.data, self.channel);
-        let mean = planes().map(|x| plane_sum(x, x, |x, _| x)).sum::<f64>() / self.shape.count();
+        let shape = self.shape;
+        let mut total = 0.0;
+        for image in 0..shape.batch {
+            let x = shape.plane_of(self.data, image, self.channel);
+            total += plane_sum(x, x, |x, _| x);
+        }
+        let mean = total / shape.count();
         let center = T::of(mean);
-        let squares: f64 = planes().map(|x| plane_sum(x, x, |x, _| (x - center) * (x - center))).sum();
+        let mut squares = 0.0;
+        for image in 0..shape.batch {
+            let x = shape.plane_of(self.data, image, self.channel);
+            squares += plane_sum(x, x, |x, _| (x - center) * (x - center));
+        }
         // The rounded center is off by mean - center; the variance about the mean follows exactly.
         let shift = mean - center.wide();
-        Moments { mean, variance: squares / self.shape.count() - shift * shift }
+        Moments { mean, variance: squares / shape.count() - shift * shift }
     }
 }
 
@@ -122,57 +146,20 @@ struct BatchNorm {
     split: Split,
 }
 
-struct Affine<'a, T> {
-    x: &'a [T],
-    y: &'a mut [T],
-    factor: T,
-    offset: T,
-}
-
-impl<T: Element> WithSimd for Affine<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        for (y, &x) in self.y.iter_mut().zip(self.x) {
-            *y = x * self.factor + self.offset;
-        }
-    }
-}
-
 impl BatchNorm {
     fn forward<T: Element>(&self, x: &[T], scale: &[T], shift: &[T], dims: &[usize]) -> Result<Vec<T>> {
         let shape = Channels::of(dims)?;
         if scale.len() != shape.channels || shift.len() != shape.channels {
             candle_core::bail!("batch normalization of {dims:?} with {} scales", scale.len());
         }
-        let isa = Isa::current();
-        let factors: Vec<(T, T)> = all_moments(shape, x, self.split)
-            .iter()
-            .zip(scale.iter().zip(shift))
-            .map(|(m, (&scale, &shift))| {
-                let factor = scale.wide() / (m.variance + self.epsilon).sqrt();
-                (T::of(factor), T::of(shift.wide() - m.mean * factor))
-            })
-            .collect();
-        let mut y = vec![T::ZERO; x.len()];
-        let plane = |idx: usize, x: &[T], y: &mut [T]| {
-            let (factor, offset) = factors[idx % shape.channels];
-            isa.dispatch(Affine { x, y, factor, offset });
-        };
-        match self.split {
-            Split::Serial => {
-                for (idx, (x, y)) in
-                    x.chunks_exact(shape.plane).zip(y.chunks_exact_mut(shape.plane)).enumerate()
-                {
-                    plane(idx, x, y);
-                }
-            }
-            Split::Threads => x
-                .par_chunks_exact(shape.plane)
-                .zip(y.par_chunks_exact_mut(shape.plane))
-                .enumerate()
-                .for_each(|(idx, (x, y))| plane(idx, x, y)),
+        let (mut factor, mut offset) = (Vec::new(), Vec::new());
+        for (m, (scale, shift)) in all_moments(shape, x, self.split).iter().zip(scale.iter().zip(shift)) {
+            let of_x = scale.wide() / (m.variance + self.epsilon).sqrt();
+            factor.push(T::of(of_x));
+            offset.push(T::of(shift.wide() - m.mean * of_x));
         }
+        let mut y = vec![T::ZERO; x.len()];
+        affine_planes(self.split, shape.plane, x, &factor, &offset, &mut y);
         Ok(y)
     }
 }
@@ -249,13 +236,15 @@ impl<T: Element> WithSimd for ChannelGrad<'_, T> {
     type Output = (f64, f64);
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> (f64, f64) {
-        let pairs =
-            || self.shape.planes(self.grad, self.channel).zip(self.shape.planes(self.x, self.channel));
         let mean = self.mean;
-        (
-            pairs().map(|(g, _)| plane_sum(g, g, |g, _| g)).sum(),
-            pairs().map(|(g, x)| plane_sum(g, x, |g, x| g * (x - mean))).sum(),
-        )
+        let (mut sum, mut sum_x) = (0.0, 0.0);
+        for image in 0..self.shape.batch {
+            let grad = self.shape.plane_of(self.grad, image, self.channel);
+            let x = self.shape.plane_of(self.x, image, self.channel);
+            sum += plane_sum(grad, grad, |g, _| g);
+            sum_x += plane_sum(grad, x, |g, x| g * (x - mean));
+        }
+        (sum, sum_x)
     }
 }
 
@@ -273,8 +262,9 @@ impl<T: Element> WithSimd for GradPlane<'_, T> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        for ((out, &g), &x) in self.out.iter_mut().zip(self.grad).zip(self.x) {
-            *out = self.of_grad * g + (self.of_x * x + self.constant);
+        let (x, grad, out) = (&self.x[..self.out.len()], &self.grad[..self.out.len()], self.out);
+        for i in 0..out.len() {
+            out[i] = self.of_grad * grad[i] + (self.of_x * x[i] + self.constant);
         }
     }
 }

@@ -40,12 +40,13 @@ impl<T: Element> WithSimd for Pool<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         let larger = |a: T, b: T| if b > a { b } else { a };
-        for (line, rows) in
-            self.out.chunks_exact_mut(self.width / 2).zip(self.plane.chunks_exact(2 * self.width))
-        {
-            let (top, bottom) = rows.split_at(self.width);
-            for (out, (top, bottom)) in line.iter_mut().zip(top.chunks_exact(2).zip(bottom.chunks_exact(2))) {
-                *out = larger(larger(top[0], top[1]), larger(bottom[0], bottom[1]));
+        let (half, width) = (self.width / 2, self.width);
+        for row in 0..self.out.len() / half {
+            let top = &self.plane[2 * row * width..][..2 * half];
+            let bottom = &self.plane[(2 * row + 1) * width..][..2 * half];
+            let out = &mut self.out[row * half..][..half];
+            for i in 0..half {
+                out[i] = larger(larger(top[2 * i], top[2 * i + 1]), larger(bottom[2 * i], bottom[2 * i + 1]));
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::kernels::elementwise;
+
 use super::{ActivationShape, Context, Layer, elements};
 
 /// Sum of two activations of equal shape.
@@ -17,7 +19,8 @@ impl Layer for Add {
         elements(inputs[0])
     }
 
-    fn forward(&self, _: &Context, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        inputs[0] + inputs[1]
+    fn forward(&self, context: &Context, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        let (a, b) = (inputs[0], inputs[1]);
+        if a.device().is_cpu() { elementwise::add(a, b, context.split) } else { a + b }
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Context, Layer, Mode, elements};
-use crate::kernels::norm;
+use crate::kernels::{elementwise, norm};
 use crate::nn::params::{ParamKind, ParamSpec};
 
 /// Added to the variance, as in PyTorch.
@@ -56,7 +56,11 @@ impl Layer for BatchNorm {
                 };
                 let factor = (scale * tensor(&inverse_std)?)?;
                 let offset = (shift - (tensor(&stats.mean)? * &factor)?)?;
-                norm::affine(x, &factor, &offset)
+                if x.device().is_cpu() {
+                    elementwise::channel_affine(x, &factor, &offset, context.split)
+                } else {
+                    norm::affine(x, &factor, &offset)
+                }
             }
         }
     }

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Context, Layer, elements};
-use crate::kernels::conv;
+use crate::kernels::{conv, elementwise};
 use crate::nn::params::{ParamKind, ParamSpec};
 
 /// Convolution with a square kernel.
@@ -60,6 +60,7 @@ impl Layer for Conv2d {
             input.conv2d(&params[0], self.padding, self.stride, 1, 1)?
         };
         match params.get(1) {
+            Some(bias) if out.device().is_cpu() => elementwise::add_bias(&out, bias, context.split),
             Some(bias) => out.broadcast_add(&bias.reshape((1, self.c_out, 1, 1))?),
             None => Ok(out),
         }

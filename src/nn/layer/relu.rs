@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::kernels::elementwise;
+
 use super::{ActivationShape, Context, Layer, elements};
 
 /// max(x, 0).
@@ -17,7 +19,8 @@ impl Layer for Relu {
         elements(inputs[0])
     }
 
-    fn forward(&self, _: &Context, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        inputs[0].relu()
+    fn forward(&self, context: &Context, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        let x = inputs[0];
+        if x.device().is_cpu() { elementwise::relu(x, context.split) } else { x.relu() }
     }
 }
