@@ -151,17 +151,25 @@ fn active_counts(settings: &Settings, network: &Network) -> Vec<(usize, usize)> 
     counts
 }
 
-/// Two runs of everything, the second one timed.
+/// Runs of everything before and while timing; the median counts.
+const WARM_UP_RUNS: usize = 2;
+const TIMED_RUNS: usize = 5;
+
 fn measure(network: &Network, dtype: DType) -> Result<Speed> {
     let images = calibration_images(CALIBRATION_BATCH, dtype)?;
     let labels: Vec<u32> = (0..CALIBRATION_BATCH as u32).map(|n| n % model::N_CLASSES as u32).collect();
     let params = network.layout().initial_values(0);
     let objective = NetworkObjective { network, images: &images, labels: &labels, split: Split::Serial };
     let per_image = |run: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
-        run()?;
-        let start = Instant::now();
-        run()?;
-        Ok(start.elapsed().as_secs_f64() / CALIBRATION_BATCH as f64)
+        (0..WARM_UP_RUNS).try_for_each(|_| run())?;
+        let mut seconds = [0.0; TIMED_RUNS];
+        for seconds in &mut seconds {
+            let start = Instant::now();
+            run()?;
+            *seconds = start.elapsed().as_secs_f64();
+        }
+        seconds.sort_by(f64::total_cmp);
+        Ok(seconds[TIMED_RUNS / 2] / CALIBRATION_BATCH as f64)
     };
     let full_s = per_image(&mut || objective.loss(&params).map(|_| ()))?;
     let backprop_s =

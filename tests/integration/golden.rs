@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use deepzero::baseline::backprop;
+use deepzero::data::{self, Dataset, Location, Normalization};
 use deepzero::kernels::Split;
 use deepzero::nn::{Context, Mode, Network, loss, model, weights};
-use deepzero::spec::{Difference, OptimizerKind};
+use deepzero::spec::{DataSource, Difference, OptimizerKind};
 use deepzero::zo::estimator::Cge;
 use deepzero::zo::evaluate::{Evaluator, Full, Reuse};
 use deepzero::zo::optimizer::Optimizer;
@@ -187,5 +188,115 @@ fn coordinate_estimates_in_f64() {
         let expected: Vec<f64> =
             golden.expected.cge_forward_difference.iter().copied().step_by(every).collect();
         check_cge(&golden, DType::F64, &coords, &expected);
+    }
+}
+
+/// Rows of the training images that the golden values were made from, or `None` (said aloud) where
+/// the data set is not there: users need not have it.
+fn cifar_train() -> Option<Dataset> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    if !folder.join("cifar10").exists() {
+        eprintln!("SKIPPED: no CIFAR-10 in {}", folder.display());
+        return None;
+    }
+    let location = Location { dirs: vec![folder], offline: true, ..Location::default() };
+    Some(data::load(DataSource::Cifar10, &location, &data::Silent).unwrap().train)
+}
+
+fn batch(train: &Dataset, rows: &[usize], dtype: DType) -> data::Batch {
+    data::make_batch(train, rows, None, &Normalization::CIFAR10, dtype, &Device::Cpu).unwrap()
+}
+
+/// Replaces the trace's images by those that PyTorch saw, if `DEEPZERO_GOLDEN_PIXELS` names the
+/// folder that `tests/golden/decode.py` wrote; whether it did.
+fn use_exact_pixels(train: &mut Dataset) -> bool {
+    let Some(folder) = std::env::var_os("DEEPZERO_GOLDEN_PIXELS") else {
+        eprintln!("DEEPZERO_GOLDEN_PIXELS is not set: another JPEG decoder, wider tolerances");
+        return false;
+    };
+    for (name, first_row) in [("rows_0.bin", 0), ("rows_30000.bin", 30_000)] {
+        let pixels = std::fs::read(Path::new(&folder).join(name)).unwrap();
+        let start = first_row * train.image_len();
+        train.images[start..start + pixels.len()].copy_from_slice(&pixels);
+    }
+    true
+}
+
+/// Exact gradients in f64 on the same pixels: rounding, amplified by ten steps of training.
+const TRACE: f64 = 1e-6;
+/// Our JPEG decoder's pixels differ by 0.3 levels on average from those that PyTorch saw; ten steps
+/// amplify that to 1 %.
+const TRACE_OTHER_PIXELS: f64 = 2e-2;
+
+/// The eval-mode loss after ten steps, of an untrained network far from its running statistics.
+const EVAL_OTHER_PIXELS: f64 = 0.1;
+
+/// Ten steps of SGD with momentum and weight decay, then the eval-mode loss.
+#[test]
+fn sgd_loss_trace() {
+    let Some(mut train) = cifar_train() else { return };
+    let exact_pixels = use_exact_pixels(&mut train);
+    let tolerance = if exact_pixels { TRACE } else { TRACE_OTHER_PIXELS };
+    for golden in Golden::both() {
+        let trace = &golden.expected.sgd_trace;
+        let mut params = golden.params.clone();
+        let mut stats = golden.network.initial_stats();
+        let mut sgd = Optimizer::new(OptimizerKind::Sgd, trace.momentum, trace.weight_decay, params.len());
+        let rows: Vec<usize> = (trace.train_rows[0]..trace.train_rows[1]).collect();
+        for (rows, expected) in rows.chunks(rows.len() / trace.losses.len()).zip(&trace.losses) {
+            let batch = batch(&train, rows, DType::F64);
+            let step =
+                backprop::gradient(&golden.network, &params, &batch.images, &batch.labels, 1.0).unwrap();
+            assert!((step.loss / expected - 1.0).abs() < tolerance, "{} instead of {expected}", step.loss);
+            golden.network.update_running_stats(&mut stats, &step.activations).unwrap();
+            sgd.step(&mut params, &step.gradient, trace.lr, None);
+        }
+        let tensors = golden.network.tensors(&params, DType::F64, &Device::Cpu).unwrap();
+        let context = Context { mode: Mode::Eval(&stats), split: Split::Threads };
+        let logits = golden.network.forward(&context, &tensors, &golden.images(DType::F64)).unwrap();
+        let loss = loss::cross_entropy(&logits, &golden.labels).unwrap();
+        let expected = trace.eval_mode_loss_after_on_batch;
+        let tolerance = if exact_pixels { TRACE } else { EVAL_OTHER_PIXELS };
+        assert!((loss / expected - 1.0).abs() < tolerance, "eval mode: {loss} instead of {expected}");
+    }
+}
+
+/// First-order GraSP: sum of scores, the ten largest, and the keep ratio of every layer.
+#[test]
+fn first_order_grasp() {
+    let Some(mut train) = cifar_train() else { return };
+    let exact_pixels = use_exact_pixels(&mut train);
+    let (scores_within, keep_within) = if exact_pixels { (1e-3, 1e-3) } else { (f64::INFINITY, 0.01) };
+    for golden in Golden::both() {
+        let expected = &golden.expected.fo_grasp;
+        let layout = golden.network.layout();
+        let batch = batch(&train, &expected.rows, DType::F64);
+        let scores =
+            sparsity::fo_scores(&golden.network, &batch.images, &batch.labels, &golden.params).unwrap();
+        let sum: f64 = layout
+            .specs()
+            .iter()
+            .enumerate()
+            .filter(|(_, spec)| spec.kind.is_prunable())
+            .flat_map(|(idx, _)| &scores[layout.range(idx)])
+            .map(|score| score.abs())
+            .sum();
+        assert!(
+            (sum / expected.score_sum - 1.0).abs() < scores_within,
+            "{sum} instead of {}",
+            expected.score_sum
+        );
+        for (name, idx, score) in &expected.top10 {
+            let found = scores[layout.coord(name, *idx).unwrap()].abs();
+            assert!((found / score - 1.0).abs() < scores_within, "{name} {idx}: {found} instead of {score}");
+        }
+        let mask = sparsity::global_mask(layout, &scores, expected.sparsity).unwrap();
+        let keep = KeepCounts::of_mask(layout, &mask);
+        assert_eq!(keep.layers.len(), expected.keep_ratio.len());
+        for (param_idx, n_keep) in keep.layers {
+            let spec = &layout.specs()[param_idx];
+            let (found, expected) = (n_keep as f64 / spec.len() as f64, expected.keep_ratio[&spec.name]);
+            assert!((found - expected).abs() <= keep_within, "{}: {found} instead of {expected}", spec.name);
+        }
     }
 }
