@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::Result;
 use crate::results::{Status, TrialRecord};
-use crate::spec::{Experiment, Scale, Settings};
+use crate::spec::{Experiment, Scale, Settings, split_id};
 
 use super::chart::Chart;
 use super::measured::{Measured, Point};
@@ -115,13 +115,12 @@ impl Section {
     fn new(measured: &Measured) -> Result<Self> {
         let checks = evaluate_checks(measured);
         let (verdict, counts) = judge(measured, &checks);
-        let id = &measured.experiment.id;
         let scale = scale_name(measured.scale);
         let n_queries: u64 = measured.records.iter().map(|r| queries(r)).sum();
         let seconds: f64 = measured.records.iter().map(|r| wall_s(r)).sum();
         Ok(Self {
             scale,
-            command: command(id, measured.scale),
+            command: command(measured),
             verdict: verdict.label(),
             tone: match verdict {
                 Verdict::Reproduced | Verdict::TrendConfirmed => "good",
@@ -157,8 +156,30 @@ impl Section {
 }
 
 /// What a user types to make the section's numbers.
-pub(super) fn command(id: &str, scale: Scale) -> String {
-    format!("deepzero reproduce {id} --scale {}", scale_name(scale))
+fn command(measured: &Measured) -> String {
+    let (base, overrides) = split_id(&measured.experiment.id);
+    let plan = measured.experiment.scales.get(&measured.scale);
+    let mut command = match base.strip_prefix("sweep-") {
+        Some(axis) => {
+            let mut values: Vec<&str> = Vec::new();
+            for cell in plan.into_iter().flat_map(|plan| &plan.cells) {
+                if !values.contains(&cell.x_text.as_str()) {
+                    values.push(&cell.x_text);
+                }
+            }
+            format!("deepzero sweep {axis} --values {}", values.join(","))
+        }
+        None => format!("deepzero reproduce {base}"),
+    };
+    command.push_str(&format!(" --scale {}", scale_name(measured.scale)));
+    let n_seeds = measured.records.iter().map(|record| record.trial.seed as usize + 1).max();
+    if let Some(n_seeds) = n_seeds.filter(|&n| plan.is_some_and(|plan| n > plan.n_seeds)) {
+        command.push_str(&format!(" --seeds {n_seeds}"));
+    }
+    for (key, value) in overrides {
+        command.push_str(&format!(" --set {key}={value}"));
+    }
+    command
 }
 
 pub(super) fn scale_name(scale: Scale) -> &'static str {

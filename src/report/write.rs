@@ -12,7 +12,8 @@ use super::{markdown, plot};
 /// Writes `<id>.md`, its figures `<id>-<scale>.svg` and `.png` (and `<id>-<scale>-epochs.…`) for every
 /// experiment, and `index.html` over all of them. Returns the paths written, in that order.
 ///
-/// Each file appears whole or not at all.
+/// An experiment without records has a line on the index and no page. Each file appears whole or not
+/// at all.
 ///
 /// # Errors
 /// [`Error::Setting`] if a figure's y axis names no known metric, [`Error::Io`] if a file cannot be
@@ -30,7 +31,7 @@ pub fn write_reports(experiments: &[Run], out_dir: &Path) -> Result<Vec<PathBuf>
         written.push(path);
         Ok(())
     };
-    for report in &reports {
+    for report in reports.iter().filter(|report| !report.sections.is_empty()) {
         write(format!("{}.md", report.id), markdown::render(report).as_bytes())?;
         for figure in report.sections.iter().flat_map(|section| &section.figures) {
             write(format!("{}.svg", figure.stem), plot::svg(&figure.chart).as_bytes())?;
