@@ -1,6 +1,7 @@
 //! What a trial will cost: queries, floating-point operations, seconds on this machine.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
@@ -127,11 +128,13 @@ impl Planner {
 
     fn speed(&mut self, settings: &Settings, network: &Network) -> Result<&Speed> {
         let key = (settings.model, settings.depth, settings.width, settings.precision == Precision::F64);
-        if !self.speeds.contains_key(&key) {
-            let dtype = if key.3 { DType::F64 } else { DType::F32 };
-            self.speeds.insert(key, measure(network, dtype)?);
-        }
-        Ok(&self.speeds[&key])
+        Ok(match self.speeds.entry(key) {
+            Entry::Occupied(measured) => measured.into_mut(),
+            Entry::Vacant(empty) => {
+                let dtype = if key.3 { DType::F64 } else { DType::F32 };
+                empty.insert(measure(network, dtype)?)
+            }
+        })
     }
 }
 

@@ -64,7 +64,6 @@ impl DirectionSource {
         coords: Arc<[usize]>,
         layout: Option<&Layout>,
     ) -> Self {
-        let whole = || vec![0..coords.len()];
         let groups = match (law, layout) {
             (Directions::Gaussian, _) => Vec::new(),
             (Directions::PerTensor, Some(layout)) => (0..layout.specs().len())
@@ -75,7 +74,8 @@ impl DirectionSource {
                 })
                 .filter(|group| !group.is_empty())
                 .collect(),
-            _ => whole(),
+            // One group: all of it.
+            _ => std::iter::once(0..coords.len()).collect(),
         };
         Self { law, stream: Stream::new(seed, purpose, step), coords, groups }
     }

@@ -19,7 +19,7 @@ pub fn resnet(depth: usize, width: usize) -> Result<Network> {
             format!("{depth} is not a depth of a CIFAR ResNet; use 8, 14, 20, …"),
         ));
     }
-    if width == 0 || width % 2 != 0 {
+    if width == 0 || !width.is_multiple_of(2) {
         return Err(Error::setting(
             "width",
             format!("{width} channels cannot be padded evenly; use 2, 4, 6, …"),

@@ -70,11 +70,9 @@ mod tests {
         fn random(n: usize, seed: u64) -> Self {
             let stream = Stream::new(seed, Purpose::Test, 0);
             let mut a = vec![vec![0.0; n]; n];
-            for i in 0..n {
-                for j in 0..=i {
-                    a[i][j] = stream.normal_at((i * n + j) as u64);
-                    a[j][i] = a[i][j];
-                }
+            for (i, j) in (0..n).flat_map(|i| (0..=i).map(move |j| (i, j))) {
+                let value = stream.normal_at((i * n + j) as u64);
+                (a[i][j], a[j][i]) = (value, value);
             }
             Self { a, b: (0..n).map(|i| stream.lane(1).normal_at(i as u64)).collect() }
         }
