@@ -1,0 +1,52 @@
+# Thin wrappers around cargo; `just` alone lists them.
+
+deepzero := "cargo run --release --quiet --"
+
+# List the recipes
+default:
+    @just --list
+
+# Run the missing trials of exhibits and write their reports: just reproduce fig4 --scale laptop
+reproduce *args:
+    {{deepzero}} reproduce {{args}}
+
+# Vary one setting: just sweep mu --values 1e-3,5e-3
+sweep *args:
+    {{deepzero}} sweep {{args}}
+
+# Say what a run would do and cost: just plan fig4 --scale paper
+plan *args:
+    {{deepzero}} plan {{args}}
+
+# Rebuild the reports from the results alone
+report *args:
+    {{deepzero}} report {{args}}
+
+# Show which trials are done, running, failed or missing
+status *args:
+    {{deepzero}} status {{args}}
+
+# Fetch, describe or verify CIFAR-10: just data fetch --data-dir data
+data *args:
+    {{deepzero}} data {{args}}
+
+# Run the tests
+test *args:
+    cargo test --release {{args}}
+
+# Format, lints and documentation, with warnings as errors
+check:
+    cargo fmt --check
+    cargo clippy --release --all-targets -- -D warnings
+    RUSTDOCFLAGS=-Dwarnings cargo doc --release --no-deps
+
+# Every exhibit at smoke scale, into target/smoke
+smoke:
+    {{deepzero}} reproduce all --scale smoke --results target/smoke/results --reports target/smoke/reports
+
+# Golden tests on the pixels that PyTorch saw; PARQUET holds CIFAR-10's training images
+golden PARQUET="../shared/data/cifar10/plain_text/train/0000.parquet":
+    test -d target/golden/venv || python3 -m venv target/golden/venv
+    target/golden/venv/bin/pip install --quiet pillow numpy pyarrow
+    target/golden/venv/bin/python tests/golden/decode.py {{PARQUET}} target/golden/pixels
+    DEEPZERO_GOLDEN_PIXELS="$PWD/target/golden/pixels" cargo test --release golden
