@@ -23,7 +23,7 @@ pub enum Purpose {
     Direction = 6,
     /// Random sparsity masks.
     Mask = 7,
-    /// Directions and images of ZO-GraSP.
+    /// Directions of ZO-GraSP.
     Grasp = 8,
     /// Anything in tests.
     Test = 9,

@@ -15,9 +15,8 @@ use super::{Common, Exit, Selection, say};
   deepzero plan fig4 --scale paper
   deepzero plan all --scale laptop --threads 1 --json
 
-The time is measured on this machine with a short calibration and does not depend on what else
-runs; queries and operations follow from the settings, with layer ratios as ZO-GraSP is expected
-to find them.")]
+The time comes from a short calibration on this machine, as busy as it is now; queries and
+operations follow from the settings, with layer ratios as ZO-GraSP is expected to find them.")]
 pub(super) struct PlanArgs {
     /// Exhibits, or `all`.
     #[arg(required = true, value_name = "ID")]

@@ -1,7 +1,7 @@
 //! The hot loops: convolution, batch normalization, pooling.
 //!
-//! Each operation has a folder with a plain reference and a fast version that a test holds
-//! together. The fast versions are written once against [`pulp`]'s vectors and compiled for every
+//! Each operation stands beside a plain reference, or names the candle expression that is its
+//! reference, and a test holds the two together. The fast versions are written once against [`pulp`]'s vectors and compiled for every
 //! instruction set; which one runs is decided at run time, or by the environment variable
 //! `DEEPZERO_KERNELS` (`portable`, `avx2`, `avx512` or `reference`).
 

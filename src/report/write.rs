@@ -1,9 +1,8 @@
 //! Writes reports to a folder.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 use super::html::{self, Run};
 use super::view::Report;
@@ -27,7 +26,7 @@ pub fn write_reports(experiments: &[Run], out_dir: &Path) -> Result<Vec<PathBuf>
     let mut written = Vec::new();
     let mut write = |name: String, contents: &[u8]| -> Result<()> {
         let path = out_dir.join(name);
-        write_atomically(&path, contents)?;
+        files::write_atomically(&path, |temporary| std::fs::write(temporary, contents))?;
         written.push(path);
         Ok(())
     };
@@ -40,25 +39,4 @@ pub fn write_reports(experiments: &[Run], out_dir: &Path) -> Result<Vec<PathBuf>
     }
     write("index.html".into(), html::render(&reports).as_bytes())?;
     Ok(written)
-}
-
-fn write_atomically(path: &Path, contents: &[u8]) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io("create a file in", folder))?;
-    file.write_all(contents).map_err(Error::io("write", path))?;
-    make_readable(&file).map_err(Error::io("set the permissions of", path))?;
-    file.persist(path).map_err(|e| Error::io("write", path)(e.error))?;
-    Ok(())
-}
-
-/// Temporary files are private to their owner; reports are for everyone.
-#[cfg(unix)]
-fn make_readable(file: &tempfile::NamedTempFile) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.as_file().set_permissions(std::fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn make_readable(_: &tempfile::NamedTempFile) -> std::io::Result<()> {
-    Ok(())
 }
