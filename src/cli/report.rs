@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use deepzero::report::{self, Run};
 use deepzero::results::TrialRecord;
@@ -41,7 +41,10 @@ pub(super) fn write(common: &Common, ids: &[String]) -> Result<Vec<std::path::Pa
 
 fn experiments_with_results(common: &Common) -> Result<Vec<String>> {
     let mut ids = Vec::new();
-    let Ok(entries) = std::fs::read_dir(&common.results) else { return Ok(ids) };
+    let entries = match std::fs::read_dir(&common.results) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(ids),
+        entries => entries.with_context(|| format!("list {}", common.results.display()))?,
+    };
     for entry in entries {
         let entry = entry?;
         if let (true, Ok(name)) = (entry.file_type()?.is_dir(), entry.file_name().into_string()) {
