@@ -65,15 +65,15 @@ pub(super) fn run(common: &Common, args: &TrainArgs) -> Result<Exit> {
         seed: args.seed,
         settings: settings.clone(),
     };
+    if args.out.is_dir() {
+        bail!("--out {}: a folder, not a file", args.out.display());
+    }
     let state = args.out.with_extension("state");
     if state == args.out {
         bail!(
             "--out {}: the extension .state is that of unfinished runs; choose another",
             args.out.display()
         );
-    }
-    if args.out.is_dir() {
-        bail!("--out {}: a folder, not a file", args.out.display());
     }
     if state.exists() && !args.resume {
         bail!("{} holds an unfinished run; add --resume to go on, or delete it", state.display());
