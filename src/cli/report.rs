@@ -34,9 +34,21 @@ pub(super) fn write(common: &Common, ids: &[String]) -> Result<Vec<std::path::Pa
     all.extend(experiments_with_results(common)?);
     let mut runs: Vec<Run> = Vec::new();
     for id in &all {
-        runs.push(gather(common, id)?);
+        match gather(common, id) {
+            Ok(run) => runs.push(run),
+            // Results of other experiment files must not stand in the way of those asked for.
+            Err(error) if !ids.contains(id) && is_unknown(&error) => {
+                eprintln!("{id} is left out of the reports: {error:#}");
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(report::write_reports(&runs, &common.reports)?)
+}
+
+/// Whether the experiment, or a setting in its name, is not known here.
+fn is_unknown(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(deepzero::Error::Setting { .. }))
 }
 
 fn experiments_with_results(common: &Common) -> Result<Vec<String>> {
