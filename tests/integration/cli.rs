@@ -51,6 +51,7 @@ impl Ran {
         let last = self.stderr.lines().last().expect("an error says something");
         assert!(last.starts_with("deepzero: "), "{}", self.stderr);
         assert_eq!(self.stderr.matches("deepzero: ").count(), 1, "{}", self.stderr);
+        assert!(last.matches("os error").count() <= 1, "{last}");
         last
     }
 
@@ -505,9 +506,9 @@ fn plan_costs_without_data_and_writes_nothing() {
     let place = Place::new();
     let text = place.run("plan fig4 --scale paper --seeds 1").ok();
     assert!(text.contains("fig4 at paper scale") && text.contains("in all"), "{text}");
-    let plan = &place.run("plan fig2 --scale paper --json --seeds 2").json()[0];
+    let plan = &place.run("plan fig2 --scale smoke --json --seeds 2").json()[0];
     let trials = plan["trials"].as_array().unwrap();
-    assert_eq!(trials.len(), 2 * Library::embedded().get("fig2").unwrap().scales[&Scale::Paper].cells.len());
+    assert_eq!(trials.len(), 2 * Library::embedded().get("fig2").unwrap().scales[&Scale::Smoke].cells.len());
     let total: f64 = trials.iter().map(|trial| trial["queries"].as_f64().unwrap()).sum();
     assert_eq!(plan["queries"].as_f64().unwrap(), total);
     assert!(trials.iter().all(|trial| trial["state"] == "to run" && trial["wall_s"].as_f64().unwrap() > 0.0));
@@ -828,6 +829,22 @@ fn reports_come_from_results_alone() {
     assert_eq!(std::fs::read_to_string(place.path("reports/tiny.md")).unwrap(), page);
     assert_eq!(std::fs::read_to_string(place.path("reports/mine.txt")).unwrap(), "mine");
     assert_eq!(place.result_files("tiny"), results);
+}
+
+/// Results of experiments whose files are elsewhere do not stand in the way.
+#[test]
+fn unknown_results_are_left_out() {
+    let text = |id: &str| experiment(id, "mu", "[0.01]", "");
+    let place = Place::with(&[("tiny", text("tiny")), ("other", text("other"))]);
+    place.run("reproduce other").ok();
+    std::fs::remove_file(place.path("experiments/other.toml")).unwrap();
+    for verb in ["reproduce tiny", "report"] {
+        let ran = place.run(verb);
+        assert!(ran.stderr.contains("other is left out of the reports"), "{}", ran.stderr);
+        ran.ok();
+        assert!(place.path("reports/tiny.md").exists());
+    }
+    assert!(place.run("report other").refusal().contains("no experiment `other`"));
 }
 
 /// Oracle: the networks that the settings build.
