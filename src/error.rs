@@ -93,7 +93,7 @@ pub enum Error {
     },
 
     /// The user asked to stop.
-    #[error("interrupted; the same command goes on from the last finished epoch")]
+    #[error("interrupted; the run can go on from its last finished epoch")]
     Interrupted,
 
     /// The device asked for is not there or not compiled in.

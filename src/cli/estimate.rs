@@ -55,7 +55,7 @@ pub(super) struct EstimateArgs {
     #[arg(long)]
     central: bool,
     /// Random directions of rge, over the given coordinates; by default as many as coordinates.
-    #[arg(long, value_name = "Q")]
+    #[arg(long, value_name = "Q", value_parser = clap::value_parser!(u32).range(1..))]
     queries: Option<u32>,
     /// Seed of rge's directions.
     #[arg(long, default_value_t = 0)]

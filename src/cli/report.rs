@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use deepzero::report::{self, Run};
 use deepzero::results::TrialRecord;
@@ -39,14 +39,29 @@ pub(super) fn write(common: &Common, ids: &[String]) -> Result<Vec<std::path::Pa
     );
     let mut runs: Vec<Run> = Vec::new();
     for id in &all {
-        runs.push(gather(common, id)?);
+        match gather(common, id) {
+            Ok(run) => runs.push(run),
+            // Results of other experiment files must not stand in the way of those asked for.
+            Err(error) if !ids.contains(id) && is_unknown(&error) => {
+                eprintln!("{id} is left out of the reports: {error:#}");
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(report::write_reports(&runs, &common.reports)?)
 }
 
+/// Whether the experiment, or a setting in its name, is not known here.
+fn is_unknown(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(deepzero::Error::Setting { .. }))
+}
+
 fn experiments_with_results(common: &Common) -> Result<Vec<String>> {
     let mut ids = Vec::new();
-    let Ok(entries) = std::fs::read_dir(&common.results) else { return Ok(ids) };
+    let entries = match std::fs::read_dir(&common.results) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(ids),
+        entries => entries.with_context(|| format!("list {}", common.results.display()))?,
+    };
     for entry in entries {
         let entry = entry?;
         if let (true, Ok(name)) = (entry.file_type()?.is_dir(), entry.file_name().into_string()) {

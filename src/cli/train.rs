@@ -65,7 +65,16 @@ pub(super) fn run(common: &Common, args: &TrainArgs) -> Result<Exit> {
         seed: args.seed,
         settings: settings.clone(),
     };
+    if args.out.is_dir() {
+        bail!("--out {}: a folder, not a file", args.out.display());
+    }
     let state = args.out.with_extension("state");
+    if state == args.out {
+        bail!(
+            "--out {}: the extension .state is that of unfinished runs; choose another",
+            args.out.display()
+        );
+    }
     if state.exists() && !args.resume {
         bail!("{} holds an unfinished run; add --resume to go on, or delete it", state.display());
     }
@@ -83,7 +92,10 @@ pub(super) fn run(common: &Common, args: &TrainArgs) -> Result<Exit> {
         interrupt: &INTERRUPT,
         observer: &progress,
     };
-    let model = task::train(&settings, args.seed, &session).inspect_err(|_| progress.finish("stopped"))?;
+    let model = task::train(&settings, args.seed, &session).inspect_err(|error| {
+        let resumable = matches!(error, deepzero::Error::Interrupted) && state.exists();
+        progress.finish(if resumable { "stopped; add --resume to go on" } else { "stopped" });
+    })?;
     progress.finish(if model.status == Status::Done { "done" } else { "diverged" });
     weights::save(&model.network, &model.params, &model.stats, &args.out)?;
     if state.exists() {
@@ -116,6 +128,8 @@ pub(super) fn run(common: &Common, args: &TrainArgs) -> Result<Exit> {
     if model.status == Status::Done {
         return Ok(Exit::Ok);
     }
-    eprintln!("deepzero: {}; the weights are those of the last finished epoch", model.error);
+    let weights =
+        if model.epochs.is_empty() { "the initial ones" } else { "those of the last finished epoch" };
+    eprintln!("deepzero: {}; the weights are {weights}", model.error);
     Ok(Exit::TrialsFailed)
 }

@@ -3,6 +3,7 @@
 //! A file appears whole or not at all, and a finished trial's file is never replaced.
 
 use std::fs::File;
+use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use polars::prelude::*;
@@ -68,12 +69,15 @@ impl Store {
         let folder = self.folder(&record.trial.experiment, record.trial.scale);
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         let mut frame = to_frame(record)?;
-        let mut file = temporary(&folder)?;
-        ParquetWriter::new(file.as_file_mut())
+        // Through memory: an error of the disk, such as that it is full, then says so.
+        let mut bytes = Vec::new();
+        ParquetWriter::new(&mut bytes)
             .with_compression(ParquetCompression::Zstd(None))
             .with_statistics(StatisticsOptions::full())
             .set_parallel(false)
             .finish(&mut frame)?;
+        let mut file = temporary(&folder)?;
+        file.write_all(&bytes).map_err(Error::io("write", &path))?;
         file.as_file().sync_all().map_err(Error::io("write", &path))?;
         let persisted = if replace { file.persist(&path) } else { file.persist_noclobber(&path) };
         persisted.map_err(|error| Error::io("write", &path)(error.error))?;
@@ -91,17 +95,19 @@ impl Store {
     /// [`Error::Io`] when the file cannot be opened, [`Error::File`] when it is damaged or was
     /// written by another version.
     pub fn read(&self, path: &Path) -> Result<TrialRecord> {
-        let file = File::open(path).map_err(Error::io("read", path))?;
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
         let damaged = |reason: String| {
             Error::file(path, format!("{reason}; move the file away to run the trial again"))
         };
-        let frame = ParquetReader::new(file)
-            .set_rechunk(true)
-            .read_parallel(ParallelStrategy::None)
-            .finish()
-            .map_err(|error| {
-                damaged(format!("not a complete Parquet file ({})", first_line(&error.to_string())))
-            })?;
+        let parse = || {
+            let reader = ParquetReader::new(Cursor::new(bytes)).set_rechunk(true);
+            reader.read_parallel(ParallelStrategy::None).finish()
+        };
+        // Damage in the right place makes the reader panic.
+        let frame =
+            std::panic::catch_unwind(parse).map_err(|_| damaged("damaged Parquet".to_owned()))?.map_err(
+                |error| damaged(format!("not a complete Parquet file ({})", first_line(&error.to_string()))),
+            )?;
         from_frame(&frame).map_err(damaged)
     }
 

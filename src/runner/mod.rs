@@ -75,8 +75,8 @@ impl<'a> Runner<'a> {
         Self { store, location, downloads, device, device_name, interrupt, splits: HashMap::new() }
     }
 
-    /// Runs one trial from its checkpoint, if there is one, and writes its record. A trial that
-    /// fails is a record with its error.
+    /// Runs one trial from its checkpoint, if there is one, and writes its record; a trial that has
+    /// one is not run again unless it failed. A trial that fails is a record with its error.
     ///
     /// # Errors
     /// [`Error::Interrupted`] when the user stops it, [`Error::Io`] when the result or a checkpoint
@@ -86,17 +86,16 @@ impl<'a> Runner<'a> {
         let Some(_lock) = Lock::acquire(&checkpoint.with_extension("lock"))? else {
             return Ok(Ended::Elsewhere);
         };
+        // Another process may have finished it since the caller looked.
+        if let Some(record) = self.store.find(trial)?.filter(|record| record.status != Status::Failed) {
+            return Ok(Ended::Recorded(record));
+        }
         let splits = self.splits(&trial.settings)?;
         let record = match self.train(trial, &splits, &checkpoint, observer) {
             Ok(record) => record,
-            // What concerns the disk, the data or the user concerns every trial.
-            Err(
-                error @ (Error::Interrupted
-                | Error::Io { .. }
-                | Error::File { .. }
-                | Error::Data { .. }
-                | Error::Download { .. }),
-            ) => return Err(error),
+            // What concerns the disk or the user concerns every trial; that there are too few images
+            // for its settings concerns this one alone.
+            Err(error @ (Error::Interrupted | Error::Io { .. } | Error::File { .. })) => return Err(error),
             Err(error) => self.failed(trial, error.to_string()),
         };
         self.store.write(&record)?;

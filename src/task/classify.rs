@@ -140,9 +140,12 @@ pub fn train(settings: &Settings, seed: u64, session: &Session) -> Result<Model>
     let mut trainer = Trainer::new(settings, seed, session)?;
     let mut outcome = (Status::Done, String::new());
     for epoch in trainer.state.epochs.len() + 1..=settings.epochs {
+        let before = (trainer.state.params.clone(), trainer.state.stats.clone());
         match trainer.epoch(epoch) {
             Ok(()) => {}
             Err(error @ Error::Diverged { .. }) => {
+                // What the last finished epoch left, not what broke.
+                (trainer.state.params, trainer.state.stats) = before;
                 outcome = (Status::Diverged, error.to_string());
                 break;
             }
@@ -237,7 +240,9 @@ impl<'a> Trainer<'a> {
             let gradient = self.gradient(&batch, step as u32, &active).map_err(at)?;
             norm = gradient.values.iter().map(|g| g * g).sum::<f64>().sqrt();
             if !norm.is_finite() {
-                return Err(at(Error::Diverged { loss: gradient.loss, at: String::new() }));
+                let at =
+                    format!("epoch {epoch}, step {}, where the norm of the gradient is {norm}", step + 1);
+                return Err(Error::Diverged { loss: gradient.loss, at });
             }
             self.network.update_running_stats(&mut self.state.stats, &gradient.activations)?;
             let n_warmup = settings.warmup_epochs * self.steps_per_epoch;
@@ -250,7 +255,14 @@ impl<'a> Trainer<'a> {
             session.observer.step(step + 1, n_steps, gradient.loss, n_correct as f64 / n_seen as f64);
         }
         let measure = |data: &Dataset| {
-            evaluate(&self.network, &self.state.params, &self.state.stats, data, settings, session.device)
+            let (params, stats) = (&self.state.params, &self.state.stats);
+            let measured = evaluate(&self.network, params, stats, data, settings, session.device)?;
+            // The last step of an epoch can break the parameters too; no training loss would show it.
+            if !data.is_empty() && !measured.0.is_finite() {
+                let at = format!("the end of epoch {epoch}");
+                return Err(Error::Diverged { loss: measured.0, at });
+            }
+            Ok(measured)
         };
         let (val_loss, val_accuracy) = measure(&session.data.val)?;
         let (test_loss, test_accuracy) = measure(&session.data.test)?;

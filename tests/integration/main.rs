@@ -1,7 +1,9 @@
 //! One binary for all integration tests.
 
+mod cli;
 mod data;
 mod golden;
 mod report;
 mod results;
+mod resume;
 mod spec;

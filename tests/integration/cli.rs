@@ -1,0 +1,944 @@
+//! The command line as a user meets it, each test in a folder of its own: output, files, exit
+//! codes, and what it says when something is wrong.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use assert_cmd::Command;
+use candle_core::{DType, Device, Tensor};
+use deepzero::nn::{model, weights};
+use deepzero::results::{Status, Store, TrialRecord};
+use deepzero::spec::{Library, Scale, Settings};
+use polars::prelude::{DataFrame, ParquetReader, SerReader};
+use predicates::prelude::*;
+use serde_json::Value;
+
+/// Far more than any command here takes.
+const TIME_LIMIT: Duration = Duration::from_secs(300);
+
+/// A folder with experiment files of its own, in which commands run.
+pub(crate) struct Place {
+    folder: tempfile::TempDir,
+}
+
+/// How a command ended.
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    /// It ended well; its output.
+    #[track_caller]
+    pub(crate) fn ok(self) -> String {
+        assert_eq!(self.code, 0, "{}", self.stderr);
+        self.stdout
+    }
+
+    #[track_caller]
+    pub(crate) fn json(self) -> Value {
+        serde_json::from_str(&self.ok()).expect("the output is JSON")
+    }
+
+    /// It refused with code 1 and one line at the end that begins with the program's name; that line.
+    #[track_caller]
+    pub(crate) fn refusal(&self) -> &str {
+        assert_eq!(self.code, 1, "{}{}", self.stdout, self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        let last = self.stderr.lines().last().expect("an error says something");
+        assert!(last.starts_with("deepzero: "), "{}", self.stderr);
+        assert_eq!(self.stderr.matches("deepzero: ").count(), 1, "{}", self.stderr);
+        assert!(last.matches("os error").count() <= 1, "{last}");
+        last
+    }
+
+    /// It refused in exactly one line.
+    #[track_caller]
+    fn refusal_alone(&self) -> &str {
+        let line = self.refusal();
+        assert_eq!(self.stderr.lines().count(), 1, "{}", self.stderr);
+        line
+    }
+}
+
+impl Place {
+    /// An empty folder.
+    pub(crate) fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// A folder with experiment files, `(id, text)`.
+    pub(crate) fn with(experiments: &[(&str, String)]) -> Self {
+        let place = Self::new();
+        std::fs::create_dir(place.path("experiments")).unwrap();
+        for (id, text) in experiments {
+            std::fs::write(place.path(&format!("experiments/{id}.toml")), text).unwrap();
+        }
+        place
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn store(&self) -> Store {
+        Store::new(self.path("results"))
+    }
+
+    /// The command with `args` (separated by spaces) after the folders.
+    fn command(&self, args: &str) -> std::process::Command {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_deepzero"));
+        command.current_dir(self.folder.path());
+        for variable in ["DEEPZERO_DATA", "RUST_LOG", "RUST_BACKTRACE"] {
+            command.env_remove(variable);
+        }
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HOME", self.path("hub"));
+        command.args(args.split_whitespace());
+        for (option, name) in [("--results", "results"), ("--reports", "reports")] {
+            if !args.contains(option) {
+                command.arg(option).arg(self.path(name));
+            }
+        }
+        let experiments = self.path("experiments");
+        if experiments.exists() {
+            command.arg("--experiments").arg(experiments);
+        }
+        command
+    }
+
+    pub(crate) fn run(&self, args: &str) -> Ran {
+        let output = Command::from_std(self.command(args)).timeout(TIME_LIMIT).output().unwrap();
+        Ran {
+            code: output.status.code().expect("it ended by itself"),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Starts a command without waiting for it.
+    pub(crate) fn spawn(&self, args: &str) -> Child {
+        self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// The records of an experiment at smoke scale.
+    pub(crate) fn records(&self, id: &str) -> Vec<TrialRecord> {
+        self.store().read_all(id, Scale::Smoke).unwrap()
+    }
+
+    /// The names in a folder, sorted; none if there is no folder.
+    fn names(&self, folder: &str) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.path(folder)) else { return Vec::new() };
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// The result files of an experiment at smoke scale, with their bytes.
+    fn result_files(&self, id: &str) -> Vec<(PathBuf, Vec<u8>)> {
+        let folder = format!("results/{id}/smoke");
+        let names = self.names(&folder);
+        let paths = names.iter().filter(|name| name.ends_with(".parquet"));
+        paths
+            .map(|name| self.path(&folder).join(name))
+            .map(|p| (p.clone(), std::fs::read(p).unwrap()))
+            .collect()
+    }
+}
+
+/// An experiment over `axis` with `values`, of one series with `settings` over small ones. It has a
+/// smoke scale only.
+pub(crate) fn experiment(id: &str, axis: &str, values: &str, settings: &str) -> String {
+    let mut base: toml::Table = toml::from_str(
+        r#"
+        data = "synthetic"
+        model = "cnn"
+        depth = 1
+        width = 2
+        method = "fo"
+        n-train = 40
+        n-val = 20
+        n-test = 20
+        augment = false
+        sparsity = 0.0
+        epochs = 2
+        batch-size = 20
+        warmup-epochs = 0
+        "#,
+    )
+    .unwrap();
+    base.remove(axis);
+    base.extend(toml::from_str::<toml::Table>(settings).unwrap());
+    format!(
+        "id = \"{id}\"\ntitle = \"A small experiment\"\n\
+         [figure]\nx = \"{axis}\"\nx-label = \"{axis}\"\ny = \"test-accuracy\"\nvalues = {values}\n\
+         [[series]]\nid = \"only\"\nlabel = \"Only\"\n\
+         [scale.smoke]\nseeds = 1\ndeviations = [\"Small.\"]\n\
+         [base]\n{base}"
+    )
+}
+
+/// `--set` options from a table of settings.
+pub(crate) fn set(settings: &str) -> String {
+    settings.split_whitespace().map(|pair| format!(" --set {pair}")).collect()
+}
+
+/// A recipe that trains in a fraction of a second.
+const RECIPE: &str = "data=synthetic model=cnn depth=2 width=4 n-train=60 n-val=20 n-test=20 epochs=2 \
+                      batch-size=20 warmup-epochs=1 sparsity=0 grasp-images-per-class=2 grasp-queries=8";
+
+/// What `train --json` says, without the times and the name of the file, and the weights' bytes.
+fn train(place: &Place, settings: &str, threads: usize) -> (Value, Vec<u8>) {
+    let args =
+        format!("train{}{} --threads {threads} --json --out w.safetensors", set(RECIPE), set(settings));
+    let answer = without_times(place.run(&args).json());
+    (answer, std::fs::read(place.path("w.safetensors")).unwrap())
+}
+
+/// Takes the seconds out of a training summary.
+pub(crate) fn without_times(mut answer: Value) -> Value {
+    for epoch in answer["epochs"].as_array_mut().unwrap() {
+        assert!(epoch.as_object_mut().unwrap().remove("wall_s").unwrap().as_f64().unwrap() > 0.0);
+    }
+    answer
+}
+
+#[test]
+fn training_does_not_depend_on_threads() {
+    let place = Place::new();
+    for settings in [
+        "method=cge",
+        "method=cge difference=central sparsity=0.7 augment=false momentum=0 evaluator=full",
+        "method=cge model=resnet depth=8 width=2 sparsity=0.9 epochs=1 n-train=40",
+        "method=rge directions=gaussian queries=150",
+        "method=rge directions=sphere queries=70",
+        "method=rge directions=per-tensor sparsity=0.5 layer-ratios=zo-grasp-released queries=70",
+        "method=fo",
+        "method=fo sparsity=0.8 sparse-target=weights mask=fixed layer-ratios=fo-grasp optimizer=adam",
+    ] {
+        let one = train(&place, settings, 1);
+        assert_eq!(one.0["status"], "done");
+        for threads in [2, 3] {
+            assert!(train(&place, settings, threads) == one, "{settings} with {threads} threads: {}", one.0);
+        }
+    }
+}
+
+/// Oracle: the complete forward pass. In single precision the two round differently, and a few
+/// steps carry that on.
+#[test]
+fn reuse_trains_like_full() {
+    let place = Place::new();
+    for network in ["", "model=resnet depth=8 width=2 sparsity=0.9"] {
+        for (precision, tolerance) in [("f32", 1e-3), ("f64", 1e-9)] {
+            let loss = |evaluator: &str| {
+                let settings =
+                    format!("{network} precision={precision} evaluator={evaluator} epochs=1 n-train=40");
+                let (answer, _) = train(&place, &settings, 2);
+                answer["epochs"][0]["train_loss"].as_f64().unwrap()
+            };
+            let (full, reuse) = (loss("full"), loss("reuse"));
+            assert!((full - reuse).abs() <= tolerance * full, "{network} {precision}: {full} and {reuse}");
+        }
+    }
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+/// Expected values of `tests/golden` at every `step`-th coordinate; see the README there.
+struct Golden {
+    name: &'static str,
+    model: &'static str,
+    loss: f64,
+    coords: Vec<Value>,
+    cge: Vec<f64>,
+    backprop: Vec<f64>,
+}
+
+impl Golden {
+    fn load(name: &'static str, model: &'static str, step: usize) -> Self {
+        let text = std::fs::read_to_string(golden(&format!("{name}.expected.json"))).unwrap();
+        let expected: Value = serde_json::from_str(&text).unwrap();
+        let picked = |key: &str| -> Vec<Value> {
+            expected[key].as_array().unwrap().iter().step_by(step).cloned().collect()
+        };
+        let (cge, backprop) = (numbers(&picked("cge_forward_difference")), numbers(&picked("backprop")));
+        let loss = expected["loss"].as_f64().unwrap();
+        Self { name, model, loss, coords: picked("coords"), cge, backprop }
+    }
+
+    /// The options that name the golden files, with the coordinates written into `place`.
+    fn options(&self, place: &Place) -> String {
+        std::fs::write(place.path("coords.json"), serde_json::to_string(&self.coords).unwrap()).unwrap();
+        let file =
+            |suffix: &str| golden(&format!("{}.{suffix}.safetensors", self.name)).display().to_string();
+        format!(
+            "--model {} --weights {} --batch {} --coords coords.json",
+            self.model,
+            file("weights"),
+            file("batch")
+        )
+    }
+}
+
+fn numbers(values: &[Value]) -> Vec<f64> {
+    values.iter().map(|value| value.as_f64().unwrap()).collect()
+}
+
+/// Relative l2 error and cosine.
+fn distance(found: &[f64], expected: &[f64]) -> (f64, f64) {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let difference: Vec<f64> = found.iter().zip(expected).map(|(f, e)| f - e).collect();
+    let norm = dot(expected, expected).sqrt();
+    (dot(&difference, &difference).sqrt() / norm, dot(found, expected) / (norm * dot(found, found).sqrt()))
+}
+
+/// Oracle: PyTorch in double precision. Single precision gives differences with about 5e-3 relative
+/// error at this mu.
+#[test]
+fn estimates_match_the_golden_values() {
+    let place = Place::new();
+    let (resnet, cnn) = (Golden::load("resnet20", "resnet20", 7), Golden::load("cnn_d3", "cnn-d3", 1));
+    for (golden, precision, max_error, min_cosine) in
+        [(&resnet, "f32", 2e-2, 0.9998), (&cnn, "f32", 2e-2, 0.9998), (&cnn, "f64", 1e-6, 1.0 - 1e-12)]
+    {
+        let options = golden.options(&place);
+        for evaluator in ["full", "reuse"] {
+            let args = format!(
+                "estimate {options} --mu 5e-3 --estimator cge --evaluator {evaluator} \
+                 --precision {precision} --backprop --out out.json"
+            );
+            assert_eq!(place.run(&args).ok(), "");
+            let answer: Value =
+                serde_json::from_str(&std::fs::read_to_string(place.path("out.json")).unwrap()).unwrap();
+            let number = |key: &str| answer[key].as_f64().unwrap_or_else(|| panic!("{key}"));
+            let list = |key: &str| numbers(answer[key].as_array().unwrap());
+            assert!((number("loss") - golden.loss).abs() < 1e-4, "{}", number("loss"));
+            let (error, cosine) = distance(&list("estimates"), &golden.cge);
+            let what = format!("{} {precision} {evaluator}: {error} {cosine}", golden.name);
+            assert!(error <= max_error && cosine >= min_cosine, "{what}");
+            let (error, _) = distance(&list("backprop"), &golden.backprop);
+            assert!(error < 1e-4, "{}: {error}", golden.name);
+            assert_eq!(number("queries"), golden.coords.len() as f64 + 1.0);
+            assert!(number("wall_s") > 0.0);
+            let (error, cosine) = distance(&list("estimates"), &list("backprop"));
+            assert!(
+                (number("relative_error") - error).abs() < 1e-9 && (number("cosine") - cosine).abs() < 1e-9
+            );
+        }
+    }
+}
+
+/// The same coordinate twice is probed once; central differences and rge count their queries.
+#[test]
+fn estimates_count_their_queries() {
+    let place = Place::new();
+    let options = Golden::load("cnn_d3", "cnn-d3", 30).options(&place);
+    let queries = |more: &str| place.run(&format!("estimate {options} {more}")).json()["queries"].as_u64();
+    assert_eq!(queries(""), Some(6));
+    assert_eq!(queries("--central"), Some(11));
+    assert_eq!(queries("--estimator rge --queries 3"), Some(4));
+    let one = r#"[["fc.bias", 0], ["fc.bias", 0]]"#;
+    std::fs::write(place.path("coords.json"), one).unwrap();
+    let answer = place.run(&format!("estimate {options}")).json();
+    assert_eq!(answer["queries"], 2);
+    assert_eq!(answer["estimates"][0], answer["estimates"][1]);
+}
+
+/// Writes a copy of a golden safetensors file after `change`.
+fn altered(place: &Place, from: &str, to: &str, change: impl FnOnce(&mut HashMap<String, Tensor>)) {
+    let mut tensors = weights::read(&golden(from)).unwrap();
+    change(&mut tensors);
+    candle_core::safetensors::save(&tensors, place.path(to)).unwrap();
+}
+
+#[test]
+fn estimate_refuses_in_one_line() {
+    let place = Place::new();
+    let options = Golden::load("cnn_d3", "cnn-d3", 50).options(&place);
+    let weights = golden("cnn_d3.weights.safetensors").display().to_string();
+    let batch = golden("cnn_d3.batch.safetensors").display().to_string();
+    let whole = std::fs::read(golden("cnn_d3.weights.safetensors")).unwrap();
+    std::fs::write(place.path("short"), &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(place.path("empty"), "").unwrap();
+    altered(&place, "cnn_d3.weights.safetensors", "shape", |tensors| {
+        let bias = Tensor::zeros(9, DType::F32, &Device::Cpu).unwrap();
+        tensors.insert("fc.bias".to_owned(), bias).expect("the name is that of the network");
+    });
+    altered(&place, "cnn_d3.weights.safetensors", "nan", |tensors| {
+        let bias = Tensor::full(f32::NAN, 10, &Device::Cpu).unwrap();
+        tensors.insert("fc.bias".to_owned(), bias).expect("the name is that of the network");
+    });
+    altered(&place, "cnn_d3.batch.safetensors", "label", |tensors| {
+        let labels = Tensor::full(10i64, 32, &Device::Cpu).unwrap();
+        tensors.insert("labels".to_owned(), labels);
+    });
+    altered(&place, "cnn_d3.batch.safetensors", "few", |tensors| {
+        tensors.insert("labels".to_owned(), Tensor::zeros(31, DType::I64, &Device::Cpu).unwrap());
+    });
+    altered(&place, "cnn_d3.batch.safetensors", "float", |tensors| {
+        let images = tensors["images"].to_dtype(DType::F32).unwrap();
+        tensors.insert("images".to_owned(), images);
+    });
+    altered(&place, "cnn_d3.batch.safetensors", "small", |tensors| {
+        tensors.insert("images".to_owned(), Tensor::zeros((32, 3, 28, 28), DType::U8, &Device::Cpu).unwrap());
+    });
+    altered(&place, "cnn_d3.batch.safetensors", "nolabels", |tensors| {
+        tensors.remove("labels");
+    });
+    for (name, text) in [
+        ("range.json", r#"[["fc.bias", 10]]"#),
+        ("name.json", r#"[["fc.bais", 1]]"#),
+        ("negative.json", r#"[["fc.bias", -1]]"#),
+        ("broken.json", r#"[["fc.bias", 1]"#),
+        ("object.json", r#"{"fc.bias": 1}"#),
+        ("none.json", "[]"),
+    ] {
+        std::fs::write(place.path(name), text).unwrap();
+    }
+    let replaced = |from: &str, to: &str| {
+        assert!(options.contains(from));
+        options.replacen(from, to, 1)
+    };
+    let cases = [
+        (replaced("cnn-d3", "vgg"), "`vgg` is unknown"),
+        (replaced("cnn-d3", "resnet20"), "conv1.weight"),
+        (replaced("cnn-d3", "resnet21"), "21 is not a depth"),
+        (replaced(&weights, "absent"), "read absent: No such file"),
+        (replaced(&batch, "absent"), "read absent: No such file"),
+        (replaced("coords.json", "absent"), "read absent: No such file"),
+        (replaced(&weights, "."), "read ."),
+        (replaced(&weights, "short"), "short: not a complete safetensors file"),
+        (replaced(&weights, "empty"), "empty: not a complete safetensors file"),
+        (replaced(&weights, "shape"), "`fc.bias`: expected shape [10], got shape [9]"),
+        (replaced(&weights, "nan"), "the loss is NaN"),
+        (replaced(&batch, "short"), "short: not a complete safetensors file"),
+        (replaced(&batch, "label"), "label: label 10 is not in 0..10"),
+        (replaced(&batch, "few"), "few: 32 images but labels of shape [31]"),
+        (replaced(&batch, "float"), "float: images must be u8"),
+        (replaced(&batch, "small"), "small: images must be u8 of shape N x 3 x 32 x 32"),
+        (replaced(&batch, "nolabels"), "nolabels: no tensor `labels`"),
+        (replaced("coords.json", "range.json"), "expected a flat index below 10, got 10"),
+        (replaced("coords.json", "name.json"), "`fc.bais`: expected one of"),
+        (replaced("coords.json", "negative.json"), "negative.json: expected a list"),
+        (replaced("coords.json", "broken.json"), "broken.json: expected a list"),
+        (replaced("coords.json", "object.json"), "object.json: expected a list"),
+        (replaced("coords.json", "none.json"), "none.json: no coordinates"),
+        (format!("{options} --mu 0"), "--mu must be a positive number, got 0"),
+        (format!("{options} --mu NaN"), "--mu must be a positive number"),
+        (format!("{options} --mu inf"), "--mu must be a positive number"),
+        (format!("{options} --device cuda:x"), "device `cuda:x`"),
+        (format!("{options} --device tpu"), "expected cpu, cuda or cuda:N"),
+    ];
+    for (options, expected) in cases {
+        let ran = place.run(&format!("estimate {options} --backprop --out out.json"));
+        let line = ran.refusal_alone();
+        assert!(predicate::str::contains(expected).eval(line), "{line}\nexpected: {expected}");
+        assert!(!place.path("out.json").exists(), "{line}");
+    }
+    // Impossible on the face of it, so that the parser refuses; it shows the usage with code 2.
+    for options in ["--mu=-1 --queries 0", "--queries 0", "--estimator gauss", "--mu small", "--threads 0"] {
+        assert_eq!(place.run(&format!("estimate {options}")).code, 2, "{options}");
+    }
+    let ran = place.run(&format!("estimate {options} --out coords.json/out.json"));
+    assert!(ran.refusal_alone().contains("coords.json"), "{}", ran.stderr);
+}
+
+#[test]
+fn verbs_explain_themselves() {
+    let place = Place::new();
+    let verbs = [
+        "list",
+        "plan",
+        "reproduce",
+        "sweep",
+        "train",
+        "estimate",
+        "report",
+        "status",
+        "data",
+        "completions",
+    ];
+    for verb in verbs {
+        let help = place.run(&format!("{verb} --help")).ok();
+        assert!(predicate::str::contains("Example").eval(&help), "{verb}: {help}");
+    }
+    let help = place.run("--help").ok();
+    assert!(verbs.iter().all(|verb| help.contains(verb)), "{help}");
+    let settings = place.run("train --help").ok();
+    assert!(Settings::NAMES.iter().all(|name| settings.contains(name)), "{settings}");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = place.run(&format!("completions {shell}")).ok();
+        assert!(verbs.iter().all(|verb| script.contains(verb)), "{shell}");
+    }
+    assert_eq!(place.run("completions tcsh").code, 2);
+    assert_eq!(place.run("").code, 2);
+    assert_eq!(place.run("--version").ok(), format!("deepzero {}\n", env!("CARGO_PKG_VERSION")));
+    assert!(place.names("").is_empty());
+}
+
+#[test]
+fn list_shows_every_experiment() {
+    let place = Place::new();
+    let library = Library::embedded();
+    let text = place.run("list").ok();
+    assert!(library.ids().all(|id| text.contains(id)), "{text}");
+    assert!(text.contains("results: none yet"));
+    let rows = place.run("list --json").json();
+    let ids: Vec<&str> = rows.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, library.ids().collect::<Vec<_>>());
+    assert_eq!(rows[0]["scales"].as_array().unwrap().len(), 3);
+    let own = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
+    assert_eq!(own.run("list --json").json()[0]["id"], "tiny");
+    own.run("reproduce tiny").ok();
+    assert_eq!(own.run("list --json").json()[0]["results"]["smoke"], 1);
+    assert!(own.run("list").ok().contains("smoke (1 trials)"));
+    assert!(place.names("").is_empty());
+}
+
+#[test]
+fn plan_costs_without_data_and_writes_nothing() {
+    let place = Place::new();
+    let text = place.run("plan fig4 --scale paper --seeds 1").ok();
+    assert!(text.contains("fig4 at paper scale") && text.contains("in all"), "{text}");
+    let plan = &place.run("plan fig2 --scale smoke --json --seeds 2").json()[0];
+    let trials = plan["trials"].as_array().unwrap();
+    assert_eq!(trials.len(), 2 * Library::embedded().get("fig2").unwrap().scales[&Scale::Smoke].cells.len());
+    let total: f64 = trials.iter().map(|trial| trial["queries"].as_f64().unwrap()).sum();
+    assert_eq!(plan["queries"].as_f64().unwrap(), total);
+    assert!(trials.iter().all(|trial| trial["state"] == "to run" && trial["wall_s"].as_f64().unwrap() > 0.0));
+    assert!(place.names("").is_empty());
+}
+
+/// Oracle: the queries that training really spends.
+#[test]
+fn planned_queries_are_spent_queries() {
+    let settings = "method = \"cge\"\nsparsity = 0.5\nlayer-ratios = \"uniform\"\ndifference = \"central\"";
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", settings))]);
+    let planned = place.run("plan tiny --json").json()[0]["queries"].as_f64().unwrap();
+    place.run("reproduce tiny").ok();
+    let spent = place.records("tiny")[0].epochs.last().unwrap().queries;
+    assert_eq!(planned, spent as f64);
+    let after = place.run("plan tiny --json").json();
+    assert_eq!(
+        (after[0]["wall_s_left"].as_f64(), &after[0]["trials"][0]["state"]),
+        (Some(0.0), &"done".into())
+    );
+}
+
+#[test]
+fn mistakes_get_advice() {
+    let place = Place::new();
+    for (args, expected) in [
+        ("plan fig4 --set sparsness=0.5", "did you mean `sparsity`"),
+        ("plan fig4 --set epochs=0", "expected an integer of at least 1; got 0"),
+        ("plan fig4 --set mu=many", "expected a finite number above 0; got many"),
+        ("plan fig4 --set sparsity=0.5", "it is what the x axis of fig4 varies"),
+        ("plan fig4 --seeds 0", "expected an integer of at least 1; got 0"),
+        ("plan fig5", "did you mean `fig2` or `fig4`"),
+        ("reproduce fig4 fgi2", "no experiment `fgi2`"),
+        ("status fig5", "no experiment `fig5`"),
+        ("report fig5", "no experiment `fig5`"),
+        ("sweep colour --values 1,2", "`colour`: no such setting"),
+        ("sweep sparsty", "did you mean `sparsity`"),
+        ("sweep weight-decay", "a sweep over it needs values"),
+        ("sweep weight-decay --values 0,-1", "got -1"),
+        ("sweep estimator --values cge,adam", "expected one of cge, rge, fo; got adam"),
+        ("train --set metod=fo", "did you mean `method`"),
+        ("train --set queries=5", "only method = rge has a choice of queries"),
+        ("train --set data=synthetic --out model.state", "the extension .state"),
+        ("train --set data=synthetic --out .", "a folder, not a file"),
+        ("list --experiments nowhere", "list nowhere: No such file"),
+        ("train --set data=synthetic --device cuda:first", "device `cuda:first`"),
+    ] {
+        let ran = place.run(args);
+        let line = ran.refusal_alone();
+        assert!(predicate::str::contains(expected).eval(line), "{args}: {line}");
+    }
+    for args in
+        ["plan fig4 --set epochs", "plan fig4 --set =3", "plan", "plan fig4 --scale tiny", "plot fig4"]
+    {
+        assert_eq!(place.run(args).code, 2, "{args}");
+    }
+    assert!(place.run("plan fig4 --set epochs").stderr.contains("KEY=VALUE"));
+    assert!(place.names("").is_empty());
+}
+
+#[test]
+fn a_gpu_that_is_not_there_is_an_error() {
+    if candle_core::utils::cuda_is_available() {
+        eprintln!("skipped: this build has CUDA");
+        return;
+    }
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
+    for args in ["reproduce tiny", "train --set data=synthetic"] {
+        let ran = place.run(&format!("{args} --device cuda"));
+        assert!(ran.refusal_alone().contains("device `cuda`: this program was built without CUDA"));
+    }
+    assert_eq!(place.names(""), ["experiments"]);
+}
+
+#[test]
+fn missing_images_are_one_clear_line() {
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", "data = \"cifar10\""))]);
+    for args in ["train --set data=cifar10", "reproduce tiny", "data info", "data verify", "data fetch"] {
+        let ran = place.run(args);
+        let line = ran.refusal();
+        assert!(line.contains("CIFAR-10") && line.contains("--data-dir"), "{args}: {line}");
+    }
+    assert!(place.result_files("tiny").is_empty());
+    let ran = place.run("data info --data-dir nowhere");
+    assert!(ran.refusal().contains("nowhere"), "{}", ran.stderr);
+}
+
+/// A tiny run's file as polars sees it. Oracle: `results/README.md` and the recipe.
+#[test]
+fn results_are_parquet_as_documented() {
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
+    place.run("reproduce tiny").ok();
+    let [(path, _)] = &place.result_files("tiny")[..] else { panic!("one result") };
+    let frame: DataFrame = ParquetReader::new(std::fs::File::open(path).unwrap()).finish().unwrap();
+    let readme =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("results/README.md")).unwrap();
+    let documented: Vec<&str> =
+        readme.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let columns: Vec<&str> = frame.columns().iter().map(|column| column.name().as_str()).collect();
+    assert_eq!(columns, documented);
+    let text =
+        |name: &str, row: usize| frame.column(name).unwrap().get(row).unwrap().get_str().unwrap().to_owned();
+    assert_eq!((0..3).map(|row| text("row", row)).collect::<Vec<_>>(), ["epoch", "epoch", "final"]);
+    assert_eq!(frame.height(), 3);
+    assert_eq!((text("status", 2), text("experiment", 2)), ("done".into(), "tiny".into()));
+    assert_eq!(format!("{}.parquet", text("trial", 2)), path.file_name().unwrap().to_str().unwrap());
+    let last = |name: &str| frame.column(name).unwrap().get(2).unwrap();
+    assert_eq!(last("n_params").extract::<u64>(), Some(30 * 2 + 10 * 2 + 10));
+    assert_eq!(last("epoch").extract::<u32>(), Some(2));
+    assert!(last("best_test_accuracy").extract::<f64>().is_some());
+}
+
+#[test]
+fn a_finished_experiment_is_not_run_again() {
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01, 0.02]", ""))]);
+    let said = place.run("reproduce tiny").ok();
+    assert!(said.contains("tiny.md") && said.contains("index.html"), "{said}");
+    let before = place.result_files("tiny");
+    assert_eq!(before.len(), 2);
+    let again = place.run("reproduce tiny");
+    assert!(again.stderr.contains("2 trials, 0 to run"), "{}", again.stderr);
+    again.ok();
+    assert_eq!(place.result_files("tiny"), before);
+    let more = place.run("reproduce tiny --seeds 2");
+    assert!(more.stderr.contains("4 trials, 2 to run"), "{}", more.stderr);
+    let after = place.result_files("tiny");
+    assert!(after.len() == 4 && before.iter().all(|file| after.contains(file)));
+    // Changed settings are another experiment.
+    place.run("reproduce tiny --set epochs=1").ok();
+    assert_eq!(place.names("results"), ["tiny", "tiny~epochs=1"]);
+    assert_eq!(place.result_files("tiny"), after);
+}
+
+/// Two processes share the trials; what one finishes the other does not run again.
+#[test]
+fn two_processes_share_an_experiment() {
+    let text = experiment("tiny", "mu", "[0.01, 0.02, 0.03, 0.04, 0.05]", "method = \"cge\"\nepochs = 4");
+    let place = Place::with(&[("tiny", text)]);
+    let children = [0, 1].map(|_| place.spawn("reproduce tiny --threads 1"));
+    let mut n_finished = 0;
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+        n_finished += stderr.matches("test accuracy").count();
+    }
+    assert!(n_finished >= 5);
+    let records = place.records("tiny");
+    assert!(records.len() == 5 && records.iter().all(|record| record.status == Status::Done));
+    let left: Vec<String> =
+        place.names("results/tiny/smoke").into_iter().filter(|name| !name.ends_with(".parquet")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn sweeps_over_any_setting() {
+    let base = experiment("sweep-sparsity", "sparsity", "[0.5]", "layer-ratios = \"uniform\"");
+    let place = Place::with(&[("sweep-sparsity", base)]);
+    place.run("sweep weight-decay --values 0,5e-4").ok();
+    let records = place.records("sweep-weight-decay");
+    let decays: Vec<f64> = records.iter().map(|record| record.trial.settings.weight_decay).collect();
+    assert_eq!(decays, [0.0, 5e-4]);
+    place.run("sweep estimator --values cge,rge,fo --set epochs=1 --set sparsity=0.5").ok();
+    let id = "sweep-method~epochs=1,sparsity=0.5";
+    let queries: Vec<bool> = place.records(id).iter().map(|record| record.epochs[0].queries > 0).collect();
+    assert_eq!(queries, [true, true, false]);
+    place.run("sweep sparsity").ok();
+    assert_eq!(place.records("sweep-sparsity").len(), 1);
+    // All three have their reports, also from the results alone.
+    let pages = |place: &Place| -> Vec<String> {
+        place.names("reports").into_iter().filter(|name| name.ends_with(".md")).collect()
+    };
+    let expected = [format!("{id}.md"), "sweep-sparsity.md".into(), "sweep-weight-decay.md".into()];
+    assert_eq!(pages(&place), expected);
+    std::fs::remove_dir_all(place.path("reports")).unwrap();
+    let ran = place.run("report");
+    assert!(!ran.stderr.contains("left out"), "{}", ran.stderr);
+    ran.ok();
+    assert_eq!(pages(&place), expected);
+}
+
+/// One trial diverges, the others go on; the report and the exit code tell.
+#[test]
+fn a_diverging_trial_is_reported() {
+    let place = Place::with(&[("tiny", experiment("tiny", "learning-rate", "[1e30, 0.05]", ""))]);
+    for to_run in [2, 0] {
+        let ran = place.run("reproduce tiny");
+        assert_eq!(ran.code, 3, "{}", ran.stderr);
+        assert!(ran.stderr.contains(&format!("2 trials, {to_run} to run")), "{}", ran.stderr);
+        assert!(ran.stderr.contains("1 trials failed or diverged"), "{}", ran.stderr);
+    }
+    let records = place.records("tiny");
+    let status: Vec<Status> = records.iter().map(|record| record.status).collect();
+    assert_eq!(status, [Status::Done, Status::Diverged]);
+    assert!(records[1].error.contains("diverged"), "{}", records[1].error);
+    let page = std::fs::read_to_string(place.path("reports/tiny.md")).unwrap();
+    assert!(page.contains("diverged"), "{page}");
+    let status = &place.run("status --json").json()[0];
+    assert_eq!((&status["done"], &status["diverged"]), (&1.into(), &1.into()));
+    assert!(place.run("status").ok().contains("1 of 2 done, 1 diverged, 0 failed"));
+}
+
+/// Too few images of a class for the scores: that trial fails, the next one runs.
+#[test]
+fn a_failing_trial_does_not_stop_the_others() {
+    let settings = "n-train = 20\nn-val = 5\nbatch-size = 10\nsparsity = 0.5\nlayer-ratios = \"fo-grasp\"";
+    let text = experiment("tiny", "grasp-images-per-class", "[2, 1]", settings);
+    let place = Place::with(&[("tiny", text)]);
+    for to_run in [2, 1] {
+        let ran = place.run("reproduce tiny");
+        assert_eq!(ran.code, 3, "{}", ran.stderr);
+        // What failed may go well the next time.
+        assert!(ran.stderr.contains(&format!("2 trials, {to_run} to run")), "{}", ran.stderr);
+    }
+    let records = place.records("tiny");
+    let status: Vec<Status> = records.iter().map(|record| record.status).collect();
+    assert_eq!(status, [Status::Done, Status::Failed]);
+    let page = std::fs::read_to_string(place.path("reports/tiny.md")).unwrap();
+    assert!(page.contains("images of class") && page.contains("failed"), "{page}");
+}
+
+/// Steps that break the parameters at once, in the middle of a run, and at its very end: the exit
+/// code tells, and the weights written are those before. Oracle: the initial values.
+#[test]
+fn weights_of_a_diverged_run_are_sound() {
+    let place = Place::new();
+    let network = model::cnn(2, 4).unwrap();
+    let as_f32 = |values: Vec<f64>| -> Vec<f32> { values.into_iter().map(|value| value as f32).collect() };
+    let initial = as_f32(network.layout().initial_values(7));
+    for more in [
+        "method=fo learning-rate=1e30 warmup-epochs=0",
+        "method=cge learning-rate=1e30 warmup-epochs=0",
+        "method=fo learning-rate=1e38 warmup-epochs=0 epochs=1 batch-size=60",
+        "method=fo learning-rate=1e300 warmup-epochs=0 epochs=1 batch-size=60",
+    ] {
+        let args = format!("train{}{} --seed 7 --json --out w.safetensors", set(RECIPE), set(more));
+        let ran = place.run(&args);
+        assert_eq!(ran.code, 3, "{more}: {}", ran.stderr);
+        assert!(ran.stderr.contains("diverged") && ran.stderr.contains("the initial ones"), "{}", ran.stderr);
+        let answer: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!((&answer["status"], &answer["epochs"]), (&"diverged".into(), &Value::Array(vec![])));
+        let (params, stats) = weights::load(&network, &place.path("w.safetensors")).unwrap();
+        assert_eq!(as_f32(params), initial, "{more}");
+        assert_eq!(stats, network.initial_stats());
+        assert_eq!(place.names(""), ["w.safetensors"]);
+    }
+}
+
+#[test]
+fn folders_that_cannot_hold_results() {
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
+    std::fs::write(place.path("file"), "mine").unwrap();
+    for verb in ["reproduce tiny", "list", "report"] {
+        let ran = place.run(&format!("{verb} --results file"));
+        assert!(ran.refusal().contains("file"), "{verb}: {}", ran.stderr);
+    }
+    let ran = place.run("report --reports file");
+    assert!(ran.refusal_alone().contains("file"), "{}", ran.stderr);
+    if Path::new("/proc/self").exists() {
+        let ran = place.run("reproduce tiny --results /proc/results");
+        assert!(ran.refusal().contains("/proc/results"), "{}", ran.stderr);
+    }
+    assert_eq!(std::fs::read_to_string(place.path("file")).unwrap(), "mine");
+}
+
+#[test]
+fn a_damaged_result_is_named() {
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01, 0.02]", ""))]);
+    place.run("reproduce tiny").ok();
+    let (path, bytes) = place.result_files("tiny").remove(0);
+    let name = path.file_name().unwrap().to_str().unwrap();
+    for damaged in [&bytes[..bytes.len() / 2], &bytes[..3], b"not Parquet at all, but long enough to try"] {
+        std::fs::write(&path, damaged).unwrap();
+        for verb in ["reproduce tiny", "report", "list", "status", "plan tiny"] {
+            let ran = place.run(verb);
+            let line = ran.refusal_alone();
+            assert!(line.contains(name) && line.contains("move the file away"), "{verb}: {line}");
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), damaged, "it is evidence");
+    }
+    // As advised.
+    std::fs::remove_file(&path).unwrap();
+    place.run("reproduce tiny").ok();
+    assert!(path.exists());
+}
+
+/// Damage anywhere in a file is an error that names it, or unnoticed, never a panic.
+#[test]
+fn a_flipped_byte_in_a_result_does_not_panic() {
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
+    place.run("reproduce tiny").ok();
+    let (path, bytes) = place.result_files("tiny").remove(0);
+    for at in (0..bytes.len()).step_by(61) {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 0x5a;
+        std::fs::write(&path, &damaged).unwrap();
+        if let Err(error) = place.store().read(&path) {
+            assert!(error.to_string().contains(".parquet"), "byte {at} of {}: {error}", bytes.len());
+        }
+    }
+}
+
+#[test]
+fn reports_come_from_results_alone() {
+    let empty = Place::new();
+    assert!(empty.run("report").ok().contains("index.html"));
+    assert_eq!(empty.names(""), ["reports"]);
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
+    place.run("reproduce tiny").ok();
+    std::fs::write(place.path("reports/mine.txt"), "mine").unwrap();
+    let (results, names) = (place.result_files("tiny"), place.names("reports"));
+    let page = std::fs::read_to_string(place.path("reports/tiny.md")).unwrap();
+    for name in names.iter().filter(|name| name.starts_with("tiny")) {
+        std::fs::remove_file(place.path("reports").join(name)).unwrap();
+    }
+    place.run("report --data-dir nowhere").ok();
+    assert_eq!(place.names("reports"), names);
+    assert_eq!(std::fs::read_to_string(place.path("reports/tiny.md")).unwrap(), page);
+    assert_eq!(std::fs::read_to_string(place.path("reports/mine.txt")).unwrap(), "mine");
+    assert_eq!(place.result_files("tiny"), results);
+}
+
+/// Results of experiments whose files are elsewhere do not stand in the way.
+#[test]
+fn unknown_results_are_left_out() {
+    let text = |id: &str| experiment(id, "mu", "[0.01]", "");
+    let place = Place::with(&[("tiny", text("tiny")), ("other", text("other"))]);
+    place.run("reproduce other").ok();
+    std::fs::remove_file(place.path("experiments/other.toml")).unwrap();
+    for verb in ["reproduce tiny", "report"] {
+        let ran = place.run(verb);
+        assert!(ran.stderr.contains("other is left out of the reports"), "{}", ran.stderr);
+        ran.ok();
+        assert!(place.path("reports/tiny.md").exists());
+    }
+    assert!(place.run("report other").refusal().contains("no experiment `other`"));
+}
+
+/// Oracle: the networks that the settings build.
+#[test]
+fn the_x_axis_of_fig2_counts_real_parameters() {
+    let fig2 = Library::embedded().get("fig2").unwrap();
+    for plan in fig2.scales.values() {
+        for cell in &plan.cells {
+            let network = model::from_settings(&cell.settings).unwrap();
+            assert_eq!(cell.x, Some(network.layout().n_coords() as f64));
+        }
+    }
+}
+
+/// A full disk, in miniature: an error that names the file, and the results before it as they were.
+#[cfg(target_os = "linux")]
+mod full_disk {
+    use super::*;
+
+    fn finished() -> (Place, Vec<(PathBuf, Vec<u8>)>) {
+        let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
+        place.run("reproduce tiny").ok();
+        let files = place.result_files("tiny");
+        assert_eq!(files.len(), 1);
+        (place, files)
+    }
+
+    /// Files may not grow beyond `blocks` of 512 bytes.
+    fn limited(place: &Place, blocks: usize, args: &str) -> Ran {
+        let inner = place.command(args);
+        let mut command = std::process::Command::new("sh");
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        command.arg("-c").arg(script).arg(inner.get_program()).args(inner.get_args());
+        command.current_dir(place.path("")).env("HF_HUB_OFFLINE", "1");
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let code = output.status.code().expect("it ended by itself");
+        Ran { code, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
+    #[test]
+    fn files_that_cannot_grow() {
+        let (place, before) = finished();
+        // Too small for a checkpoint; then for a result; then for a report.
+        for blocks in [1, 8, 16, 40] {
+            let ran = limited(&place, blocks, "reproduce tiny --seeds 2");
+            if ran.code == 0 {
+                assert!(blocks > 16, "the limit has no effect");
+                continue;
+            }
+            let line = ran.refusal();
+            assert!(line.contains("too large") && line.contains("tiny"), "{line}");
+            let after = place.result_files("tiny");
+            assert!(before.iter().all(|file| after.contains(file)));
+        }
+        let ran = limited(&place, 1, &format!("train{} --out w.safetensors", set(RECIPE)));
+        assert!(ran.refusal().contains("too large"), "{}", ran.stderr);
+        assert!(!place.path("w.safetensors").exists());
+        place.run("reproduce tiny --seeds 2").ok();
+        let left = |name: &String| !name.ends_with(".parquet");
+        let left: Vec<String> = place.names("results/tiny/smoke").into_iter().filter(left).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn a_small_file_system() {
+        let (place, before) = finished();
+        let disk = place.path("results");
+        let saved = place.path("saved");
+        std::fs::rename(&disk, &saved).unwrap();
+        std::fs::create_dir(&disk).unwrap();
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+            .arg(&disk)
+            .output();
+        if !mount.is_ok_and(|output| output.status.success()) {
+            eprintln!("skipped: no right to mount a file system");
+            return;
+        }
+        let outcome = std::panic::catch_unwind(|| {
+            std::fs::create_dir_all(disk.join("tiny/smoke")).unwrap();
+            for (path, bytes) in &before {
+                std::fs::write(path, bytes).unwrap();
+            }
+            let ran = place.run("reproduce tiny --seeds 4");
+            let line = ran.refusal();
+            assert!(line.contains("No space left") && line.contains("tiny"), "{line}");
+            let after = place.result_files("tiny");
+            assert!(before.iter().all(|file| after.contains(file)));
+            // What is there is whole.
+            assert_eq!(place.records("tiny").len(), after.len());
+        });
+        let unmounted = std::process::Command::new("umount").arg(&disk).status().unwrap();
+        assert!(unmounted.success());
+        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+}
