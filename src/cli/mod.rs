@@ -227,7 +227,7 @@ impl Common {
             },
         };
         if !candle_core::utils::cuda_is_available() {
-            bail!(refuse("this program was built without CUDA; build it with --features cuda".to_owned()));
+            bail!(refuse("this build has no CUDA support; use --device cpu".to_owned()));
         }
         let device = candle_core::Device::new_cuda(ordinal).map_err(|error| refuse(error.to_string()))?;
         Ok((device, self.device.clone()))

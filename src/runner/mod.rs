@@ -41,7 +41,7 @@ pub struct Runner<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Ended {
     /// It ran to an end, good or bad; its record is written.
-    Recorded(TrialRecord),
+    Recorded(Box<TrialRecord>),
     /// Another process is running it.
     Elsewhere,
 }
@@ -88,7 +88,7 @@ impl<'a> Runner<'a> {
         };
         // Another process may have finished it since the caller looked.
         if let Some(record) = self.store.find(trial)?.filter(|record| record.status != Status::Failed) {
-            return Ok(Ended::Recorded(record));
+            return Ok(Ended::Recorded(Box::new(record)));
         }
         let splits = self.splits(&trial.settings)?;
         let record = match self.train(trial, &splits, &checkpoint, observer) {
@@ -102,7 +102,7 @@ impl<'a> Runner<'a> {
         if checkpoint.exists() {
             std::fs::remove_file(&checkpoint).map_err(Error::io("remove", &checkpoint))?;
         }
-        Ok(Ended::Recorded(record))
+        Ok(Ended::Recorded(Box::new(record)))
     }
 
     fn train(

@@ -128,6 +128,8 @@ struct Trainer<'a> {
     state: Checkpoint,
     pruned: Option<Vec<bool>>,
     steps_per_epoch: usize,
+    /// Seconds spent on scores before the first epoch.
+    setup_s: f64,
 }
 
 /// Trains as `settings` say, from a checkpoint if the session has one. A loss that becomes NaN or
@@ -159,6 +161,7 @@ pub fn train(settings: &Settings, seed: u64, session: &Session) -> Result<Model>
 
 impl<'a> Trainer<'a> {
     fn new(settings: &'a Settings, seed: u64, session: &'a Session<'a>) -> Result<Self> {
+        let started = Instant::now();
         let network = model::from_settings(settings)?;
         let params = network.layout().initial_values(seed);
         let fresh = Checkpoint {
@@ -206,7 +209,17 @@ impl<'a> Trainer<'a> {
             weights.filter(|(_, pruned)| **pruned).for_each(|(weight, _)| *weight = 0.0);
         }
         let steps_per_epoch = session.data.train.len().div_ceil(settings.batch_size);
-        Ok(Self { settings, seed, session, network, count, state, pruned, steps_per_epoch })
+        Ok(Self {
+            settings,
+            seed,
+            session,
+            network,
+            count,
+            state,
+            pruned,
+            steps_per_epoch,
+            setup_s: started.elapsed().as_secs_f64(),
+        })
     }
 
     fn epoch(&mut self, epoch: usize) -> Result<()> {
@@ -266,7 +279,7 @@ impl<'a> Trainer<'a> {
         };
         let (val_loss, val_accuracy) = measure(&session.data.val)?;
         let (test_loss, test_accuracy) = measure(&session.data.test)?;
-        let before = self.state.epochs.last().map_or(0.0, |record| record.wall_s);
+        let before = self.state.epochs.last().map_or(self.setup_s, |record| record.wall_s);
         let record = EpochRecord {
             epoch: epoch as u32,
             train_loss: total / n_seen as f64,
