@@ -107,7 +107,7 @@ fn gather(common: &Common, id: &str) -> Result<Run> {
 }
 
 /// The values of a sweep's axis that have records, in order; nothing for other experiments.
-fn sweep_values(base: &str, records: &[TrialRecord]) -> Option<Vec<String>> {
+pub(super) fn sweep_values(base: &str, records: &[TrialRecord]) -> Option<Vec<String>> {
     if !base.starts_with("sweep-") || records.is_empty() {
         return None;
     }
