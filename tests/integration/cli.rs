@@ -640,6 +640,14 @@ fn a_finished_experiment_is_not_run_again() {
     place.run("reproduce tiny --set epochs=1").ok();
     assert_eq!(place.names("results"), ["tiny", "tiny~epochs=1"]);
     assert_eq!(place.result_files("tiny"), after);
+    // Under the id that the report gives it, too; and changed once more.
+    let ran = place.run("reproduce tiny~epochs=1");
+    assert!(ran.stderr.contains("2 trials, 0 to run"), "{}", ran.stderr);
+    ran.ok();
+    place.run("reproduce tiny~epochs=1 --set momentum=0.5").ok();
+    let [record, _] = &place.records("tiny~epochs=1,momentum=0.5")[..] else { panic!("two trials") };
+    assert_eq!((record.trial.settings.epochs, record.trial.settings.momentum), (1, 0.5));
+    assert!(place.run("reproduce tini~epochs=1").refusal().contains("did you mean `tiny`"));
 }
 
 /// Two processes share the trials; what one finishes the other does not run again.
@@ -677,6 +685,12 @@ fn sweeps_over_any_setting() {
     assert_eq!(queries, [true, true, false]);
     place.run("sweep sparsity").ok();
     assert_eq!(place.records("sweep-sparsity").len(), 1);
+    // The ids in reports run again as they were.
+    for (id, n_trials) in [(id, 3), ("sweep-weight-decay", 2)] {
+        let ran = place.run(&format!("reproduce {id}"));
+        assert!(ran.stderr.contains(&format!("{n_trials} trials, 0 to run")), "{}", ran.stderr);
+        ran.ok();
+    }
     // All three have their reports, also from the results alone.
     let pages = |place: &Place| -> Vec<String> {
         place.names("reports").into_iter().filter(|name| name.ends_with(".md")).collect()
