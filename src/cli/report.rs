@@ -64,10 +64,11 @@ fn experiments_with_results(common: &Common) -> Result<Vec<String>> {
     };
     for entry in entries {
         let entry = entry?;
-        if let (true, Ok(name)) = (entry.file_type()?.is_dir(), entry.file_name().into_string()) {
-            if !common.store().scales(&name)?.is_empty() {
-                ids.push(name);
-            }
+        let is_folder = entry.file_type()?.is_dir();
+        if let (true, Ok(name)) = (is_folder, entry.file_name().into_string())
+            && !common.store().scales(&name)?.is_empty()
+        {
+            ids.push(name);
         }
     }
     Ok(ids)
@@ -112,7 +113,7 @@ fn gather(common: &Common, id: &str) -> Result<Run> {
 }
 
 /// The values of a sweep's axis that have records, in order; nothing for other experiments.
-fn sweep_values(base: &str, records: &[TrialRecord]) -> Option<Vec<String>> {
+pub(super) fn sweep_values(base: &str, records: &[TrialRecord]) -> Option<Vec<String>> {
     if !base.starts_with("sweep-") || records.is_empty() {
         return None;
     }

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use deepzero::results::Status;
 use deepzero::runner::{self, Ended, Runner};
-use deepzero::spec::{Experiment, Trial};
+use deepzero::spec::{Experiment, Trial, split_id};
 
 use super::progress::{DownloadProgress, TrialProgress};
 use super::{Common, Exit, INTERRUPT, Selection, report, say, watch_interrupts};
@@ -62,7 +62,14 @@ pub(super) fn selected(common: &Common, ids: &[String], selection: &Selection) -
         if id == "all" {
             experiments.extend(library.all()?.into_iter().filter(|experiment| !experiment.paper.is_empty()));
         } else {
-            experiments.push(library.get(id)?);
+            // The id of a variant or of a sweep without a file, as reports name it: its values are
+            // those that have results.
+            let values = if library.ids().any(|known| known == id) {
+                None
+            } else {
+                report::sweep_values(split_id(id).0, &common.store().read_all(id, selection.scale)?)
+            };
+            experiments.push(common.experiment(id, selection.scale, values.as_deref())?);
         }
     }
     experiments

@@ -20,7 +20,8 @@ impl Experiment {
         let trials = self.trials(scale, Some(1), overrides)?;
         let mut variant = self.clone();
         let changes: Vec<String> = overrides.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        variant.id = format!("{}{MARK}{}", self.id, changes.join(","));
+        let mark = if self.id.contains(MARK) { ',' } else { MARK };
+        variant.id = format!("{}{mark}{}", self.id, changes.join(","));
         if let Some(odd) = variant.id.chars().find(|c| !(c.is_ascii_alphanumeric() || "-_.=,~+".contains(*c)))
         {
             return Err(Error::setting("set", format!("`{odd}` cannot be part of a value")));

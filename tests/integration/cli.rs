@@ -324,7 +324,7 @@ fn estimates_match_the_golden_values() {
             assert!(error <= max_error && cosine >= min_cosine, "{what}");
             let (error, _) = distance(&list("backprop"), &golden.backprop);
             assert!(error < 1e-4, "{}: {error}", golden.name);
-            assert_eq!(number("queries"), golden.coords.len() as f64 + 1.0);
+            assert_eq!(answer["queries"], golden.coords.len() + 1);
             assert!(number("wall_s") > 0.0);
             let (error, cosine) = distance(&list("estimates"), &list("backprop"));
             assert!(
@@ -510,7 +510,7 @@ fn plan_costs_without_data_and_writes_nothing() {
     let trials = plan["trials"].as_array().unwrap();
     assert_eq!(trials.len(), 2 * Library::embedded().get("fig2").unwrap().scales[&Scale::Smoke].cells.len());
     let total: f64 = trials.iter().map(|trial| trial["queries"].as_f64().unwrap()).sum();
-    assert_eq!(plan["queries"].as_f64().unwrap(), total);
+    assert!((plan["queries"].as_f64().unwrap() - total).abs() < 0.5);
     assert!(trials.iter().all(|trial| trial["state"] == "to run" && trial["wall_s"].as_f64().unwrap() > 0.0));
     assert!(place.names("").is_empty());
 }
@@ -523,7 +523,7 @@ fn planned_queries_are_spent_queries() {
     let planned = place.run("plan tiny --json").json()[0]["queries"].as_f64().unwrap();
     place.run("reproduce tiny").ok();
     let spent = place.records("tiny")[0].epochs.last().unwrap().queries;
-    assert_eq!(planned, spent as f64);
+    assert!((planned - spent as f64).abs() < 0.5, "{planned} planned, {spent} spent");
     let after = place.run("plan tiny --json").json();
     assert_eq!(
         (after[0]["wall_s_left"].as_f64(), &after[0]["trials"][0]["state"]),
@@ -640,6 +640,14 @@ fn a_finished_experiment_is_not_run_again() {
     place.run("reproduce tiny --set epochs=1").ok();
     assert_eq!(place.names("results"), ["tiny", "tiny~epochs=1"]);
     assert_eq!(place.result_files("tiny"), after);
+    // Under the id that the report gives it, too; and changed once more.
+    let ran = place.run("reproduce tiny~epochs=1");
+    assert!(ran.stderr.contains("2 trials, 0 to run"), "{}", ran.stderr);
+    ran.ok();
+    place.run("reproduce tiny~epochs=1 --set momentum=0.5").ok();
+    let [record, _] = &place.records("tiny~epochs=1,momentum=0.5")[..] else { panic!("two trials") };
+    assert_eq!((record.trial.settings.epochs, record.trial.settings.momentum), (1, 0.5));
+    assert!(place.run("reproduce tini~epochs=1").refusal().contains("did you mean `tiny`"));
 }
 
 /// Two processes share the trials; what one finishes the other does not run again.
@@ -677,6 +685,12 @@ fn sweeps_over_any_setting() {
     assert_eq!(queries, [true, true, false]);
     place.run("sweep sparsity").ok();
     assert_eq!(place.records("sweep-sparsity").len(), 1);
+    // The ids in reports run again as they were.
+    for (id, n_trials) in [(id, 3), ("sweep-weight-decay", 2)] {
+        let ran = place.run(&format!("reproduce {id}"));
+        assert!(ran.stderr.contains(&format!("{n_trials} trials, 0 to run")), "{}", ran.stderr);
+        ran.ok();
+    }
     // All three have their reports, also from the results alone.
     let pages = |place: &Place| -> Vec<String> {
         place.names("reports").into_iter().filter(|name| name.ends_with(".md")).collect()
