@@ -21,7 +21,12 @@ pub(super) struct ReportArgs {
 }
 
 pub(super) fn run(common: &Common, args: &ReportArgs) -> Result<Exit> {
-    for path in write(common, &args.ids)? {
+    let paths = write(common, &args.ids)?;
+    if common.json {
+        say!("{}", serde_json::to_string_pretty(&paths)?)?;
+        return Ok(Exit::Ok);
+    }
+    for path in paths {
         say!("{}", path.display())?;
     }
     Ok(Exit::Ok)

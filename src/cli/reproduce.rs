@@ -5,6 +5,7 @@ use clap::Args;
 use deepzero::results::Status;
 use deepzero::runner::{self, Ended, Runner};
 use deepzero::spec::{Experiment, Trial, split_id};
+use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
 use super::{Common, Exit, INTERRUPT, Selection, report, say, watch_interrupts};
@@ -85,7 +86,7 @@ fn run_all(common: &Common, experiments: &[Experiment], selection: &Selection) -
     let (device, device_name) = common.device()?;
     let downloads = DownloadProgress::default();
     let mut runner = Runner::new(&store, &location, &downloads, device, device_name, &INTERRUPT);
-    let (mut n_bad, mut n_elsewhere) = (0, 0);
+    let (mut n_bad, mut n_elsewhere, mut pages) = (0, 0, Vec::new());
     for experiment in experiments {
         let trials = experiment.trials(selection.scale, selection.seeds, &[])?;
         let mut pending = Vec::new();
@@ -112,10 +113,18 @@ fn run_all(common: &Common, experiments: &[Experiment], selection: &Selection) -
             n_bad += usize::from(store.find(trial)?.as_ref().is_some_and(bad));
         }
         report::write(common, std::slice::from_ref(&experiment.id))?;
-        let page = common.reports.join(format!("{}.md", experiment.id));
-        say!("{}", page.display())?;
+        pages.push(common.reports.join(format!("{}.md", experiment.id)));
     }
-    say!("{}", common.reports.join("index.html").display())?;
+    pages.push(common.reports.join("index.html"));
+    if common.json {
+        let summary =
+            json!({ "reports": pages, "failed_or_diverged": n_bad, "running_elsewhere": n_elsewhere });
+        say!("{}", serde_json::to_string_pretty(&summary)?)?;
+    } else {
+        for page in pages {
+            say!("{}", page.display())?;
+        }
+    }
     if n_elsewhere > 0 {
         eprintln!(
             "{n_elsewhere} trials are being run by another process; run the same command again for the report"

@@ -956,3 +956,16 @@ mod full_disk {
         outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     }
 }
+
+/// Every verb that prints something prints JSON when asked to.
+#[test]
+fn reports_are_named_in_json() {
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
+    let ran = place.run("reproduce tiny --json").json();
+    let pages: Vec<&str> =
+        ran["reports"].as_array().unwrap().iter().map(|page| page.as_str().unwrap()).collect();
+    assert!(pages[0].ends_with("tiny.md") && pages[1].ends_with("index.html"), "{pages:?}");
+    assert_eq!((&ran["failed_or_diverged"], &ran["running_elsewhere"]), (&0.into(), &0.into()));
+    let paths = place.run("report --json").json();
+    assert!(paths.as_array().unwrap().iter().any(|path| path.as_str().unwrap().ends_with("tiny.md")));
+}
