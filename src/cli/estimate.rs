@@ -11,11 +11,12 @@ use deepzero::baseline::backprop;
 use deepzero::data::Normalization;
 use deepzero::files;
 use deepzero::kernels::Split;
+use deepzero::nn::difference::DEFAULT_MEMORY;
 use deepzero::nn::{model, weights};
 use deepzero::rng::Purpose;
 use deepzero::spec::{Difference, Directions};
 use deepzero::zo::estimator::{Cge, Rge};
-use deepzero::zo::evaluate::{Evaluator, Full, Reuse};
+use deepzero::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
 use deepzero::zo::{self, DirectionSource, Estimator, Metered, NetworkObjective, QueryCount};
 use serde_json::json;
 
@@ -24,7 +25,7 @@ use super::{Common, Exit, say};
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   deepzero estimate --model resnet20 --weights W.safetensors --batch B.safetensors \\
-      --coords C.json --mu 5e-3 --estimator cge --evaluator reuse --backprop --out O.json
+      --coords C.json --mu 5e-3 --estimator cge --evaluator difference --backprop --out O.json
 
 Files:
   weights  safetensors with PyTorch names
@@ -49,7 +50,7 @@ pub(super) struct EstimateArgs {
     #[arg(long, value_enum, default_value_t = EstimatorName::Cge, help = "Estimator")]
     estimator: EstimatorName,
     /// How loss differences are computed.
-    #[arg(long, value_enum, default_value_t = EvaluatorName::Reuse)]
+    #[arg(long, value_enum, default_value_t = EvaluatorName::Difference)]
     evaluator: EvaluatorName,
     /// Central instead of forward differences.
     #[arg(long)]
@@ -81,6 +82,7 @@ enum EstimatorName {
 enum EvaluatorName {
     Full,
     Reuse,
+    Difference,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -123,6 +125,7 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     let evaluator: Box<dyn Evaluator> = match args.evaluator {
         EvaluatorName::Full => Box::new(Full::new(&metered, &params)?),
         EvaluatorName::Reuse => Box::new(Reuse::new(&metered, &params)?),
+        EvaluatorName::Difference => Box::new(DifferencePropagation::new(&metered, &params, DEFAULT_MEMORY)?),
     };
     let estimate = zo::estimate(&*estimator, &*evaluator)?;
     let wall_s = start.elapsed().as_secs_f64();

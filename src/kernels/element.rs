@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, Layout, WithDType};
 use pulp::Simd;
 
 /// A floating-point type that the kernels are compiled for.
-pub trait Element: WithDType + Copy + Default + Send + Sync + PartialOrd + 'static {
+pub trait Element: WithDType + Copy + Default + Send + Sync + PartialOrd + std::fmt::Debug + 'static {
     /// A register of lanes under the instruction set `S`.
     type Vector<S: Simd>: Copy;
     /// Additive identity.
@@ -18,6 +18,8 @@ pub trait Element: WithDType + Copy + Default + Send + Sync + PartialOrd + 'stat
     fn vectors<S: Simd>(slice: &[Self]) -> &[Self::Vector<S>];
     /// The slice as registers to write to; a remainder is left out.
     fn vectors_mut<S: Simd>(slice: &mut [Self]) -> &mut [Self::Vector<S>];
+    /// The numbers in registers.
+    fn numbers<S: Simd>(vectors: &[Self::Vector<S>]) -> &[Self];
     /// a · b + c, fused where the instruction set can.
     fn mul_add<S: Simd>(
         simd: S,
@@ -25,6 +27,16 @@ pub trait Element: WithDType + Copy + Default + Send + Sync + PartialOrd + 'stat
         b: Self::Vector<S>,
         c: Self::Vector<S>,
     ) -> Self::Vector<S>;
+    /// a + b.
+    fn vadd<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// a − b.
+    fn vsub<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// a · b.
+    fn vmul<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// Smaller of a and b; which of them is taken when one is NaN depends on the instruction set.
+    fn vmin<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// Larger of a and b; with NaN as [`Element::vmin`].
+    fn vmax<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
     /// Sum of the lanes.
     fn reduce_sum<S: Simd>(simd: S, a: Self::Vector<S>) -> Self;
     /// Nearest value of this type.
@@ -42,7 +54,8 @@ pub trait Element: WithDType + Copy + Default + Send + Sync + PartialOrd + 'stat
 }
 
 macro_rules! element {
-    ($t:ty, $vector:ident, $lanes:ident, $splat:ident, $slices:ident, $slices_mut:ident, $fma:ident, $sum:ident) => {
+    ($t:ty, $vector:ident, $lanes:ident, $splat:ident, $slices:ident, $slices_mut:ident, $fma:ident, $sum:ident,
+     $add:ident, $sub:ident, $mul:ident, $min:ident, $max:ident) => {
         impl Element for $t {
             type Vector<S: Simd> = S::$vector;
             const ZERO: Self = 0.0;
@@ -64,6 +77,10 @@ macro_rules! element {
                 S::$slices_mut(slice).0
             }
             #[inline(always)]
+            fn numbers<S: Simd>(vectors: &[Self::Vector<S>]) -> &[Self] {
+                pulp::bytemuck::cast_slice(vectors)
+            }
+            #[inline(always)]
             fn mul_add<S: Simd>(
                 simd: S,
                 a: Self::Vector<S>,
@@ -72,6 +89,7 @@ macro_rules! element {
             ) -> Self::Vector<S> {
                 simd.$fma(a, b, c)
             }
+            element!(@binary $add vadd, $sub vsub, $mul vmul, $min vmin, $max vmax);
             #[inline(always)]
             fn reduce_sum<S: Simd>(simd: S, a: Self::Vector<S>) -> Self {
                 simd.$sum(a)
@@ -86,7 +104,43 @@ macro_rules! element {
             }
         }
     };
+    (@binary $($method:ident $name:ident),*) => {
+        $(
+            #[inline(always)]
+            fn $name<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S> {
+                simd.$method(a, b)
+            }
+        )*
+    };
 }
 
-element!(f32, f32s, F32_LANES, splat_f32s, as_simd_f32s, as_mut_simd_f32s, mul_add_e_f32s, reduce_sum_f32s);
-element!(f64, f64s, F64_LANES, splat_f64s, as_simd_f64s, as_mut_simd_f64s, mul_add_e_f64s, reduce_sum_f64s);
+element!(
+    f32,
+    f32s,
+    F32_LANES,
+    splat_f32s,
+    as_simd_f32s,
+    as_mut_simd_f32s,
+    mul_add_e_f32s,
+    reduce_sum_f32s,
+    add_f32s,
+    sub_f32s,
+    mul_f32s,
+    min_f32s,
+    max_f32s
+);
+element!(
+    f64,
+    f64s,
+    F64_LANES,
+    splat_f64s,
+    as_simd_f64s,
+    as_mut_simd_f64s,
+    mul_add_e_f64s,
+    reduce_sum_f64s,
+    add_f64s,
+    sub_f64s,
+    mul_f64s,
+    min_f64s,
+    max_f64s
+);

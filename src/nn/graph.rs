@@ -6,7 +6,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::layer::{ActivationShape, Context, Layer, MOMENTUM};
 use super::params::Layout;
-use crate::kernels::{Split, norm};
+use crate::kernels::Split;
+use crate::kernels::norm::{self, Moments};
 use crate::{Error, Result};
 
 /// A layer in its place. Value 0 is the network's input; node k produces value k + 1.
@@ -56,14 +57,33 @@ pub struct NormStats {
 }
 
 /// Running statistics of all batch norms, in order. They are state of training, not parameters:
-/// only [`Network::update_running_stats`] moves them.
+/// only [`RunningStats::update`] moves them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunningStats {
     /// One per batch norm.
     pub layers: Vec<NormStats>,
 }
 
+/// Moments of the inputs of all batch norms on one batch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchStats {
+    /// Per batch norm: numbers per channel, and the moments of its channels.
+    layers: Vec<(f64, Vec<Moments>)>,
+}
+
 impl RunningStats {
+    /// Moves towards the moments of a batch, with PyTorch's momentum and unbiased variance.
+    pub fn update(&mut self, batch: &BatchStats) {
+        for (running, (n, moments)) in self.layers.iter_mut().zip(&batch.layers) {
+            for (channel, moments) in moments.iter().enumerate() {
+                let unbiased = if *n > 1.0 { moments.variance * n / (n - 1.0) } else { moments.variance };
+                let blend = |old: f64, new: f64| (1.0 - MOMENTUM) * old + MOMENTUM * new;
+                running.mean[channel] = blend(running.mean[channel], moments.mean);
+                running.variance[channel] = blend(running.variance[channel], unbiased);
+            }
+        }
+    }
+
     pub(super) fn layer(&self, norm_idx: usize) -> &NormStats {
         &self.layers[norm_idx]
     }
@@ -260,7 +280,20 @@ impl Network {
     /// # Errors
     /// If shapes do not fit or the device fails.
     pub fn forward(&self, context: &Context, params: &[Tensor], images: &Tensor) -> Result<Tensor> {
+        self.forward_visit(context, params, images, &mut |_, _| Ok(()))
+    }
+
+    /// As [`Network::forward`]; `visit` sees every value with its number, the input's being 0, before
+    /// it is dropped.
+    pub(super) fn forward_visit(
+        &self,
+        context: &Context,
+        params: &[Tensor],
+        images: &Tensor,
+        visit: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
+    ) -> Result<Tensor> {
         let mut values: Vec<Option<Tensor>> = vec![None; self.nodes.len() + 1];
+        visit(0, images)?;
         values[0] = Some(images.clone());
         for node_idx in 0..self.nodes.len() {
             let output = {
@@ -271,6 +304,7 @@ impl Network {
                     .collect();
                 self.run_node(node_idx, context, params, &inputs)?
             };
+            visit(node_idx + 1, &output)?;
             values[node_idx + 1] = Some(output);
             self.drop_unused(node_idx, &mut values);
         }
@@ -341,26 +375,49 @@ impl Network {
         changed
     }
 
-    /// Moves the running statistics towards those of the batch that gave `activations`
-    /// (train-mode), with PyTorch's momentum and unbiased variance.
+    /// Moments of the inputs of all batch norms, from the values of a forward pass.
     ///
     /// # Errors
     /// If the activations are not of this network.
-    pub fn update_running_stats(&self, stats: &mut RunningStats, activations: &Activations) -> Result<()> {
+    pub fn batch_stats_of(&self, activations: &Activations) -> Result<BatchStats> {
+        let n_images = activations.values[0].dim(0)?;
+        let mut moments = vec![None; activations.values.len()];
+        for node in self.nodes.iter().filter(|node| node.layer.norm_idx().is_some()) {
+            let input = activations.values[node.inputs[0]].to_device(&Device::Cpu)?;
+            moments[node.inputs[0]] = Some(norm::moments(&input, Split::Threads)?);
+        }
+        Ok(self.batch_stats(n_images, &moments))
+    }
+
+    /// The same from moments by value.
+    pub(super) fn batch_stats(&self, n_images: usize, moments: &[Option<Vec<Moments>>]) -> BatchStats {
+        let mut layers = vec![(0.0, Vec::new()); self.norm_channels.len()];
         for node in &self.nodes {
             let Some(norm_idx) = node.layer.norm_idx() else { continue };
-            let input = &activations.values[node.inputs[0]];
-            let (batch, _, height, width) = input.dims4()?;
-            let n = (batch * height * width) as f64;
-            let input = input.to_device(&Device::Cpu)?;
-            let running = &mut stats.layers[norm_idx];
-            for (channel, moments) in norm::moments(&input, Split::Threads)?.iter().enumerate() {
-                let unbiased = if n > 1.0 { moments.variance * n / (n - 1.0) } else { moments.variance };
-                let blend = |old: f64, new: f64| (1.0 - MOMENTUM) * old + MOMENTUM * new;
-                running.mean[channel] = blend(running.mean[channel], moments.mean);
-                running.variance[channel] = blend(running.variance[channel], unbiased);
-            }
+            let [_, height, width] = self.shapes[node.inputs[0]];
+            let moments = moments[node.inputs[0]].clone().unwrap_or_default();
+            layers[norm_idx] = ((n_images * height * width) as f64, moments);
         }
-        Ok(())
+        BatchStats { layers }
+    }
+
+    /// The layer of a node.
+    pub(super) fn layer(&self, node_idx: usize) -> &(dyn Layer + 'static) {
+        &*self.nodes[node_idx].layer
+    }
+
+    /// Values that a node reads.
+    pub(super) fn inputs(&self, node_idx: usize) -> &[usize] {
+        &self.nodes[node_idx].inputs
+    }
+
+    /// Parameter tensors of a node.
+    pub(super) fn params_of(&self, node_idx: usize) -> std::ops::Range<usize> {
+        self.nodes[node_idx].params.clone()
+    }
+
+    /// Sizes of a value.
+    pub(super) fn shape(&self, value: usize) -> ActivationShape {
+        self.shapes[value]
     }
 }

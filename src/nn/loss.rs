@@ -34,7 +34,8 @@ pub fn n_correct(logits: &Tensor, labels: &[u32]) -> Result<usize> {
     Ok(rows(logits)?.iter().zip(labels).filter(|&pair| correct(pair)).count())
 }
 
-fn rows(logits: &Tensor) -> Result<Vec<Vec<f64>>> {
+/// Logits as numbers, one list per image.
+pub(super) fn rows(logits: &Tensor) -> Result<Vec<Vec<f64>>> {
     Ok(logits.detach().to_dtype(DType::F64)?.to_vec2::<f64>()?)
 }
 

@@ -1,5 +1,6 @@
 //! Networks as ordered lists of layers with PyTorch-compatible parameter names.
 
+pub mod difference;
 pub mod graph;
 pub mod layer;
 pub mod loss;
@@ -7,6 +8,7 @@ pub mod model;
 pub mod params;
 pub mod weights;
 
-pub use graph::{Activations, Network, RunningStats};
+pub use difference::Propagator;
+pub use graph::{Activations, BatchStats, Network, RunningStats};
 pub use layer::{Context, Layer, Mode};
 pub use params::{Layout, ParamKind, ParamSpec};

@@ -9,12 +9,13 @@ use candle_core::{DType, Device, Tensor};
 use crate::Result;
 use crate::baseline::backprop;
 use crate::kernels::Split;
+use crate::nn::difference::DEFAULT_MEMORY;
 use crate::nn::{Network, model};
 use crate::spec::{
     DataSource, Difference, EvaluatorKind, LayerRatios, Method, ModelKind, Precision, Settings,
 };
 use crate::zo::sparsity::{KeepCounts, predicted_keep};
-use crate::zo::{LayeredObjective, NetworkObjective, Objective};
+use crate::zo::{LayeredObjective, NetworkObjective, Objective, PropagatingObjective};
 
 /// Expected cost of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -35,13 +36,20 @@ impl std::ops::AddAssign for Cost {
     }
 }
 
+/// Cost of one probe per image, with all threads at work.
+#[derive(Debug, Clone, Copy)]
+struct ProbeCost {
+    flops: f64,
+    wall_s: f64,
+}
+
 /// Measured seconds per image of one network on this machine.
 #[derive(Debug)]
 struct Speed {
     /// One complete forward pass on one thread.
     full_s: f64,
-    /// A forward pass from each node on, for nodes with parameters.
-    from_node_s: HashMap<usize, f64>,
+    /// A probe of each node with parameters, by the evaluator of the settings.
+    probes: HashMap<usize, ProbeCost>,
     /// One training step of back-propagation on all threads.
     backprop_s: f64,
 }
@@ -49,11 +57,13 @@ struct Speed {
 /// Estimates costs, measuring each kind of network once.
 #[derive(Debug, Default)]
 pub struct Planner {
-    speeds: HashMap<(ModelKind, usize, usize, bool), Speed>,
+    speeds: HashMap<(ModelKind, usize, usize, bool, Option<EvaluatorKind>), Speed>,
 }
 
-/// Images in a calibration batch: enough that per-batch costs are small.
-const CALIBRATION_BATCH: usize = 32;
+/// Images in a calibration batch: enough that per-batch costs are small, and whole registers.
+const CALIBRATION_BATCH: usize = 64;
+/// Probes per layer and thread in a calibration.
+const CALIBRATION_PROBES: usize = 2;
 
 impl Planner {
     /// Expected cost of a trial. Layer ratios are predicted where the law of ZO-GraSP allows it and
@@ -96,15 +106,9 @@ impl Planner {
                 cost.wall_s += images * full_s;
                 for (param_idx, n) in active {
                     let probes = per_slope * n as f64 * images;
-                    let node_idx = network.node_of(param_idx);
-                    let (flops, wall_s) = match settings.evaluator {
-                        EvaluatorKind::Full => (full_flops, full_s),
-                        EvaluatorKind::Reuse => {
-                            (network.flops_from(node_idx) as f64, speed.from_node_s[&node_idx] / threads)
-                        }
-                    };
-                    cost.flops += probes * flops;
-                    cost.wall_s += probes * wall_s;
+                    let probe = speed.probes[&network.node_of(param_idx)];
+                    cost.flops += probes * probe.flops;
+                    cost.wall_s += probes * probe.wall_s;
                 }
             }
             Method::Rge => {
@@ -127,12 +131,15 @@ impl Planner {
     }
 
     fn speed(&mut self, settings: &Settings, network: &Network) -> Result<&Speed> {
-        let key = (settings.model, settings.depth, settings.width, settings.precision == Precision::F64);
+        let is_f64 = settings.precision == Precision::F64;
+        // Only coordinate probes are timed, for the evaluator in use.
+        let evaluator = (settings.method == Method::Cge).then_some(settings.evaluator);
+        let key = (settings.model, settings.depth, settings.width, is_f64, evaluator);
         Ok(match self.speeds.entry(key) {
             Entry::Occupied(measured) => measured.into_mut(),
             Entry::Vacant(empty) => {
-                let dtype = if key.3 { DType::F64 } else { DType::F32 };
-                empty.insert(measure(network, dtype)?)
+                let dtype = if is_f64 { DType::F64 } else { DType::F32 };
+                empty.insert(measure(network, dtype, settings)?)
             }
         })
     }
@@ -158,7 +165,7 @@ fn active_counts(settings: &Settings, network: &Network) -> Vec<(usize, usize)> 
 const WARM_UP_RUNS: usize = 2;
 const TIMED_RUNS: usize = 5;
 
-fn measure(network: &Network, dtype: DType) -> Result<Speed> {
+fn measure(network: &Network, dtype: DType, settings: &Settings) -> Result<Speed> {
     let images = calibration_images(CALIBRATION_BATCH, dtype)?;
     let labels: Vec<u32> = (0..CALIBRATION_BATCH as u32).map(|n| n % model::N_CLASSES as u32).collect();
     let params = network.layout().initial_values(0);
@@ -177,18 +184,41 @@ fn measure(network: &Network, dtype: DType) -> Result<Speed> {
     let full_s = per_image(&mut || objective.loss(&params).map(|_| ()))?;
     let backprop_s =
         per_image(&mut || backprop::gradient(network, &params, &images, &labels, 1.0).map(|_| ()))?;
-    let (_, base) = objective.base(&params)?;
-    let mut from_node_s = HashMap::new();
-    for param_idx in 0..network.layout().specs().len() {
-        let node_idx = network.node_of(param_idx);
-        if from_node_s.contains_key(&node_idx) {
-            continue;
+    let threads = rayon::current_num_threads();
+    let full = ProbeCost { flops: network.flops() as f64, wall_s: full_s / threads as f64 };
+    let mut probes = HashMap::new();
+    let nodes =
+        (0..network.layout().specs().len()).map(|idx| (network.node_of(idx), network.layout().range(idx)));
+    let nodes = nodes.filter(|_| settings.method == Method::Cge);
+    match settings.evaluator {
+        EvaluatorKind::Full => probes.extend(nodes.map(|(node, _)| (node, full))),
+        EvaluatorKind::Reuse => {
+            let (_, base) = objective.base(&params)?;
+            for (node, range) in nodes {
+                if let Entry::Vacant(empty) = probes.entry(node) {
+                    let mut run =
+                        || objective.loss_from(&base, &params, range.start, settings.mu).map(|_| ());
+                    let wall_s = per_image(&mut run)? / threads as f64;
+                    empty.insert(ProbeCost { flops: network.flops_from(node) as f64, wall_s });
+                }
+            }
         }
-        let coord = network.layout().range(param_idx).start;
-        let seconds = per_image(&mut || objective.loss_from(&base, &params, coord, 1e-3).map(|_| ()))?;
-        from_node_s.insert(node_idx, seconds);
+        EvaluatorKind::Difference => {
+            let (_, propagator) = objective.propagator(&params, DEFAULT_MEMORY)?;
+            let n = CALIBRATION_PROBES * threads;
+            for (node, range) in nodes {
+                if let Entry::Vacant(empty) = probes.entry(node) {
+                    let step = (range.len() / n).max(1);
+                    let batch: Vec<(usize, f64)> =
+                        (0..n).map(|k| (range.start + k * step % range.len(), settings.mu)).collect();
+                    let seconds = per_image(&mut || objective.propagate(&propagator, &batch).map(|_| ()))?;
+                    let flops = propagator.flops_of(range.start) as f64;
+                    empty.insert(ProbeCost { flops, wall_s: seconds / n as f64 });
+                }
+            }
+        }
     }
-    Ok(Speed { full_s, from_node_s, backprop_s })
+    Ok(Speed { full_s, probes, backprop_s })
 }
 
 /// Images (N, 3, 32, 32) for timing only.

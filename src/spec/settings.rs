@@ -49,13 +49,15 @@ pub enum Difference {
 }
 
 /// How loss differences are computed; all give the same numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EvaluatorKind {
     /// One complete forward pass per query.
     Full,
     /// Forward from the perturbed layer on (the paper's feature reuse).
     Reuse,
+    /// The change of every activation, propagated exactly to the loss.
+    Difference,
 }
 
 /// Law of the random directions of RGE.
@@ -219,7 +221,7 @@ impl Default for Settings {
             mu: 5e-3,
             queries: 0,
             directions: Directions::Gaussian,
-            evaluator: EvaluatorKind::Reuse,
+            evaluator: EvaluatorKind::Difference,
             sparsity: 0.9,
             layer_ratios: LayerRatios::ZoGrasp,
             mask: Mask::Redraw,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
 use super::active::{ActiveSets, dtype};
 use super::checkpoint::Checkpoint;
@@ -13,12 +13,13 @@ use super::prepared::Prepared;
 use crate::baseline::backprop;
 use crate::data::{self, Augmentation, Batch, Dataset, Normalization};
 use crate::kernels::Split;
-use crate::nn::{Activations, Context, Mode, Network, RunningStats, loss, model};
+use crate::nn::difference::DEFAULT_MEMORY;
+use crate::nn::{Activations, BatchStats, Context, Mode, Network, RunningStats, loss, model};
 use crate::results::{EpochRecord, Status};
 use crate::rng::Purpose;
 use crate::spec::{EvaluatorKind, Method, Settings};
 use crate::zo::estimator::{Cge, Rge};
-use crate::zo::evaluate::{Evaluator, Full, Reuse};
+use crate::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
 use crate::zo::optimizer::{self, Optimizer};
 use crate::zo::{self, DirectionSource, Estimator, Metered, NetworkObjective, QueryCount};
 use crate::{Error, Result};
@@ -116,7 +117,10 @@ pub fn evaluate(
 struct Gradient {
     values: Vec<f64>,
     loss: f64,
-    activations: Activations,
+    /// Logits (B, classes) at the parameters that the gradient is for.
+    logits: Tensor,
+    /// Batch statistics there.
+    stats: BatchStats,
 }
 
 struct Trainer<'a> {
@@ -257,13 +261,13 @@ impl<'a> Trainer<'a> {
                     format!("epoch {epoch}, step {}, where the norm of the gradient is {norm}", step + 1);
                 return Err(Error::Diverged { loss: gradient.loss, at });
             }
-            self.network.update_running_stats(&mut self.state.stats, &gradient.activations)?;
+            self.state.stats.update(&gradient.stats);
             let n_warmup = settings.warmup_epochs * self.steps_per_epoch;
             rate =
                 optimizer::learning_rate(settings.schedule, settings.learning_rate, step, n_warmup, n_steps);
             self.state.optimizer.step(&mut self.state.params, &gradient.values, rate, self.pruned.as_deref());
             total += gradient.loss * rows.len() as f64;
-            n_correct += loss::n_correct(gradient.activations.logits(), &batch.labels)?;
+            n_correct += loss::n_correct(&gradient.logits, &batch.labels)?;
             n_seen += rows.len();
             session.observer.step(step + 1, n_steps, gradient.loss, n_correct as f64 / n_seen as f64);
         }
@@ -334,7 +338,7 @@ impl<'a> Trainer<'a> {
         }
         let mut values = vec![0.0; exact.gradient.len()];
         active.iter().for_each(|&coord| values[coord] = exact.gradient[coord]);
-        Ok(Gradient { values, loss: exact.loss, activations: exact.activations })
+        self.gradient_at(values, exact.loss, &exact.activations)
     }
 
     fn estimate(&self, batch: &Batch, estimator: &dyn Estimator) -> Result<Gradient> {
@@ -350,8 +354,14 @@ impl<'a> Trainer<'a> {
             EvaluatorKind::Reuse => {
                 let evaluator = Reuse::new(&metered, params)?;
                 let values = zo::estimate(estimator, &evaluator)?.gradient;
-                let activations = evaluator.base().activations.clone();
-                Ok(Gradient { values, loss: evaluator.base_loss(), activations })
+                self.gradient_at(values, evaluator.base_loss(), &evaluator.base().activations)
+            }
+            EvaluatorKind::Difference => {
+                let evaluator = DifferencePropagation::new(&metered, params, DEFAULT_MEMORY)?;
+                let values = zo::estimate(estimator, &evaluator)?.gradient;
+                let base = evaluator.propagator();
+                let (logits, stats) = (base.logits().clone(), base.stats().clone());
+                Ok(Gradient { values, loss: evaluator.base_loss(), logits, stats })
             }
             EvaluatorKind::Full => {
                 let evaluator = Full::new(&metered, params)?;
@@ -361,8 +371,13 @@ impl<'a> Trainer<'a> {
                 let context = Context { mode: Mode::Train, split: Split::Threads };
                 let tensors = self.network.tensors(params, batch.images.dtype(), batch.images.device())?;
                 let activations = self.network.forward_all(&context, &tensors, &batch.images)?;
-                Ok(Gradient { values, loss: evaluator.base_loss(), activations })
+                self.gradient_at(values, evaluator.base_loss(), &activations)
             }
         }
+    }
+
+    fn gradient_at(&self, values: Vec<f64>, loss: f64, activations: &Activations) -> Result<Gradient> {
+        let stats = self.network.batch_stats_of(activations)?;
+        Ok(Gradient { values, loss, logits: activations.logits().clone(), stats })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::objective::{LayeredObjective, Objective};
+use super::objective::{LayeredObjective, Objective, PropagatingObjective};
 use crate::Result;
 
 /// Queries so far. Shared by all objectives of a run.
@@ -87,5 +87,27 @@ impl<O: LayeredObjective> Metered<'_, O> {
         let loss = self.objective.loss_from(base, params, coord, step)?;
         self.count.record(loss);
         Ok(loss)
+    }
+}
+
+impl<O: PropagatingObjective> Metered<'_, O> {
+    /// One query that keeps what changes start from.
+    ///
+    /// # Errors
+    /// As [`PropagatingObjective::propagator`].
+    pub fn propagator(&self, params: &[f64], memory: usize) -> Result<(f64, O::Propagator)> {
+        let (loss, propagator) = self.objective.propagator(params, memory)?;
+        self.count.record(loss);
+        Ok((loss, propagator))
+    }
+
+    /// One query per probe.
+    ///
+    /// # Errors
+    /// As [`PropagatingObjective::propagate`].
+    pub fn propagate(&self, from: &O::Propagator, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
+        let differences = self.objective.propagate(from, probes)?;
+        differences.iter().for_each(|&difference| self.count.record(difference));
+        Ok(differences)
     }
 }

@@ -15,7 +15,7 @@ pub mod sparsity;
 pub use estimator::{Estimate, Estimator};
 pub use evaluate::Evaluator;
 pub use meter::{Metered, QueryCount};
-pub use objective::{LayeredObjective, NetworkObjective, Objective};
+pub use objective::{LayeredObjective, NetworkObjective, Objective, PropagatingObjective};
 pub use probe::{DirectionSource, Probe};
 
 use crate::Result;

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::kernels::Split;
-use crate::nn::{Activations, Context, Mode, Network, loss};
+use crate::nn::{Activations, Context, Mode, Network, Propagator, loss};
 use crate::{Error, Result};
 
 /// A function of parameters whose value is all that is known: a simulator, a remote model, a
@@ -40,6 +40,27 @@ pub trait LayeredObjective: Objective {
     fn loss_from(&self, base: &Self::Base, params: &[f64], coord: usize, step: f64) -> Result<f64>;
 }
 
+/// An objective that can carry the change of one coordinate through its parts to the loss, instead of
+/// subtracting two losses: the same differences with more digits and less work.
+pub trait PropagatingObjective: Objective {
+    /// What one evaluation leaves for changes to start from.
+    type Propagator: Sync;
+
+    /// Loss at `params` (d), and what changes start from. `memory` bounds the bytes that changes in
+    /// flight occupy.
+    ///
+    /// # Errors
+    /// As [`Objective::loss`].
+    fn propagator(&self, params: &[f64], memory: usize) -> Result<(f64, Self::Propagator)>;
+
+    /// Loss at the base point with step added to coordinate coord, minus the loss there, for every
+    /// (coord, step) in order. NaN where the loss is NaN or infinite.
+    ///
+    /// # Errors
+    /// If a coordinate is not below d.
+    fn propagate(&self, from: &Self::Propagator, probes: &[(usize, f64)]) -> Result<Vec<f64>>;
+}
+
 /// Mean cross-entropy of a network on one batch, with batch statistics (train mode).
 #[derive(Debug, Clone, Copy)]
 pub struct NetworkObjective<'a> {
@@ -69,6 +90,15 @@ impl NetworkObjective<'_> {
 
     fn device(&self) -> &Device {
         self.images.device()
+    }
+
+    fn check(&self, coord: usize) -> Result<()> {
+        let n_coords = self.n_coords();
+        if coord < n_coords {
+            Ok(())
+        } else {
+            Err(Error::Objective(format!("coordinate {coord} of {n_coords}")))
+        }
     }
 
     fn context(&self) -> Context<'static> {
@@ -101,10 +131,8 @@ impl LayeredObjective for NetworkObjective<'_> {
     }
 
     fn loss_from(&self, base: &NetworkBase, params: &[f64], coord: usize, step: f64) -> Result<f64> {
+        self.check(coord)?;
         let layout = self.network.layout();
-        if coord >= layout.n_coords() {
-            return Err(Error::Objective(format!("coordinate {coord} of {}", layout.n_coords())));
-        }
         let param_idx = layout.param_of(coord);
         let range = layout.range(param_idx);
         let mut values = params[range.clone()].to_vec();
@@ -114,5 +142,20 @@ impl LayeredObjective for NetworkObjective<'_> {
         let node_idx = self.network.node_of(param_idx);
         let logits = self.network.forward_from(node_idx, &self.context(), &tensors, &base.activations)?;
         loss::cross_entropy(&logits, self.labels)
+    }
+}
+
+impl PropagatingObjective for NetworkObjective<'_> {
+    type Propagator = Propagator;
+
+    fn propagator(&self, params: &[f64], memory: usize) -> Result<(f64, Propagator)> {
+        let propagator =
+            Propagator::new(self.network, params, self.images, self.labels, self.context().mode, memory)?;
+        Ok((propagator.loss(), propagator))
+    }
+
+    fn propagate(&self, from: &Propagator, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
+        probes.iter().try_for_each(|&(coord, _)| self.check(coord))?;
+        Ok(from.differences(probes))
     }
 }

@@ -248,7 +248,7 @@ fn sgd_loss_trace() {
             let step =
                 backprop::gradient(&golden.network, &params, &batch.images, &batch.labels, 1.0).unwrap();
             assert!((step.loss / expected - 1.0).abs() < tolerance, "{} instead of {expected}", step.loss);
-            golden.network.update_running_stats(&mut stats, &step.activations).unwrap();
+            stats.update(&golden.network.batch_stats_of(&step.activations).unwrap());
             sgd.step(&mut params, &step.gradient, trace.lr, None);
         }
         let tensors = golden.network.tensors(&params, DType::F64, &Device::Cpu).unwrap();

@@ -1,7 +1,7 @@
 //! Two-dimensional convolution without bias, square kernels, with backward.
 
 mod fast;
-mod reference;
+pub(super) mod reference;
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor};

@@ -35,7 +35,7 @@ fn triples(a: usize, b: usize, c: usize) -> impl Iterator<Item = (usize, usize, 
 }
 
 /// `out` (B, C_out, H', W') = `input` (B, C_in, H, W) * `weight` (C_out, C_in, K, K), no bias.
-pub(super) fn forward<T: Element>(geometry: &Geometry, input: &[T], weight: &[T], out: &mut [T]) {
+pub(in crate::kernels) fn forward<T: Element>(geometry: &Geometry, input: &[T], weight: &[T], out: &mut [T]) {
     out.fill(T::ZERO);
     for_each_product(geometry, |i, w, o| out[o] += input[i] * weight[w]);
 }

@@ -2,9 +2,12 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::kernels::elementwise;
-
 use super::{ActivationShape, Context, Layer, elements};
+use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::norm::Affine;
+use crate::kernels::lanes::pointwise;
+use crate::kernels::{Element, Isa, elementwise};
+use crate::nn::difference::{Delta, Place, Propagate, Role, Rule, Setup, Support};
 
 /// Sum of two activations of equal shape.
 #[derive(Debug, Clone)]
@@ -22,5 +25,52 @@ impl Layer for Add {
     fn forward(&self, context: &Context, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let (a, b) = (inputs[0], inputs[1]);
         if a.device().is_cpu() { elementwise::add(a, b, context.split) } else { a + b }
+    }
+
+    fn role(&self) -> Role {
+        Role::Add
+    }
+}
+
+/// δ_out = δ_a + δ_b.
+#[derive(Debug)]
+struct AddRule {
+    isa: Isa,
+    shape: ActivationShape,
+    lanes: usize,
+}
+
+impl<T: Element> Propagate<T> for Add {
+    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+        Ok(Box::new(AddRule { isa: setup.isa, shape: setup.shapes[0], lanes: setup.blocks.lanes }))
+    }
+}
+
+impl<T: Element> Rule<T> for AddRule {
+    fn support(&self, inputs: &[Support]) -> Support {
+        inputs[0].union(inputs[1])
+    }
+
+    fn apply(&self, _: Place<T>, inputs: &[Delta<T>], _: &[Affine<T>], out: &mut [T], _: &mut Scratch<T>) {
+        let support = inputs[0].support.union(inputs[1].support);
+        let [channels, height, width] = self.shape;
+        let len = height * width * self.lanes;
+        for (idx, out) in out.chunks_exact_mut(len).enumerate() {
+            let channel = support.channel(idx);
+            debug_assert!(channel < channels);
+            match (inputs[0].plane(channel, len), inputs[1].plane(channel, len)) {
+                (Some(a), Some(b)) => {
+                    out.copy_from_slice(a);
+                    pointwise::add(self.isa, b, out);
+                }
+                (Some(a), None) | (None, Some(a)) => out.copy_from_slice(a),
+                (None, None) => out.fill(T::ZERO),
+            }
+        }
+    }
+
+    fn flops(&self, inputs: &[Support]) -> u64 {
+        let [channels, height, width] = self.shape;
+        (inputs[0].union(inputs[1]).planes(channels) * height * width) as u64
     }
 }

@@ -3,7 +3,11 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Context, Layer, Mode, elements};
-use crate::kernels::{elementwise, norm};
+use crate::Error;
+use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::norm::{Affine, Change, Plane, Relu, add_sums};
+use crate::kernels::{Element, Isa, elementwise, norm};
+use crate::nn::difference::{Coupling, Delta, Epilogue, Place, Propagate, Role, Rule, Setup, Support};
 use crate::nn::params::{ParamKind, ParamSpec};
 
 /// Added to the variance, as in PyTorch.
@@ -67,5 +71,197 @@ impl Layer for BatchNorm {
 
     fn norm_idx(&self) -> Option<usize> {
         Some(self.norm_idx)
+    }
+
+    fn role(&self) -> Role {
+        Role::Norm
+    }
+
+    fn reads_base(&self) -> bool {
+        true
+    }
+}
+
+/// One channel at the base point.
+#[derive(Debug, Clone, Copy)]
+struct Channel {
+    mean: f64,
+    variance: f64,
+    scale: f64,
+    shift: f64,
+}
+
+impl Channel {
+    /// 1 / sqrt(v + ε).
+    fn inverse_std(&self) -> f64 {
+        (self.variance + EPSILON).sqrt().recip()
+    }
+}
+
+/// With batch statistics: δm = mean δ, δv = mean(2 (z − m) δ + δ²) − δm², r = (v + ε)^-1/2,
+/// r' = (v + δv + ε)^-1/2, r' − r = −δv r r' / (1/r + 1/r'), and
+/// δ_out = γ [(δ − δm) r' + (z − m)(r' − r)]. With running ones: δ_out = γ r δ.
+#[derive(Debug)]
+struct BatchNormRule {
+    isa: Isa,
+    input: usize,
+    lanes: usize,
+    /// Numbers per channel and image.
+    plane: usize,
+    n_images: usize,
+    channels: Vec<Channel>,
+    is_train: bool,
+    epilogue: Epilogue,
+}
+
+impl<T: Element> Propagate<T> for BatchNorm {
+    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+        let (scale, shift) = (setup.params[0], setup.params[1]);
+        let at =
+            |idx: usize, mean, variance| Channel { mean, variance, scale: scale[idx], shift: shift[idx] };
+        let channels = match (setup.mode, setup.moments) {
+            (Mode::Eval(running), _) => {
+                let stats = running.layer(self.norm_idx);
+                (0..self.channels).map(|idx| at(idx, stats.mean[idx], stats.variance[idx])).collect()
+            }
+            (Mode::Train, Some(moments)) => {
+                moments.iter().enumerate().map(|(idx, m)| at(idx, m.mean, m.variance)).collect()
+            }
+            (Mode::Train, None) => {
+                return Err(Error::Objective(format!("batch norm {} has no batch moments", self.norm_idx)));
+            }
+        };
+        Ok(Box::new(BatchNormRule {
+            isa: setup.isa,
+            input: setup.inputs[0],
+            lanes: setup.blocks.lanes,
+            plane: setup.shapes[0][1] * setup.shapes[0][2],
+            n_images: setup.blocks.images,
+            channels,
+            is_train: matches!(setup.mode, Mode::Train),
+            epilogue: setup.epilogue,
+        }))
+    }
+}
+
+impl BatchNormRule {
+    fn len(&self) -> usize {
+        self.plane * self.lanes
+    }
+
+    /// Change of one channel of the output, and of what the rule took over.
+    fn run_plane<T: Element>(
+        &self,
+        place: Place<T>,
+        channel: usize,
+        affine: Affine<T>,
+        delta: Option<&[T]>,
+        added: Option<&[T]>,
+        out: &mut [T],
+    ) {
+        let at = &self.channels[channel];
+        let relu = match self.epilogue {
+            Epilogue::None => Relu::No,
+            Epilogue::Relu => {
+                Relu::OfNorm { scale: T::of(at.scale * at.inverse_std()), shift: T::of(at.shift) }
+            }
+            Epilogue::AddRelu { sum } => Relu::Of(place.plane(sum, channel, self.len())),
+        };
+        let z = place.plane(self.input, channel, self.len());
+        Plane { z, mean: T::of(at.mean), affine, delta, added, relu }.run(self.isa, out);
+    }
+}
+
+impl<T: Element> Rule<T> for BatchNormRule {
+    fn seed_channel(&self, coord: usize) -> usize {
+        coord % self.channels.len()
+    }
+
+    fn seed(&self, place: Place<T>, coord: usize, step: f64, out: &mut [T]) {
+        let channel = coord % self.channels.len();
+        let (base, constant) = if coord < self.channels.len() {
+            (step * self.channels[channel].inverse_std(), 0.0)
+        } else {
+            (0.0, step)
+        };
+        let affine = Affine { delta: T::ZERO, base: T::of(base), constant: T::of(constant) };
+        self.run_plane(place, channel, affine, None, None, out);
+    }
+
+    fn support(&self, inputs: &[Support]) -> Support {
+        inputs.iter().fold(Support::None, |support, &input| support.union(input))
+    }
+
+    fn apply(
+        &self,
+        place: Place<T>,
+        inputs: &[Delta<T>],
+        coupled: &[Affine<T>],
+        out: &mut [T],
+        _: &mut Scratch<T>,
+    ) {
+        let added = inputs.get(1).copied().unwrap_or(Delta::NONE);
+        let support = inputs[0].support.union(added.support);
+        let len = self.len();
+        for (idx, out) in out.chunks_exact_mut(len).enumerate() {
+            let channel = support.channel(idx);
+            let delta = inputs[0].plane(channel, len);
+            let added = added.plane(channel, len);
+            let affine = match (delta, self.is_train) {
+                (None, _) => Affine::default(),
+                (Some(_), true) => coupled[if coupled.len() == 1 { 0 } else { channel }],
+                (Some(_), false) => {
+                    let at = &self.channels[channel];
+                    Affine { delta: T::of(at.scale * at.inverse_std()), ..Affine::default() }
+                }
+            };
+            if delta.is_none() && added.is_none() {
+                out.fill(T::ZERO);
+            } else {
+                self.run_plane(place, channel, affine, delta, added, out);
+            }
+        }
+    }
+
+    fn coupling(&self) -> Option<&dyn Coupling<T>> {
+        self.is_train.then_some(self)
+    }
+
+    fn flops(&self, inputs: &[Support]) -> u64 {
+        // Sums, affine map, and about six operations for what follows.
+        let support = Rule::<T>::support(self, inputs);
+        (16 * support.planes(self.channels.len()) * self.plane) as u64
+    }
+}
+
+impl<T: Element> Coupling<T> for BatchNormRule {
+    fn add_sums(&self, place: Place<T>, input: Delta<T>, sums: &mut [T]) {
+        let planes = input.data.chunks_exact(self.len()).zip(sums.chunks_exact_mut(2 * self.lanes));
+        for (idx, (delta, sums)) in planes.enumerate() {
+            let channel = input.support.channel(idx);
+            let z = place.plane(self.input, channel, self.len());
+            let mean = T::of(self.channels[channel].mean);
+            add_sums(self.isa, Change { z, mean, delta }, place.n_images(), sums);
+        }
+    }
+
+    fn affine(&self, support: Support, sums: &[T], out: &mut Vec<Affine<T>>) {
+        let n = (self.plane * self.n_images) as f64;
+        let total = |sums: &[T]| sums.iter().map(|sum| sum.wide()).sum::<f64>();
+        for (idx, sums) in sums.chunks_exact(2 * self.lanes).enumerate() {
+            let at = &self.channels[support.channel(idx)];
+            let (sum, sum_square) = sums.split_at(self.lanes);
+            let mean = total(sum) / n;
+            let variance = total(sum_square) / n - mean * mean;
+            let r = at.inverse_std();
+            // A variance is not negative; rounding may say otherwise where it vanishes.
+            let moved = ((at.variance + variance).max(0.0) + EPSILON).sqrt().recip();
+            let change = -variance * r * moved / (r.recip() + moved.recip());
+            out.push(Affine {
+                delta: T::of(at.scale * moved),
+                base: T::of(at.scale * change),
+                constant: T::of(-at.scale * moved * mean),
+            });
+        }
     }
 }

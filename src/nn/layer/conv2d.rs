@@ -3,7 +3,11 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Context, Layer, elements};
-use crate::kernels::{conv, elementwise};
+use crate::kernels::conv::{self, Geometry};
+use crate::kernels::lanes::conv::{Conv, Scratch};
+use crate::kernels::lanes::norm::Affine;
+use crate::kernels::{Element, elementwise};
+use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
 use crate::nn::params::{ParamKind, ParamSpec};
 
 /// Convolution with a square kernel.
@@ -64,5 +68,96 @@ impl Layer for Conv2d {
             Some(bias) => out.broadcast_add(&bias.reshape((1, self.c_out, 1, 1))?),
             None => Ok(out),
         }
+    }
+
+    fn reads_base(&self) -> bool {
+        true
+    }
+}
+
+/// δ_out = W * δ_in over the channels that change. A step of weight (o, i, kh, kw) changes channel o
+/// by the step times a shifted copy of input plane i; a step of a bias, by the step.
+#[derive(Debug)]
+pub(super) struct ConvRule<T> {
+    op: Conv<T>,
+    input: usize,
+    geometry: Geometry,
+    lanes: usize,
+}
+
+impl<T: Element> ConvRule<T> {
+    pub(super) fn new(setup: &Setup, geometry: Geometry) -> Self {
+        let lanes = setup.blocks.lanes;
+        let op = Conv::new(setup.isa, lanes, geometry, setup.params[0]);
+        Self { op, input: setup.inputs[0], geometry, lanes }
+    }
+
+    fn taps(&self) -> usize {
+        self.geometry.kernel * self.geometry.kernel
+    }
+
+    fn n_weights(&self) -> usize {
+        self.geometry.c_out * self.geometry.c_in * self.taps()
+    }
+}
+
+impl<T: Element> Propagate<T> for Conv2d {
+    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+        let [_, height, width] = setup.shapes[0];
+        let geometry = Geometry {
+            batch: setup.blocks.images,
+            c_in: self.c_in,
+            height,
+            width,
+            c_out: self.c_out,
+            kernel: self.kernel,
+            stride: self.stride,
+            padding: self.padding,
+        };
+        Ok(Box::new(ConvRule::new(setup, geometry)))
+    }
+}
+
+impl<T: Element> Rule<T> for ConvRule<T> {
+    fn seed_channel(&self, coord: usize) -> usize {
+        match coord.checked_sub(self.n_weights()) {
+            Some(bias) => bias,
+            None => coord / (self.geometry.c_in * self.taps()),
+        }
+    }
+
+    fn seed(&self, place: Place<T>, coord: usize, step: f64, out: &mut [T]) {
+        if coord >= self.n_weights() {
+            out.fill(T::of(step));
+            return;
+        }
+        let channel = coord / self.taps() % self.geometry.c_in;
+        let plane = place.plane(self.input, channel, self.geometry.height * self.geometry.width * self.lanes);
+        self.op.shifted_plane(plane, coord % self.taps(), T::of(step), out);
+    }
+
+    fn support(&self, inputs: &[Support]) -> Support {
+        match inputs[0] {
+            Support::None => Support::None,
+            Support::Channel(_) | Support::Dense => Support::Dense,
+        }
+    }
+
+    fn apply(
+        &self,
+        _: Place<T>,
+        inputs: &[Delta<T>],
+        _: &[Affine<T>],
+        out: &mut [T],
+        scratch: &mut Scratch<T>,
+    ) {
+        match inputs[0].support {
+            Support::Channel(channel) => self.op.run_single(channel, inputs[0].data, out, scratch),
+            Support::None | Support::Dense => self.op.run(inputs[0].data, out, scratch),
+        }
+    }
+
+    fn flops(&self, inputs: &[Support]) -> u64 {
+        self.op.flops(matches!(inputs[0], Support::Channel(_)))
     }
 }

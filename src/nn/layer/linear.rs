@@ -2,7 +2,11 @@
 
 use candle_core::{Result, Tensor};
 
+use super::conv2d::ConvRule;
 use super::{ActivationShape, Context, Layer};
+use crate::kernels::Element;
+use crate::kernels::conv::Geometry;
+use crate::nn::difference::{Propagate, Rule, Setup};
 use crate::nn::params::{ParamKind, ParamSpec};
 
 /// y = x Wᵀ + b for x (B, in), W (out, in), b (out).
@@ -42,5 +46,26 @@ impl Layer for Linear {
 
     fn forward(&self, _: &Context, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         inputs[0].matmul(&params[0].t()?)?.broadcast_add(&params[1])
+    }
+
+    fn reads_base(&self) -> bool {
+        true
+    }
+}
+
+/// A linear layer is a 1x1 convolution of a single pixel.
+impl<T: Element> Propagate<T> for Linear {
+    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+        let geometry = Geometry {
+            batch: setup.blocks.images,
+            c_in: self.n_in,
+            height: 1,
+            width: 1,
+            c_out: self.n_out,
+            kernel: 1,
+            stride: 1,
+            padding: 0,
+        };
+        Ok(Box::new(ConvRule::<T>::new(setup, geometry)))
     }
 }

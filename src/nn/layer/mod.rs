@@ -1,4 +1,5 @@
-//! Layers: each knows its parameters and its forward pass, and nothing else knows layer kinds.
+//! Layers: each knows its parameters, its forward pass and its difference rule, and nothing else
+//! knows layer kinds.
 
 mod add;
 mod batch_norm;
@@ -18,6 +19,7 @@ pub use shortcut::ShortcutA;
 
 use candle_core::{Result, Tensor};
 
+use super::difference::{Propagate, Role};
 use super::graph::RunningStats;
 use super::params::ParamSpec;
 use crate::kernels::Split;
@@ -45,7 +47,7 @@ pub type ActivationShape = [usize; 3];
 
 /// One layer. A forward pass is a pure function: it changes no state, so that probes can share a
 /// network between threads.
-pub trait Layer: Send + Sync + std::fmt::Debug {
+pub trait Layer: Propagate<f32> + Propagate<f64> + Send + Sync + std::fmt::Debug {
     /// Its parameter tensors, named relative to the layer (`weight`, `bias`), in PyTorch's order.
     fn params(&self) -> Vec<ParamSpec> {
         Vec::new()
@@ -63,6 +65,16 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// If a shape does not fit or the device fails.
     fn forward(&self, context: &Context, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor>;
+
+    /// Part that the layer has when difference rules are fused.
+    fn role(&self) -> Role {
+        Role::Other
+    }
+
+    /// Whether its difference rule reads its first input at the base point.
+    fn reads_base(&self) -> bool {
+        false
+    }
 
     /// The number of this layer among the batch norms, if it is one.
     fn norm_idx(&self) -> Option<usize> {

@@ -3,7 +3,11 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Context, Layer, elements};
-use crate::kernels::pool;
+use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::norm::Affine;
+use crate::kernels::lanes::pointwise;
+use crate::kernels::{Element, Isa, pool};
+use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
 
 /// Maximum over 2 x 2 windows with stride 2.
 #[derive(Debug, Clone)]
@@ -34,6 +38,50 @@ impl Layer for MaxPool2 {
             .max(5)?
             .max(3)
     }
+
+    fn reads_base(&self) -> bool {
+        true
+    }
+}
+
+/// New maximum of each window minus the old one.
+#[derive(Debug)]
+struct MaxPoolRule {
+    isa: Isa,
+    input: usize,
+    shape: ActivationShape,
+    lanes: usize,
+}
+
+impl<T: Element> Propagate<T> for MaxPool2 {
+    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+        let (input, shape, lanes) = (setup.inputs[0], setup.shapes[0], setup.blocks.lanes);
+        Ok(Box::new(MaxPoolRule { isa: setup.isa, input, shape, lanes }))
+    }
+}
+
+impl<T: Element> Rule<T> for MaxPoolRule {
+    fn apply(
+        &self,
+        place: Place<T>,
+        inputs: &[Delta<T>],
+        _: &[Affine<T>],
+        out: &mut [T],
+        _: &mut Scratch<T>,
+    ) {
+        let [_, height, width] = self.shape;
+        let len = height * width * self.lanes;
+        let base = match inputs[0].support {
+            Support::Channel(channel) => place.plane(self.input, channel, len),
+            Support::None | Support::Dense => place.value(self.input),
+        };
+        pointwise::max_pool2(self.isa, [height, width], base, inputs[0].data, out);
+    }
+
+    fn flops(&self, inputs: &[Support]) -> u64 {
+        let [channels, height, width] = self.shape;
+        (4 * inputs[0].planes(channels) * height * width) as u64
+    }
 }
 
 /// Mean over rows and columns: (B, C, H, W) to (B, C).
@@ -51,5 +99,30 @@ impl Layer for GlobalAvgPool {
 
     fn forward(&self, _: &Context, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         inputs[0].flatten_from(2)?.mean(2)
+    }
+}
+
+/// The same map applied to δ.
+#[derive(Debug)]
+struct GlobalAvgPoolRule {
+    isa: Isa,
+    shape: ActivationShape,
+}
+
+impl<T: Element> Propagate<T> for GlobalAvgPool {
+    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+        Ok(Box::new(GlobalAvgPoolRule { isa: setup.isa, shape: setup.shapes[0] }))
+    }
+}
+
+impl<T: Element> Rule<T> for GlobalAvgPoolRule {
+    fn apply(&self, _: Place<T>, inputs: &[Delta<T>], _: &[Affine<T>], out: &mut [T], _: &mut Scratch<T>) {
+        let [_, height, width] = self.shape;
+        pointwise::plane_means(self.isa, height * width, inputs[0].data, out);
+    }
+
+    fn flops(&self, inputs: &[Support]) -> u64 {
+        let [channels, height, width] = self.shape;
+        (inputs[0].planes(channels) * height * width) as u64
     }
 }

@@ -2,9 +2,12 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::kernels::elementwise;
-
 use super::{ActivationShape, Context, Layer, elements};
+use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::norm::Affine;
+use crate::kernels::lanes::pointwise;
+use crate::kernels::{Element, Isa, elementwise};
+use crate::nn::difference::{Delta, Place, Propagate, Role, Rule, Setup, Support};
 
 /// max(x, 0).
 #[derive(Debug, Clone)]
@@ -22,5 +25,52 @@ impl Layer for Relu {
     fn forward(&self, context: &Context, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0];
         if x.device().is_cpu() { elementwise::relu(x, context.split) } else { x.relu() }
+    }
+
+    fn role(&self) -> Role {
+        Role::Relu
+    }
+
+    fn reads_base(&self) -> bool {
+        true
+    }
+}
+
+/// δ where the input stays positive, what is cut off or uncovered where its sign changes, else 0.
+#[derive(Debug)]
+struct ReluRule {
+    isa: Isa,
+    input: usize,
+    shape: ActivationShape,
+    lanes: usize,
+}
+
+impl<T: Element> Propagate<T> for Relu {
+    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+        let (input, shape, lanes) = (setup.inputs[0], setup.shapes[0], setup.blocks.lanes);
+        Ok(Box::new(ReluRule { isa: setup.isa, input, shape, lanes }))
+    }
+}
+
+impl<T: Element> Rule<T> for ReluRule {
+    fn apply(
+        &self,
+        place: Place<T>,
+        inputs: &[Delta<T>],
+        _: &[Affine<T>],
+        out: &mut [T],
+        _: &mut Scratch<T>,
+    ) {
+        let [_, height, width] = self.shape;
+        let len = height * width * self.lanes;
+        out.copy_from_slice(inputs[0].data);
+        for (idx, out) in out.chunks_exact_mut(len).enumerate() {
+            pointwise::relu(self.isa, place.plane(self.input, inputs[0].support.channel(idx), len), out);
+        }
+    }
+
+    fn flops(&self, inputs: &[Support]) -> u64 {
+        let [channels, height, width] = self.shape;
+        (4 * inputs[0].planes(channels) * height * width) as u64
     }
 }

@@ -3,6 +3,11 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Context, Layer};
+use crate::kernels::Element;
+use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::norm::Affine;
+use crate::kernels::lanes::pointwise;
+use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
 
 /// Takes every second row and column and pads the channels with zeros on both sides.
 #[derive(Debug, Clone)]
@@ -36,5 +41,47 @@ impl Layer for ShortcutA {
             .reshape((batch, channels, half_h, half_w))?;
         let before = (self.c_out - self.c_in) / 2;
         x.pad_with_zeros(1, before, self.c_out - self.c_in - before)
+    }
+}
+
+/// The same map applied to δ: one channel stays one channel.
+#[derive(Debug)]
+struct ShortcutRule {
+    before: usize,
+    shape: ActivationShape,
+    lanes: usize,
+}
+
+impl<T: Element> Propagate<T> for ShortcutA {
+    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+        let (shape, lanes) = (setup.shapes[0], setup.blocks.lanes);
+        Ok(Box::new(ShortcutRule { before: (self.c_out - self.c_in) / 2, shape, lanes }))
+    }
+}
+
+impl<T: Element> Rule<T> for ShortcutRule {
+    fn support(&self, inputs: &[Support]) -> Support {
+        match inputs[0] {
+            Support::Channel(channel) => Support::Channel(channel + self.before),
+            other => other,
+        }
+    }
+
+    fn apply(&self, _: Place<T>, inputs: &[Delta<T>], _: &[Affine<T>], out: &mut [T], _: &mut Scratch<T>) {
+        let [channels, height, width] = self.shape;
+        let out = if inputs[0].support == Support::Dense {
+            let len = height.div_ceil(2) * width.div_ceil(2) * self.lanes;
+            let (from, to) = (self.before * len, (self.before + channels) * len);
+            out[..from].fill(T::ZERO);
+            out[to..].fill(T::ZERO);
+            &mut out[from..to]
+        } else {
+            out
+        };
+        pointwise::every_second([height, width], self.lanes, inputs[0].data, out);
+    }
+
+    fn flops(&self, _: &[Support]) -> u64 {
+        0
     }
 }

@@ -1,8 +1,10 @@
 //! Evaluators: from probes to loss differences. All give the same numbers at different cost.
 
+mod difference;
 mod full;
 mod reuse;
 
+pub use difference::DifferencePropagation;
 pub use full::Full;
 pub use reuse::Reuse;
 

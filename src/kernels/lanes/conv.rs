@@ -1,0 +1,292 @@
+//! Convolution without bias on blocks of images.
+
+use pulp::{Simd, WithSimd};
+
+use super::Buffer;
+use super::tile::{Packed, Walk, product};
+use super::winograd::Winograd;
+use crate::kernels::conv::Geometry;
+use crate::kernels::{Element, Isa};
+
+/// Memory that the operations on one block use in between; grows as needed.
+#[derive(Debug, Default)]
+pub struct Scratch<T> {
+    padded: Buffer<T>,
+    pub(super) transformed: Buffer<T>,
+    pub(super) products: Buffer<T>,
+}
+
+/// How to convolve an input whose channels are all there.
+#[derive(Debug)]
+enum Dense<T> {
+    Direct(Packed<T>),
+    Winograd(Winograd<T>),
+}
+
+/// A convolution prepared for repeated use with the same weights.
+#[derive(Debug)]
+pub struct Conv<T> {
+    isa: Isa,
+    lanes: usize,
+    geometry: Geometry,
+    dense: Dense<T>,
+    /// For an input that is zero but for one channel: that channel's weights.
+    single: Vec<Packed<T>>,
+    /// Where tap k of input channel i lies in the padded planes: `offsets[i · K² + k]`.
+    offsets: Vec<usize>,
+}
+
+/// Minimal filtering pays from this many 4x4 tiles per plane and channels on.
+const WINOGRAD_TILES: usize = 4;
+const WINOGRAD_CHANNELS: usize = 8;
+
+impl<T: Element> Conv<T> {
+    /// Prepares `weight` (C_out, C_in, K, K) for inputs of `geometry`, whose batch is not used.
+    #[must_use]
+    pub fn new(isa: Isa, lanes: usize, geometry: Geometry, weight: &[f64]) -> Self {
+        let g = geometry;
+        let n_taps = g.kernel * g.kernel;
+        let depth = g.c_in * n_taps;
+        let tiles = g.height.div_ceil(4) * g.width.div_ceil(4);
+        let is_winograd = (g.kernel, g.stride, g.padding) == (3, 1, 1)
+            && tiles >= WINOGRAD_TILES
+            && g.c_in.min(g.c_out) >= WINOGRAD_CHANNELS;
+        let dense = if is_winograd {
+            Dense::Winograd(Winograd::new(isa, [g.c_out, g.c_in], [g.height, g.width], weight))
+        } else {
+            Dense::Direct(Packed::new(isa, g.c_out, depth, |o, k| T::of(weight[o * depth + k])))
+        };
+        let single = (0..g.c_in)
+            .map(|i| Packed::new(isa, g.c_out, n_taps, |o, k| T::of(weight[o * depth + i * n_taps + k])))
+            .collect();
+        let (rows, row) = (g.height + 2 * g.padding, g.width + 2 * g.padding);
+        let offsets =
+            (0..depth).map(|k| (k / n_taps * rows + k % n_taps / g.kernel) * row + k % g.kernel).collect();
+        Self { isa, lanes, geometry, dense, single, offsets }
+    }
+
+    /// Numbers per image of the output.
+    fn out_plane(&self) -> usize {
+        self.geometry.out_height() * self.geometry.out_width()
+    }
+
+    /// Multiplications and additions that one image costs, for a dense input or a single channel.
+    #[must_use]
+    pub fn flops(&self, is_single: bool) -> u64 {
+        let g = &self.geometry;
+        let per_channel = 2 * (g.c_out * self.out_plane() * g.kernel * g.kernel) as u64;
+        match &self.dense {
+            _ if is_single => per_channel,
+            Dense::Direct(_) => per_channel * g.c_in as u64,
+            Dense::Winograd(op) => op.flops(),
+        }
+    }
+
+    /// `out` (C_out, H', W', lane) of a dense `input` (C_in, H, W, lane).
+    pub fn run(&self, input: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
+        match &self.dense {
+            Dense::Direct(weight) => self.direct(weight, input, out, scratch),
+            Dense::Winograd(op) => op.run(self.isa, self.lanes, input, out, scratch),
+        }
+    }
+
+    /// `out` (C_out, H', W', lane) of an input that is `plane` (H, W, lane) in `channel` and zero
+    /// elsewhere.
+    pub fn run_single(&self, channel: usize, plane: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
+        self.direct(&self.single[channel], plane, out, scratch);
+    }
+
+    fn direct(&self, weight: &Packed<T>, input: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
+        let g = &self.geometry;
+        let (rows, row) = (g.height + 2 * g.padding, g.width + 2 * g.padding);
+        let channels = input.len() / (g.height * g.width * self.lanes);
+        let padded = if g.padding == 0 {
+            input
+        } else {
+            let padded = scratch.padded.reserve(channels * rows * row * self.lanes);
+            pad(g, self.lanes, input, padded);
+            padded
+        };
+        let walk = Walk {
+            offsets: &self.offsets[..channels * g.kernel * g.kernel],
+            rows: g.out_height(),
+            columns: g.out_width(),
+            in_row: g.stride * row,
+            in_step: g.stride,
+            out_channel: self.out_plane(),
+            out_row: g.out_width(),
+        };
+        self.isa.dispatch(Direct { weight, walk, input: padded, out });
+    }
+
+    /// Writes to `out` (H', W', lane) what a step of weight (i, kh, kw) adds to its output channel:
+    /// `step` times plane i of the input, moved by the tap.
+    pub fn shifted_plane(&self, plane: &[T], tap: usize, step: T, out: &mut [T]) {
+        let g = &self.geometry;
+        self.isa.dispatch(Shift {
+            g,
+            lanes: self.lanes,
+            plane,
+            kh: tap / g.kernel,
+            kw: tap % g.kernel,
+            step,
+            out,
+        });
+    }
+}
+
+/// Copies (C, H, W, lane) into planes with zeros around them.
+fn pad<T: Element>(g: &Geometry, lanes: usize, input: &[T], padded: &mut [T]) {
+    let (rows, row) = (g.height + 2 * g.padding, (g.width + 2 * g.padding) * lanes);
+    let (side, line) = (g.padding * lanes, g.width * lanes);
+    for (input, padded) in input.chunks_exact(g.height * line).zip(padded.chunks_exact_mut(rows * row)) {
+        padded[..g.padding * row].fill(T::ZERO);
+        padded[(rows - g.padding) * row..].fill(T::ZERO);
+        for (input, padded) in input.chunks_exact(line).zip(padded[g.padding * row..].chunks_exact_mut(row)) {
+            padded[..side].fill(T::ZERO);
+            padded[side..side + line].copy_from_slice(input);
+            padded[side + line..].fill(T::ZERO);
+        }
+    }
+}
+
+struct Direct<'a, T> {
+    weight: &'a Packed<T>,
+    walk: Walk<'a>,
+    input: &'a [T],
+    out: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for Direct<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (input, out) = (T::vectors::<S>(self.input), T::vectors_mut::<S>(self.out));
+        product::<S, T>(simd, self.weight, &self.walk, input, out);
+    }
+}
+
+struct Shift<'a, T> {
+    g: &'a Geometry,
+    lanes: usize,
+    plane: &'a [T],
+    kh: usize,
+    kw: usize,
+    step: T,
+    out: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for Shift<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let (g, lanes, step) = (self.g, self.lanes, self.step);
+        let line = g.out_width() * lanes;
+        for oy in 0..g.out_height() {
+            let out = &mut self.out[oy * line..][..line];
+            let Some(y) = (oy * g.stride + self.kh).checked_sub(g.padding).filter(|&y| y < g.height) else {
+                out.fill(T::ZERO);
+                continue;
+            };
+            let row = &self.plane[y * g.width * lanes..][..g.width * lanes];
+            for ox in 0..g.out_width() {
+                let out = &mut out[ox * lanes..][..lanes];
+                match (ox * g.stride + self.kw).checked_sub(g.padding).filter(|&x| x < g.width) {
+                    Some(x) => {
+                        let from = &row[x * lanes..][..lanes];
+                        for lane in 0..lanes {
+                            out[lane] = step * from[lane];
+                        }
+                    }
+                    None => out.fill(T::ZERO),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::conv::reference;
+    use crate::kernels::lanes::Blocks;
+    use crate::rng::{Purpose, Stream};
+
+    /// Oracle: the definition of convolution in f64, for dense inputs and for a single channel, on
+    /// every instruction set; odd sizes, strides and kernels; partly filled blocks.
+    fn check<T: Element>(tolerance: f64) {
+        for (batch, c_in, height, width, c_out, kernel, stride, padding) in [
+            (1, 1, 5, 5, 1, 3, 1, 1),
+            (3, 3, 9, 7, 5, 3, 2, 1),
+            (17, 8, 8, 8, 8, 3, 1, 1),
+            (5, 9, 13, 11, 18, 3, 1, 1),
+            (2, 16, 16, 16, 7, 3, 1, 1),
+            (4, 2, 6, 5, 13, 5, 1, 2),
+            (2, 4, 5, 5, 6, 1, 2, 0),
+            (3, 10, 1, 1, 4, 1, 1, 0),
+            (2, 3, 4, 4, 2, 3, 1, 0),
+        ] {
+            let g = Geometry { batch, c_in, height, width, c_out, kernel, stride, padding };
+            let draw = |n: usize, lane| {
+                let mut draws = vec![0.0; n];
+                Stream::new(5, Purpose::Test, 0).lane(lane).fill_normal(&mut draws);
+                draws
+            };
+            let (n_in, n_out) = (c_in * height * width, c_out * g.out_height() * g.out_width());
+            let weight = draw(c_out * c_in * kernel * kernel, 1);
+            let dense = draw(batch * n_in, 0);
+            let plane = height * width;
+            let channel = c_in / 2;
+            let mut single = dense.clone();
+            for (idx, value) in single.iter_mut().enumerate() {
+                if idx / plane % c_in != channel {
+                    *value = 0.0;
+                }
+            }
+            for isa in Isa::available() {
+                let blocks = Blocks::new::<T>(isa, batch);
+                let lanes = blocks.lanes;
+                let conv = Conv::<T>::new(isa, lanes, g, &weight);
+                let mut scratch = Scratch::default();
+                for (input, is_single) in [(&dense, false), (&single, true)] {
+                    let mut expected = vec![0.0; batch * n_out];
+                    reference::forward(&g, input, &weight, &mut expected);
+                    let scale = expected.iter().fold(0.0, |max: f64, e| max.max(e.abs()));
+                    let rounded: Vec<T> = input.iter().map(|&value| T::of(value)).collect();
+                    let rearranged = blocks.rearrange(&rounded, n_in);
+                    for block in 0..blocks.count() {
+                        let mut out = Buffer::zeroed(n_out * lanes);
+                        let input = &rearranged[block * n_in * lanes..][..n_in * lanes];
+                        if is_single {
+                            let plane = &input[channel * plane * lanes..][..plane * lanes];
+                            conv.run_single(channel, plane, &mut out, &mut scratch);
+                        } else {
+                            conv.run(input, &mut out, &mut scratch);
+                        }
+                        for lane in 0..blocks.images_in(block) {
+                            for position in 0..n_out {
+                                let found = out[position * lanes + lane].wide();
+                                let expected = expected[(block * lanes + lane) * n_out + position];
+                                assert!(
+                                    (found - expected).abs() <= tolerance * scale,
+                                    "{isa:?} {g:?} single {is_single} at {position}: {found} not {expected}"
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Inputs and weights rounded to f32, and the transforms of minimal filtering.
+    #[test]
+    fn equals_the_definition_in_f32() {
+        check::<f32>(3e-6);
+    }
+
+    #[test]
+    fn equals_the_definition_in_f64() {
+        check::<f64>(1e-14);
+    }
+}

@@ -1,0 +1,152 @@
+//! Difference rules that need no neighbours, and pooling.
+
+use pulp::{Simd, WithSimd};
+
+use crate::kernels::{Element, Isa};
+
+/// Change of max(base, 0) when `base` changes by `delta`: max(δ, −base) where base > 0, and
+/// max(base + δ, 0) elsewhere. Nothing is subtracted from a nearly equal number.
+#[inline(always)]
+pub(super) fn relu_change<S: Simd, T: Element>(
+    simd: S,
+    base: T::Vector<S>,
+    delta: T::Vector<S>,
+) -> T::Vector<S> {
+    let zero = T::splat(simd, T::ZERO);
+    let floor = T::vsub(simd, zero, T::vmax(simd, zero, base));
+    T::vmax(simd, floor, T::vadd(simd, T::vmin(simd, base, zero), delta))
+}
+
+/// Replaces the change `delta` of `base` by the change of max(base, 0).
+pub fn relu<T: Element>(isa: Isa, base: &[T], delta: &mut [T]) {
+    isa.dispatch(Relu { base, delta });
+}
+
+struct Relu<'a, T> {
+    base: &'a [T],
+    delta: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for Relu<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let delta = T::vectors_mut::<S>(self.delta);
+        let base = &T::vectors::<S>(self.base)[..delta.len()];
+        for i in 0..delta.len() {
+            delta[i] = relu_change::<S, T>(simd, base[i], delta[i]);
+        }
+    }
+}
+
+/// out += delta.
+pub fn add<T: Element>(isa: Isa, delta: &[T], out: &mut [T]) {
+    isa.dispatch(Add { delta, out });
+}
+
+struct Add<'a, T> {
+    delta: &'a [T],
+    out: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for Add<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let out = T::vectors_mut::<S>(self.out);
+        let delta = &T::vectors::<S>(self.delta)[..out.len()];
+        for i in 0..out.len() {
+            out[i] = T::vadd(simd, out[i], delta[i]);
+        }
+    }
+}
+
+/// Change of the maxima over 2x2 windows of the planes `base` (C, H, W, lane) when they change by
+/// `delta`; `out` is (C, H/2, W/2, lane), the last row or column of odd sizes is left out. Where the
+/// largest stays the largest, the result is its δ, unrounded.
+pub fn max_pool2<T: Element>(isa: Isa, size: [usize; 2], base: &[T], delta: &[T], out: &mut [T]) {
+    isa.dispatch(MaxPool { size, base, delta, out });
+}
+
+struct MaxPool<'a, T> {
+    size: [usize; 2],
+    base: &'a [T],
+    delta: &'a [T],
+    out: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for MaxPool<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let [height, width] = self.size;
+        let (half_h, half_w) = (height / 2, width / 2);
+        let (base, delta) = (T::vectors::<S>(self.base), T::vectors::<S>(self.delta));
+        let out = T::vectors_mut::<S>(self.out);
+        for row in 0..out.len() / half_w {
+            let (channel, y) = (row / half_h, row % half_h);
+            let start = (channel * height + 2 * y) * width;
+            let (base, delta) = (&base[start..start + 2 * width], &delta[start..start + 2 * width]);
+            let out = &mut out[row * half_w..][..half_w];
+            for x in 0..half_w {
+                let at = [2 * x, 2 * x + 1, width + 2 * x, width + 2 * x + 1];
+                let a = [base[at[0]], base[at[1]], base[at[2]], base[at[3]]];
+                let max = T::vmax(simd, T::vmax(simd, a[0], a[1]), T::vmax(simd, a[2], a[3]));
+                // δ less the distance to the old maximum, which is exactly zero for the winner.
+                let mut d = a;
+                for i in 0..4 {
+                    d[i] = T::vsub(simd, delta[at[i]], T::vsub(simd, max, a[i]));
+                }
+                out[x] = T::vmax(simd, T::vmax(simd, d[0], d[1]), T::vmax(simd, d[2], d[3]));
+            }
+        }
+    }
+}
+
+/// Means of planes: `delta` (C, plane, lane) to `out` (C, lane).
+pub fn plane_means<T: Element>(isa: Isa, plane: usize, delta: &[T], out: &mut [T]) {
+    isa.dispatch(PlaneMeans { plane, delta, out });
+}
+
+struct PlaneMeans<'a, T> {
+    plane: usize,
+    delta: &'a [T],
+    out: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for PlaneMeans<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let delta = T::vectors::<S>(self.delta);
+        let out = T::vectors_mut::<S>(self.out);
+        let factor = T::splat(simd, T::of((self.plane as f64).recip()));
+        for c in 0..out.len() {
+            let values = &delta[c * self.plane..][..self.plane];
+            let mut total = T::splat(simd, T::ZERO);
+            let mut start = 0;
+            while start < values.len() {
+                // Short partial sums keep the rounding of single precision small.
+                let part = &values[start..(start + 32).min(values.len())];
+                let mut sum = T::splat(simd, T::ZERO);
+                for i in 0..part.len() {
+                    sum = T::vadd(simd, sum, part[i]);
+                }
+                total = T::vadd(simd, total, sum);
+                start += part.len();
+            }
+            out[c] = T::vmul(simd, total, factor);
+        }
+    }
+}
+
+/// Every second row and column: planes (C, H, W, lane) to (C, H/2, W/2, lane), rounded up.
+pub fn every_second<T: Element>([height, width]: [usize; 2], lanes: usize, input: &[T], out: &mut [T]) {
+    let (half_h, half_w) = (height.div_ceil(2), width.div_ceil(2));
+    for (row, out) in out.chunks_exact_mut(half_w * lanes).enumerate() {
+        let start = (row / half_h * height + row % half_h * 2) * width * lanes;
+        for (x, out) in out.chunks_exact_mut(lanes).enumerate() {
+            out.copy_from_slice(&input[start + 2 * x * lanes..][..lanes]);
+        }
+    }
+}

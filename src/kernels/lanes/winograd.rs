@@ -1,0 +1,260 @@
+//! 3x3 convolution with stride 1 and padding 1 by minimal filtering F(4x4, 3x3) (Lavin and Gray,
+//! 2016): a 4x4 tile of outputs costs 36 multiplications per pair of channels instead of 144.
+
+use pulp::{Simd, WithSimd};
+
+use super::conv::Scratch;
+use super::tile::{Packed, Walk, product};
+use crate::kernels::{Element, Isa};
+
+/// Positions of a transformed tile.
+const POSITIONS: usize = 36;
+/// Tiles transformed together.
+const GROUP: usize = 4;
+
+/// Transformed weights.
+#[derive(Debug)]
+pub(super) struct Winograd<T> {
+    c_in: usize,
+    c_out: usize,
+    height: usize,
+    width: usize,
+    /// One matrix (C_out, C_in) per position.
+    weights: Vec<Packed<T>>,
+    /// Distances of the input channels within a position, in registers.
+    offsets: Vec<usize>,
+}
+
+/// Rows of the weight transform G.
+const G: [[f64; 3]; 6] = [
+    [1.0 / 4.0, 0.0, 0.0],
+    [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
+    [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
+    [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+    [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
+    [0.0, 0.0, 1.0],
+];
+
+impl<T: Element> Winograd<T> {
+    /// Weights (C_out, C_in, 3, 3) transformed in f64 for images of `height` x `width`.
+    pub(super) fn new(
+        isa: Isa,
+        [c_out, c_in]: [usize; 2],
+        [height, width]: [usize; 2],
+        weight: &[f64],
+    ) -> Self {
+        let at = |row: usize, column: usize, o: usize, i: usize| {
+            let w = &weight[(o * c_in + i) * 9..][..9];
+            let mut sum = 0.0;
+            for kh in 0..3 {
+                for kw in 0..3 {
+                    sum += G[row][kh] * w[kh * 3 + kw] * G[column][kw];
+                }
+            }
+            T::of(sum)
+        };
+        let weights = (0..POSITIONS)
+            .map(|position| Packed::new(isa, c_out, c_in, |o, i| at(position / 6, position % 6, o, i)))
+            .collect();
+        Self { c_in, c_out, height, width, weights, offsets: (0..c_in).map(|c| c * GROUP).collect() }
+    }
+
+    /// Multiplications and additions of the products for one image.
+    pub(super) fn flops(&self) -> u64 {
+        let tiles = self.height.div_ceil(4) * self.width.div_ceil(4);
+        (2 * POSITIONS * tiles * self.c_in * self.c_out) as u64
+    }
+
+    /// `out` (C_out, H, W, lane) from `input` (C_in, H, W, lane).
+    pub(super) fn run(&self, isa: Isa, lanes: usize, input: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
+        let transformed = scratch.transformed.reserve(POSITIONS * self.c_in * GROUP * lanes);
+        let products = scratch.products.reserve(POSITIONS * self.c_out * GROUP * lanes);
+        isa.dispatch(Run { op: self, input, out, transformed, products });
+    }
+}
+
+struct Run<'a, T> {
+    op: &'a Winograd<T>,
+    input: &'a [T],
+    out: &'a mut [T],
+    /// (position, C_in, tile)
+    transformed: &'a mut [T],
+    /// (position, C_out, tile)
+    products: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for Run<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let op = self.op;
+        let input = T::vectors::<S>(self.input);
+        let out = T::vectors_mut::<S>(self.out);
+        let transformed = T::vectors_mut::<S>(self.transformed);
+        let products = T::vectors_mut::<S>(self.products);
+        let columns = op.width.div_ceil(4);
+        let n_tiles = op.height.div_ceil(4) * columns;
+        let plane = op.height * op.width;
+        let mut first = 0;
+        while first < n_tiles {
+            let n = GROUP.min(n_tiles - first);
+            for c in 0..op.c_in {
+                let input = &input[c * plane..][..plane];
+                for t in 0..n {
+                    let (ty, tx) = ((first + t) / columns, (first + t) % columns);
+                    let tile = load_tile::<S, T>(simd, input, [op.height, op.width], ty, tx);
+                    let tile = transform_input::<S, T>(simd, tile);
+                    for position in 0..POSITIONS {
+                        transformed[(position * op.c_in + c) * GROUP + t] = tile[position / 6][position % 6];
+                    }
+                }
+            }
+            let walk = Walk {
+                offsets: &op.offsets,
+                rows: 1,
+                columns: n,
+                in_row: 0,
+                in_step: 1,
+                out_channel: GROUP,
+                out_row: 0,
+            };
+            for position in 0..POSITIONS {
+                let from = &transformed[position * op.c_in * GROUP..][..op.c_in * GROUP];
+                let to = &mut products[position * op.c_out * GROUP..][..op.c_out * GROUP];
+                product::<S, T>(simd, &op.weights[position], &walk, from, to);
+            }
+            for o in 0..op.c_out {
+                let out = &mut out[o * plane..][..plane];
+                for t in 0..n {
+                    let (ty, tx) = ((first + t) / columns, (first + t) % columns);
+                    let mut tile = [[T::splat(simd, T::ZERO); 6]; 6];
+                    for position in 0..POSITIONS {
+                        tile[position / 6][position % 6] = products[(position * op.c_out + o) * GROUP + t];
+                    }
+                    let tile = transform_output::<S, T>(simd, tile);
+                    store_tile::<S, T>(tile, out, [op.height, op.width], ty, tx);
+                }
+            }
+            first += n;
+        }
+    }
+}
+
+/// Inputs of the 4x4 outputs of tile (ty, tx): rows and columns -1 to 4, zero outside the image.
+#[inline(always)]
+fn load_tile<S: Simd, T: Element>(
+    simd: S,
+    input: &[T::Vector<S>],
+    [height, width]: [usize; 2],
+    ty: usize,
+    tx: usize,
+) -> [[T::Vector<S>; 6]; 6] {
+    let mut tile = [[T::splat(simd, T::ZERO); 6]; 6];
+    let inside = tx > 0 && 4 * tx + 5 <= width;
+    for dy in 0..6 {
+        let Some(y) = (4 * ty + dy).checked_sub(1).filter(|&y| y < height) else { continue };
+        if inside {
+            let row = &input[y * width + 4 * tx - 1..][..6];
+            for dx in 0..6 {
+                tile[dy][dx] = row[dx];
+            }
+        } else {
+            let row = &input[y * width..][..width];
+            for dx in 0..6 {
+                if let Some(x) = (4 * tx + dx).checked_sub(1).filter(|&x| x < width) {
+                    tile[dy][dx] = row[x];
+                }
+            }
+        }
+    }
+    tile
+}
+
+#[inline(always)]
+fn store_tile<S: Simd, T: Element>(
+    tile: [[T::Vector<S>; 4]; 4],
+    out: &mut [T::Vector<S>],
+    [height, width]: [usize; 2],
+    ty: usize,
+    tx: usize,
+) {
+    for dy in 0..4.min(height - 4 * ty) {
+        let row = &mut out[(4 * ty + dy) * width..][..width];
+        if 4 * tx + 4 <= width {
+            row[4 * tx..][..4].copy_from_slice(&tile[dy]);
+        } else {
+            for dx in 0..width - 4 * tx {
+                row[4 * tx + dx] = tile[dy][dx];
+            }
+        }
+    }
+}
+
+/// Bᵀ d of one column of six.
+#[inline(always)]
+fn input_line<S: Simd, T: Element>(simd: S, d: [T::Vector<S>; 6]) -> [T::Vector<S>; 6] {
+    let [two, minus_two, four, minus_four, minus_five] =
+        [2.0, -2.0, 4.0, -4.0, -5.0].map(|factor| T::splat(simd, T::of(factor)));
+    let a = T::mul_add(simd, minus_four, d[2], d[4]);
+    let b = T::mul_add(simd, minus_four, d[1], d[3]);
+    let c = T::vsub(simd, d[4], d[2]);
+    let e = T::vsub(simd, d[3], d[1]);
+    [
+        T::mul_add(simd, four, d[0], T::mul_add(simd, minus_five, d[2], d[4])),
+        T::vadd(simd, a, b),
+        T::vsub(simd, a, b),
+        T::mul_add(simd, two, e, c),
+        T::mul_add(simd, minus_two, e, c),
+        T::mul_add(simd, four, d[1], T::mul_add(simd, minus_five, d[3], d[5])),
+    ]
+}
+
+/// Bᵀ d B.
+#[inline(always)]
+fn transform_input<S: Simd, T: Element>(simd: S, mut tile: [[T::Vector<S>; 6]; 6]) -> [[T::Vector<S>; 6]; 6] {
+    for dy in 0..6 {
+        tile[dy] = input_line::<S, T>(simd, tile[dy]);
+    }
+    for dx in 0..6 {
+        let column = [tile[0][dx], tile[1][dx], tile[2][dx], tile[3][dx], tile[4][dx], tile[5][dx]];
+        let column = input_line::<S, T>(simd, column);
+        for dy in 0..6 {
+            tile[dy][dx] = column[dy];
+        }
+    }
+    tile
+}
+
+/// Aᵀ m of one column of six.
+#[inline(always)]
+fn output_line<S: Simd, T: Element>(simd: S, m: [T::Vector<S>; 6]) -> [T::Vector<S>; 4] {
+    let [two, four, eight] = [2.0, 4.0, 8.0].map(|factor| T::splat(simd, T::of(factor)));
+    let (s1, d1) = (T::vadd(simd, m[1], m[2]), T::vsub(simd, m[1], m[2]));
+    let (s2, d2) = (T::vadd(simd, m[3], m[4]), T::vsub(simd, m[3], m[4]));
+    [
+        T::vadd(simd, T::vadd(simd, m[0], s1), s2),
+        T::mul_add(simd, two, d2, d1),
+        T::mul_add(simd, four, s2, s1),
+        T::vadd(simd, T::mul_add(simd, eight, d2, d1), m[5]),
+    ]
+}
+
+/// Aᵀ m A.
+#[inline(always)]
+fn transform_output<S: Simd, T: Element>(simd: S, tile: [[T::Vector<S>; 6]; 6]) -> [[T::Vector<S>; 4]; 4] {
+    let zero = T::splat(simd, T::ZERO);
+    let mut half = [[zero; 4]; 6];
+    for dy in 0..6 {
+        half[dy] = output_line::<S, T>(simd, tile[dy]);
+    }
+    let mut out = [[zero; 4]; 4];
+    for dx in 0..4 {
+        let column = [half[0][dx], half[1][dx], half[2][dx], half[3][dx], half[4][dx], half[5][dx]];
+        let column = output_line::<S, T>(simd, column);
+        for dy in 0..4 {
+            out[dy][dx] = column[dy];
+        }
+    }
+    out
+}

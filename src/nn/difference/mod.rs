@@ -1,0 +1,239 @@
+//! Exact propagation of differences.
+//!
+//! When one parameter moves, [`Propagator`] carries the change δ of every activation through the
+//! network instead of the activation itself. A moved weight changes one channel; the change of a
+//! layer's output follows from the change of its input by a [`Rule`] that the layer owns, without
+//! linearization; and the change of the loss follows from the change of the logits. The loss itself
+//! is never subtracted from a nearly equal one, so that differences keep their digits, and layers
+//! that see one changed channel do a fraction of the work.
+//!
+//! Images are processed a block at a time (see [`crate::kernels::lanes`]). Only batch statistics
+//! couple blocks: they cut a pass into *stages*, and within a stage one block runs through all
+//! layers before the next.
+
+mod program;
+mod run;
+
+use candle_core::Tensor;
+
+use super::layer::{ActivationShape, Mode};
+use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::norm::Affine;
+use crate::kernels::lanes::{Blocks, Buffer};
+use crate::kernels::norm::Moments;
+use crate::kernels::{Element, Isa};
+
+pub use run::{DEFAULT_MEMORY, Propagator};
+
+/// Channels of an activation that a change touches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Support {
+    /// Nothing changes.
+    None,
+    /// One channel.
+    Channel(usize),
+    /// Possibly all.
+    Dense,
+}
+
+impl Support {
+    /// Channels that either touches.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, some) | (some, Self::None) => some,
+            (Self::Channel(a), Self::Channel(b)) if a == b => self,
+            _ => Self::Dense,
+        }
+    }
+
+    /// Channel of the stored plane `idx`.
+    #[must_use]
+    pub fn channel(self, idx: usize) -> usize {
+        match self {
+            Self::Channel(channel) => channel,
+            Self::None | Self::Dense => idx,
+        }
+    }
+
+    /// Planes stored, of `channels`.
+    #[must_use]
+    pub fn planes(self, channels: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Channel(_) => 1,
+            Self::Dense => channels,
+        }
+    }
+}
+
+/// Change of an activation for one block of images.
+#[derive(Debug, Clone, Copy)]
+pub struct Delta<'a, T> {
+    /// Channels stored.
+    pub support: Support,
+    /// (channels stored, H, W, lane)
+    pub data: &'a [T],
+}
+
+impl<'a, T> Delta<'a, T> {
+    /// No change.
+    pub const NONE: Self = Self { support: Support::None, data: &[] };
+
+    /// The plane of `len` numbers of a channel, if it is stored.
+    #[must_use]
+    pub fn plane(&self, channel: usize, len: usize) -> Option<&'a [T]> {
+        match self.support {
+            Support::None => None,
+            Support::Channel(stored) => (stored == channel).then_some(self.data),
+            Support::Dense => Some(&self.data[channel * len..][..len]),
+        }
+    }
+}
+
+/// Activations at the base point that rules read, by number of the value.
+#[derive(Debug)]
+pub struct Base<T> {
+    blocks: Blocks,
+    values: Vec<Buffer<T>>,
+}
+
+/// One block of images at the base point.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a, T> {
+    base: &'a Base<T>,
+    block: usize,
+}
+
+impl<'a, T> Place<'a, T> {
+    /// Images in the block.
+    #[must_use]
+    pub fn n_images(&self) -> usize {
+        self.base.blocks.images_in(self.block)
+    }
+
+    /// A value (C, H, W, lane) that the network was asked to keep.
+    #[must_use]
+    pub fn value(&self, value: usize) -> &'a [T] {
+        let values = &self.base.values[value];
+        let len = values.len() / self.base.blocks.count();
+        &values[self.block * len..][..len]
+    }
+
+    /// One channel of `len` numbers of a value.
+    #[must_use]
+    pub fn plane(&self, value: usize, channel: usize, len: usize) -> &'a [T] {
+        &self.value(value)[channel * len..][..len]
+    }
+}
+
+/// What a layer's rule takes over from the layers after it, so that one pass over memory does all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Epilogue {
+    /// Nothing.
+    None,
+    /// A ReLU of its own output.
+    Relu,
+    /// The addition of another value, and a ReLU of this sum.
+    AddRelu {
+        /// The sum at the base point.
+        sum: usize,
+    },
+}
+
+/// Part a layer can have in fusing rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Can take over what follows.
+    Norm,
+    /// Addition of two values.
+    Add,
+    /// ReLU.
+    Relu,
+    /// None.
+    Other,
+}
+
+/// What a layer knows when it makes its rule.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// Instruction set of the kernels.
+    pub isa: Isa,
+    /// Cut of the batch.
+    pub blocks: Blocks,
+    /// Batch-norm statistics.
+    pub mode: Mode<'a>,
+    /// Numbers of the values read.
+    pub inputs: &'a [usize],
+    /// Their sizes.
+    pub shapes: &'a [ActivationShape],
+    /// The layer's own parameter tensors, flat.
+    pub params: &'a [&'a [f64]],
+    /// Batch moments of the first input, for a batch norm in train mode.
+    pub moments: Option<&'a [Moments]>,
+    /// What the rule takes over.
+    pub epilogue: Epilogue,
+}
+
+/// The difference rule of one layer (or of several fused ones) at one base point.
+pub trait Rule<T: Element>: Send + Sync + std::fmt::Debug {
+    /// Channel that a step of the layer's own coordinate changes; coordinates are numbered over the
+    /// layer's tensors in declared order.
+    fn seed_channel(&self, coord: usize) -> usize {
+        unreachable!("coordinate {coord} of a layer without parameters")
+    }
+
+    /// Writes to `out` (H, W, lane) the change of that channel for a step of length `step`.
+    fn seed(&self, _place: Place<T>, coord: usize, _step: f64, _out: &mut [T]) {
+        unreachable!("coordinate {coord} of a layer without parameters")
+    }
+
+    /// Channels of the output that change with inputs of these supports.
+    fn support(&self, inputs: &[Support]) -> Support {
+        inputs[0]
+    }
+
+    /// Writes to `out` (channels of [`Rule::support`], H, W, lane) the change of the output.
+    /// `coupled` has one entry per stored channel of the first input if the rule is
+    /// [coupled](Rule::coupling).
+    fn apply(
+        &self,
+        place: Place<T>,
+        inputs: &[Delta<T>],
+        coupled: &[Affine<T>],
+        out: &mut [T],
+        scratch: &mut Scratch<T>,
+    );
+
+    /// How it depends on statistics of the batch, if it does.
+    fn coupling(&self) -> Option<&dyn Coupling<T>> {
+        None
+    }
+
+    /// Multiplications and additions per image for inputs of these supports.
+    fn flops(&self, inputs: &[Support]) -> u64;
+}
+
+/// Dependence on the whole batch: sums are taken block by block over the first input, then one rule
+/// per channel follows from them.
+pub trait Coupling<T> {
+    /// Adds the sums of one block to `sums` (channels stored, 2, lane).
+    fn add_sums(&self, place: Place<T>, input: Delta<T>, sums: &mut [T]);
+
+    /// One entry per stored channel, from the complete `sums`.
+    fn affine(&self, support: Support, sums: &[T], out: &mut Vec<Affine<T>>);
+}
+
+/// Makes rules for one number type. Every layer implements it for both.
+pub trait Propagate<T: Element> {
+    /// The layer's rule.
+    ///
+    /// # Errors
+    /// If a parameter or statistic is missing.
+    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>>;
+}
+
+/// Numbers of a tensor on the host, in the precision of the engine.
+fn numbers<T: Element>(tensor: &Tensor) -> crate::Result<Vec<T>> {
+    Ok(tensor.detach().flatten_all()?.to_dtype(T::DTYPE)?.to_vec1::<T>()?)
+}

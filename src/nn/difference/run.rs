@@ -1,0 +1,534 @@
+//! Running probes through their paths.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use candle_core::{DType, Tensor};
+
+use super::program::{Group, Path, groups};
+use super::{Base, Delta, Epilogue, Place, Propagate, Role, Rule, Setup, Support, numbers};
+use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::loss::CrossEntropy;
+use crate::kernels::lanes::norm::Affine;
+use crate::kernels::lanes::{Blocks, Buffer};
+use crate::kernels::norm::{self, Moments};
+use crate::kernels::{Element, Isa, Split};
+use crate::nn::graph::{BatchStats, Network};
+use crate::nn::layer::{Context, Layer, Mode};
+use crate::nn::loss;
+use crate::{Error, Result};
+
+/// Memory for changes in flight, beside the base activations: 1 GiB.
+pub const DEFAULT_MEMORY: usize = 1 << 30;
+
+/// Changes in flight per thread aim at this size: probes that run together share what they read of
+/// the base, until their own changes no longer fit the cache.
+const CACHE: usize = 8 << 20;
+/// Most probes that run together.
+const MAX_TOGETHER: usize = 16;
+
+/// A network at one base point θ and batch, ready to propagate differences of the mean cross-entropy.
+#[derive(Debug)]
+pub struct Propagator {
+    loss: f64,
+    logits: Tensor,
+    stats: BatchStats,
+    engine: Precise,
+}
+
+#[derive(Debug)]
+enum Precise {
+    F32(Engine<f32>),
+    F64(Engine<f64>),
+}
+
+impl Propagator {
+    /// Runs `network` at `params` (d) on `images` (B, C, H, W, on the CPU, f32 or f64) with `labels`
+    /// (B), and keeps what differences start from. `memory` bounds, in bytes, what the changes of all
+    /// threads occupy at a time, however many probes there are; one probe at a time always runs.
+    ///
+    /// # Errors
+    /// If the images are not on the CPU, or sizes do not fit.
+    pub fn new(
+        network: &Network,
+        params: &[f64],
+        images: &Tensor,
+        labels: &[u32],
+        mode: Mode,
+        memory: usize,
+    ) -> Result<Self> {
+        if !images.device().is_cpu() {
+            return Err(Error::Device {
+                device: format!("{:?}", images.device().location()),
+                reason: "difference propagation runs on the CPU; use --evaluator reuse".to_owned(),
+            });
+        }
+        let ((loss, logits, stats), engine) = match images.dtype() {
+            DType::F64 => {
+                let (head, engine) = Engine::new(network, params, images, labels, mode, memory)?;
+                (head, Precise::F64(engine))
+            }
+            _ => {
+                let (head, engine) = Engine::new(network, params, images, labels, mode, memory)?;
+                (head, Precise::F32(engine))
+            }
+        };
+        Ok(Self { loss, logits, stats, engine })
+    }
+
+    /// Loss at the base point.
+    #[must_use]
+    pub fn loss(&self) -> f64 {
+        self.loss
+    }
+
+    /// Logits (B, classes) at the base point.
+    #[must_use]
+    pub fn logits(&self) -> &Tensor {
+        &self.logits
+    }
+
+    /// Batch statistics at the base point.
+    #[must_use]
+    pub fn stats(&self) -> &BatchStats {
+        &self.stats
+    }
+
+    /// l(θ + step · e_coord) − l(θ) for every (coord, step), in order; NaN where an activation
+    /// becomes NaN or infinite. The bits do not depend on the number of threads.
+    ///
+    /// # Panics
+    /// If a coordinate is not below d.
+    #[must_use]
+    pub fn differences(&self, probes: &[(usize, f64)]) -> Vec<f64> {
+        match &self.engine {
+            Precise::F32(engine) => engine.differences(probes),
+            Precise::F64(engine) => engine.differences(probes),
+        }
+    }
+
+    /// Multiplications and additions per image that a probe of this coordinate costs.
+    ///
+    /// # Panics
+    /// If the coordinate is not below d.
+    #[must_use]
+    pub fn flops_of(&self, coord: usize) -> u64 {
+        match &self.engine {
+            Precise::F32(engine) => engine.path_of(coord).flops,
+            Precise::F64(engine) => engine.path_of(coord).flops,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Engine<T> {
+    memory: usize,
+    blocks: Blocks,
+    base: Base<T>,
+    groups: Vec<Group>,
+    rules: Vec<Box<dyn Rule<T>>>,
+    /// Groups with a coupled rule that read the output of a group.
+    coupled_readers: Vec<Vec<usize>>,
+    /// One per group that owns parameters.
+    paths: Vec<Option<Path>>,
+    /// Numbers per channel, and channels, of every value.
+    planes: Vec<usize>,
+    channels: Vec<usize>,
+    /// First coordinate of every group with parameters, and the group; sorted.
+    owners: Vec<(usize, usize)>,
+    n_coords: usize,
+    entropy: CrossEntropy,
+}
+
+type Head = (f64, Tensor, BatchStats);
+
+impl<T: Element> Engine<T>
+where
+    dyn Layer: Propagate<T>,
+{
+    fn new(
+        network: &Network,
+        params: &[f64],
+        images: &Tensor,
+        labels: &[u32],
+        mode: Mode,
+        memory: usize,
+    ) -> Result<(Head, Self)> {
+        let isa = Isa::current();
+        let n_images = images.dim(0)?;
+        if n_images != labels.len() || n_images == 0 {
+            return Err(Error::Objective(format!("{n_images} images but {} labels", labels.len())));
+        }
+        let blocks = Blocks::new::<T>(isa, n_images);
+        let groups = groups(network, mode);
+        let is_kept = kept_values(network, &groups);
+        let mut base = Base { blocks, values: Vec::new() };
+        base.values.resize_with(network.n_nodes() + 1, Buffer::default);
+        let mut moments: Vec<Option<Vec<Moments>>> = vec![None; network.n_nodes() + 1];
+        let is_norm_input = |value: usize| {
+            (0..network.n_nodes())
+                .any(|n| network.layer(n).role() == Role::Norm && network.inputs(n)[0] == value)
+        };
+        let tensors = network.tensors(params, T::DTYPE, images.device())?;
+        let context = Context { mode, split: Split::Threads };
+        let logits = network.forward_visit(&context, &tensors, images, &mut |value, tensor| {
+            if is_kept[value] {
+                base.values[value] = blocks.rearrange(&numbers::<T>(tensor)?, tensor.elem_count() / n_images);
+            }
+            if is_norm_input(value) {
+                moments[value] = Some(norm::moments(tensor, Split::Threads)?);
+            }
+            Ok(())
+        })?;
+        let loss = loss::cross_entropy(&logits, labels)?;
+        let rows = loss::rows(&logits)?;
+        let entropy = CrossEntropy::new(isa, blocks, &rows, labels);
+        let rules = groups
+            .iter()
+            .map(|group| {
+                let own = network.params_of(group.node);
+                let own: Vec<&[f64]> = own.map(|idx| &params[network.layout().range(idx)]).collect();
+                let shapes: Vec<_> = group.inputs.iter().map(|&value| network.shape(value)).collect();
+                let setup = Setup {
+                    isa,
+                    blocks,
+                    mode,
+                    inputs: &group.inputs,
+                    shapes: &shapes,
+                    params: &own,
+                    moments: moments[group.inputs[0]].as_deref(),
+                    epilogue: group.epilogue,
+                };
+                Propagate::<T>::rule(network.layer(group.node), &setup)
+            })
+            .collect::<Result<Vec<Box<dyn Rule<T>>>>>()?;
+        let has_params = |group: &Group| !network.params_of(group.node).is_empty();
+        let paths = (0..groups.len())
+            .map(|idx| has_params(&groups[idx]).then(|| Path::new(network, &groups, &rules, idx)))
+            .collect();
+        let mut owners: Vec<(usize, usize)> = (0..groups.len())
+            .filter(|&idx| has_params(&groups[idx]))
+            .map(|idx| (network.layout().range(network.params_of(groups[idx].node).start).start, idx))
+            .collect();
+        owners.sort_unstable();
+        let coupled_readers = groups
+            .iter()
+            .map(|group| {
+                let reads =
+                    |&idx: &usize| rules[idx].coupling().is_some() && groups[idx].inputs[0] == group.output;
+                (0..groups.len()).filter(reads).collect()
+            })
+            .collect();
+        let shapes: Vec<_> = (0..=network.n_nodes()).map(|value| network.shape(value)).collect();
+        let stats = network.batch_stats(n_images, &moments);
+        let engine = Self {
+            memory,
+            blocks,
+            base,
+            groups,
+            rules,
+            coupled_readers,
+            paths,
+            planes: shapes.iter().map(|[_, height, width]| height * width).collect(),
+            channels: shapes.iter().map(|shape| shape[0]).collect(),
+            owners,
+            n_coords: network.layout().n_coords(),
+            entropy,
+        };
+        Ok(((loss, logits, stats), engine))
+    }
+}
+
+impl<T: Element> Engine<T> {
+    /// The group that owns a coordinate, and the coordinate's number within it.
+    fn owner_of(&self, coord: usize) -> (usize, usize) {
+        assert!(coord < self.n_coords, "coordinate {coord} of {}", self.n_coords);
+        let (first, group) = self.owners[self.owners.partition_point(|&(first, _)| first <= coord) - 1];
+        (group, coord - first)
+    }
+
+    fn path_of(&self, coord: usize) -> &Path {
+        self.path(self.owner_of(coord).0)
+    }
+
+    fn path(&self, group: usize) -> &Path {
+        self.paths[group].as_ref().expect("a group with coordinates has a path")
+    }
+
+    fn differences(&self, probes: &[(usize, f64)]) -> Vec<f64> {
+        let mut seeds: Vec<Seed> = probes
+            .iter()
+            .enumerate()
+            .map(|(idx, &(coord, step))| {
+                let (group, coord) = self.owner_of(coord);
+                Seed { idx, group, coord, step }
+            })
+            .collect();
+        // Probes of one layer run together, the long paths first, so that the threads end together.
+        seeds.sort_by_key(|seed| seed.group);
+        let n_threads = rayon::current_num_threads();
+        let mut chunks: Vec<&[Seed]> = Vec::new();
+        let mut n_workers = n_threads;
+        for same in seeds.chunk_by(|a, b| a.group == b.group) {
+            let bytes = self.bytes_of(self.path(same[0].group));
+            n_workers = n_workers.min((self.memory / bytes).max(1));
+            let together = (CACHE / bytes).min(self.memory / n_threads / bytes).clamp(1, MAX_TOGETHER);
+            chunks.extend(same.chunks(together));
+        }
+        let next = AtomicUsize::new(0);
+        let results = Mutex::new(vec![0.0; probes.len()]);
+        rayon::broadcast(|thread| {
+            if thread.index() >= n_workers {
+                return;
+            }
+            let mut workspace = Workspace::default();
+            workspace.scratch.resize_with(self.planes.len(), Buffer::default);
+            while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
+                self.run(chunk, &mut workspace);
+                let mut results = results.lock().expect("no thread panics while it holds the lock");
+                for (seed, state) in chunk.iter().zip(&workspace.states) {
+                    results[seed.idx] =
+                        if state.is_broken { f64::NAN } else { state.loss / self.blocks.images as f64 };
+                }
+            }
+        });
+        results.into_inner().expect("no thread panics while it holds the lock")
+    }
+
+    /// Bytes that one probe's changes occupy on a path.
+    fn bytes_of(&self, path: &Path) -> usize {
+        (path.live * self.blocks.count() * self.blocks.lanes * size_of::<T>()).max(1)
+    }
+
+    /// Runs probes of one group; the loss changes stand in the workspace's states.
+    fn run(&self, seeds: &[Seed], workspace: &mut Workspace<T>) {
+        let path = self.path(seeds[0].group);
+        let Workspace { states, pool, scratch, conv } = workspace;
+        states.resize_with(seeds.len().max(states.len()), State::default);
+        let states = &mut states[..seeds.len()];
+        for state in states.iter_mut() {
+            state.reset(self.planes.len(), self.groups.len(), pool);
+        }
+        for (stage, groups) in path.stages.iter().enumerate() {
+            for state in states.iter_mut() {
+                self.couple(groups, state, pool);
+            }
+            for block in 0..self.blocks.count() {
+                let place = Place { base: &self.base, block };
+                for (seed, state) in seeds.iter().zip(states.iter_mut()).filter(|(_, state)| !state.is_broken)
+                {
+                    for &group in groups {
+                        self.step(path, group, seed, place, state, pool, scratch, conv);
+                    }
+                }
+            }
+            for (value, last) in path.kept.iter().enumerate() {
+                if *last == Some(stage) {
+                    states.iter_mut().for_each(|state| pool.give(std::mem::take(&mut state.kept[value])));
+                }
+            }
+        }
+    }
+
+    /// Turns the complete sums of the last stage into rules for this one.
+    fn couple(&self, groups: &[usize], state: &mut State<T>, pool: &mut Pool<T>) {
+        for &group in groups {
+            let Some(coupling) = self.rules[group].coupling() else { continue };
+            let affine = &mut state.affine[group];
+            affine.clear();
+            let sums = std::mem::take(&mut state.sums[group]);
+            if sums.is_empty() {
+                continue;
+            }
+            coupling.affine(state.supports[self.groups[group].inputs[0]], &sums, affine);
+            let is_finite = |a: &Affine<T>| (a.delta.wide() + a.base.wide() + a.constant.wide()).is_finite();
+            state.is_broken |= !affine.iter().all(is_finite);
+            pool.give(sums);
+        }
+    }
+
+    /// One group of one probe on one block.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a workspace, borrowed apart")]
+    fn step(
+        &self,
+        path: &Path,
+        group: usize,
+        seed: &Seed,
+        place: Place<T>,
+        state: &mut State<T>,
+        pool: &mut Pool<T>,
+        scratch: &mut [Buffer<T>],
+        conv: &mut Scratch<T>,
+    ) {
+        let rule = &self.rules[group];
+        let Group { inputs, output, .. } = &self.groups[group];
+        let (lanes, block) = (self.blocks.lanes, place.block);
+        let support = if group == seed.group {
+            Support::Channel(rule.seed_channel(seed.coord))
+        } else {
+            let mut supports = [Support::None; 2];
+            inputs.iter().zip(&mut supports).for_each(|(&value, support)| *support = state.supports[value]);
+            rule.support(&supports[..inputs.len()])
+        };
+        state.supports[*output] = support;
+        let len = support.planes(self.channels[*output]) * self.planes[*output] * lanes;
+        let is_kept = path.kept[*output].is_some();
+        let mut whole = if is_kept {
+            if block == 0 {
+                pool.take(len * self.blocks.count())
+            } else {
+                std::mem::take(&mut state.kept[*output])
+            }
+        } else {
+            std::mem::take(&mut scratch[*output])
+        };
+        let out = if is_kept { &mut whole[block * len..][..len] } else { whole.reserve(len) };
+        if group == seed.group {
+            rule.seed(place, seed.coord, seed.step, out);
+        } else {
+            let delta_of = |value: usize| {
+                let support = state.supports[value];
+                let len = support.planes(self.channels[value]) * self.planes[value] * lanes;
+                let data = match path.kept[value] {
+                    _ if support == Support::None => &[],
+                    Some(_) => &state.kept[value][block * len..][..len],
+                    None => &scratch[value][..len],
+                };
+                Delta { support, data }
+            };
+            let mut deltas = [Delta::NONE; 2];
+            inputs.iter().zip(&mut deltas).for_each(|(&value, delta)| *delta = delta_of(value));
+            rule.apply(place, &deltas[..inputs.len()], &state.affine[group], out, conv);
+        }
+        for &reader in &self.coupled_readers[group] {
+            let Some(coupling) = self.rules[reader].coupling() else { continue };
+            let sums = &mut state.sums[reader];
+            if sums.is_empty() {
+                *sums = pool.take(support.planes(self.channels[*output]) * 2 * lanes);
+                sums.fill(T::ZERO);
+            }
+            coupling.add_sums(place, Delta { support, data: out }, sums);
+        }
+        if group + 1 == self.groups.len() {
+            let only = if let Support::Channel(class) = support { Some(class) } else { None };
+            state.loss += self.entropy.change(block, only, out);
+        }
+        if is_kept {
+            state.kept[*output] = whole;
+        } else {
+            scratch[*output] = whole;
+        }
+    }
+}
+
+/// Values that rules read at the base point.
+fn kept_values(network: &Network, groups: &[Group]) -> Vec<bool> {
+    let mut is_kept = vec![false; network.n_nodes() + 1];
+    for group in groups {
+        if network.layer(group.node).reads_base() {
+            is_kept[group.inputs[0]] = true;
+        }
+        if let Epilogue::AddRelu { sum } = group.epilogue {
+            is_kept[sum] = true;
+        }
+    }
+    is_kept
+}
+
+/// A probe: its number, the group it starts in, the coordinate within it, and the step.
+#[derive(Debug, Clone, Copy)]
+struct Seed {
+    idx: usize,
+    group: usize,
+    coord: usize,
+    step: f64,
+}
+
+/// Changes of one probe.
+#[derive(Debug)]
+struct State<T> {
+    /// By value.
+    supports: Vec<Support>,
+    /// Changes that outlive a stage, by value; block by block.
+    kept: Vec<Buffer<T>>,
+    /// By group.
+    sums: Vec<Buffer<T>>,
+    affine: Vec<Vec<Affine<T>>>,
+    loss: f64,
+    /// A statistic became NaN or infinite.
+    is_broken: bool,
+}
+
+impl<T> Default for State<T> {
+    fn default() -> Self {
+        Self {
+            supports: Vec::new(),
+            kept: Vec::new(),
+            sums: Vec::new(),
+            affine: Vec::new(),
+            loss: 0.0,
+            is_broken: false,
+        }
+    }
+}
+
+impl<T: Element> State<T> {
+    fn reset(&mut self, n_values: usize, n_groups: usize, pool: &mut Pool<T>) {
+        self.supports.clear();
+        self.supports.resize(n_values, Support::None);
+        // Only a broken probe leaves something behind.
+        for buffer in self.kept.iter_mut().chain(&mut self.sums) {
+            pool.give(std::mem::take(buffer));
+        }
+        self.kept.resize_with(n_values, Buffer::default);
+        self.sums.resize_with(n_groups, Buffer::default);
+        self.affine.resize_with(n_groups, Vec::new);
+        self.affine.iter_mut().for_each(Vec::clear);
+        self.loss = 0.0;
+        self.is_broken = false;
+    }
+}
+
+/// Memory of one thread, used again from probe to probe.
+#[derive(Debug)]
+struct Workspace<T> {
+    states: Vec<State<T>>,
+    pool: Pool<T>,
+    /// Changes of one block, by value.
+    scratch: Vec<Buffer<T>>,
+    conv: Scratch<T>,
+}
+
+impl<T: Element> Default for Workspace<T> {
+    fn default() -> Self {
+        Self { states: Vec::new(), pool: Pool::default(), scratch: Vec::new(), conv: Scratch::default() }
+    }
+}
+
+/// Buffers to use again; there are few different lengths.
+#[derive(Debug)]
+struct Pool<T> {
+    free: Vec<Buffer<T>>,
+}
+
+impl<T> Default for Pool<T> {
+    fn default() -> Self {
+        Self { free: Vec::new() }
+    }
+}
+
+impl<T: Element> Pool<T> {
+    /// A buffer of `len` numbers with any content.
+    fn take(&mut self, len: usize) -> Buffer<T> {
+        match self.free.iter().rposition(|buffer| buffer.len() == len) {
+            Some(at) => self.free.swap_remove(at),
+            None => Buffer::zeroed(len),
+        }
+    }
+
+    fn give(&mut self, buffer: Buffer<T>) {
+        if !buffer.is_empty() {
+            self.free.push(buffer);
+        }
+    }
+}
