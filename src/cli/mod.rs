@@ -1,5 +1,6 @@
 //! The command line: types that clap fills, one file per verb.
 
+mod bench;
 mod data;
 mod estimate;
 mod list;
@@ -81,6 +82,8 @@ enum Verb {
     Status(status::StatusArgs),
     /// Fetch, describe or verify data sets.
     Data(data::DataArgs),
+    /// Measure how fast this machine computes gradients.
+    Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
     #[command(
         after_help = "Example:\n  deepzero completions bash > ~/.local/share/bash-completion/completions/deepzero"
@@ -184,6 +187,7 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
         Verb::Report(args) => report::run(common, args),
         Verb::Status(args) => status::run(common, args),
         Verb::Data(args) => data::run(common, args),
+        Verb::Bench(args) => bench::run(common, args),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "deepzero", &mut script);
