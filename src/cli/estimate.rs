@@ -11,7 +11,6 @@ use deepzero::baseline::backprop;
 use deepzero::data::Normalization;
 use deepzero::files;
 use deepzero::kernels::Split;
-use deepzero::nn::difference::DEFAULT_MEMORY;
 use deepzero::nn::{model, weights};
 use deepzero::rng::Purpose;
 use deepzero::spec::{Difference, Directions};
@@ -125,7 +124,7 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     let evaluator: Box<dyn Evaluator> = match args.evaluator {
         EvaluatorName::Full => Box::new(Full::new(&metered, &params)?),
         EvaluatorName::Reuse => Box::new(Reuse::new(&metered, &params)?),
-        EvaluatorName::Difference => Box::new(DifferencePropagation::new(&metered, &params, DEFAULT_MEMORY)?),
+        EvaluatorName::Difference => Box::new(DifferencePropagation::new(&metered, &params, common.memory())?),
     };
     let estimate = zo::estimate(&*estimator, &*evaluator)?;
     let wall_s = start.elapsed().as_secs_f64();

@@ -1,5 +1,6 @@
 //! The command line: types that clap fills, one file per verb.
 
+mod bench;
 mod data;
 mod estimate;
 mod list;
@@ -53,6 +54,10 @@ struct Common {
     /// Threads; by default one per core. Results do not depend on it.
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Machine")]
     threads: Option<u16>,
+    /// Memory for changes in flight when differences are propagated, in MiB beside the base
+    /// activations. Results do not depend on it.
+    #[arg(long, global = true, default_value_t = 1024, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Machine")]
+    memory: u32,
     /// Where tensors live: cpu, cuda or cuda:N.
     #[arg(long, global = true, default_value = "cpu", value_name = "DEVICE", help_heading = "Machine")]
     device: String,
@@ -81,6 +86,8 @@ enum Verb {
     Status(status::StatusArgs),
     /// Fetch, describe or verify data sets.
     Data(data::DataArgs),
+    /// Measure how fast this machine computes gradients.
+    Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
     #[command(
         after_help = "Example:\n  deepzero completions bash > ~/.local/share/bash-completion/completions/deepzero"
@@ -184,6 +191,7 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
         Verb::Report(args) => report::run(common, args),
         Verb::Status(args) => status::run(common, args),
         Verb::Data(args) => data::run(common, args),
+        Verb::Bench(args) => bench::run(common, args),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "deepzero", &mut script);
@@ -203,6 +211,11 @@ macro_rules! say {
 use say;
 
 impl Common {
+    /// Bytes for changes in flight.
+    fn memory(&self) -> usize {
+        (self.memory as usize) << 20
+    }
+
     fn store(&self) -> Store {
         Store::new(&self.results)
     }

@@ -86,6 +86,7 @@ fn run_all(common: &Common, experiments: &[Experiment], selection: &Selection) -
     let (device, device_name) = common.device()?;
     let downloads = DownloadProgress::default();
     let mut runner = Runner::new(&store, &location, &downloads, device, device_name, &INTERRUPT);
+    runner.memory = common.memory();
     let (mut n_bad, mut n_elsewhere, mut pages) = (0, 0, Vec::new());
     for experiment in experiments {
         let trials = experiment.trials(selection.scale, selection.seeds, &[])?;

@@ -81,6 +81,7 @@ pub(super) fn run(common: &Common, args: &TrainArgs) -> Result<Exit> {
     let (device, device_name) = common.device()?;
     let (store, location, downloads) = (common.store(), common.location(), DownloadProgress::default());
     let mut runner = Runner::new(&store, &location, &downloads, device.clone(), device_name, &INTERRUPT);
+    runner.memory = common.memory();
     let splits = runner.splits(&settings)?;
     let prepared = Prepared::new(&settings, args.seed, &splits)?;
     let progress = TrialProgress::new("train".to_owned(), settings.epochs);
@@ -88,6 +89,7 @@ pub(super) fn run(common: &Common, args: &TrainArgs) -> Result<Exit> {
     let session = Session {
         data: &prepared,
         device: &device,
+        memory: common.memory(),
         checkpoint: Some((&state, &hash)),
         interrupt: &INTERRUPT,
         observer: &progress,

@@ -45,6 +45,12 @@ impl Activations {
     pub fn logits(&self) -> &Tensor {
         self.values.last().expect("the input is always there")
     }
+
+    /// All values, input first, logits last.
+    #[must_use]
+    pub fn values(&self) -> &[Tensor] {
+        &self.values
+    }
 }
 
 /// Running statistics of one batch norm.

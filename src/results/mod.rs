@@ -7,5 +7,6 @@ mod store;
 mod table;
 
 pub use compare::compare_ignoring_time;
+pub(crate) use provenance::cpu_name;
 pub use record::{EpochRecord, Provenance, SCHEMA_VERSION, Status, TrialRecord};
 pub use store::Store;

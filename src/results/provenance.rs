@@ -49,7 +49,7 @@ fn crate_versions(lock: &str) -> String {
 }
 
 /// The processor as the system names it, or else its architecture.
-fn cpu_name() -> String {
+pub(crate) fn cpu_name() -> String {
     let linux = || {
         let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
         let keys = ["model name", "Model", "Hardware", "cpu model"];

@@ -13,6 +13,7 @@ use candle_core::Device;
 
 pub use lock::Lock;
 
+use crate::nn::difference::DEFAULT_MEMORY;
 use crate::data::{self, Location, Splits};
 use crate::kernels::Isa;
 use crate::results::{Provenance, Status, Store, TrialRecord};
@@ -32,6 +33,8 @@ pub struct Runner<'a> {
     pub device: Device,
     /// `cpu`, or the GPU's name.
     pub device_name: String,
+    /// Bytes that changes in flight may occupy (see [`crate::nn::Propagator`]).
+    pub memory: usize,
     /// Set when the user wants to stop.
     pub interrupt: &'a AtomicBool,
     splits: HashMap<(DataSource, usize, usize), Arc<Splits>>,
@@ -62,7 +65,7 @@ pub fn is_pending(store: &Store, trial: &Trial) -> Result<bool> {
 }
 
 impl<'a> Runner<'a> {
-    /// A runner on the CPU or on `device`.
+    /// A runner on the CPU or on `device`, with the default `memory`.
     #[must_use]
     pub fn new(
         store: &'a Store,
@@ -72,7 +75,7 @@ impl<'a> Runner<'a> {
         device_name: String,
         interrupt: &'a AtomicBool,
     ) -> Self {
-        Self { store, location, downloads, device, device_name, interrupt, splits: HashMap::new() }
+        Self { store, location, downloads, device, device_name, memory: DEFAULT_MEMORY, interrupt, splits: HashMap::new() }
     }
 
     /// Runs one trial from its checkpoint, if there is one, and writes its record; a trial that has
@@ -117,6 +120,7 @@ impl<'a> Runner<'a> {
         let session = Session {
             data: &prepared,
             device: &self.device,
+            memory: self.memory,
             checkpoint: Some((checkpoint, &hash)),
             interrupt: self.interrupt,
             observer,

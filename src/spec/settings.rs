@@ -49,7 +49,7 @@ pub enum Difference {
 }
 
 /// How loss differences are computed; all give the same numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum EvaluatorKind {
     /// One complete forward pass per query.

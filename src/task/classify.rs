@@ -13,7 +13,6 @@ use super::prepared::Prepared;
 use crate::baseline::backprop;
 use crate::data::{self, Augmentation, Batch, Dataset, Normalization};
 use crate::kernels::Split;
-use crate::nn::difference::DEFAULT_MEMORY;
 use crate::nn::{Activations, BatchStats, Context, Mode, Network, RunningStats, loss, model};
 use crate::results::{EpochRecord, Status};
 use crate::rng::Purpose;
@@ -47,6 +46,9 @@ pub struct Session<'a> {
     pub data: &'a Prepared,
     /// Where tensors live.
     pub device: &'a Device,
+    /// Bytes that changes in flight may occupy (see [`crate::nn::Propagator`]); results do not depend
+    /// on it.
+    pub memory: usize,
     /// File for the state after each epoch, and the identity it must have.
     pub checkpoint: Option<(&'a Path, &'a str)>,
     /// Set when the user wants to stop.
@@ -357,7 +359,7 @@ impl<'a> Trainer<'a> {
                 self.gradient_at(values, evaluator.base_loss(), &evaluator.base().activations)
             }
             EvaluatorKind::Difference => {
-                let evaluator = DifferencePropagation::new(&metered, params, DEFAULT_MEMORY)?;
+                let evaluator = DifferencePropagation::new(&metered, params, self.session.memory)?;
                 let values = zo::estimate(estimator, &evaluator)?.gradient;
                 let base = evaluator.propagator();
                 let (logits, stats) = (base.logits().clone(), base.stats().clone());

@@ -83,6 +83,15 @@ pub struct NetworkBase {
     pub activations: Activations,
 }
 
+impl NetworkBase {
+    /// Memory of all tensors, in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let of = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
+        self.params.iter().chain(self.activations.values()).map(of).sum()
+    }
+}
+
 impl NetworkObjective<'_> {
     fn dtype(&self) -> DType {
         self.images.dtype()

@@ -462,6 +462,7 @@ fn verbs_explain_themselves() {
         "report",
         "status",
         "data",
+        "bench",
         "completions",
     ];
     for verb in verbs {
@@ -480,6 +481,168 @@ fn verbs_explain_themselves() {
     assert_eq!(place.run("").code, 2);
     assert_eq!(place.run("--version").ok(), format!("deepzero {}\n", env!("CARGO_PKG_VERSION")));
     assert!(place.names("").is_empty());
+}
+
+const BENCH_MACHINE: [&str; 6] = ["bench", "cpu", "threads", "kernels", "peak_gflops", "bandwidth_gb_s"];
+
+/// The keys of a measurement after those of the machine, which it checks.
+fn keys_after_machine(answer: &Value) -> Vec<&str> {
+    let keys: Vec<&str> = answer.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(keys[..BENCH_MACHINE.len()], BENCH_MACHINE);
+    assert!(BENCH_MACHINE[4..].iter().all(|&key| answer[key].as_f64().unwrap() > 0.0), "{answer}");
+    keys[BENCH_MACHINE.len()..].to_vec()
+}
+
+/// Oracles: queries are the base and the probes; complete passes execute what they need; estimates of
+/// a small network keep two digits in single precision.
+#[test]
+fn bench_cge_measures_every_evaluator() {
+    let place = Place::new();
+    for evaluator in ["full", "reuse"] {
+        for (options, n_queries) in
+            [("", 7), ("--distribution lpr-paper --central", 13), ("--distribution lpr-released", 7)]
+        {
+            let options = format!("--evaluator {evaluator} {options} --threads 2");
+            let args = format!(
+                "bench cge --model resnet8-w2 --batch-size 4 --coords 6 --repeats 1 --json {options}"
+            );
+            let answer = place.run(&args).json();
+            let expected = [
+                "model",
+                "n_params",
+                "batch_size",
+                "distribution",
+                "sparsity",
+                "n_population",
+                "n_coords",
+                "evaluator",
+                "difference",
+                "mu",
+                "seed",
+                "repeats",
+                "queries",
+                "queries_non_finite",
+                "base_s",
+                "differences_s",
+                "differences_min_s",
+                "differences_max_s",
+                "us_per_query_image",
+                "effective_gflops",
+                "executed_gflops",
+                "peak_share",
+                "base_bytes",
+                "peak_memory_bytes",
+                "n_error_coords",
+                "relative_error",
+            ];
+            assert_eq!(keys_after_machine(&answer), expected);
+            let number = |key: &str| answer[key].as_f64().unwrap();
+            assert_eq!(answer["bench"], "cge");
+            assert_eq!((&answer["evaluator"], &answer["threads"]), (&evaluator.into(), &2.into()));
+            assert_eq!((&answer["queries"], &answer["n_error_coords"]), (&n_queries.into(), &6.into()));
+            assert_eq!(answer["sparsity"].is_null(), answer["distribution"] == "uniform");
+            assert!(number("us_per_query_image") > 0.0 && number("peak_share") > 0.0, "{answer}");
+            assert!(number("relative_error") < 1e-2, "{options}: {answer}");
+            let saved = 1.0 - number("executed_gflops") / number("effective_gflops");
+            assert!(if evaluator == "full" { saved.abs() < 1e-9 } else { saved > 0.0 }, "{answer}");
+            assert_eq!(number("base_bytes") > 0.0, evaluator != "full");
+        }
+    }
+    let none =
+        place.run("bench cge --model cnn-d1-w2 --batch-size 2 --coords 1 --error-coords 0 --json").json();
+    assert!(none["relative_error"].is_null() && none["n_error_coords"] == 0, "{none}");
+    let text = place.run("bench cge --model cnn-d1-w2 --batch-size 2 --coords 1 --repeats 2").ok();
+    assert!(text.contains("GFLOP/s") && text.contains("relative error"), "{text}");
+    assert!(place.names("").is_empty());
+}
+
+#[test]
+fn bench_measures_the_rest() {
+    let place = Place::new();
+    let small = "--model resnet8-w2 --batch-size 4 --json";
+    let rge = place.run(&format!("bench rge {small} --queries 3 --repeats 1")).json();
+    let network = ["model", "n_params", "batch_size"];
+    let after_network = keys_after_machine(&rge).split_off(network.len());
+    assert_eq!(
+        after_network,
+        [
+            "evaluator",
+            "n_dirs",
+            "seed",
+            "repeats",
+            "queries",
+            "estimate_s",
+            "estimate_min_s",
+            "estimate_max_s",
+            "us_per_query_image",
+            "gflops",
+            "peak_share",
+            "peak_memory_bytes",
+        ]
+    );
+    assert_eq!((&rge["bench"], &rge["queries"]), (&"rge".into(), &4.into()));
+    let fo = place.run(&format!("bench fo {small} --steps 2")).json();
+    let after_network = keys_after_machine(&fo).split_off(network.len());
+    assert_eq!(
+        after_network,
+        [
+            "seed",
+            "steps",
+            "step_s",
+            "step_min_s",
+            "step_max_s",
+            "images_per_s",
+            "gflops",
+            "peak_share",
+            "peak_memory_bytes",
+        ]
+    );
+    assert!(fo["bench"] == "fo" && fo["gflops"].as_f64().unwrap() > 0.0, "{fo}");
+    let conv = place.run("bench conv --batch-size 2 --repeats 1 --json").json();
+    assert_eq!(keys_after_machine(&conv), ["batch_size", "repeats", "layers"]);
+    for layer in conv["layers"].as_array().unwrap() {
+        for pass in ["forward", "grad_input", "grad_weight"] {
+            assert!(layer[format!("{pass}_gflops")].as_f64().unwrap() > 0.0, "{layer}");
+            assert!(layer[format!("{pass}_share")].as_f64().unwrap() > 0.0, "{layer}");
+        }
+    }
+    for verb in ["rge --queries 1", "fo --steps 1"] {
+        let text = place.run(&format!("bench {verb} --model cnn-d1-w2 --batch-size 2")).ok();
+        assert!(text.contains("% of peak"), "{text}");
+    }
+    assert!(place.run("bench conv --batch-size 1 --repeats 1").ok().contains("grad weight"));
+}
+
+#[test]
+fn bench_refuses_in_one_line() {
+    let place = Place::new();
+    for (args, expected) in [
+        ("cge --model vgg", "`vgg` is unknown"),
+        ("fo --model resnet21", "21 is not a depth"),
+        ("cge --model cnn-d1-w2 --coords 1000", "1000 asked for, but there are"),
+        ("cge --distribution lpr-paper --sparsity 1", "--sparsity must be in [0, 1), got 1"),
+        ("cge --sparsity 0.5", "--sparsity needs --distribution lpr-paper or lpr-released"),
+        ("cge --mu 0", "--mu must be a positive number, got 0"),
+        ("rge --weights nowhere.safetensors", "nowhere.safetensors"),
+        ("conv --device gpu", "device `gpu`"),
+    ] {
+        let ran = place.run(&format!("bench {args}"));
+        let line = ran.refusal_alone();
+        assert!(predicate::str::contains(expected).eval(line), "{args}: {line}");
+    }
+    for args in [
+        "",
+        "cge --coords 0",
+        "cge --batch-size 0",
+        "cge --batch-size 100000000000",
+        "cge --evaluator half",
+        "cge --distribution lpr",
+        "rge --queries 0",
+        "fo --steps 0",
+        "conv --repeats 0",
+    ] {
+        assert_eq!(place.run(&format!("bench {args}")).code, 2, "{args}");
+    }
 }
 
 #[test]

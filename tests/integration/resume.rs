@@ -203,6 +203,7 @@ fn train(settings: &Settings, checkpoint: Option<&Path>, stop_after: Option<u32>
     let session = Session {
         data: &prepared,
         device: &Device::Cpu,
+        memory: deepzero::nn::difference::DEFAULT_MEMORY,
         checkpoint: checkpoint.map(|path| (path, "hash")),
         interrupt: &interrupt,
         observer,

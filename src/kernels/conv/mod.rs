@@ -83,6 +83,41 @@ pub fn conv2d(
     )
 }
 
+/// Gradient of [`conv2d`] with respect to its input (B, C_in, H, W), from `grad_out`
+/// (B, C_out, H', W') and `weight` (C_out, C_in, K, K); `size` is (H, W).
+///
+/// # Errors
+/// As [`conv2d`].
+pub fn grad_input(
+    grad_out: &Tensor,
+    weight: &Tensor,
+    size: (usize, usize),
+    stride: usize,
+    padding: usize,
+    split: Split,
+) -> Result<Tensor> {
+    let pass = Pass::GradInput(size.0, size.1);
+    let op = Conv { stride, padding, split, isa: Isa::current(), pass };
+    grad_out.contiguous()?.apply_op2_no_bwd(&weight.contiguous()?, &op)
+}
+
+/// Gradient of [`conv2d`] with respect to its weight (C_out, C_in, K, K), from `grad_out`
+/// (B, C_out, H', W') and `input` (B, C_in, H, W); `kernel` is K.
+///
+/// # Errors
+/// As [`conv2d`].
+pub fn grad_weight(
+    grad_out: &Tensor,
+    input: &Tensor,
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    split: Split,
+) -> Result<Tensor> {
+    let op = Conv { stride, padding, split, isa: Isa::current(), pass: Pass::GradWeight(kernel) };
+    grad_out.contiguous()?.apply_op2_no_bwd(&input.contiguous()?, &op)
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Pass {
     Forward,
@@ -288,11 +323,18 @@ mod tests {
             (ours.sqr()?.sum_all()?.backward()?, theirs.sqr()?.sum_all()?.backward()?);
         let flat = |t: &Tensor| t.flatten_all()?.to_vec1::<f64>();
         assert_close(&flat(&ours)?, &flat(&theirs)?, TOLERANCE_F64, "forward");
-        for var in [&input, &weight] {
+        // Of the sum of squares with respect to the output.
+        let grad_out = (&ours * 2.0)?;
+        let direct = [
+            grad_input(&grad_out, &weight, (8, 8), 2, 1, Split::Threads)?,
+            grad_weight(&grad_out, &input, 3, 2, 1, Split::Threads)?,
+        ];
+        for (var, direct) in [&input, &weight].into_iter().zip(&direct) {
             let of = |grads: &candle_core::backprop::GradStore| {
                 flat(grads.get(var).expect("a leaf has a gradient"))
             };
             assert_close(&of(&ours_grad)?, &of(&theirs_grad)?, TOLERANCE_F64, "backward");
+            assert_close(&flat(direct)?, &of(&theirs_grad)?, TOLERANCE_F64, "gradient alone");
         }
         Ok(())
     }

@@ -98,6 +98,12 @@ pub struct Base<T> {
     values: Vec<Buffer<T>>,
 }
 
+impl<T> Base<T> {
+    fn size_bytes(&self) -> usize {
+        self.values.iter().map(|values| size_of_val::<[T]>(values)).sum()
+    }
+}
+
 /// One block of images at the base point.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a, T> {

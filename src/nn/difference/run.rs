@@ -94,6 +94,15 @@ impl Propagator {
         &self.stats
     }
 
+    /// Bytes that the activations at the base point occupy.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        match &self.engine {
+            Precise::F32(engine) => engine.base.size_bytes(),
+            Precise::F64(engine) => engine.base.size_bytes(),
+        }
+    }
+
     /// l(θ + step · e_coord) − l(θ) for every (coord, step), in order; NaN where an activation
     /// becomes NaN or infinite. The bits do not depend on the number of threads.
     ///

@@ -1,0 +1,372 @@
+//! `bench`: how fast this machine computes gradients.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, Subcommand, ValueEnum};
+use deepzero::bench::{Distribution, Machine, Workload, cge, conv, first_order, rge};
+use deepzero::spec::{Difference, EvaluatorKind};
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Common, Exit, say};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  deepzero bench cge --evaluator reuse --distribution lpr-released
+  deepzero bench rge --queries 8 --threads 1
+  deepzero bench conv --json
+  deepzero bench fo --steps 5
+
+Everything is measured on the CPU with all its threads; nothing else should run meanwhile. The peak is
+measured too: fused multiply-adds in f32 on the same threads. GFLOP/s are 10^9 operations a second; a
+multiplication and an addition are two. Of an evaluator, the effective ones are those that complete
+forward passes would need, the executed ones those that it does.")]
+pub(super) struct BenchArgs {
+    #[command(subcommand)]
+    verb: BenchVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchVerb {
+    /// Coordinate-wise gradient estimates, and their error in single precision.
+    Cge(CgeArgs),
+    /// Randomized gradient estimates with Gaussian directions over all parameters.
+    Rge(RgeArgs),
+    /// The convolution kernels, forward and backward.
+    Conv(ConvArgs),
+    /// First-order training steps: forward pass, back-propagation, update.
+    Fo(FoArgs),
+}
+
+/// What network measurements run on.
+#[derive(Debug, Args)]
+struct WorkloadArgs {
+    /// resnetN or cnn-dN, with -wC for another width: resnet20, cnn-d3, resnet8-w4.
+    #[arg(long, default_value = "resnet20")]
+    model: String,
+    /// Procedural images per query.
+    #[arg(long, default_value = "128", value_name = "N", value_parser = count(MAX_BATCH))]
+    batch_size: usize,
+    /// Seed of initial weights, coordinates and directions.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Weights, safetensors with PyTorch names; by default initial ones.
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CgeArgs {
+    #[command(flatten)]
+    workload: WorkloadArgs,
+    /// How loss differences are computed.
+    #[arg(long, value_enum, default_value_t = EvaluatorKind::Difference)]
+    evaluator: EvaluatorKind,
+    /// The set that coordinates are sampled from.
+    #[arg(long, value_enum, default_value_t = DistributionName::Uniform)]
+    distribution: DistributionName,
+    /// Fraction of the weights outside an active set; by default 0.9.
+    #[arg(long, value_name = "S")]
+    sparsity: Option<f64>,
+    /// Coordinates to estimate.
+    #[arg(long, default_value = "400", value_name = "N", value_parser = count(u64::MAX))]
+    coords: usize,
+    /// At most so many of them are also estimated by complete forward passes in double precision, to
+    /// tell the error; 0 for none.
+    #[arg(long, default_value_t = 40, value_name = "N")]
+    error_coords: usize,
+    /// Smoothing parameter.
+    #[arg(long, default_value_t = 5e-3)]
+    mu: f64,
+    /// Central instead of forward differences.
+    #[arg(long)]
+    central: bool,
+    /// Runs of which the median counts.
+    #[arg(long, default_value = "3", value_name = "N", value_parser = count(MAX_REPEATS))]
+    repeats: usize,
+}
+
+#[derive(Debug, Args)]
+struct RgeArgs {
+    #[command(flatten)]
+    workload: WorkloadArgs,
+    /// How loss differences are computed. A direction moves every layer: none can save anything.
+    #[arg(long, value_enum, default_value_t = EvaluatorKind::Full)]
+    evaluator: EvaluatorKind,
+    /// Random directions per estimate.
+    #[arg(long, default_value_t = 8, value_name = "Q", value_parser = clap::value_parser!(u32).range(1..=MAX_QUERIES))]
+    queries: u32,
+    /// Estimates of which the median counts.
+    #[arg(long, default_value = "3", value_name = "N", value_parser = count(MAX_REPEATS))]
+    repeats: usize,
+}
+
+#[derive(Debug, Args)]
+struct ConvArgs {
+    /// Images per run.
+    #[arg(long, default_value = "128", value_name = "N", value_parser = count(MAX_BATCH))]
+    batch_size: usize,
+    /// Runs of which the median counts.
+    #[arg(long, default_value = "15", value_name = "N", value_parser = count(MAX_REPEATS))]
+    repeats: usize,
+}
+
+#[derive(Debug, Args)]
+struct FoArgs {
+    #[command(flatten)]
+    workload: WorkloadArgs,
+    /// Steps of which the median counts.
+    #[arg(long, default_value = "5", value_name = "N", value_parser = count(MAX_REPEATS))]
+    steps: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DistributionName {
+    /// All convolution and linear weights.
+    Uniform,
+    /// An active set with the layer-wise ratios of ZO-GraSP as in the paper.
+    LprPaper,
+    /// The same with ZO-GraSP as released.
+    LprReleased,
+}
+
+/// Bounds that keep a slip of the finger from asking for all memory or a year.
+const MAX_BATCH: u64 = 65_536;
+const MAX_QUERIES: i64 = 1_000_000;
+const MAX_REPEATS: u64 = 10_000;
+
+/// A whole number from 1 to `max`.
+fn count(max: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=max)
+}
+
+/// Sparsity of the paper's main experiment.
+const SPARSITY: f64 = 0.9;
+
+pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<Exit> {
+    if !common.device()?.0.is_cpu() {
+        bail!("bench measures the CPU; leave out --device");
+    }
+    match &args.verb {
+        BenchVerb::Cge(args) => {
+            let config = args.config(common.memory())?;
+            let measured = cge::measure(&args.workload.workload()?, &config)?;
+            show(common, "cge", &measured, say_cge)
+        }
+        BenchVerb::Rge(args) => {
+            let RgeArgs { evaluator, queries: n_dirs, repeats, .. } = *args;
+            let measured =
+                rge::measure(&args.workload.workload()?, &rge::Config { evaluator, n_dirs, repeats })?;
+            show(common, "rge", &measured, say_rge)
+        }
+        BenchVerb::Conv(args) => {
+            show(common, "conv", &conv::measure(args.batch_size, args.repeats)?, say_conv)
+        }
+        BenchVerb::Fo(args) => {
+            let measured = first_order::measure(&args.workload.workload()?, args.steps)?;
+            show(common, "fo", &measured, say_fo)
+        }
+    }
+}
+
+impl WorkloadArgs {
+    fn workload(&self) -> Result<Workload> {
+        Ok(Workload::new(&self.model, self.batch_size, self.seed, self.weights.as_deref())?)
+    }
+}
+
+impl CgeArgs {
+    fn config(&self, memory: usize) -> Result<cge::Config> {
+        if !(self.mu > 0.0 && self.mu.is_finite()) {
+            bail!("--mu must be a positive number, got {}", self.mu);
+        }
+        let sparsity = self.sparsity.unwrap_or(SPARSITY);
+        if !(0.0..1.0).contains(&sparsity) {
+            bail!("--sparsity must be in [0, 1), got {sparsity}");
+        }
+        let distribution = match self.distribution {
+            DistributionName::Uniform if self.sparsity.is_some() => {
+                bail!("--sparsity needs --distribution lpr-paper or lpr-released");
+            }
+            DistributionName::Uniform => Distribution::Uniform,
+            DistributionName::LprPaper => Distribution::LprPaper { sparsity },
+            DistributionName::LprReleased => Distribution::LprReleased { sparsity },
+        };
+        Ok(cge::Config {
+            evaluator: self.evaluator,
+            distribution,
+            n_coords: self.coords,
+            n_error_coords: self.error_coords,
+            mu: self.mu,
+            scheme: if self.central { Difference::Central } else { Difference::Forward },
+            memory,
+            repeats: self.repeats,
+        })
+    }
+}
+
+/// A measurement as one JSON object.
+#[derive(Serialize)]
+struct Output<'a, T> {
+    bench: &'a str,
+    #[serde(flatten)]
+    measured: &'a T,
+}
+
+fn show<T: Serialize>(
+    common: &Common,
+    bench: &str,
+    measured: &T,
+    say_it: impl FnOnce(&T) -> std::io::Result<()>,
+) -> Result<Exit> {
+    if common.json {
+        say!("{}", serde_json::to_string_pretty(&Output { bench, measured })?)?;
+    } else {
+        say_it(measured)?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn say_cge(m: &cge::Measurement) -> std::io::Result<()> {
+    say_machine(&m.machine)?;
+    let sparse = m.sparsity.map_or(String::new(), |sparsity| format!(" at {} % sparsity", 100.0 * sparsity));
+    say!(
+        "{}, batch {}: {} of {} coordinates ({}{sparse}), {} evaluator, {} differences",
+        m.model,
+        m.batch_size,
+        m.n_coords,
+        m.n_population,
+        m.distribution,
+        name(m.evaluator),
+        name(m.difference)
+    )?;
+    say_row("per query and image", format_args!("{:.3} µs", m.us_per_query_image))?;
+    say_row("queries", format_args!("{}, {} not finite", m.queries, m.queries_non_finite))?;
+    say_row("base", format_args!("{:.4} s", m.base_s))?;
+    say_row(
+        "differences",
+        format_args!(
+            "{}, {} runs",
+            spread(m.differences_s, m.differences_min_s, m.differences_max_s),
+            m.repeats
+        ),
+    )?;
+    say_row("effective", format_args!("{:.1} GFLOP/s", m.effective_gflops))?;
+    say_row("executed", format_args!("{}", speed(m.executed_gflops, m.peak_share)))?;
+    say_row("memory of the base", format_args!("{:.1} MiB", mib(m.base_bytes as f64)))?;
+    say_peak_memory(m.peak_memory_bytes)?;
+    match m.relative_error {
+        Some(error) => say_row(
+            "relative error",
+            format_args!("{error:.2e} in {} coordinates, against complete passes in f64", m.n_error_coords),
+        ),
+        None => Ok(()),
+    }
+}
+
+fn say_rge(m: &rge::Measurement) -> std::io::Result<()> {
+    say_machine(&m.machine)?;
+    let evaluator = name(m.evaluator);
+    say!(
+        "{}, batch {}: {} directions over {} parameters, {evaluator} evaluator",
+        m.model,
+        m.batch_size,
+        m.n_dirs,
+        m.n_params
+    )?;
+    say_row("per query and image", format_args!("{:.3} µs", m.us_per_query_image))?;
+    say_row("queries", format_args!("{}", m.queries))?;
+    let spread = spread(m.estimate_s, m.estimate_min_s, m.estimate_max_s);
+    say_row("estimate", format_args!("{spread}, {} runs", m.repeats))?;
+    say_row("forward passes", format_args!("{}", speed(m.gflops, m.peak_share)))?;
+    say_peak_memory(m.peak_memory_bytes)
+}
+
+fn say_conv(m: &conv::Measurement) -> std::io::Result<()> {
+    say_machine(&m.machine)?;
+    say!("convolution in f32, batch {}: GFLOP/s and share of peak, {} runs", m.batch_size, m.repeats)?;
+    say!(
+        "{:<10} {:>7} {:>6} {:>6}   {:>13} {:>13} {:>13}",
+        "channels",
+        "size",
+        "kernel",
+        "stride",
+        "forward",
+        "grad input",
+        "grad weight"
+    )?;
+    for layer in &m.layers {
+        let cell = |gflops: f64, share: f64| format!("{gflops:.1} ({:.0} %)", 100.0 * share);
+        say!(
+            "{:<10} {:>7} {:>6} {:>6}   {:>13} {:>13} {:>13}",
+            format!("{} to {}", layer.c_in, layer.c_out),
+            format!("{0}x{0}", layer.size),
+            format!("{0}x{0}", layer.kernel),
+            layer.stride,
+            cell(layer.forward_gflops, layer.forward_share),
+            cell(layer.grad_input_gflops, layer.grad_input_share),
+            cell(layer.grad_weight_gflops, layer.grad_weight_share)
+        )?;
+    }
+    Ok(())
+}
+
+fn say_fo(m: &first_order::Measurement) -> std::io::Result<()> {
+    say_machine(&m.machine)?;
+    say!("{}, batch {}: SGD steps over {} parameters", m.model, m.batch_size, m.n_params)?;
+    let ms = |seconds: f64| 1e3 * seconds;
+    say_row(
+        "step",
+        format_args!(
+            "{:.1} ms ({:.1} to {:.1}), {} steps",
+            ms(m.step_s),
+            ms(m.step_min_s),
+            ms(m.step_max_s),
+            m.steps
+        ),
+    )?;
+    say_row("images", format_args!("{:.1} per second", m.images_per_s))?;
+    say_row("as three forward passes", format_args!("{}", speed(m.gflops, m.peak_share)))?;
+    say_peak_memory(m.peak_memory_bytes)
+}
+
+fn say_machine(machine: &Machine) -> std::io::Result<()> {
+    say!(
+        "{}, {} threads, {} kernels: peak {:.1} GFLOP/s, {:.1} GB/s",
+        machine.cpu,
+        machine.threads,
+        machine.kernels,
+        machine.peak_gflops,
+        machine.bandwidth_gb_s
+    )
+}
+
+fn say_row(label: &str, value: std::fmt::Arguments) -> std::io::Result<()> {
+    say!("  {label:<24} {value}")
+}
+
+fn say_peak_memory(bytes: Option<u64>) -> std::io::Result<()> {
+    match bytes {
+        Some(bytes) => say_row("peak memory", format_args!("{:.1} MiB", mib(bytes as f64))),
+        None => say_row("peak memory", format_args!("unknown on this system")),
+    }
+}
+
+/// The name of a choice, as experiment files have it.
+fn name(choice: impl Serialize) -> String {
+    json!(choice).as_str().unwrap_or_default().to_owned()
+}
+
+fn spread(median: f64, min: f64, max: f64) -> String {
+    format!("{median:.3} s ({min:.3} to {max:.3})")
+}
+
+fn speed(gflops: f64, share: f64) -> String {
+    format!("{gflops:.1} GFLOP/s, {:.1} % of peak", 100.0 * share)
+}
+
+fn mib(bytes: f64) -> f64 {
+    bytes / f64::from(1 << 20)
+}
