@@ -25,6 +25,11 @@ pub fn add_sums<T: Element>(isa: Isa, change: Change<'_, T>, n_images: usize, su
     isa.dispatch(Sums { change, n_images, sums });
 }
 
+#[inline(always)]
+fn sum_of<S: Simd, T: Element>(simd: S, v: [T::Vector<S>; 4]) -> T::Vector<S> {
+    T::vadd(simd, T::vadd(simd, v[0], v[1]), T::vadd(simd, v[2], v[3]))
+}
+
 struct Sums<'a, T> {
     change: Change<'a, T>,
     n_images: usize,
@@ -63,10 +68,8 @@ impl<T: Element> WithSimd for Sums<'_, T> {
                 squares[0] = T::mul_add(simd, d, term, squares[0]);
                 i += 1;
             }
-            let join =
-                |v: [T::Vector<S>; 4]| T::vadd(simd, T::vadd(simd, v[0], v[1]), T::vadd(simd, v[2], v[3]));
-            total = T::vadd(simd, total, join(sums));
-            total_square = T::vadd(simd, total_square, join(squares));
+            total = T::vadd(simd, total, sum_of::<S, T>(simd, sums));
+            total_square = T::vadd(simd, total_square, sum_of::<S, T>(simd, squares));
             start = end;
         }
         let lanes = T::lanes::<S>();
@@ -174,8 +177,9 @@ impl<T: Element, const DELTA: bool, const ADDED: bool, const RELU: u8> WithSimd
             Relu::Of(sum) => (&T::vectors::<S>(sum)[..n], T::ZERO, T::ZERO),
         };
         let Affine { delta: of_delta, base, constant } = plane.affine;
-        let [mean, of_delta, base, constant, scale, shift] =
-            [plane.mean, of_delta, base, constant, scale, shift].map(|value| T::splat(simd, value));
+        let (mean, of_delta) = (T::splat(simd, plane.mean), T::splat(simd, of_delta));
+        let (base, constant) = (T::splat(simd, base), T::splat(simd, constant));
+        let (scale, shift) = (T::splat(simd, scale), T::splat(simd, shift));
         for i in 0..n {
             let centered = T::vsub(simd, z[i], mean);
             let mut change = T::mul_add(simd, base, centered, constant);

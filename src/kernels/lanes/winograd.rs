@@ -194,8 +194,9 @@ fn store_tile<S: Simd, T: Element>(
 /// Bᵀ d of one column of six.
 #[inline(always)]
 fn input_line<S: Simd, T: Element>(simd: S, d: [T::Vector<S>; 6]) -> [T::Vector<S>; 6] {
-    let [two, minus_two, four, minus_four, minus_five] =
-        [2.0, -2.0, 4.0, -4.0, -5.0].map(|factor| T::splat(simd, T::of(factor)));
+    let (two, minus_two) = (T::splat(simd, T::of(2.0)), T::splat(simd, T::of(-2.0)));
+    let (four, minus_four) = (T::splat(simd, T::of(4.0)), T::splat(simd, T::of(-4.0)));
+    let minus_five = T::splat(simd, T::of(-5.0));
     let a = T::mul_add(simd, minus_four, d[2], d[4]);
     let b = T::mul_add(simd, minus_four, d[1], d[3]);
     let c = T::vsub(simd, d[4], d[2]);
@@ -229,7 +230,8 @@ fn transform_input<S: Simd, T: Element>(simd: S, mut tile: [[T::Vector<S>; 6]; 6
 /// Aᵀ m of one column of six.
 #[inline(always)]
 fn output_line<S: Simd, T: Element>(simd: S, m: [T::Vector<S>; 6]) -> [T::Vector<S>; 4] {
-    let [two, four, eight] = [2.0, 4.0, 8.0].map(|factor| T::splat(simd, T::of(factor)));
+    let (two, four) = (T::splat(simd, T::of(2.0)), T::splat(simd, T::of(4.0)));
+    let eight = T::splat(simd, T::of(8.0));
     let (s1, d1) = (T::vadd(simd, m[1], m[2]), T::vsub(simd, m[1], m[2]));
     let (s2, d2) = (T::vadd(simd, m[3], m[4]), T::vsub(simd, m[3], m[4]));
     [
