@@ -248,7 +248,7 @@ fn say_cge(m: &cge::Measurement) -> std::io::Result<()> {
     say_row(
         "differences",
         format_args!(
-            "{}, {} runs",
+            "{}, median of {}",
             spread(m.differences_s, m.differences_min_s, m.differences_max_s),
             m.repeats
         ),
@@ -279,14 +279,14 @@ fn say_rge(m: &rge::Measurement) -> std::io::Result<()> {
     say_row("per query and image", format_args!("{:.3} µs", m.us_per_query_image))?;
     say_row("queries", format_args!("{}", m.queries))?;
     let spread = spread(m.estimate_s, m.estimate_min_s, m.estimate_max_s);
-    say_row("estimate", format_args!("{spread}, {} runs", m.repeats))?;
+    say_row("estimate", format_args!("{spread}, median of {}", m.repeats))?;
     say_row("forward passes", format_args!("{}", speed(m.gflops, m.peak_share)))?;
     say_peak_memory(m.peak_memory_bytes)
 }
 
 fn say_conv(m: &conv::Measurement) -> std::io::Result<()> {
     say_machine(&m.machine)?;
-    say!("convolution in f32, batch {}: GFLOP/s and share of peak, {} runs", m.batch_size, m.repeats)?;
+    say!("convolution in f32, batch {}: GFLOP/s and share of peak, medians of {}", m.batch_size, m.repeats)?;
     say!(
         "{:<10} {:>7} {:>6} {:>6}   {:>13} {:>13} {:>13}",
         "channels",
@@ -320,7 +320,7 @@ fn say_fo(m: &first_order::Measurement) -> std::io::Result<()> {
     say_row(
         "step",
         format_args!(
-            "{:.1} ms ({:.1} to {:.1}), {} steps",
+            "{:.1} ms ({:.1} to {:.1}), median of {}",
             ms(m.step_s),
             ms(m.step_min_s),
             ms(m.step_max_s),
