@@ -50,3 +50,10 @@ golden PARQUET="../shared/data/cifar10/plain_text/train/0000.parquet":
     target/golden/venv/bin/pip install --quiet pillow numpy pyarrow
     target/golden/venv/bin/python tests/golden/decode.py {{PARQUET}} target/golden/pixels
     DEEPZERO_GOLDEN_PIXELS="$PWD/target/golden/pixels" cargo test --release golden
+
+# Speed side by side with PyTorch: just bench-peers --only cge-uniform conv
+bench-peers *args:
+    test -d target/peers/venv || python3 -m venv target/peers/venv
+    target/peers/venv/bin/python -m pip install --quiet --requirement benches/peers/requirements.txt
+    cargo build --release
+    target/peers/venv/bin/python benches/peers/compare.py {{args}}

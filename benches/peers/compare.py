@@ -1,0 +1,272 @@
+"""PyTorch and deepzero side by side on this machine, as a Markdown table.
+
+Every comparison runs the peer (pytorch_cge.py, in both memory layouts) and `deepzero bench` in
+turns, so that a machine whose speed drifts treats both alike: peer NCHW, ours, peer NHWC, ours, and
+so on for --rounds rounds. Every run is a process of its own, and the median over the runs counts.
+A run that fails leaves a gap in the table and its error on stderr, and the exit status is 1.
+
+    python compare.py                               everything, some minutes
+    python compare.py --only cge-uniform conv       some rows
+    python compare.py --json > peers.json           the table on stderr, all numbers as JSON on stdout
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PEER = Path(__file__).resolve().with_name("pytorch_cge.py")
+SIDES = ["PyTorch NCHW", "PyTorch NHWC", "deepzero"]
+# One round: deepzero runs right after the peer it is compared with.
+TURNS = ["PyTorch NCHW", "deepzero", "PyTorch NHWC", "deepzero"]
+# Above this load average something else is running. PyTorch's threads wait for each other by spinning,
+# so that it suffers more than its share.
+BUSY_LOAD = 0.5
+
+
+@dataclass
+class Row:
+    """A line of the table."""
+
+    label: str
+    unit: str
+    # Where the number stands in the JSON of each side: keys and positions, from the outside in.
+    peer_path: list
+    ours_path: list
+    samples: dict = field(default_factory=lambda: {side: [] for side in SIDES})
+
+    def median(self, side):
+        return statistics.median(self.samples[side]) if self.samples[side] else None
+
+    @property
+    def speedup(self):
+        """How many times as fast as PyTorch in its better layout deepzero is."""
+        ours = self.median("deepzero")
+        peers = [value for side in SIDES[:2] if (value := self.median(side)) is not None]
+        if ours is None or not peers:
+            return None
+        return ours / max(peers) if self.unit == "GFLOP/s" else min(peers) / ours
+
+
+@dataclass
+class Comparison:
+    """One command for each side, and the rows that are read from what they print."""
+
+    peer: str
+    ours: str
+    rows: list
+
+
+def comparisons(n_coords):
+    """All comparisons by name, in the order of the table. The CGE times hold the base forward too, on
+    both sides: with 120 coordinates about a twentieth of PyTorch's time."""
+    us = "µs / (query x image)"
+
+    def cge(label, model, batch_size, distribution):
+        command = f"cge --model {model} --batch-size {batch_size} --coords {n_coords}"
+        command += f" --distribution {distribution}"
+        row = Row(f"CGE, {label}, batch {batch_size}", us, ["us_per_query_image"], ["us_per_query_image"])
+        return Comparison(command, f"{command} --evaluator difference --error-coords 0", [row])
+
+    def same(command, label, unit, key):
+        return Comparison(command, command, [Row(label, unit, [key], [key])])
+
+    convs = [
+        Row(
+            f"3x3 convolution forward, {shape}, batch 128",
+            "GFLOP/s",
+            ["gflops", position, "gflops"],
+            ["convs", position, "forward_gflops"],
+        )
+        for position, shape in enumerate(["16 x 32x32", "32 x 16x16", "64 x 8x8"])
+    ]
+    rge = "rge --model resnet20 --batch-size 128 --queries 4"
+    fo = "fo --model resnet20 --batch-size 128 --steps 10"
+    return {
+        "cge-uniform": cge("ResNet-20, uniform", "resnet20", 128, "uniform"),
+        "cge-lpr": cge("ResNet-20, 90 %, layer ratios of the paper", "resnet20", 128, "lpr-paper"),
+        "cge-cnn": cge("CNN of depth 3, uniform", "cnn-d3", 256, "uniform"),
+        "conv": Comparison("conv --batch-size 128", "conv --batch-size 128", convs),
+        "rge": same(rge, "RGE, ResNet-20, batch 128, whole forwards", us, "us_per_query_image"),
+        "fo": same(fo, "Training step by back-propagation, ResNet-20, batch 128", "ms", "ms_per_step"),
+    }
+
+
+def command_line(side, comparison, args):
+    """What to run for one side, as a list of arguments."""
+    if side == "deepzero":
+        command = [args.deepzero, "bench", *comparison.ours.split(), "--json"]
+    else:
+        layout = side.split()[-1].lower()
+        command = [sys.executable, str(PEER), *comparison.peer.split(), "--layout", layout]
+    return [*command, "--threads", str(args.threads)]
+
+
+class RunError(Exception):
+    """A command failed or printed something else than expected."""
+
+
+def run(command):
+    """Runs a command and parses its standard output as JSON."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+    except OSError as error:
+        raise RunError(str(error)) from error
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip().splitlines() or ["no message"])[-1]
+        raise RunError(f"exit status {error.returncode}: {last}") from error
+    except json.JSONDecodeError as error:
+        raise RunError(f"no JSON on standard output: {error}") from error
+
+
+def dig(value, path):
+    """The number at `path` inside parsed JSON."""
+    try:
+        for key in path:
+            value = value[key]
+        return float(value)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise RunError(f"no number at {path} in the output") from error
+
+
+def measure(comparison, args):
+    """Fills the samples of the comparison's rows. A side that fails once is not run again."""
+    failures = {}
+    for _ in range(args.rounds):
+        for side in TURNS:
+            if side in failures:
+                continue
+            command = command_line(side, comparison, args)
+            print(f"  {shlex.join(command)}", file=sys.stderr, flush=True)
+            try:
+                result = run(command)
+                for row in comparison.rows:
+                    path = row.ours_path if side == "deepzero" else row.peer_path
+                    row.samples[side].append(dig(result, path))
+            except RunError as error:
+                failures[side] = str(error)
+                print(f"error: {side}: {error}", file=sys.stderr)
+    return failures
+
+
+def cpu_model():
+    """The processor's name, as Linux tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def output_of(command):
+    """The first line a command prints, or None where it does not run."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout.strip().partition("\n")[0]
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def provenance(args):
+    """What a reader needs to judge the numbers, or to take them again."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "threads": args.threads,
+        "rounds": args.rounds,
+        "torch": output_of([sys.executable, "-c", "import torch; print(torch.__version__)"]),
+        "deepzero": output_of([args.deepzero, "--version"]),
+    }
+
+
+def number(value):
+    """Three digits, or a dash for a gap."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def markdown(about, rows):
+    """The table and the line above it."""
+    ours, torch = about["deepzero"] or "deepzero (did not run)", about["torch"] or "did not run"
+    lines = [
+        f"{about['date']}, {about['cpu']}, {about['cores']} cores, {about['threads']} threads, "
+        f"load before {about['load_before']:.1f}; "
+        f"{ours}, PyTorch {torch}; medians over rounds: {about['rounds']}.",
+        "",
+        "| | unit | PyTorch NCHW | PyTorch NHWC | deepzero | times as fast as the better PyTorch |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        values = [number(row.median(side)) for side in SIDES] + [number(row.speedup)]
+        lines.append(f"| {row.label} | {row.unit} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def as_json(name, comparison, failures, args):
+    """Everything about one comparison."""
+    rows = [
+        {
+            "label": row.label,
+            "unit": row.unit,
+            "median": {side: row.median(side) for side in SIDES},
+            "speedup": row.speedup,
+            "samples": row.samples,
+        }
+        for row in comparison.rows
+    ]
+    commands = {side: shlex.join(command_line(side, comparison, args)) for side in SIDES}
+    return {"name": name, "rows": rows, "commands": commands, "failures": failures}
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = list(comparisons(0))
+    some = f"some of: {', '.join(names)}"
+    parser.add_argument("--only", nargs="+", choices=names, metavar="ROW", help=some)
+    parser.add_argument("--coords", type=int, default=120, help="coordinates of a CGE run (default: 120)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of alternating runs (default: 3)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each side (default: 2)")
+    binary = ROOT / "target/release/deepzero"
+    parser.add_argument("--deepzero", default=str(binary), metavar="FILE", help="the binary to measure")
+    parser.add_argument("--json", action="store_true", help="all numbers on stdout, the table on stderr")
+    return parser.parse_args()
+
+
+def main():
+    args = parse_args()
+    about = provenance(args)
+    if about["load_before"] > BUSY_LOAD:
+        print(f"warning: load {about['load_before']:.1f} on this machine distorts the times", file=sys.stderr)
+    chosen = {name: c for name, c in comparisons(args.coords).items() if not args.only or name in args.only}
+    failures = {}
+    for name, comparison in chosen.items():
+        print(name, file=sys.stderr)
+        failures[name] = measure(comparison, args)
+    table = markdown(about, [row for comparison in chosen.values() for row in comparison.rows])
+    if args.json:
+        print(table, file=sys.stderr)
+        entries = [as_json(name, c, failures[name], args) for name, c in chosen.items()]
+        print(json.dumps({**about, "comparisons": entries}, indent=2))
+    else:
+        print(table)
+    sys.exit(any(failures.values()))
+
+
+if __name__ == "__main__":
+    main()
