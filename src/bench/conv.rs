@@ -5,8 +5,10 @@ use serde::Serialize;
 
 use super::{GIGA, Machine, Seconds};
 use crate::Result;
-use crate::kernels::Split;
-use crate::kernels::conv::{self, Geometry};
+use crate::kernels::lanes::Blocks;
+use crate::kernels::lanes::geometry::Geometry;
+use crate::kernels::ops::{Schedule, conv, to_lanes};
+use crate::kernels::{Isa, Split};
 use crate::rng::{Purpose, Stream};
 
 /// A measurement of the convolution kernels.
@@ -90,10 +92,12 @@ fn geometries(batch: usize) -> [Geometry; 5] {
 }
 
 fn measure_layer(g: &Geometry, repeats: usize, machine: &Machine) -> Result<LayerSpeed> {
-    let input = noise(&[g.batch, g.c_in, g.height, g.width], 0)?;
+    let isa = Isa::current();
+    let blocks = Blocks::new::<f32>(isa, g.batch);
+    let schedule = Schedule { isa, blocks, split: Split::Threads };
+    let input = to_lanes(&noise(&[g.batch, g.c_in, g.height, g.width], 0)?, blocks)?;
     let weight = noise(&[g.c_out, g.c_in, g.kernel, g.kernel], 1)?;
-    let grad_out = noise(&[g.batch, g.c_out, g.out_height(), g.out_width()], 2)?;
-    let (stride, padding, split) = (g.stride, g.padding, Split::Threads);
+    let grad_out = to_lanes(&noise(&[g.batch, g.c_out, g.out_height(), g.out_width()], 2)?, blocks)?;
     let gflops = |work: &dyn Fn() -> candle_core::Result<Tensor>| -> Result<f64> {
         let seconds = Seconds::of_repeated(repeats, || {
             work()?;
@@ -101,16 +105,15 @@ fn measure_layer(g: &Geometry, repeats: usize, machine: &Machine) -> Result<Laye
         })?;
         Ok(g.flops() as f64 / seconds.median / GIGA)
     };
-    let forward = gflops(&|| conv::conv2d(&input, &weight, stride, padding, split))?;
-    let size = (g.height, g.width);
-    let grad_input = gflops(&|| conv::grad_input(&grad_out, &weight, size, stride, padding, split))?;
-    let grad_weight = gflops(&|| conv::grad_weight(&grad_out, &input, g.kernel, stride, padding, split))?;
+    let forward = gflops(&|| conv::conv2d(schedule, &input, &weight, g.stride, g.padding))?;
+    let grad_input = gflops(&|| conv::grad_input(schedule, *g, &grad_out, &weight))?;
+    let grad_weight = gflops(&|| conv::grad_weight(schedule, *g, &grad_out, &input))?;
     Ok(LayerSpeed {
         c_in: g.c_in,
         c_out: g.c_out,
         size: g.height,
         kernel: g.kernel,
-        stride,
+        stride: g.stride,
         forward_gflops: forward,
         forward_share: machine.share_of_peak(forward),
         grad_input_gflops: grad_input,

@@ -5,12 +5,9 @@
 //! instruction set; which one runs is decided at run time, or by the environment variable
 //! `DEEPZERO_KERNELS` (`portable`, `avx2`, `avx512` or `reference`).
 
-pub mod conv;
 pub mod element;
-pub mod elementwise;
 pub mod lanes;
-pub mod norm;
-pub mod pool;
+pub mod ops;
 
 use std::sync::OnceLock;
 

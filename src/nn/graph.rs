@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::layer::{ActivationShape, Context, Layer, MOMENTUM};
+use super::layer::{ActivationShape, Context, Epilogue, Layer, MOMENTUM, Pass, Role};
 use super::params::Layout;
-use crate::kernels::Split;
-use crate::kernels::norm::{self, Moments};
+use crate::kernels::lanes::Blocks;
+use crate::kernels::lanes::norm::Moments;
+use crate::kernels::ops::{self, Schedule};
+use crate::kernels::{Isa, Split};
 use crate::{Error, Result};
 
 /// A layer in its place. Value 0 is the network's input; node k produces value k + 1.
@@ -19,37 +21,54 @@ struct Node {
     inputs: Vec<usize>,
     /// Parameter tensors owned, as positions in the layout.
     params: std::ops::Range<usize>,
-    /// Last node that reads this node's value (itself for the network's output).
-    last_use: usize,
+}
+
+/// What runs as one: a layer, with what it takes over from the layers after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Step {
+    /// The layer.
+    pub(super) node: usize,
+    /// Values read: those of the layer, and the other term of an addition that it takes over.
+    pub(super) inputs: Vec<usize>,
+    /// Value produced.
+    pub(super) output: usize,
+    /// What the layer takes over.
+    pub(super) epilogue: Epilogue,
 }
 
 /// A network as an ordered list of layers.
 #[derive(Debug)]
 pub struct Network {
     nodes: Vec<Node>,
+    /// In an order in which every step finds its inputs.
+    steps: Vec<Step>,
+    /// By value: the last step that reads it.
+    last_reader: Vec<Option<usize>>,
     layout: Arc<Layout>,
     /// Sizes of every value, input first.
     shapes: Vec<ActivationShape>,
     norm_channels: Vec<usize>,
 }
 
-/// All values of a forward pass, input first, logits last.
+/// What a forward pass leaves: the values that other steps read, and the logits.
 #[derive(Debug, Clone)]
 pub struct Activations {
-    values: Vec<Tensor>,
+    /// By value; none where a layer's output was never there on its own.
+    values: Vec<Option<Tensor>>,
+    logits: Tensor,
+    schedule: Schedule,
 }
 
 impl Activations {
     /// Output of the last layer (B, classes).
     #[must_use]
     pub fn logits(&self) -> &Tensor {
-        self.values.last().expect("the input is always there")
+        &self.logits
     }
 
-    /// All values, input first, logits last.
-    #[must_use]
-    pub fn values(&self) -> &[Tensor] {
-        &self.values
+    /// The values kept, input first. On the CPU their images are in lanes.
+    pub fn values(&self) -> impl Iterator<Item = &Tensor> {
+        self.values.iter().flatten()
     }
 }
 
@@ -60,6 +79,14 @@ pub struct NormStats {
     pub mean: Vec<f64>,
     /// Running unbiased variance per channel.
     pub variance: Vec<f64>,
+}
+
+impl NormStats {
+    /// By channel.
+    pub(super) fn moments(&self) -> Vec<Moments> {
+        let pairs = self.mean.iter().zip(&self.variance);
+        pairs.map(|(&mean, &variance)| Moments { mean, variance }).collect()
+    }
 }
 
 /// Running statistics of all batch norms, in order. They are state of training, not parameters:
@@ -130,11 +157,8 @@ impl Builder {
         let shapes: Vec<ActivationShape> = inputs.iter().map(|&value| self.shapes[value]).collect();
         self.shapes.push(layer.output_shape(&shapes));
         let idx = self.nodes.len();
-        for &value in inputs.iter().filter(|&&value| value > 0) {
-            self.nodes[value - 1].last_use = idx;
-        }
         let params = first..self.specs.len();
-        self.nodes.push(Node { name, layer: Box::new(layer), inputs, params, last_use: idx });
+        self.nodes.push(Node { name, layer: Box::new(layer), inputs, params });
         Value(idx + 1)
     }
 
@@ -155,13 +179,60 @@ impl Builder {
     /// The finished network.
     #[must_use]
     pub fn build(self) -> Network {
+        let steps = fuse(&self.nodes);
+        let mut last_reader = vec![None; self.nodes.len() + 1];
+        for (idx, step) in steps.iter().enumerate() {
+            step.inputs.iter().for_each(|&value| last_reader[value] = Some(idx));
+        }
         Network {
             nodes: self.nodes,
+            steps,
+            last_reader,
             layout: Arc::new(Layout::new(self.specs)),
             shapes: self.shapes,
             norm_channels: self.norm_channels,
         }
     }
+}
+
+/// Steps of a list of layers: batch norms take over the ReLU, or the addition and the ReLU, that alone
+/// read their output.
+fn fuse(nodes: &[Node]) -> Vec<Step> {
+    let only_reader = |node: usize, role: Role| {
+        let mut readers = (0..nodes.len()).filter(|&reader| nodes[reader].inputs.contains(&(node + 1)));
+        let reader = readers.next()?;
+        (readers.next().is_none() && nodes[reader].layer.role() == role).then_some(reader)
+    };
+    let mut is_taken = vec![false; nodes.len()];
+    let mut steps = Vec::new();
+    for (idx, node) in nodes.iter().enumerate() {
+        if is_taken[idx] {
+            continue;
+        }
+        let mut step =
+            Step { node: idx, inputs: node.inputs.clone(), output: idx + 1, epilogue: Epilogue::None };
+        if node.layer.role() == Role::Norm {
+            if let Some(relu) = only_reader(idx, Role::Relu) {
+                step.epilogue = Epilogue::Relu;
+                step.output = relu + 1;
+                is_taken[relu] = true;
+            } else if let Some(add) = only_reader(idx, Role::Add).filter(|&add| !is_taken[add])
+                && let Some(relu) = only_reader(add, Role::Relu)
+                // What is added to itself has no other term.
+                && let Some(&other) = nodes[add].inputs.iter().find(|&&value| value != idx + 1)
+            {
+                step.inputs.push(other);
+                step.epilogue = Epilogue::AddRelu;
+                step.output = relu + 1;
+                is_taken[add] = true;
+                is_taken[relu] = true;
+            }
+        }
+        steps.push(step);
+    }
+    // An addition that was taken over needs its other term first.
+    steps.sort_by_key(|step| step.output);
+    steps
 }
 
 impl Network {
@@ -270,15 +341,31 @@ impl Network {
         })
     }
 
-    fn run_node(
+    /// How operations on `images` run.
+    fn schedule(context: &Context, images: &Tensor) -> Result<Schedule> {
+        let isa = Isa::current();
+        let n_images = images.dim(0)?;
+        let blocks = match images.dtype() {
+            DType::F64 => Blocks::new::<f64>(isa, n_images),
+            _ => Blocks::new::<f32>(isa, n_images),
+        };
+        Ok(Schedule { isa, blocks, split: context.split })
+    }
+
+    fn run_step<'v>(
         &self,
-        node_idx: usize,
+        idx: usize,
         context: &Context,
+        schedule: Schedule,
         params: &[Tensor],
-        inputs: &[&Tensor],
+        value: impl Fn(usize) -> &'v Tensor,
     ) -> Result<Tensor> {
-        let node = &self.nodes[node_idx];
-        Ok(node.layer.forward(context, &params[node.params.clone()], inputs)?)
+        let step = &self.steps[idx];
+        let inputs: Vec<&Tensor> = step.inputs.iter().map(|&input| value(input)).collect();
+        let on_cpu = inputs[0].device().is_cpu().then_some(schedule);
+        let pass = Pass { mode: context.mode, schedule: on_cpu, epilogue: step.epilogue };
+        let node = &self.nodes[step.node];
+        Ok(node.layer.forward(&pass, &params[node.params.clone()], &inputs)?)
     }
 
     /// Logits (B, classes) of `images` (B, C, H, W).
@@ -286,7 +373,7 @@ impl Network {
     /// # Errors
     /// If shapes do not fit or the device fails.
     pub fn forward(&self, context: &Context, params: &[Tensor], images: &Tensor) -> Result<Tensor> {
-        self.forward_visit(context, params, images, &mut |_, _| Ok(()))
+        self.forward_visit(context, params, images, &mut |_, _, _| Ok(()))
     }
 
     /// As [`Network::forward`]; `visit` sees every value with its number, the input's being 0, before
@@ -296,30 +383,35 @@ impl Network {
         context: &Context,
         params: &[Tensor],
         images: &Tensor,
-        visit: &mut dyn FnMut(usize, &Tensor) -> Result<()>,
+        visit: &mut dyn FnMut(Schedule, usize, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
+        let schedule = Self::schedule(context, images)?;
         let mut values: Vec<Option<Tensor>> = vec![None; self.nodes.len() + 1];
-        visit(0, images)?;
-        values[0] = Some(images.clone());
-        for node_idx in 0..self.nodes.len() {
-            let output = {
-                let inputs: Vec<&Tensor> = self.nodes[node_idx]
-                    .inputs
-                    .iter()
-                    .map(|&value| values[value].as_ref().expect("kept until its last use"))
-                    .collect();
-                self.run_node(node_idx, context, params, &inputs)?
-            };
-            visit(node_idx + 1, &output)?;
-            values[node_idx + 1] = Some(output);
-            self.drop_unused(node_idx, &mut values);
+        let input = if images.device().is_cpu() {
+            ops::to_lanes(images, schedule.blocks)?
+        } else {
+            images.clone()
+        };
+        visit(schedule, 0, &input)?;
+        values[0] = Some(input);
+        for (idx, step) in self.steps.iter().enumerate() {
+            let read = |value: usize| values[value].as_ref().expect("kept until its last use");
+            let output = self.run_step(idx, context, schedule, params, read)?;
+            visit(schedule, step.output, &output)?;
+            values[step.output] = Some(output);
+            self.drop_unused(idx, &mut values);
         }
-        Ok(values.pop().flatten().expect("the last node's value is never dropped"))
+        let last = values.pop().flatten().expect("the last step's value is never dropped");
+        Self::logits_of(&last, schedule)
     }
 
-    fn drop_unused(&self, node_idx: usize, values: &mut [Option<Tensor>]) {
-        for &value in self.nodes[node_idx].inputs.iter().filter(|&&value| value > 0) {
-            if self.nodes[value - 1].last_use == node_idx {
+    fn logits_of(last: &Tensor, schedule: Schedule) -> Result<Tensor> {
+        Ok(if last.device().is_cpu() { ops::to_rows(last, schedule.blocks)? } else { last.clone() })
+    }
+
+    fn drop_unused(&self, idx: usize, values: &mut [Option<Tensor>]) {
+        for &value in &self.steps[idx].inputs {
+            if self.last_reader[value] == Some(idx) {
                 values[value] = None;
             }
         }
@@ -330,20 +422,17 @@ impl Network {
     /// # Errors
     /// If shapes do not fit or the device fails.
     pub fn forward_all(&self, context: &Context, params: &[Tensor], images: &Tensor) -> Result<Activations> {
-        let mut values = Vec::with_capacity(self.nodes.len() + 1);
-        values.push(images.clone());
-        for node_idx in 0..self.nodes.len() {
-            let inputs: Vec<&Tensor> =
-                self.nodes[node_idx].inputs.iter().map(|&value| &values[value]).collect();
-            let output = self.run_node(node_idx, context, params, &inputs)?;
-            values.push(output);
-        }
-        Ok(Activations { values })
+        let mut values: Vec<Option<Tensor>> = vec![None; self.nodes.len() + 1];
+        let logits = self.forward_visit(context, params, images, &mut |_, value, tensor| {
+            values[value] = Some(tensor.clone());
+            Ok(())
+        })?;
+        Ok(Activations { values, logits, schedule: Self::schedule(context, images)? })
     }
 
     /// Logits when only the parameters of node `node_idx` differ from those that gave `base`: the
-    /// paper's feature reuse, at layer granularity. Nodes that do not depend on that node are not
-    /// computed again.
+    /// paper's feature reuse, at layer granularity. What does not depend on that node is not computed
+    /// again.
     ///
     /// # Errors
     /// If shapes do not fit or the device fails.
@@ -355,20 +444,18 @@ impl Network {
         base: &Activations,
     ) -> Result<Tensor> {
         let changed = self.changed_from(node_idx);
+        let schedule = Schedule { split: context.split, ..base.schedule };
         let mut values: Vec<Option<Tensor>> = vec![None; self.nodes.len() + 1];
-        for idx in (node_idx..self.nodes.len()).filter(|&idx| changed[idx]) {
-            let output = {
-                let inputs: Vec<&Tensor> = self.nodes[idx]
-                    .inputs
-                    .iter()
-                    .map(|&value| values[value].as_ref().unwrap_or(&base.values[value]))
-                    .collect();
-                self.run_node(idx, context, params, &inputs)?
+        for (idx, step) in self.steps.iter().enumerate().filter(|(_, step)| changed[step.output - 1]) {
+            let read = |value: usize| {
+                values[value].as_ref().or(base.values[value].as_ref()).expect("kept or computed again")
             };
-            values[idx + 1] = Some(output);
+            let output = self.run_step(idx, context, schedule, params, read)?;
+            values[step.output] = Some(output);
             self.drop_unused(idx, &mut values);
         }
-        Ok(values.pop().flatten().expect("the output depends on every node"))
+        let last = values.pop().flatten().expect("the output depends on every node");
+        Self::logits_of(&last, schedule)
     }
 
     /// Which nodes' outputs depend on the parameters of node `node_idx`.
@@ -386,13 +473,18 @@ impl Network {
     /// # Errors
     /// If the activations are not of this network.
     pub fn batch_stats_of(&self, activations: &Activations) -> Result<BatchStats> {
-        let n_images = activations.values[0].dim(0)?;
+        let schedule = Schedule { split: Split::Threads, ..activations.schedule };
         let mut moments = vec![None; activations.values.len()];
         for node in self.nodes.iter().filter(|node| node.layer.norm_idx().is_some()) {
-            let input = activations.values[node.inputs[0]].to_device(&Device::Cpu)?;
-            moments[node.inputs[0]] = Some(norm::moments(&input, Split::Threads)?);
+            let Some(input) = &activations.values[node.inputs[0]] else { continue };
+            let on_cpu = if input.device().is_cpu() {
+                input.clone()
+            } else {
+                ops::to_lanes(&input.to_device(&Device::Cpu)?, schedule.blocks)?
+            };
+            moments[node.inputs[0]] = Some(ops::norm::moments(schedule, &on_cpu)?);
         }
-        Ok(self.batch_stats(n_images, &moments))
+        Ok(self.batch_stats(schedule.blocks.images, &moments))
     }
 
     /// The same from moments by value.
@@ -412,9 +504,9 @@ impl Network {
         &*self.nodes[node_idx].layer
     }
 
-    /// Values that a node reads.
-    pub(super) fn inputs(&self, node_idx: usize) -> &[usize] {
-        &self.nodes[node_idx].inputs
+    /// What runs, in order.
+    pub(super) fn steps(&self) -> &[Step] {
+        &self.steps
     }
 
     /// Parameter tensors of a node.

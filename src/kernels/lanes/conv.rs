@@ -3,9 +3,9 @@
 use pulp::{Simd, WithSimd};
 
 use super::Buffer;
+use super::geometry::Geometry;
 use super::tile::{Packed, Walk, product};
 use super::winograd::Winograd;
-use crate::kernels::conv::Geometry;
 use crate::kernels::{Element, Isa};
 
 /// Memory that the operations on one block use in between; grows as needed.
@@ -30,7 +30,7 @@ pub struct Conv<T> {
     lanes: usize,
     geometry: Geometry,
     dense: Dense<T>,
-    /// For an input that is zero but for one channel: that channel's weights.
+    /// For an input that is zero but for one channel: that channel's weights. Empty unless asked for.
     single: Vec<Packed<T>>,
     /// Where tap k of input channel i lies in the padded planes: `offsets[i · K² + k]`.
     offsets: Vec<usize>,
@@ -56,13 +56,20 @@ impl<T: Element> Conv<T> {
         } else {
             Dense::Direct(Packed::new(isa, g.c_out, depth, |o, k| T::of(weight[o * depth + k])))
         };
-        let single = (0..g.c_in)
-            .map(|i| Packed::new(isa, g.c_out, n_taps, |o, k| T::of(weight[o * depth + i * n_taps + k])))
-            .collect();
         let (rows, row) = (g.height + 2 * g.padding, g.width + 2 * g.padding);
         let offsets =
             (0..depth).map(|k| (k / n_taps * rows + k % n_taps / g.kernel) * row + k % g.kernel).collect();
-        Self { isa, lanes, geometry, dense, single, offsets }
+        Self { isa, lanes, geometry, dense, single: Vec::new(), offsets }
+    }
+
+    /// The same, prepared for inputs of a single channel too.
+    #[must_use]
+    pub fn with_single(isa: Isa, lanes: usize, geometry: Geometry, weight: &[f64]) -> Self {
+        let n_taps = geometry.kernel * geometry.kernel;
+        let at = |o: usize, i: usize, k: usize| T::of(weight[(o * geometry.c_in + i) * n_taps + k]);
+        let single =
+            (0..geometry.c_in).map(|i| Packed::new(isa, geometry.c_out, n_taps, |o, k| at(o, i, k))).collect();
+        Self { single, ..Self::new(isa, lanes, geometry, weight) }
     }
 
     /// Numbers per image of the output.
@@ -92,6 +99,9 @@ impl<T: Element> Conv<T> {
 
     /// `out` (C_out, H', W', lane) of an input that is `plane` (H, W, lane) in `channel` and zero
     /// elsewhere.
+    ///
+    /// # Panics
+    /// Unless made by [`Conv::with_single`].
     pub fn run_single(&self, channel: usize, plane: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
         self.direct(&self.single[channel], plane, out, scratch);
     }
@@ -205,11 +215,145 @@ impl<T: Element> WithSimd for Shift<'_, T> {
     }
 }
 
+/// Channels and depths per tile of the weight gradient: 24 sums, or 6 where registers are few.
+const GRAD_CHANNELS: usize = 4;
+const GRAD_DEPTH: usize = 6;
+
+/// Adds to `sums` (C_out, C_in, K, K) the gradient of the weight over one block: `input`
+/// (C_in, H, W, lane), `grad` (C_out, H', W', lane). Lanes without an image must hold zeros in one of
+/// them.
+pub fn add_weight_grad<T: Element>(
+    isa: Isa,
+    lanes: usize,
+    g: &Geometry,
+    input: &[T],
+    grad: &[T],
+    sums: &mut [f64],
+    scratch: &mut Scratch<T>,
+) {
+    let (rows, row) = (g.height + 2 * g.padding, g.width + 2 * g.padding);
+    let input = if g.padding == 0 {
+        input
+    } else {
+        let padded = scratch.padded.reserve(g.c_in * rows * row * lanes);
+        pad(g, lanes, input, padded);
+        padded
+    };
+    let offsets = offsets(g);
+    isa.dispatch(WeightGrad { g, row, offsets: &offsets, input, grad, sums });
+}
+
+/// Where tap k of input channel i lies in padded planes, in registers, by i · K² + k.
+fn offsets(g: &Geometry) -> Vec<usize> {
+    let (rows, row) = (g.height + 2 * g.padding, g.width + 2 * g.padding);
+    let n_taps = g.kernel * g.kernel;
+    (0..g.c_in * n_taps).map(|k| (k / n_taps * rows + k % n_taps / g.kernel) * row + k % g.kernel).collect()
+}
+
+struct WeightGrad<'a, T> {
+    g: &'a Geometry,
+    /// Registers per row of the padded input.
+    row: usize,
+    offsets: &'a [usize],
+    input: &'a [T],
+    grad: &'a [T],
+    sums: &'a mut [f64],
+}
+
+impl<T: Element> WithSimd for WeightGrad<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "constant ranges are what unrolls into registers reliably")]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let g = self.g;
+        let (input, grad) = (T::vectors::<S>(self.input), T::vectors::<S>(self.grad));
+        let (height, width) = (g.out_height(), g.out_width());
+        let depth = self.offsets.len();
+        let mut o = 0;
+        while o < g.c_out {
+            let mut k = 0;
+            while k < depth {
+                // The last tile of a row or column of tiles computes its last member several times.
+                let (mut grads, mut offsets) = ([0; GRAD_CHANNELS], [0; GRAD_DEPTH]);
+                for j in 0..GRAD_CHANNELS {
+                    grads[j] = (o + j).min(g.c_out - 1) * height * width;
+                }
+                for j in 0..GRAD_DEPTH {
+                    offsets[j] = self.offsets[(k + j).min(depth - 1)];
+                }
+                let mut sums = [[T::splat(simd, T::ZERO); GRAD_DEPTH]; GRAD_CHANNELS];
+                for y in 0..height {
+                    for x in 0..width {
+                        let at = y * width + x;
+                        let from = y * g.stride * self.row + x * g.stride;
+                        let mut inputs = [T::splat(simd, T::ZERO); GRAD_DEPTH];
+                        for j in 0..GRAD_DEPTH {
+                            inputs[j] = input[offsets[j] + from];
+                        }
+                        for c in 0..GRAD_CHANNELS {
+                            let grad = grad[grads[c] + at];
+                            for j in 0..GRAD_DEPTH {
+                                sums[c][j] = T::mul_add(simd, grad, inputs[j], sums[c][j]);
+                            }
+                        }
+                    }
+                }
+                for c in 0..GRAD_CHANNELS.min(g.c_out - o) {
+                    for j in 0..GRAD_DEPTH.min(depth - k) {
+                        self.sums[(o + c) * depth + k + j] += T::reduce_sum(simd, sums[c][j]).wide();
+                    }
+                }
+                k += GRAD_DEPTH;
+            }
+            o += GRAD_CHANNELS;
+        }
+    }
+}
+
+/// The convolution with stride 1 that takes the gradient of the output, dilated by [`dilate`], to the
+/// gradient of the input: its geometry and its weight.
+///
+/// # Errors
+/// If the padding is not smaller than the kernel.
+pub fn transposed(g: &Geometry, weight: &[f64]) -> candle_core::Result<(Geometry, Vec<f64>)> {
+    if g.padding >= g.kernel {
+        candle_core::bail!("no gradient of a {0}x{0} convolution with padding {1}", g.kernel, g.padding);
+    }
+    let geometry = Geometry {
+        batch: g.batch,
+        c_in: g.c_out,
+        height: g.height + 2 * g.padding - g.kernel + 1,
+        width: g.width + 2 * g.padding - g.kernel + 1,
+        c_out: g.c_in,
+        kernel: g.kernel,
+        stride: 1,
+        padding: g.kernel - 1 - g.padding,
+    };
+    let n_taps = g.kernel * g.kernel;
+    let mut turned = vec![0.0; weight.len()];
+    for (at, value) in turned.iter_mut().enumerate() {
+        let (i, o, tap) = (at / (g.c_out * n_taps), at / n_taps % g.c_out, at % n_taps);
+        *value = weight[(o * g.c_in + i) * n_taps + n_taps - 1 - tap];
+    }
+    Ok((geometry, turned))
+}
+
+/// Spreads `grad` (C, H', W', lane) over planes of the input size of `to`, its numbers `stride` apart
+/// and zeros between.
+pub fn dilate<T: Element>(to: &Geometry, [height, width]: [usize; 2], stride: usize, lanes: usize, grad: &[T], out: &mut [T]) {
+    out.fill(T::ZERO);
+    for (row, grad) in grad.chunks_exact(width * lanes).enumerate() {
+        let start = (row / height * to.height + row % height * stride) * to.width * lanes;
+        for (x, grad) in grad.chunks_exact(lanes).enumerate() {
+            out[start + x * stride * lanes..][..lanes].copy_from_slice(grad);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::conv::reference;
-    use crate::kernels::lanes::Blocks;
+    use crate::kernels::lanes::{Blocks, reference};
     use crate::rng::{Purpose, Stream};
 
     /// Oracle: the definition of convolution in f64, for dense inputs and for a single channel, on
@@ -246,7 +390,7 @@ mod tests {
             for isa in Isa::available() {
                 let blocks = Blocks::new::<T>(isa, batch);
                 let lanes = blocks.lanes;
-                let conv = Conv::<T>::new(isa, lanes, g, &weight);
+                let conv = Conv::<T>::with_single(isa, lanes, g, &weight);
                 let mut scratch = Scratch::default();
                 for (input, is_single) in [(&dense, false), (&single, true)] {
                     let mut expected = vec![0.0; batch * n_out];

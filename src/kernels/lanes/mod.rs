@@ -8,9 +8,12 @@
 //! Lanes of the last block that hold no image compute along; only sums over images leave them out.
 
 pub mod conv;
+pub mod geometry;
 pub mod loss;
 pub mod norm;
 pub mod pointwise;
+#[cfg(test)]
+pub(super) mod reference;
 mod tile;
 mod winograd;
 

@@ -1,9 +1,109 @@
-//! Batch normalization: sums over the batch, and the difference rule fused with what follows it.
+//! Batch normalization: moments of the batch, the map itself with what follows it, its gradient, and
+//! its difference rule.
 
 use pulp::{Simd, WithSimd};
 
 use super::pointwise::relu_change;
 use crate::kernels::{Element, Isa};
+
+/// Mean and variance of one channel over batch, rows and columns.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Moments {
+    /// Mean.
+    pub mean: f64,
+    /// Biased variance (divided by n).
+    pub variance: f64,
+}
+
+/// Count, mean and sum of squared deviations of a part of a channel.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Partial {
+    n: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Partial {
+    /// Of both parts together (Chan, Golub and LeVeque, 1983).
+    #[must_use]
+    pub fn join(self, other: Self) -> Self {
+        if self.n < 1.0 {
+            return other;
+        }
+        let n = self.n + other.n;
+        let shift = other.mean - self.mean;
+        Self {
+            n,
+            mean: self.mean + shift * other.n / n,
+            squares: self.squares + other.squares + shift * shift * self.n * other.n / n,
+        }
+    }
+
+    /// Mean and variance.
+    #[must_use]
+    pub fn moments(self) -> Moments {
+        Moments { mean: self.mean, variance: self.squares / self.n }
+    }
+}
+
+/// Moments of one plane (plane, lane), of which the first `n_images` lanes count.
+#[must_use]
+pub fn partial<T: Element>(isa: Isa, plane: &[T], n_images: usize) -> Partial {
+    isa.dispatch(PlaneMoments { plane, n_images })
+}
+
+struct PlaneMoments<'a, T> {
+    plane: &'a [T],
+    n_images: usize,
+}
+
+impl<T: Element> WithSimd for PlaneMoments<'_, T> {
+    type Output = Partial;
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Partial {
+        let zero = T::splat(simd, T::ZERO);
+        let values = T::vectors::<S>(self.plane);
+        let n = (values.len() * self.n_images) as f64;
+        let mean = lane_sum::<S, T>(simd, values, zero, false, self.n_images) / n;
+        // Deviations from the rounded mean; what the rounding moves is put right exactly.
+        let center = T::of(mean);
+        let squares = lane_sum::<S, T>(simd, values, T::splat(simd, center), true, self.n_images);
+        let shift = mean - center.wide();
+        Partial { n, mean, squares: squares - n * shift * shift }
+    }
+}
+
+/// Sum over the first `n_images` lanes of x − center, or of its square.
+#[inline(always)]
+fn lane_sum<S: Simd, T: Element>(
+    simd: S,
+    values: &[T::Vector<S>],
+    center: T::Vector<S>,
+    is_square: bool,
+    n_images: usize,
+) -> f64 {
+    let zero = T::splat(simd, T::ZERO);
+    let mut total = zero;
+    let mut start = 0;
+    while start < values.len() {
+        let part = &values[start..(start + SEGMENT).min(values.len())];
+        let mut sums = [zero; 4];
+        for i in 0..part.len() {
+            let x = T::vsub(simd, part[i], center);
+            let sum = &mut sums[i % 4];
+            *sum = if is_square { T::mul_add(simd, x, x, *sum) } else { T::vadd(simd, *sum, x) };
+        }
+        total = T::vadd(simd, total, sum_of::<S, T>(simd, sums));
+        start += part.len();
+    }
+    let total = [total];
+    let lanes = T::numbers::<S>(&total);
+    let mut sum = 0.0;
+    for lane in 0..n_images {
+        sum += lanes[lane].wide();
+    }
+    sum
+}
 
 /// Terms of single precision added up before they join the total.
 const SEGMENT: usize = 16;
@@ -113,8 +213,15 @@ pub enum Relu<'a, T> {
         /// β.
         shift: T,
     },
-    /// These values: the sum of the batch norm and a shortcut.
-    Of(&'a [T]),
+    /// The sum of the batch norm's output and these values, a shortcut.
+    OfSum {
+        /// γ / sqrt(v + ε).
+        scale: T,
+        /// β.
+        shift: T,
+        /// Values of the shortcut.
+        other: &'a [T],
+    },
 }
 
 /// One plane of a batch norm, of the addition after it and of the ReLU after that.
@@ -149,7 +256,7 @@ impl<T: Element> Plane<'_, T> {
         match self.relu {
             Relu::No => isa.dispatch(Run::<T, DELTA, ADDED, 0> { plane: self, out }),
             Relu::OfNorm { .. } => isa.dispatch(Run::<T, DELTA, ADDED, 1> { plane: self, out }),
-            Relu::Of(_) => isa.dispatch(Run::<T, DELTA, ADDED, 2> { plane: self, out }),
+            Relu::OfSum { .. } => isa.dispatch(Run::<T, DELTA, ADDED, 2> { plane: self, out }),
         }
     }
 }
@@ -171,10 +278,10 @@ impl<T: Element, const DELTA: bool, const ADDED: bool, const RELU: u8> WithSimd
         let z = &T::vectors::<S>(plane.z)[..n];
         let delta = if DELTA { &T::vectors::<S>(plane.delta.unwrap_or_default())[..n] } else { z };
         let added = if ADDED { &T::vectors::<S>(plane.added.unwrap_or_default())[..n] } else { z };
-        let (sum, scale, shift) = match plane.relu {
+        let (other, scale, shift) = match plane.relu {
             Relu::No => (z, T::ZERO, T::ZERO),
             Relu::OfNorm { scale, shift } => (z, scale, shift),
-            Relu::Of(sum) => (&T::vectors::<S>(sum)[..n], T::ZERO, T::ZERO),
+            Relu::OfSum { scale, shift, other } => (&T::vectors::<S>(other)[..n], scale, shift),
         };
         let Affine { delta: of_delta, base, constant } = plane.affine;
         let (mean, of_delta) = (T::splat(simd, plane.mean), T::splat(simd, of_delta));
@@ -192,8 +299,150 @@ impl<T: Element, const DELTA: bool, const ADDED: bool, const RELU: u8> WithSimd
             out[i] = match RELU {
                 0 => change,
                 1 => relu_change::<S, T>(simd, T::mul_add(simd, scale, centered, shift), change),
-                _ => relu_change::<S, T>(simd, sum[i], change),
+                _ => {
+                    let base = T::vadd(simd, T::mul_add(simd, scale, centered, shift), other[i]);
+                    relu_change::<S, T>(simd, base, change)
+                }
             };
+        }
+    }
+}
+
+/// The map itself for one plane: scale · (x − mean) + shift, plus `other` if there is one, cut off
+/// below zero if asked for.
+#[derive(Debug)]
+pub struct Map<'a, T> {
+    /// γ / sqrt(v + ε).
+    pub scale: T,
+    /// Mean.
+    pub mean: T,
+    /// β.
+    pub shift: T,
+    /// Added.
+    pub other: Option<&'a [T]>,
+    /// Whether negative results become zero.
+    pub is_relu: bool,
+}
+
+impl<T: Element> Map<'_, T> {
+    /// Writes the output for `input` (plane, lane).
+    pub fn run(&self, isa: Isa, input: &[T], out: &mut [T]) {
+        match (self.other.is_some(), self.is_relu) {
+            (true, true) => isa.dispatch(MapPlane::<T, true, true> { map: self, input, out }),
+            (true, false) => isa.dispatch(MapPlane::<T, true, false> { map: self, input, out }),
+            (false, true) => isa.dispatch(MapPlane::<T, false, true> { map: self, input, out }),
+            (false, false) => isa.dispatch(MapPlane::<T, false, false> { map: self, input, out }),
+        }
+    }
+}
+
+struct MapPlane<'a, T, const OTHER: bool, const RELU: bool> {
+    map: &'a Map<'a, T>,
+    input: &'a [T],
+    out: &'a mut [T],
+}
+
+impl<T: Element, const OTHER: bool, const RELU: bool> WithSimd for MapPlane<'_, T, OTHER, RELU> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let out = T::vectors_mut::<S>(self.out);
+        let n = out.len();
+        let x = &T::vectors::<S>(self.input)[..n];
+        let other = if OTHER { &T::vectors::<S>(self.map.other.unwrap_or_default())[..n] } else { x };
+        let (scale, shift) = (T::splat(simd, self.map.scale), T::splat(simd, self.map.shift));
+        let (mean, zero) = (T::splat(simd, self.map.mean), T::splat(simd, T::ZERO));
+        for i in 0..n {
+            let mut y = T::mul_add(simd, scale, T::vsub(simd, x[i], mean), shift);
+            if OTHER {
+                y = T::vadd(simd, y, other[i]);
+            }
+            out[i] = if RELU { T::vmax(simd, zero, y) } else { y };
+        }
+    }
+}
+
+/// Sums of g and of g · (x − mean) over one plane of a gradient g, which is zero in lanes without an
+/// image, and of the batch norm's input x.
+#[must_use]
+pub fn gradient_sums<T: Element>(isa: Isa, mean: T, x: &[T], grad: &[T]) -> [f64; 2] {
+    isa.dispatch(GradientSums { mean, x, grad })
+}
+
+struct GradientSums<'a, T> {
+    mean: T,
+    x: &'a [T],
+    grad: &'a [T],
+}
+
+impl<T: Element> WithSimd for GradientSums<'_, T> {
+    type Output = [f64; 2];
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> [f64; 2] {
+        let zero = T::splat(simd, T::ZERO);
+        let mean = T::splat(simd, self.mean);
+        let grad = T::vectors::<S>(self.grad);
+        let x = &T::vectors::<S>(self.x)[..grad.len()];
+        let (mut sum, mut product) = (0.0, 0.0);
+        let mut start = 0;
+        while start < grad.len() {
+            let end = (start + SEGMENT).min(grad.len());
+            let (mut sums, mut products) = (zero, zero);
+            for i in start..end {
+                sums = T::vadd(simd, sums, grad[i]);
+                products = T::mul_add(simd, grad[i], T::vsub(simd, x[i], mean), products);
+            }
+            sum += T::reduce_sum(simd, sums).wide();
+            product += T::reduce_sum(simd, products).wide();
+            start = end;
+        }
+        [sum, product]
+    }
+}
+
+/// Gradient of the input for one plane: of_grad · g + of_x · (x − mean) + constant.
+#[derive(Debug, Clone, Copy)]
+pub struct Gradient<T> {
+    /// Factor of the gradient of the output.
+    pub of_grad: T,
+    /// Factor of the centered input.
+    pub of_x: T,
+    /// Mean.
+    pub mean: T,
+    /// Constant.
+    pub constant: T,
+}
+
+impl<T: Element> Gradient<T> {
+    /// Writes the gradient of the input to `out` (plane, lane), with zeros in lanes from `n_images` on.
+    pub fn run(self, isa: Isa, lanes: usize, n_images: usize, x: &[T], grad: &[T], out: &mut [T]) {
+        isa.dispatch(GradientPlane { gradient: self, x, grad, out });
+        if n_images < lanes {
+            out.chunks_exact_mut(lanes).for_each(|out| out[n_images..].fill(T::ZERO));
+        }
+    }
+}
+
+struct GradientPlane<'a, T> {
+    gradient: Gradient<T>,
+    x: &'a [T],
+    grad: &'a [T],
+    out: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for GradientPlane<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Gradient { of_grad, of_x, mean, constant } = self.gradient;
+        let (of_grad, of_x) = (T::splat(simd, of_grad), T::splat(simd, of_x));
+        let (mean, constant) = (T::splat(simd, mean), T::splat(simd, constant));
+        let out = T::vectors_mut::<S>(self.out);
+        let x = &T::vectors::<S>(self.x)[..out.len()];
+        let grad = &T::vectors::<S>(self.grad)[..out.len()];
+        for i in 0..out.len() {
+            let centered = T::mul_add(simd, of_x, T::vsub(simd, x[i], mean), constant);
+            out[i] = T::mul_add(simd, of_grad, grad[i], centered);
         }
     }
 }

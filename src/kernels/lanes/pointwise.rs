@@ -150,3 +150,132 @@ pub fn every_second<T: Element>([height, width]: [usize; 2], lanes: usize, input
         }
     }
 }
+
+/// The gradient of [`every_second`]: writes `grad` back to where its numbers came from, zeros elsewhere.
+pub fn spread_every_second<T: Element>([height, width]: [usize; 2], lanes: usize, grad: &[T], out: &mut [T]) {
+    let (half_h, half_w) = (height.div_ceil(2), width.div_ceil(2));
+    out.fill(T::ZERO);
+    for (row, grad) in grad.chunks_exact(half_w * lanes).enumerate() {
+        let start = (row / half_h * height + row % half_h * 2) * width * lanes;
+        for (x, grad) in grad.chunks_exact(lanes).enumerate() {
+            out[start + 2 * x * lanes..][..lanes].copy_from_slice(grad);
+        }
+    }
+}
+
+/// A function of each number and one of a second list.
+#[derive(Debug, Clone, Copy)]
+pub enum Elementwise<T> {
+    /// max(a, 0).
+    Relu,
+    /// b where a > 0, else 0: the gradient b of a ReLU with output a.
+    ReluGrad,
+    /// a + b.
+    Add,
+    /// a + constant.
+    Offset(T),
+}
+
+impl<T: Element> Elementwise<T> {
+    /// Writes the results to `out`; `b` is read where the function needs it.
+    pub fn run(self, isa: Isa, a: &[T], b: &[T], out: &mut [T]) {
+        isa.dispatch(ElementwiseRun { function: self, a, b, out });
+    }
+}
+
+struct ElementwiseRun<'a, T> {
+    function: Elementwise<T>,
+    a: &'a [T],
+    b: &'a [T],
+    out: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for ElementwiseRun<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let n = self.out.len();
+        let (a, out) = (&self.a[..n], self.out);
+        match self.function {
+            Elementwise::Relu => {
+                for i in 0..n {
+                    out[i] = if a[i] > T::ZERO { a[i] } else { T::ZERO };
+                }
+            }
+            Elementwise::ReluGrad => {
+                let b = &self.b[..n];
+                for i in 0..n {
+                    out[i] = if a[i] > T::ZERO { b[i] } else { T::ZERO };
+                }
+            }
+            Elementwise::Add => {
+                let b = &self.b[..n];
+                for i in 0..n {
+                    out[i] = a[i] + b[i];
+                }
+            }
+            Elementwise::Offset(constant) => {
+                for i in 0..n {
+                    out[i] = a[i] + constant;
+                }
+            }
+        }
+    }
+}
+
+/// Maxima over 2x2 windows: planes (C, H, W, lane) to (C, H/2, W/2, lane), rounded down.
+pub fn max_pool2_forward<T: Element>(isa: Isa, size: [usize; 2], input: &[T], out: &mut [T]) {
+    isa.dispatch(MaxPoolForward { size, input, out });
+}
+
+struct MaxPoolForward<'a, T> {
+    size: [usize; 2],
+    input: &'a [T],
+    out: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for MaxPoolForward<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let [height, width] = self.size;
+        let (half_h, half_w) = (height / 2, width / 2);
+        let input = T::vectors::<S>(self.input);
+        let out = T::vectors_mut::<S>(self.out);
+        for row in 0..out.len() / half_w {
+            let start = (row / half_h * height + 2 * (row % half_h)) * width;
+            let input = &input[start..start + 2 * width];
+            let out = &mut out[row * half_w..][..half_w];
+            for x in 0..half_w {
+                let top = T::vmax(simd, input[2 * x], input[2 * x + 1]);
+                let bottom = T::vmax(simd, input[width + 2 * x], input[width + 2 * x + 1]);
+                out[x] = T::vmax(simd, top, bottom);
+            }
+        }
+    }
+}
+
+/// The gradient of the maxima goes to the first of each window in row-major order that has it.
+pub fn max_pool2_grad<T: Element>(
+    [height, width]: [usize; 2],
+    lanes: usize,
+    input: &[T],
+    grad: &[T],
+    out: &mut [T],
+) {
+    let (half_h, half_w) = (height / 2, width / 2);
+    out.fill(T::ZERO);
+    for (at, grad) in grad.chunks_exact(lanes).enumerate() {
+        let (channel, y, x) = (at / (half_h * half_w), at / half_w % half_h, at % half_w);
+        let corner = (channel * height + 2 * y) * width + 2 * x;
+        for lane in 0..lanes {
+            let window = [corner, corner + 1, corner + width, corner + width + 1];
+            let mut winner = window[0] * lanes + lane;
+            for other in window {
+                let other = other * lanes + lane;
+                winner = if input[other] > input[winner] { other } else { winner };
+            }
+            out[winner] = grad[lane];
+        }
+    }
+}

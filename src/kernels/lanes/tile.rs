@@ -14,32 +14,61 @@ fn max_channels(isa: Isa) -> usize {
     if matches!(isa, Isa::Avx512 | Isa::Neon) { 6 } else { 3 }
 }
 
-/// A matrix (output channels, depth) in the order in which the tiles read it.
+/// A matrix (output channels, depth) in the order in which the tiles read it: blocks of output
+/// channels, in a block the depth, then the channel.
 #[derive(Debug)]
 pub(super) struct Packed<T> {
-    /// Widths of the blocks of output channels; within a block: depth, then channel.
+    /// Widths of the blocks.
     widths: Vec<usize>,
     depth: usize,
     values: Buffer<T>,
 }
 
+/// Where the numbers of one output channel lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Row {
+    start: usize,
+    width: usize,
+}
+
+impl Row {
+    pub(super) fn at(self, k: usize) -> usize {
+        self.start + k * self.width
+    }
+}
+
 impl<T: Element> Packed<T> {
-    pub(super) fn new(isa: Isa, channels: usize, depth: usize, at: impl Fn(usize, usize) -> T) -> Self {
+    pub(super) fn zeroed(isa: Isa, channels: usize, depth: usize) -> Self {
         let n_blocks = channels.div_ceil(max_channels(isa));
         // Blocks of nearly equal width: 16 channels are 6, 5 and 5.
-        let widths: Vec<usize> = (0..n_blocks).map(|block| (channels + block) / n_blocks).rev().collect();
-        let mut values = Buffer::zeroed(channels * depth);
-        let mut packed = values.iter_mut();
-        let mut first = 0;
-        for &width in &widths {
+        let widths = (0..n_blocks).map(|block| (channels + block) / n_blocks).rev().collect();
+        Self { widths, depth, values: Buffer::zeroed(channels * depth) }
+    }
+
+    pub(super) fn new(isa: Isa, channels: usize, depth: usize, at: impl Fn(usize, usize) -> T) -> Self {
+        let mut packed = Self::zeroed(isa, channels, depth);
+        for o in 0..channels {
+            let row = packed.row(o);
             for k in 0..depth {
-                for (o, value) in (first..first + width).zip(&mut packed) {
-                    *value = at(o, k);
-                }
+                packed.set(row.at(k), at(o, k));
+            }
+        }
+        packed
+    }
+
+    pub(super) fn row(&self, channel: usize) -> Row {
+        let mut first = 0;
+        for &width in &self.widths {
+            if channel < first + width {
+                return Row { start: first * self.depth + channel - first, width };
             }
             first += width;
         }
-        Self { widths, depth, values }
+        unreachable!("channel {channel} of {first}")
+    }
+
+    pub(super) fn set(&mut self, at: usize, value: T) {
+        self.values[at] = value;
     }
 }
 

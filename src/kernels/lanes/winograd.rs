@@ -43,19 +43,17 @@ impl<T: Element> Winograd<T> {
         [height, width]: [usize; 2],
         weight: &[f64],
     ) -> Self {
-        let at = |row: usize, column: usize, o: usize, i: usize| {
-            let w = &weight[(o * c_in + i) * 9..][..9];
-            let mut sum = 0.0;
-            for kh in 0..3 {
-                for kw in 0..3 {
-                    sum += G[row][kh] * w[kh * 3 + kw] * G[column][kw];
+        let mut weights: Vec<Packed<T>> = (0..POSITIONS).map(|_| Packed::zeroed(isa, c_out, c_in)).collect();
+        for o in 0..c_out {
+            let columns = weights[0].row(o);
+            for i in 0..c_in {
+                let at = columns.at(i);
+                let transformed = transform_weight(&weight[(o * c_in + i) * 9..][..9]);
+                for (weights, &value) in weights.iter_mut().zip(&transformed) {
+                    weights.set(at, T::of(value));
                 }
             }
-            T::of(sum)
-        };
-        let weights = (0..POSITIONS)
-            .map(|position| Packed::new(isa, c_out, c_in, |o, i| at(position / 6, position % 6, o, i)))
-            .collect();
+        }
         Self { c_in, c_out, height, width, weights, offsets: (0..c_in).map(|c| c * GROUP).collect() }
     }
 
@@ -71,6 +69,22 @@ impl<T: Element> Winograd<T> {
         let products = scratch.products.reserve(POSITIONS * self.c_out * GROUP * lanes);
         isa.dispatch(Run { op: self, input, out, transformed, products });
     }
+}
+
+/// G w Gᵀ of one 3x3 weight.
+fn transform_weight(w: &[f64]) -> [f64; POSITIONS] {
+    let mut half = [[0.0; 3]; 6];
+    for (half, g) in half.iter_mut().zip(&G) {
+        for kw in 0..3 {
+            half[kw] = g[0] * w[kw] + g[1] * w[3 + kw] + g[2] * w[6 + kw];
+        }
+    }
+    let mut out = [0.0; POSITIONS];
+    for (position, out) in out.iter_mut().enumerate() {
+        let (half, g) = (half[position / 6], G[position % 6]);
+        *out = half[0] * g[0] + half[1] * g[1] + half[2] * g[2];
+    }
+    out
 }
 
 struct Run<'a, T> {

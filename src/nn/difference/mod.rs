@@ -14,13 +14,10 @@
 mod program;
 mod run;
 
-use candle_core::Tensor;
-
-use super::layer::{ActivationShape, Mode};
+use super::layer::{ActivationShape, Epilogue, Mode};
 use crate::kernels::lanes::conv::Scratch;
-use crate::kernels::lanes::norm::Affine;
-use crate::kernels::lanes::{Blocks, Buffer};
-use crate::kernels::norm::Moments;
+use crate::kernels::lanes::Blocks;
+use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::{Element, Isa};
 
 pub use run::{DEFAULT_MEMORY, Propagator};
@@ -93,21 +90,15 @@ impl<'a, T> Delta<'a, T> {
 
 /// Activations at the base point that rules read, by number of the value.
 #[derive(Debug)]
-pub struct Base<T> {
+pub struct Base<'a, T> {
     blocks: Blocks,
-    values: Vec<Buffer<T>>,
-}
-
-impl<T> Base<T> {
-    fn size_bytes(&self) -> usize {
-        self.values.iter().map(|values| size_of_val::<[T]>(values)).sum()
-    }
+    values: Vec<&'a [T]>,
 }
 
 /// One block of images at the base point.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a, T> {
-    base: &'a Base<T>,
+    base: &'a Base<'a, T>,
     block: usize,
 }
 
@@ -121,7 +112,7 @@ impl<'a, T> Place<'a, T> {
     /// A value (C, H, W, lane) that the network was asked to keep.
     #[must_use]
     pub fn value(&self, value: usize) -> &'a [T] {
-        let values = &self.base.values[value];
+        let values = self.base.values[value];
         let len = values.len() / self.base.blocks.count();
         &values[self.block * len..][..len]
     }
@@ -131,33 +122,6 @@ impl<'a, T> Place<'a, T> {
     pub fn plane(&self, value: usize, channel: usize, len: usize) -> &'a [T] {
         &self.value(value)[channel * len..][..len]
     }
-}
-
-/// What a layer's rule takes over from the layers after it, so that one pass over memory does all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Epilogue {
-    /// Nothing.
-    None,
-    /// A ReLU of its own output.
-    Relu,
-    /// The addition of another value, and a ReLU of this sum.
-    AddRelu {
-        /// The sum at the base point.
-        sum: usize,
-    },
-}
-
-/// Part a layer can have in fusing rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Can take over what follows.
-    Norm,
-    /// Addition of two values.
-    Add,
-    /// ReLU.
-    Relu,
-    /// None.
-    Other,
 }
 
 /// What a layer knows when it makes its rule.
@@ -237,9 +201,4 @@ pub trait Propagate<T: Element> {
     /// # Errors
     /// If a parameter or statistic is missing.
     fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>>;
-}
-
-/// Numbers of a tensor on the host, in the precision of the engine.
-fn numbers<T: Element>(tensor: &Tensor) -> crate::Result<Vec<T>> {
-    Ok(tensor.detach().flatten_all()?.to_dtype(T::DTYPE)?.to_vec1::<T>()?)
 }

@@ -3,18 +3,18 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Storage, Tensor};
 
-use super::program::{Group, Path, groups};
-use super::{Base, Delta, Epilogue, Place, Propagate, Role, Rule, Setup, Support, numbers};
+use super::program::{Path, stages};
+use super::{Base, Delta, Place, Propagate, Rule, Setup, Support};
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::loss::CrossEntropy;
-use crate::kernels::lanes::norm::Affine;
+use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::{Blocks, Buffer};
-use crate::kernels::norm::{self, Moments};
+use crate::kernels::ops::norm;
 use crate::kernels::{Element, Isa, Split};
-use crate::nn::graph::{BatchStats, Network};
-use crate::nn::layer::{Context, Layer, Mode};
+use crate::nn::graph::{BatchStats, Network, Step};
+use crate::nn::layer::{Context, Layer, Mode, Role};
 use crate::nn::loss;
 use crate::{Error, Result};
 
@@ -98,8 +98,8 @@ impl Propagator {
     #[must_use]
     pub fn size_bytes(&self) -> usize {
         match &self.engine {
-            Precise::F32(engine) => engine.base.size_bytes(),
-            Precise::F64(engine) => engine.base.size_bytes(),
+            Precise::F32(engine) => engine.base_bytes(),
+            Precise::F64(engine) => engine.base_bytes(),
         }
     }
 
@@ -133,17 +133,18 @@ impl Propagator {
 struct Engine<T> {
     memory: usize,
     blocks: Blocks,
-    base: Base<T>,
-    groups: Vec<Group>,
+    /// Values that rules read at the base point, images in lanes.
+    base: Vec<Option<Tensor>>,
+    steps: Vec<Step>,
     rules: Vec<Box<dyn Rule<T>>>,
-    /// Groups with a coupled rule that read the output of a group.
+    /// Steps with a coupled rule that read the output of a step.
     coupled_readers: Vec<Vec<usize>>,
-    /// One per group that owns parameters.
+    /// One per step that owns parameters.
     paths: Vec<Option<Path>>,
     /// Numbers per channel, and channels, of every value.
     planes: Vec<usize>,
     channels: Vec<usize>,
-    /// First coordinate of every group with parameters, and the group; sorted.
+    /// First coordinate of every step with parameters, and the step; sorted.
     owners: Vec<(usize, usize)>,
     n_coords: usize,
     entropy: CrossEntropy,
@@ -169,63 +170,65 @@ where
             return Err(Error::Objective(format!("{n_images} images but {} labels", labels.len())));
         }
         let blocks = Blocks::new::<T>(isa, n_images);
-        let groups = groups(network, mode);
-        let is_kept = kept_values(network, &groups);
-        let mut base = Base { blocks, values: Vec::new() };
-        base.values.resize_with(network.n_nodes() + 1, Buffer::default);
-        let mut moments: Vec<Option<Vec<Moments>>> = vec![None; network.n_nodes() + 1];
-        let is_norm_input = |value: usize| {
-            (0..network.n_nodes())
-                .any(|n| network.layer(n).role() == Role::Norm && network.inputs(n)[0] == value)
+        let steps = network.steps().to_vec();
+        let is_norm = |step: &Step| network.layer(step.node).role() == Role::Norm;
+        let reads = |step: &Step| {
+            let n = if network.layer(step.node).reads_base() { step.inputs.len() } else { 0 };
+            step.inputs[..n].to_vec()
         };
+        let kept: Vec<usize> = steps.iter().flat_map(reads).collect();
+        let mut base = vec![None; network.n_nodes() + 1];
+        let mut moments: Vec<Option<Vec<Moments>>> = vec![None; network.n_nodes() + 1];
         let tensors = network.tensors(params, T::DTYPE, images.device())?;
         let context = Context { mode, split: Split::Threads };
-        let logits = network.forward_visit(&context, &tensors, images, &mut |value, tensor| {
-            if is_kept[value] {
-                base.values[value] = blocks.rearrange(&numbers::<T>(tensor)?, tensor.elem_count() / n_images);
+        let logits = network.forward_visit(&context, &tensors, images, &mut |schedule, value, tensor| {
+            if kept.contains(&value) {
+                base[value] = Some(tensor.clone());
             }
-            if is_norm_input(value) {
-                moments[value] = Some(norm::moments(tensor, Split::Threads)?);
+            if steps.iter().any(|step| is_norm(step) && step.inputs[0] == value) {
+                moments[value] = Some(norm::moments(schedule, tensor)?);
             }
             Ok(())
         })?;
         let loss = loss::cross_entropy(&logits, labels)?;
         let rows = loss::rows(&logits)?;
         let entropy = CrossEntropy::new(isa, blocks, &rows, labels);
-        let rules = groups
+        let rules = steps
             .iter()
-            .map(|group| {
-                let own = network.params_of(group.node);
+            .map(|step| {
+                let own = network.params_of(step.node);
                 let own: Vec<&[f64]> = own.map(|idx| &params[network.layout().range(idx)]).collect();
-                let shapes: Vec<_> = group.inputs.iter().map(|&value| network.shape(value)).collect();
+                let shapes: Vec<_> = step.inputs.iter().map(|&value| network.shape(value)).collect();
                 let setup = Setup {
                     isa,
                     blocks,
                     mode,
-                    inputs: &group.inputs,
+                    inputs: &step.inputs,
                     shapes: &shapes,
                     params: &own,
-                    moments: moments[group.inputs[0]].as_deref(),
-                    epilogue: group.epilogue,
+                    moments: moments[step.inputs[0]].as_deref(),
+                    epilogue: step.epilogue,
                 };
-                Propagate::<T>::rule(network.layer(group.node), &setup)
+                Propagate::<T>::rule(network.layer(step.node), &setup)
             })
             .collect::<Result<Vec<Box<dyn Rule<T>>>>>()?;
-        let has_params = |group: &Group| !network.params_of(group.node).is_empty();
-        let paths = (0..groups.len())
-            .map(|idx| has_params(&groups[idx]).then(|| Path::new(network, &groups, &rules, idx)))
-            .collect();
-        let mut owners: Vec<(usize, usize)> = (0..groups.len())
-            .filter(|&idx| has_params(&groups[idx]))
-            .map(|idx| (network.layout().range(network.params_of(groups[idx].node).start).start, idx))
-            .collect();
+        let stage_of = stages(network, mode);
+        let mut paths = Vec::new();
+        let mut owners = Vec::new();
+        for (idx, step) in steps.iter().enumerate() {
+            let own = network.params_of(step.node);
+            paths.push((!own.is_empty()).then(|| Path::new(network, &stage_of, &rules, idx)));
+            if !own.is_empty() {
+                owners.push((network.layout().range(own.start).start, idx));
+            }
+        }
         owners.sort_unstable();
-        let coupled_readers = groups
+        let coupled_readers = steps
             .iter()
-            .map(|group| {
+            .map(|step| {
                 let reads =
-                    |&idx: &usize| rules[idx].coupling().is_some() && groups[idx].inputs[0] == group.output;
-                (0..groups.len()).filter(reads).collect()
+                    |&idx: &usize| rules[idx].coupling().is_some() && steps[idx].inputs[0] == step.output;
+                (0..steps.len()).filter(reads).collect()
             })
             .collect();
         let shapes: Vec<_> = (0..=network.n_nodes()).map(|value| network.shape(value)).collect();
@@ -234,7 +237,7 @@ where
             memory,
             blocks,
             base,
-            groups,
+            steps,
             rules,
             coupled_readers,
             paths,
@@ -249,37 +252,51 @@ where
 }
 
 impl<T: Element> Engine<T> {
-    /// The group that owns a coordinate, and the coordinate's number within it.
+    /// The step that owns a coordinate, and the coordinate's number within it.
     fn owner_of(&self, coord: usize) -> (usize, usize) {
         assert!(coord < self.n_coords, "coordinate {coord} of {}", self.n_coords);
-        let (first, group) = self.owners[self.owners.partition_point(|&(first, _)| first <= coord) - 1];
-        (group, coord - first)
+        let (first, step_idx) = self.owners[self.owners.partition_point(|&(first, _)| first <= coord) - 1];
+        (step_idx, coord - first)
     }
 
     fn path_of(&self, coord: usize) -> &Path {
         self.path(self.owner_of(coord).0)
     }
 
-    fn path(&self, group: usize) -> &Path {
-        self.paths[group].as_ref().expect("a group with coordinates has a path")
+    fn path(&self, step_idx: usize) -> &Path {
+        self.paths[step_idx].as_ref().expect("a step with coordinates has a path")
+    }
+
+    fn base_bytes(&self) -> usize {
+        self.base.iter().flatten().map(|value| value.elem_count() * size_of::<T>()).sum()
     }
 
     fn differences(&self, probes: &[(usize, f64)]) -> Vec<f64> {
+        let guards: Vec<_> =
+            self.base.iter().map(|value| value.as_ref().map(Tensor::storage_and_layout)).collect();
+        let values = guards.iter().map(|guard| match guard {
+            Some((storage, layout)) => match &**storage {
+                Storage::Cpu(storage) => T::slice(storage, layout).expect("made contiguous by our operations"),
+                _ => unreachable!("the base is on the CPU"),
+            },
+            None => &[],
+        });
+        let base = Base { blocks: self.blocks, values: values.collect() };
         let mut seeds: Vec<Seed> = probes
             .iter()
             .enumerate()
             .map(|(idx, &(coord, step))| {
-                let (group, coord) = self.owner_of(coord);
-                Seed { idx, group, coord, step }
+                let (step_idx, coord) = self.owner_of(coord);
+                Seed { idx, step_idx, coord, step }
             })
             .collect();
         // Probes of one layer run together, the long paths first, so that the threads end together.
-        seeds.sort_by_key(|seed| seed.group);
+        seeds.sort_by_key(|seed| seed.step_idx);
         let n_threads = rayon::current_num_threads();
         let mut chunks: Vec<&[Seed]> = Vec::new();
         let mut n_workers = n_threads;
-        for same in seeds.chunk_by(|a, b| a.group == b.group) {
-            let bytes = self.bytes_of(self.path(same[0].group));
+        for same in seeds.chunk_by(|a, b| a.step_idx == b.step_idx) {
+            let bytes = self.bytes_of(self.path(same[0].step_idx));
             n_workers = n_workers.min((self.memory / bytes).max(1));
             let together = (CACHE / bytes).min(self.memory / n_threads / bytes).clamp(1, MAX_TOGETHER);
             chunks.extend(same.chunks(together));
@@ -293,7 +310,7 @@ impl<T: Element> Engine<T> {
             let mut workspace = Workspace::default();
             workspace.scratch.resize_with(self.planes.len(), Buffer::default);
             while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                self.run(chunk, &mut workspace);
+                self.run(&base, chunk, &mut workspace);
                 let mut results = results.lock().expect("no thread panics while it holds the lock");
                 for (seed, state) in chunk.iter().zip(&workspace.states) {
                     results[seed.idx] =
@@ -309,25 +326,25 @@ impl<T: Element> Engine<T> {
         (path.live * self.blocks.count() * self.blocks.lanes * size_of::<T>()).max(1)
     }
 
-    /// Runs probes of one group; the loss changes stand in the workspace's states.
-    fn run(&self, seeds: &[Seed], workspace: &mut Workspace<T>) {
-        let path = self.path(seeds[0].group);
+    /// Runs probes of one step; the loss changes stand in the workspace's states.
+    fn run(&self, base: &Base<T>, seeds: &[Seed], workspace: &mut Workspace<T>) {
+        let path = self.path(seeds[0].step_idx);
         let Workspace { states, pool, scratch, conv } = workspace;
         states.resize_with(seeds.len().max(states.len()), State::default);
         let states = &mut states[..seeds.len()];
         for state in states.iter_mut() {
-            state.reset(self.planes.len(), self.groups.len(), pool);
+            state.reset(self.planes.len(), self.steps.len(), pool);
         }
-        for (stage, groups) in path.stages.iter().enumerate() {
+        for (stage, steps) in path.stages.iter().enumerate() {
             for state in states.iter_mut() {
-                self.couple(groups, state, pool);
+                self.couple(steps, state, pool);
             }
             for block in 0..self.blocks.count() {
-                let place = Place { base: &self.base, block };
+                let place = Place { base, block };
                 for (seed, state) in seeds.iter().zip(states.iter_mut()).filter(|(_, state)| !state.is_broken)
                 {
-                    for &group in groups {
-                        self.step(path, group, seed, place, state, pool, scratch, conv);
+                    for &step_idx in steps {
+                        self.run_step(path, step_idx, seed, place, state, pool, scratch, conv);
                     }
                 }
             }
@@ -340,28 +357,28 @@ impl<T: Element> Engine<T> {
     }
 
     /// Turns the complete sums of the last stage into rules for this one.
-    fn couple(&self, groups: &[usize], state: &mut State<T>, pool: &mut Pool<T>) {
-        for &group in groups {
-            let Some(coupling) = self.rules[group].coupling() else { continue };
-            let affine = &mut state.affine[group];
+    fn couple(&self, steps: &[usize], state: &mut State<T>, pool: &mut Pool<T>) {
+        for &step_idx in steps {
+            let Some(coupling) = self.rules[step_idx].coupling() else { continue };
+            let affine = &mut state.affine[step_idx];
             affine.clear();
-            let sums = std::mem::take(&mut state.sums[group]);
+            let sums = std::mem::take(&mut state.sums[step_idx]);
             if sums.is_empty() {
                 continue;
             }
-            coupling.affine(state.supports[self.groups[group].inputs[0]], &sums, affine);
+            coupling.affine(state.supports[self.steps[step_idx].inputs[0]], &sums, affine);
             let is_finite = |a: &Affine<T>| (a.delta.wide() + a.base.wide() + a.constant.wide()).is_finite();
             state.is_broken |= !affine.iter().all(is_finite);
             pool.give(sums);
         }
     }
 
-    /// One group of one probe on one block.
+    /// One step of one probe on one block.
     #[expect(clippy::too_many_arguments, reason = "the parts of a workspace, borrowed apart")]
-    fn step(
+    fn run_step(
         &self,
         path: &Path,
-        group: usize,
+        step_idx: usize,
         seed: &Seed,
         place: Place<T>,
         state: &mut State<T>,
@@ -369,10 +386,10 @@ impl<T: Element> Engine<T> {
         scratch: &mut [Buffer<T>],
         conv: &mut Scratch<T>,
     ) {
-        let rule = &self.rules[group];
-        let Group { inputs, output, .. } = &self.groups[group];
+        let rule = &self.rules[step_idx];
+        let Step { inputs, output, .. } = &self.steps[step_idx];
         let (lanes, block) = (self.blocks.lanes, place.block);
-        let support = if group == seed.group {
+        let support = if step_idx == seed.step_idx {
             Support::Channel(rule.seed_channel(seed.coord))
         } else {
             let mut supports = [Support::None; 2];
@@ -392,7 +409,7 @@ impl<T: Element> Engine<T> {
             std::mem::take(&mut scratch[*output])
         };
         let out = if is_kept { &mut whole[block * len..][..len] } else { whole.reserve(len) };
-        if group == seed.group {
+        if step_idx == seed.step_idx {
             rule.seed(place, seed.coord, seed.step, out);
         } else {
             let delta_of = |value: usize| {
@@ -407,9 +424,9 @@ impl<T: Element> Engine<T> {
             };
             let mut deltas = [Delta::NONE; 2];
             inputs.iter().zip(&mut deltas).for_each(|(&value, delta)| *delta = delta_of(value));
-            rule.apply(place, &deltas[..inputs.len()], &state.affine[group], out, conv);
+            rule.apply(place, &deltas[..inputs.len()], &state.affine[step_idx], out, conv);
         }
-        for &reader in &self.coupled_readers[group] {
+        for &reader in &self.coupled_readers[step_idx] {
             let Some(coupling) = self.rules[reader].coupling() else { continue };
             let sums = &mut state.sums[reader];
             if sums.is_empty() {
@@ -418,7 +435,7 @@ impl<T: Element> Engine<T> {
             }
             coupling.add_sums(place, Delta { support, data: out }, sums);
         }
-        if group + 1 == self.groups.len() {
+        if step_idx + 1 == self.steps.len() {
             let only = if let Support::Channel(class) = support { Some(class) } else { None };
             state.loss += self.entropy.change(block, only, out);
         }
@@ -430,25 +447,11 @@ impl<T: Element> Engine<T> {
     }
 }
 
-/// Values that rules read at the base point.
-fn kept_values(network: &Network, groups: &[Group]) -> Vec<bool> {
-    let mut is_kept = vec![false; network.n_nodes() + 1];
-    for group in groups {
-        if network.layer(group.node).reads_base() {
-            is_kept[group.inputs[0]] = true;
-        }
-        if let Epilogue::AddRelu { sum } = group.epilogue {
-            is_kept[sum] = true;
-        }
-    }
-    is_kept
-}
-
-/// A probe: its number, the group it starts in, the coordinate within it, and the step.
+/// A probe: its number, the step it starts in, the coordinate within it, and the step.
 #[derive(Debug, Clone, Copy)]
 struct Seed {
     idx: usize,
-    group: usize,
+    step_idx: usize,
     coord: usize,
     step: f64,
 }
@@ -460,7 +463,7 @@ struct State<T> {
     supports: Vec<Support>,
     /// Changes that outlive a stage, by value; block by block.
     kept: Vec<Buffer<T>>,
-    /// By group.
+    /// By step.
     sums: Vec<Buffer<T>>,
     affine: Vec<Vec<Affine<T>>>,
     loss: f64,
@@ -482,7 +485,7 @@ impl<T> Default for State<T> {
 }
 
 impl<T: Element> State<T> {
-    fn reset(&mut self, n_values: usize, n_groups: usize, pool: &mut Pool<T>) {
+    fn reset(&mut self, n_values: usize, n_steps: usize, pool: &mut Pool<T>) {
         self.supports.clear();
         self.supports.resize(n_values, Support::None);
         // Only a broken probe leaves something behind.
@@ -490,8 +493,8 @@ impl<T: Element> State<T> {
             pool.give(std::mem::take(buffer));
         }
         self.kept.resize_with(n_values, Buffer::default);
-        self.sums.resize_with(n_groups, Buffer::default);
-        self.affine.resize_with(n_groups, Vec::new);
+        self.sums.resize_with(n_steps, Buffer::default);
+        self.affine.resize_with(n_steps, Vec::new);
         self.affine.iter_mut().for_each(Vec::clear);
         self.loss = 0.0;
         self.is_broken = false;

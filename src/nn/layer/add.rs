@@ -2,12 +2,12 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Context, Layer, elements};
+use super::{ActivationShape, Layer, Pass, Role, elements};
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::Affine;
 use crate::kernels::lanes::pointwise;
-use crate::kernels::{Element, Isa, elementwise};
-use crate::nn::difference::{Delta, Place, Propagate, Role, Rule, Setup, Support};
+use crate::kernels::{Element, Isa, ops};
+use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
 
 /// Sum of two activations of equal shape.
 #[derive(Debug, Clone)]
@@ -22,9 +22,11 @@ impl Layer for Add {
         elements(inputs[0])
     }
 
-    fn forward(&self, context: &Context, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        let (a, b) = (inputs[0], inputs[1]);
-        if a.device().is_cpu() { elementwise::add(a, b, context.split) } else { a + b }
+    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        match pass.schedule {
+            Some(schedule) => ops::pointwise::add(schedule, inputs[0], inputs[1]),
+            None => inputs[0] + inputs[1],
+        }
     }
 
     fn role(&self) -> Role {

@@ -2,12 +2,13 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Context, Layer, Mode, elements};
+use super::{ActivationShape, Epilogue, Layer, Mode, Pass, Role, elements};
 use crate::Error;
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::{Affine, Change, Plane, Relu, add_sums};
-use crate::kernels::{Element, Isa, elementwise, norm};
-use crate::nn::difference::{Coupling, Delta, Epilogue, Place, Propagate, Role, Rule, Setup, Support};
+use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
+use crate::kernels::{Element, Isa};
+use crate::nn::difference::{Coupling, Delta, Place, Propagate, Rule, Setup, Support};
 use crate::nn::params::{ParamKind, ParamSpec};
 
 /// Added to the variance, as in PyTorch.
@@ -45,11 +46,20 @@ impl Layer for BatchNorm {
         6 * elements(inputs[0])
     }
 
-    fn forward(&self, context: &Context, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        let (x, scale, shift) = (inputs[0], &params[0], &params[1]);
-        match context.mode {
-            Mode::Train if x.device().is_cpu() => norm::batch_norm(x, scale, shift, EPSILON, context.split),
-            Mode::Train => norm::batch_norm_composed(x, scale, shift, EPSILON),
+    fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        let (x, other) = (inputs[0], inputs.get(1).copied());
+        let is_relu = pass.epilogue != Epilogue::None;
+        if let Some(schedule) = pass.schedule {
+            let stats = match pass.mode {
+                Mode::Train => Stats::Batch,
+                Mode::Eval(running) => Stats::Given(running.layer(self.norm_idx).moments()),
+            };
+            let params = Tensor::stack(&[&params[0], &params[1]], 0)?;
+            return batch_norm(schedule, x, &params, stats, EPSILON, other, is_relu);
+        }
+        let (scale, shift) = (&params[0], &params[1]);
+        let out = match pass.mode {
+            Mode::Train => batch_norm_composed(x, scale, shift, EPSILON)?,
             Mode::Eval(running) => {
                 // scale · (x − m) / sqrt(v + ε) + shift as one factor and one offset per channel.
                 let stats = running.layer(self.norm_idx);
@@ -60,13 +70,14 @@ impl Layer for BatchNorm {
                 };
                 let factor = (scale * tensor(&inverse_std)?)?;
                 let offset = (shift - (tensor(&stats.mean)? * &factor)?)?;
-                if x.device().is_cpu() {
-                    elementwise::channel_affine(x, &factor, &offset, context.split)
-                } else {
-                    norm::affine(x, &factor, &offset)
-                }
+                affine(x, &factor, &offset)?
             }
-        }
+        };
+        let out = match other {
+            Some(other) => (out + other)?,
+            None => out,
+        };
+        if is_relu { out.relu() } else { Ok(out) }
     }
 
     fn norm_idx(&self) -> Option<usize> {
@@ -112,6 +123,8 @@ struct BatchNormRule {
     channels: Vec<Channel>,
     is_train: bool,
     epilogue: Epilogue,
+    /// The other term of an addition that the rule took over.
+    other: Option<usize>,
 }
 
 impl<T: Element> Propagate<T> for BatchNorm {
@@ -140,6 +153,7 @@ impl<T: Element> Propagate<T> for BatchNorm {
             channels,
             is_train: matches!(setup.mode, Mode::Train),
             epilogue: setup.epilogue,
+            other: setup.inputs.get(1).copied(),
         }))
     }
 }
@@ -160,12 +174,13 @@ impl BatchNormRule {
         out: &mut [T],
     ) {
         let at = &self.channels[channel];
-        let relu = match self.epilogue {
-            Epilogue::None => Relu::No,
-            Epilogue::Relu => {
-                Relu::OfNorm { scale: T::of(at.scale * at.inverse_std()), shift: T::of(at.shift) }
+        let (scale, shift) = (T::of(at.scale * at.inverse_std()), T::of(at.shift));
+        let relu = match (self.epilogue, self.other) {
+            (Epilogue::None, _) => Relu::No,
+            (_, None) => Relu::OfNorm { scale, shift },
+            (_, Some(other)) => {
+                Relu::OfSum { scale, shift, other: place.plane(other, channel, self.len()) }
             }
-            Epilogue::AddRelu { sum } => Relu::Of(place.plane(sum, channel, self.len())),
         };
         let z = place.plane(self.input, channel, self.len());
         Plane { z, mean: T::of(at.mean), affine, delta, added, relu }.run(self.isa, out);

@@ -2,11 +2,11 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Context, Layer, elements};
-use crate::kernels::conv::{self, Geometry};
+use super::{ActivationShape, Layer, Pass, elements};
 use crate::kernels::lanes::conv::{Conv, Scratch};
+use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::lanes::norm::Affine;
-use crate::kernels::{Element, elementwise};
+use crate::kernels::{Element, ops};
 use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
 use crate::nn::params::{ParamKind, ParamSpec};
 
@@ -56,17 +56,15 @@ impl Layer for Conv2d {
         2 * elements(self.output_shape(inputs)) * (self.c_in * self.kernel * self.kernel) as u64
     }
 
-    fn forward(&self, context: &Context, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        let input = inputs[0];
-        let out = if input.device().is_cpu() {
-            conv::conv2d(input, &params[0], self.stride, self.padding, context.split)?
-        } else {
-            input.conv2d(&params[0], self.padding, self.stride, 1, 1)?
+    fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        let out = match pass.schedule {
+            Some(schedule) => ops::conv::conv2d(schedule, inputs[0], &params[0], self.stride, self.padding)?,
+            None => inputs[0].conv2d(&params[0], self.padding, self.stride, 1, 1)?,
         };
-        match params.get(1) {
-            Some(bias) if out.device().is_cpu() => elementwise::add_bias(&out, bias, context.split),
-            Some(bias) => out.broadcast_add(&bias.reshape((1, self.c_out, 1, 1))?),
-            None => Ok(out),
+        match (params.get(1), pass.schedule) {
+            (Some(bias), Some(schedule)) => ops::pointwise::add_bias(schedule, &out, bias),
+            (Some(bias), None) => out.broadcast_add(&bias.reshape((1, self.c_out, 1, 1))?),
+            (None, _) => Ok(out),
         }
     }
 
@@ -88,7 +86,7 @@ pub(super) struct ConvRule<T> {
 impl<T: Element> ConvRule<T> {
     pub(super) fn new(setup: &Setup, geometry: Geometry) -> Self {
         let lanes = setup.blocks.lanes;
-        let op = Conv::new(setup.isa, lanes, geometry, setup.params[0]);
+        let op = Conv::with_single(setup.isa, lanes, geometry, setup.params[0]);
         Self { op, input: setup.inputs[0], geometry, lanes }
     }
 

@@ -3,9 +3,9 @@
 use candle_core::{Result, Tensor};
 
 use super::conv2d::ConvRule;
-use super::{ActivationShape, Context, Layer};
-use crate::kernels::Element;
-use crate::kernels::conv::Geometry;
+use super::{ActivationShape, Layer, Pass};
+use crate::kernels::lanes::geometry::Geometry;
+use crate::kernels::{Element, ops};
 use crate::nn::difference::{Propagate, Rule, Setup};
 use crate::nn::params::{ParamKind, ParamSpec};
 
@@ -44,8 +44,15 @@ impl Layer for Linear {
         2 * (self.n_in * self.n_out) as u64
     }
 
-    fn forward(&self, _: &Context, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        inputs[0].matmul(&params[0].t()?)?.broadcast_add(&params[1])
+    fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        match pass.schedule {
+            Some(schedule) => {
+                let weight = params[0].reshape((self.n_out, self.n_in, 1, 1))?;
+                let out = ops::conv::conv2d(schedule, inputs[0], &weight, 1, 0)?;
+                ops::pointwise::add_bias(schedule, &out, &params[1])
+            }
+            None => inputs[0].matmul(&params[0].t()?)?.broadcast_add(&params[1]),
+        }
     }
 
     fn reads_base(&self) -> bool {

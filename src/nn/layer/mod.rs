@@ -19,10 +19,11 @@ pub use shortcut::ShortcutA;
 
 use candle_core::{Result, Tensor};
 
-use super::difference::{Propagate, Role};
+use super::difference::Propagate;
 use super::graph::RunningStats;
 use super::params::ParamSpec;
 use crate::kernels::Split;
+use crate::kernels::ops::Schedule;
 
 /// Which statistics batch norm uses.
 #[derive(Debug, Clone, Copy)]
@@ -33,13 +34,49 @@ pub enum Mode<'a> {
     Eval(&'a RunningStats),
 }
 
-/// What a forward pass needs besides parameters and inputs.
+/// What a forward pass of a network needs besides parameters and images.
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'a> {
     /// Batch-norm statistics.
     pub mode: Mode<'a>,
     /// Use of the machine by each operation.
     pub split: Split,
+}
+
+/// What a layer takes over from the layers after it, so that one pass over memory does all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Epilogue {
+    /// Nothing.
+    None,
+    /// A ReLU of its output.
+    Relu,
+    /// The addition of its last input, and a ReLU of the sum.
+    AddRelu,
+}
+
+/// Part a layer can have where layers are fused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Can take over what follows.
+    Norm,
+    /// Addition of two values.
+    Add,
+    /// ReLU.
+    Relu,
+    /// None.
+    Other,
+}
+
+/// One pass through one layer.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass<'a> {
+    /// Batch-norm statistics.
+    pub mode: Mode<'a>,
+    /// How our own operations run, where images are in lanes: on the CPU. Elsewhere activations are
+    /// (B, C, H, W) or (B, features), for candle's operations.
+    pub schedule: Option<Schedule>,
+    /// What the layer takes over.
+    pub epilogue: Epilogue,
 }
 
 /// Sizes of one activation without the batch: (C, H, W), or (features, 1, 1).
@@ -59,14 +96,14 @@ pub trait Layer: Propagate<f32> + Propagate<f64> + Send + Sync + std::fmt::Debug
     /// Floating-point operations for one image of these sizes (multiplications and additions).
     fn flops(&self, inputs: &[ActivationShape]) -> u64;
 
-    /// Output (B, C, H, W) or (B, features) for these inputs; `params` in the order of
+    /// Output for these inputs, laid out as [`Pass::schedule`] says; `params` in the order of
     /// [`Layer::params`].
     ///
     /// # Errors
     /// If a shape does not fit or the device fails.
-    fn forward(&self, context: &Context, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor>;
+    fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor>;
 
-    /// Part that the layer has when difference rules are fused.
+    /// Part that the layer has where layers are fused.
     fn role(&self) -> Role {
         Role::Other
     }

@@ -2,11 +2,11 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Context, Layer, elements};
+use super::{ActivationShape, Layer, Pass, elements};
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::Affine;
 use crate::kernels::lanes::pointwise;
-use crate::kernels::{Element, Isa, pool};
+use crate::kernels::{Element, Isa, ops};
 use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
 
 /// Maximum over 2 x 2 windows with stride 2.
@@ -23,10 +23,10 @@ impl Layer for MaxPool2 {
         elements(inputs[0])
     }
 
-    fn forward(&self, context: &Context, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0];
-        if x.device().is_cpu() {
-            return pool::max_pool2(x, context.split);
+        if let Some(schedule) = pass.schedule {
+            return ops::pointwise::max_pool2(schedule, x);
         }
         // candle's own pooling loses a factor of four in its backward pass; the maximum over
         // reshaped windows does not.
@@ -97,8 +97,11 @@ impl Layer for GlobalAvgPool {
         elements(inputs[0])
     }
 
-    fn forward(&self, _: &Context, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        inputs[0].flatten_from(2)?.mean(2)
+    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        match pass.schedule {
+            Some(schedule) => ops::pointwise::plane_means(schedule, inputs[0]),
+            None => inputs[0].flatten_from(2)?.mean(2),
+        }
     }
 }
 

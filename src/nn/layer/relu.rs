@@ -2,12 +2,12 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Context, Layer, elements};
+use super::{ActivationShape, Layer, Pass, Role, elements};
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::Affine;
 use crate::kernels::lanes::pointwise;
-use crate::kernels::{Element, Isa, elementwise};
-use crate::nn::difference::{Delta, Place, Propagate, Role, Rule, Setup, Support};
+use crate::kernels::{Element, Isa, ops};
+use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
 
 /// max(x, 0).
 #[derive(Debug, Clone)]
@@ -22,9 +22,11 @@ impl Layer for Relu {
         elements(inputs[0])
     }
 
-    fn forward(&self, context: &Context, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        let x = inputs[0];
-        if x.device().is_cpu() { elementwise::relu(x, context.split) } else { x.relu() }
+    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        match pass.schedule {
+            Some(schedule) => ops::pointwise::relu(schedule, inputs[0]),
+            None => inputs[0].relu(),
+        }
     }
 
     fn role(&self) -> Role {

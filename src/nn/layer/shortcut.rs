@@ -2,8 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Context, Layer};
-use crate::kernels::Element;
+use super::{ActivationShape, Layer, Pass};
+use crate::kernels::{Element, ops};
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::Affine;
 use crate::kernels::lanes::pointwise;
@@ -27,8 +27,13 @@ impl Layer for ShortcutA {
         0
     }
 
-    fn forward(&self, _: &Context, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0];
+        let before = (self.c_out - self.c_in) / 2;
+        let after = self.c_out - self.c_in - before;
+        if let Some(schedule) = pass.schedule {
+            return ops::pointwise::shortcut(schedule, x, before, after);
+        }
         let (batch, channels, height, width) = x.dims4()?;
         // Rows and columns 0, 2, 4, …: pad to even sizes, then keep the first of each pair.
         let x = x.pad_with_zeros(2, 0, height % 2)?.pad_with_zeros(3, 0, width % 2)?;
@@ -39,8 +44,7 @@ impl Layer for ShortcutA {
             .narrow(5, 0, 1)?
             .contiguous()?
             .reshape((batch, channels, half_h, half_w))?;
-        let before = (self.c_out - self.c_in) / 2;
-        x.pad_with_zeros(1, before, self.c_out - self.c_in - before)
+        x.pad_with_zeros(1, before, after)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Convolution as its definition says, one multiplication at a time: the oracle of the fast one.
 
-use super::Geometry;
+use super::geometry::Geometry;
 use crate::kernels::Element;
 
 /// Visits every (input offset, weight offset, output offset) that the definition multiplies.
@@ -41,7 +41,7 @@ pub(in crate::kernels) fn forward<T: Element>(geometry: &Geometry, input: &[T], 
 }
 
 /// Gradient with respect to the input, from `grad_out` (B, C_out, H', W').
-pub(super) fn grad_input<T: Element>(
+pub(in crate::kernels) fn grad_input<T: Element>(
     geometry: &Geometry,
     grad_out: &[T],
     weight: &[T],
@@ -52,7 +52,7 @@ pub(super) fn grad_input<T: Element>(
 }
 
 /// Gradient with respect to the weight, from `grad_out` (B, C_out, H', W').
-pub(super) fn grad_weight<T: Element>(
+pub(in crate::kernels) fn grad_weight<T: Element>(
     geometry: &Geometry,
     grad_out: &[T],
     input: &[T],

@@ -1,0 +1,132 @@
+//! Convolution without bias.
+
+use candle_core::{Result, Shape, Tensor};
+
+use super::{Op, Schedule, View, apply, shape, sizes};
+use crate::kernels::Element;
+use crate::kernels::lanes::conv::{Conv, Scratch, add_weight_grad, dilate, transposed};
+use crate::kernels::lanes::geometry::Geometry;
+
+/// Convolution of `input` (block, C_in, H, W, lane) with `weight` (C_out, C_in, K, K).
+///
+/// # Errors
+/// If the shapes or the data types do not fit.
+pub fn conv2d(
+    schedule: Schedule,
+    input: &Tensor,
+    weight: &Tensor,
+    stride: usize,
+    padding: usize,
+) -> Result<Tensor> {
+    let geometry = Geometry::new(schedule.blocks.images, sizes(input.dims())?, weight.dims(), stride, padding)?;
+    apply(Forward { schedule, geometry }, &[input, weight])
+}
+
+/// Gradient of the input of a convolution of this geometry, from the gradient of its output
+/// (block, C_out, H', W', lane) and its weight.
+///
+/// # Errors
+/// If the shapes or the data types do not fit.
+pub fn grad_input(schedule: Schedule, geometry: Geometry, grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    apply(GradInput { schedule, geometry }, &[&grad.detach(), &weight.detach()])
+}
+
+/// Gradient of the weight, from the gradient of the output and the input.
+///
+/// # Errors
+/// If the shapes or the data types do not fit.
+pub fn grad_weight(schedule: Schedule, geometry: Geometry, grad: &Tensor, input: &Tensor) -> Result<Tensor> {
+    apply(GradWeight { schedule, geometry }, &[&grad.detach(), &input.detach()])
+}
+
+fn wide<T: Element>(values: &[T]) -> Vec<f64> {
+    values.iter().map(|value| value.wide()).collect()
+}
+
+struct Forward {
+    schedule: Schedule,
+    geometry: Geometry,
+}
+
+impl Op for Forward {
+    const NAME: &'static str = "conv2d";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let Schedule { isa, blocks, .. } = self.schedule;
+        let g = self.geometry;
+        let conv = Conv::<T>::new(isa, blocks.lanes, g, &wide(inputs[1].data));
+        let shape = shape(blocks, [g.c_out, g.out_height(), g.out_width()]);
+        let mut out = vec![T::ZERO; shape.elem_count()];
+        self.schedule.for_blocks(&mut out, Scratch::default, |scratch, block, out| {
+            conv.run(self.schedule.block(inputs[0].data, block), out, scratch);
+        });
+        Ok((out, shape))
+    }
+
+    fn backward(&self, inputs: &[&Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let (schedule, geometry) = (self.schedule, self.geometry);
+        // The images themselves need no gradient, and theirs would be the most expensive one.
+        let of_input =
+            if inputs[0].track_op() { Some(grad_input(schedule, geometry, grad, inputs[1])?) } else { None };
+        Ok(vec![of_input, Some(grad_weight(schedule, geometry, grad, inputs[0])?)])
+    }
+}
+
+struct GradInput {
+    schedule: Schedule,
+    geometry: Geometry,
+}
+
+impl Op for GradInput {
+    const NAME: &'static str = "conv2d-grad-input";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let Schedule { isa, blocks, .. } = self.schedule;
+        let g = self.geometry;
+        let (turned, weight) = transposed(&g, &wide(inputs[1].data))?;
+        let conv = Conv::<T>::new(isa, blocks.lanes, turned, &weight);
+        let shape = shape(blocks, [g.c_in, g.height, g.width]);
+        let mut out = vec![T::ZERO; shape.elem_count()];
+        let dilated_len = turned.c_in * turned.height * turned.width * blocks.lanes;
+        let memory = || (Scratch::default(), crate::kernels::lanes::Buffer::default());
+        self.schedule.for_blocks(&mut out, memory, |(scratch, dilated), block, out| {
+            let grad = self.schedule.block(inputs[0].data, block);
+            if g.stride == 1 {
+                conv.run(grad, out, scratch);
+            } else {
+                let dilated = dilated.reserve(dilated_len);
+                dilate(&turned, [g.out_height(), g.out_width()], g.stride, blocks.lanes, grad, dilated);
+                conv.run(dilated, out, scratch);
+            }
+        });
+        Ok((out, shape))
+    }
+}
+
+struct GradWeight {
+    schedule: Schedule,
+    geometry: Geometry,
+}
+
+impl Op for GradWeight {
+    const NAME: &'static str = "conv2d-grad-weight";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let Schedule { isa, blocks, .. } = self.schedule;
+        let g = self.geometry;
+        let shape = [g.c_out, g.c_in, g.kernel, g.kernel];
+        // Sums of blocks, added in their order, whatever thread they came from.
+        let parts = self.schedule.map_blocks(|block| {
+            let mut sums = vec![0.0; shape.iter().product()];
+            let (grad, input) =
+                (self.schedule.block(inputs[0].data, block), self.schedule.block(inputs[1].data, block));
+            add_weight_grad(isa, blocks.lanes, &g, input, grad, &mut sums, &mut Scratch::default());
+            sums
+        });
+        let mut total = vec![0.0; shape.iter().product()];
+        for part in &parts {
+            total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+        }
+        Ok((total.into_iter().map(T::of).collect(), Shape::from(&shape[..])))
+    }
+}

@@ -1,0 +1,240 @@
+//! Operations of candle on activations with images in lanes, with backward.
+//!
+//! An activation is a tensor (block, C, H, W, lane), as [`crate::kernels::lanes`] describes. Lanes of
+//! the last block that hold no image hold anything going forward, and zeros in every gradient.
+//!
+//! candle's own operations on the CPU lay images out one after the other, and hand large tensors to
+//! a pool of spinning threads, which stalls when several probes run at once; these stay on the
+//! calling thread unless told otherwise.
+
+pub mod conv;
+pub mod norm;
+pub mod pointwise;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail,
+};
+use rayon::prelude::*;
+
+use super::lanes::Blocks;
+use super::{Element, Isa, Split};
+
+/// How operations on one batch run.
+#[derive(Debug, Clone, Copy)]
+pub struct Schedule {
+    /// Instruction set.
+    pub isa: Isa,
+    /// Cut of the batch.
+    pub blocks: Blocks,
+    /// Use of the machine.
+    pub split: Split,
+}
+
+impl Schedule {
+    /// Runs `body(memory, block, output of the block)` for every block of `out`; `memory` is made
+    /// once per thread.
+    fn for_blocks<T: Element, M>(
+        &self,
+        out: &mut [T],
+        memory: impl Fn() -> M + Sync,
+        body: impl Fn(&mut M, usize, &mut [T]) + Sync,
+    ) {
+        let count = self.blocks.count();
+        let len = out.len() / count;
+        if len == 0 {
+            return;
+        }
+        let per_part = match self.split {
+            Split::Serial => count,
+            Split::Threads => count.div_ceil(rayon::current_num_threads()),
+        };
+        let run = |(part, out): (usize, &mut [T])| {
+            let mut memory = memory();
+            for (idx, out) in out.chunks_exact_mut(len).enumerate() {
+                body(&mut memory, part * per_part + idx, out);
+            }
+        };
+        match self.split {
+            Split::Serial => run((0, out)),
+            Split::Threads => out.par_chunks_mut(per_part * len).enumerate().for_each(run),
+        }
+    }
+
+    /// Results of `body(block)` in order.
+    fn map_blocks<R: Send>(&self, body: impl Fn(usize) -> R + Sync + Send) -> Vec<R> {
+        match self.split {
+            Split::Serial => (0..self.blocks.count()).map(body).collect(),
+            Split::Threads => (0..self.blocks.count()).into_par_iter().map(body).collect(),
+        }
+    }
+
+    /// Block `block` of an activation.
+    fn block<'a, T>(&self, values: &'a [T], block: usize) -> &'a [T] {
+        let len = values.len() / self.blocks.count();
+        &values[block * len..][..len]
+    }
+}
+
+/// Sizes (C, H, W) of an activation.
+fn sizes(dims: &[usize]) -> Result<[usize; 3]> {
+    match *dims {
+        [_, channels, height, width, _] => Ok([channels, height, width]),
+        _ => bail!("expected an activation (block, C, H, W, lane), got {dims:?}"),
+    }
+}
+
+/// Shape of an activation of these sizes.
+fn shape(blocks: Blocks, [channels, height, width]: [usize; 3]) -> Shape {
+    Shape::from(&[blocks.count(), channels, height, width, blocks.lanes][..])
+}
+
+/// A batch (B, C, H, W) of images on the CPU, rearranged. There is no gradient of images.
+///
+/// # Errors
+/// If the shape or the data type does not fit.
+pub fn to_lanes(images: &Tensor, blocks: Blocks) -> Result<Tensor> {
+    let (_, channels, height, width) = images.dims4()?;
+    apply(ToLanes { blocks, sizes: [channels, height, width] }, &[&images.detach()])
+}
+
+/// Features (block, F, 1, 1, lane) as rows (B, F).
+///
+/// # Errors
+/// If the shape does not fit.
+pub fn to_rows(features: &Tensor, blocks: Blocks) -> Result<Tensor> {
+    let [n, _, _] = sizes(features.dims())?;
+    features
+        .reshape((blocks.count(), n, blocks.lanes))?
+        .transpose(1, 2)?
+        .contiguous()?
+        .reshape((blocks.count() * blocks.lanes, n))?
+        .narrow(0, 0, blocks.images)
+}
+
+struct ToLanes {
+    blocks: Blocks,
+    sizes: [usize; 3],
+}
+
+impl Op for ToLanes {
+    const NAME: &'static str = "to-lanes";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let n = self.sizes.iter().product();
+        Ok((self.blocks.rearrange(inputs[0].data, n).to_vec(), shape(self.blocks, self.sizes)))
+    }
+}
+
+/// A contiguous tensor as an operation sees it.
+#[derive(Debug, Clone, Copy)]
+struct View<'a, T> {
+    data: &'a [T],
+    dims: &'a [usize],
+}
+
+/// An operation on one to three tensors of the same type, f32 or f64, on the CPU.
+trait Op: Send + Sync + 'static {
+    const NAME: &'static str;
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)>;
+
+    /// Gradients of the inputs, from inputs, output and the gradient of the output.
+    fn backward(&self, _inputs: &[&Tensor], _out: &Tensor, _grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        bail!("{} has no gradient", Self::NAME)
+    }
+}
+
+/// Applies an operation, with backward through candle's autograd.
+fn apply<O: Op>(op: O, inputs: &[&Tensor]) -> Result<Tensor> {
+    let wrapped = Wrapped(op);
+    match inputs {
+        [a] => a.contiguous()?.apply_op1(wrapped),
+        [a, b] => a.contiguous()?.apply_op2(&b.contiguous()?, wrapped),
+        [a, b, c] => a.contiguous()?.apply_op3(&b.contiguous()?, &c.contiguous()?, wrapped),
+        _ => bail!("{} of {} tensors", O::NAME, inputs.len()),
+    }
+}
+
+struct Wrapped<O>(O);
+
+type Input<'a> = (&'a CpuStorage, &'a Layout);
+
+impl<O: Op> Wrapped<O> {
+    fn run(&self, inputs: &[Input]) -> Result<(CpuStorage, Shape)> {
+        match inputs[0].0.dtype() {
+            DType::F32 => self.run_as::<f32>(inputs),
+            DType::F64 => self.run_as::<f64>(inputs),
+            other => bail!("{} of {other:?}: only f32 and f64 are supported", O::NAME),
+        }
+    }
+
+    fn run_as<T: Element>(&self, inputs: &[Input]) -> Result<(CpuStorage, Shape)> {
+        let views = inputs
+            .iter()
+            .map(|&(storage, layout)| Ok(View { data: T::slice(storage, layout)?, dims: layout.dims() }))
+            .collect::<Result<Vec<_>>>()?;
+        let (out, shape) = self.0.forward::<T>(&views)?;
+        Ok((T::to_cpu_storage_owned(out), shape))
+    }
+}
+
+impl<O: Op> CustomOp1 for Wrapped<O> {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.run(&[(s, l)])
+    }
+
+    fn bwd(&self, a: &Tensor, out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let mut grads = self.0.backward(&[a], out, &grad.contiguous()?)?;
+        Ok(grads.swap_remove(0))
+    }
+}
+
+impl<O: Op> CustomOp2 for Wrapped<O> {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.run(&[(s1, l1), (s2, l2)])
+    }
+
+    fn bwd(&self, a: &Tensor, b: &Tensor, out: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let mut grads = self.0.backward(&[a, b], out, &grad.contiguous()?)?.into_iter();
+        Ok((grads.next().flatten(), grads.next().flatten()))
+    }
+}
+
+impl<O: Op> CustomOp3 for Wrapped<O> {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        self.run(&[(s1, l1), (s2, l2), (s3, l3)])
+    }
+
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        c: &Tensor,
+        out: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let mut grads = self.0.backward(&[a, b, c], out, &grad.contiguous()?)?.into_iter();
+        Ok((grads.next().flatten(), grads.next().flatten(), grads.next().flatten()))
+    }
+}

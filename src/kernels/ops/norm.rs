@@ -1,0 +1,217 @@
+//! Batch normalization (Ioffe and Szegedy, 2015), fused with the addition and the ReLU after it.
+
+use std::sync::OnceLock;
+
+use candle_core::{Result, Shape, Storage, Tensor};
+
+use super::pointwise::relu_grad;
+use super::{Op, Schedule, View, apply, shape, sizes};
+use crate::kernels::Element;
+use crate::kernels::lanes::norm::{Gradient, Map, Moments, Partial, gradient_sums, partial};
+
+/// Statistics that a batch norm uses.
+#[derive(Debug, Clone)]
+pub enum Stats {
+    /// Those of the batch.
+    Batch,
+    /// These.
+    Given(Vec<Moments>),
+}
+
+/// γ (x − m) / sqrt(v + ε) + β for `x` (block, C, H, W, lane) and `params` (2, C), which are γ and β;
+/// plus `other` if there is one; cut off below zero if `is_relu`. With given statistics it has no
+/// gradient.
+///
+/// # Errors
+/// If the shapes or the data types do not fit.
+pub fn batch_norm(
+    schedule: Schedule,
+    x: &Tensor,
+    params: &Tensor,
+    stats: Stats,
+    epsilon: f64,
+    other: Option<&Tensor>,
+    is_relu: bool,
+) -> Result<Tensor> {
+    let is_train = matches!(stats, Stats::Batch);
+    let moments = match stats {
+        Stats::Batch => OnceLock::new(),
+        Stats::Given(moments) => OnceLock::from(moments),
+    };
+    let op = BatchNorm { schedule, epsilon, is_relu, is_train, moments };
+    match other {
+        Some(other) => apply(op, &[x, params, other]),
+        None => apply(op, &[x, params]),
+    }
+}
+
+/// Mean and variance of every channel of `x` (block, C, H, W, lane).
+///
+/// # Errors
+/// If the tensor has another shape, type or place.
+pub fn moments(schedule: Schedule, x: &Tensor) -> Result<Vec<Moments>> {
+    let x = x.contiguous()?;
+    let [channels, _, _] = sizes(x.dims())?;
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else {
+        candle_core::bail!("channel moments are computed on the CPU");
+    };
+    Ok(match x.dtype() {
+        candle_core::DType::F64 => moments_of(schedule, channels, f64::slice(storage, layout)?),
+        _ => moments_of(schedule, channels, f32::slice(storage, layout)?),
+    })
+}
+
+/// Moments of blocks, joined in their order, whatever thread they came from.
+fn moments_of<T: Element>(schedule: Schedule, channels: usize, x: &[T]) -> Vec<Moments> {
+    let parts = schedule.map_blocks(|block| {
+        let x = schedule.block(x, block);
+        let n_images = schedule.blocks.images_in(block);
+        let planes = x.chunks_exact(x.len() / channels);
+        planes.map(|plane| partial(schedule.isa, plane, n_images)).collect::<Vec<Partial>>()
+    });
+    let join = |channel: usize| parts.iter().fold(Partial::default(), |all, part| all.join(part[channel]));
+    (0..channels).map(|channel| join(channel).moments()).collect()
+}
+
+struct BatchNorm {
+    schedule: Schedule,
+    epsilon: f64,
+    is_relu: bool,
+    is_train: bool,
+    /// Found going forward, used going backward.
+    moments: OnceLock<Vec<Moments>>,
+}
+
+impl Op for BatchNorm {
+    const NAME: &'static str = "batch-norm";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let schedule = self.schedule;
+        let (x, params) = (inputs[0].data, inputs[1].data);
+        let sizes = sizes(inputs[0].dims)?;
+        let channels = sizes[0];
+        if params.len() != 2 * channels {
+            candle_core::bail!("batch norm of {channels} channels with {} parameters", params.len());
+        }
+        let moments = self.moments.get_or_init(|| moments_of(schedule, channels, x));
+        let mut out = vec![T::ZERO; x.len()];
+        schedule.for_blocks(&mut out, || (), |(), block, out| {
+            let plane = out.len() / channels;
+            let x = schedule.block(x, block);
+            let other = inputs.get(2).map(|other| schedule.block(other.data, block));
+            for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+                let Moments { mean, variance } = moments[channel];
+                let of_channel = |values: &'_ [T]| -> std::ops::Range<usize> {
+                    debug_assert_eq!(values.len(), plane * channels);
+                    channel * plane..(channel + 1) * plane
+                };
+                let map = Map {
+                    scale: T::of(params[channel].wide() / (variance + self.epsilon).sqrt()),
+                    mean: T::of(mean),
+                    shift: params[channels + channel],
+                    other: other.map(|other| &other[of_channel(other)]),
+                    is_relu: self.is_relu,
+                };
+                map.run(schedule.isa, &x[of_channel(x)], out);
+            }
+        });
+        Ok((out, shape(schedule.blocks, sizes)))
+    }
+
+    fn backward(&self, inputs: &[&Tensor], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        if !self.is_train {
+            candle_core::bail!("batch norm with given statistics has no gradient");
+        }
+        let grad = if self.is_relu { relu_grad(self.schedule, out, grad)? } else { grad.clone() };
+        let moments = self.moments.get().cloned().unwrap_or_default();
+        let op = BatchNormGrad { schedule: self.schedule, epsilon: self.epsilon, moments };
+        let (x, params) = (inputs[0].detach(), inputs[1].detach());
+        // The gradient of x, then of γ and β, in one flat list.
+        let all = apply(op, &[&x, &grad, &params])?;
+        let n = x.elem_count();
+        let of_x = all.narrow(0, 0, n)?.reshape(x.shape())?;
+        let of_params = all.narrow(0, n, params.elem_count())?.reshape(params.shape())?;
+        let of_other = inputs.get(2).map(|_| grad.clone());
+        Ok(vec![Some(of_x), Some(of_params), of_other])
+    }
+}
+
+/// Of (x, gradient of the output, parameters).
+struct BatchNormGrad {
+    schedule: Schedule,
+    epsilon: f64,
+    moments: Vec<Moments>,
+}
+
+impl Op for BatchNormGrad {
+    const NAME: &'static str = "batch-norm-grad";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let schedule = self.schedule;
+        let [channels, height, width] = sizes(inputs[0].dims)?;
+        let (x, grad, params) = (inputs[0].data, inputs[1].data, inputs[2].data);
+        let plane = height * width * schedule.blocks.lanes;
+        let at = |channel: usize| channel * plane..(channel + 1) * plane;
+        let parts = schedule.map_blocks(|block| {
+            let (x, grad) = (schedule.block(x, block), schedule.block(grad, block));
+            let of = |channel: usize| {
+                let mean = T::of(self.moments[channel].mean);
+                gradient_sums(schedule.isa, mean, &x[at(channel)], &grad[at(channel)])
+            };
+            (0..channels).map(of).collect::<Vec<_>>()
+        });
+        let n = (schedule.blocks.images * height * width) as f64;
+        let mut out = vec![T::ZERO; x.len() + params.len()];
+        let (out_x, out_params) = out.split_at_mut(x.len());
+        let mut gradients = Vec::with_capacity(channels);
+        for channel in 0..channels {
+            let sum = |which: usize| parts.iter().map(|part| part[channel][which]).sum::<f64>();
+            let (sum, product) = (sum(0), sum(1));
+            let Moments { mean, variance } = self.moments[channel];
+            let inverse_std = (variance + self.epsilon).sqrt().recip();
+            out_params[channel] = T::of(product * inverse_std);
+            out_params[channels + channel] = T::of(sum);
+            let of_grad = params[channel].wide() * inverse_std;
+            gradients.push(Gradient {
+                of_grad: T::of(of_grad),
+                of_x: T::of(-of_grad * inverse_std * inverse_std * product / n),
+                mean: T::of(mean),
+                constant: T::of(-of_grad * sum / n),
+            });
+        }
+        schedule.for_blocks(out_x, || (), |(), block, out| {
+            let (x, grad) = (schedule.block(x, block), schedule.block(grad, block));
+            let n_images = schedule.blocks.images_in(block);
+            for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+                let (x, grad) = (&x[at(channel)], &grad[at(channel)]);
+                gradients[channel].run(schedule.isa, schedule.blocks.lanes, n_images, x, grad, out);
+            }
+        });
+        let len = out.len();
+        Ok((out, Shape::from(len)))
+    }
+}
+
+/// The same function of a batch (B, C, H, W) from candle's elementary operations: the reference, and
+/// the path on other devices.
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn batch_norm_composed(x: &Tensor, scale: &Tensor, shift: &Tensor, epsilon: f64) -> Result<Tensor> {
+    let mean = x.mean_keepdim((0, 2, 3))?;
+    let centered = x.broadcast_sub(&mean)?;
+    let variance = centered.sqr()?.mean_keepdim((0, 2, 3))?;
+    let normalized = centered.broadcast_div(&(variance + epsilon)?.sqrt()?)?;
+    affine(&normalized, scale, shift)
+}
+
+/// scale · x + shift per channel of `x` (B, C, H, W).
+///
+/// # Errors
+/// If the shapes do not fit.
+pub fn affine(x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
+    let channels = scale.elem_count();
+    let (scale, shift) = (scale.reshape((1, channels, 1, 1))?, shift.reshape((1, channels, 1, 1))?);
+    x.broadcast_mul(&scale)?.broadcast_add(&shift)
+}

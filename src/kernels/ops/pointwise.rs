@@ -1,0 +1,299 @@
+//! ReLU, addition, bias, pooling and the option-A shortcut.
+
+use candle_core::{Result, Shape, Tensor};
+
+use super::{Op, Schedule, View, apply, shape, sizes};
+use crate::kernels::Element;
+use crate::kernels::lanes::pointwise::{self as kernels, Elementwise};
+
+/// max(x, 0).
+///
+/// # Errors
+/// If the shape or the data type does not fit.
+pub fn relu(schedule: Schedule, x: &Tensor) -> Result<Tensor> {
+    apply(Relu(schedule), &[x])
+}
+
+/// Gradient of a ReLU with output `out`, from the gradient of the output.
+pub(super) fn relu_grad(schedule: Schedule, out: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    apply(ReluGrad(schedule), &[&out.detach(), grad])
+}
+
+/// a + b for equal shapes.
+///
+/// # Errors
+/// If the shapes or the data types do not fit.
+pub fn add(schedule: Schedule, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    apply(Add(schedule), &[a, b])
+}
+
+/// Adds `bias` (C) to every number of its channel.
+///
+/// # Errors
+/// If the shapes or the data types do not fit.
+pub fn add_bias(schedule: Schedule, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    apply(AddBias(schedule), &[x, bias])
+}
+
+/// Maximum over 2x2 windows; an odd last row or column is left out, as in PyTorch. The gradient goes
+/// to the first maximum in row-major order.
+///
+/// # Errors
+/// If the shape or the data type does not fit.
+pub fn max_pool2(schedule: Schedule, x: &Tensor) -> Result<Tensor> {
+    apply(MaxPool(schedule), &[x])
+}
+
+/// Means of planes: (block, C, 1, 1, lane).
+///
+/// # Errors
+/// If the shape or the data type does not fit.
+pub fn plane_means(schedule: Schedule, x: &Tensor) -> Result<Tensor> {
+    apply(PlaneMeans(schedule), &[x])
+}
+
+/// Every second row and column, with channels of zeros before and after.
+///
+/// # Errors
+/// If the shape or the data type does not fit.
+pub fn shortcut(schedule: Schedule, x: &Tensor, before: usize, after: usize) -> Result<Tensor> {
+    apply(Shortcut { schedule, before, after }, &[x])
+}
+
+/// Output of an operation that works on blocks on their own.
+fn by_block<T: Element>(schedule: Schedule, to: [usize; 3], body: impl Fn(usize, &mut [T]) + Sync) -> (Vec<T>, Shape) {
+    let shape = shape(schedule.blocks, to);
+    let mut out = vec![T::ZERO; shape.elem_count()];
+    schedule.for_blocks(&mut out, || (), |(), block, out| body(block, out));
+    (out, shape)
+}
+
+struct Relu(Schedule);
+
+impl Op for Relu {
+    const NAME: &'static str = "relu";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let run = |block, out: &mut [T]| {
+            Elementwise::Relu.run(self.0.isa, self.0.block(inputs[0].data, block), &[], out);
+        };
+        Ok(by_block(self.0, sizes(inputs[0].dims)?, run))
+    }
+
+    fn backward(&self, _: &[&Tensor], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(relu_grad(self.0, out, grad)?)])
+    }
+}
+
+/// Of (output, gradient of the output).
+struct ReluGrad(Schedule);
+
+impl Op for ReluGrad {
+    const NAME: &'static str = "relu-grad";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let run = |block, out: &mut [T]| {
+            let (y, grad) = (self.0.block(inputs[0].data, block), self.0.block(inputs[1].data, block));
+            Elementwise::ReluGrad.run(self.0.isa, y, grad, out);
+        };
+        Ok(by_block(self.0, sizes(inputs[0].dims)?, run))
+    }
+}
+
+struct Add(Schedule);
+
+impl Op for Add {
+    const NAME: &'static str = "add";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        if inputs[0].dims != inputs[1].dims {
+            candle_core::bail!("addition of {:?} and {:?}", inputs[0].dims, inputs[1].dims);
+        }
+        let run = |block, out: &mut [T]| {
+            let (a, b) = (self.0.block(inputs[0].data, block), self.0.block(inputs[1].data, block));
+            Elementwise::Add.run(self.0.isa, a, b, out);
+        };
+        Ok(by_block(self.0, sizes(inputs[0].dims)?, run))
+    }
+
+    fn backward(&self, _: &[&Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(grad.clone()), Some(grad.clone())])
+    }
+}
+
+struct AddBias(Schedule);
+
+impl Op for AddBias {
+    const NAME: &'static str = "add-bias";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let sizes = sizes(inputs[0].dims)?;
+        let bias = inputs[1].data;
+        if bias.len() != sizes[0] {
+            candle_core::bail!("{} channels but {} biases", sizes[0], bias.len());
+        }
+        let run = |block, out: &mut [T]| {
+            let plane = out.len() / bias.len();
+            let x = self.0.block(inputs[0].data, block).chunks_exact(plane);
+            for ((x, out), &bias) in x.zip(out.chunks_exact_mut(plane)).zip(bias) {
+                Elementwise::Offset(bias).run(self.0.isa, x, &[], out);
+            }
+        };
+        Ok(by_block(self.0, sizes, run))
+    }
+
+    fn backward(&self, _: &[&Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(grad.clone()), Some(apply(ChannelSums(self.0), &[grad])?)])
+    }
+}
+
+/// Sums of channels of a gradient.
+struct ChannelSums(Schedule);
+
+impl Op for ChannelSums {
+    const NAME: &'static str = "channel-sums";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let [channels, _, _] = sizes(inputs[0].dims)?;
+        let parts = self.0.map_blocks(|block| {
+            let grad = self.0.block(inputs[0].data, block);
+            let sum = |plane: &[T]| plane.iter().map(|g| g.wide()).sum::<f64>();
+            grad.chunks_exact(grad.len() / channels).map(sum).collect::<Vec<f64>>()
+        });
+        let total = |channel: usize| T::of(parts.iter().map(|part| part[channel]).sum());
+        Ok(((0..channels).map(total).collect(), Shape::from(channels)))
+    }
+}
+
+struct MaxPool(Schedule);
+
+impl Op for MaxPool {
+    const NAME: &'static str = "max-pool";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let [channels, height, width] = sizes(inputs[0].dims)?;
+        if height < 2 || width < 2 {
+            candle_core::bail!("2x2 pooling of {height}x{width} images");
+        }
+        let run = |block, out: &mut [T]| {
+            kernels::max_pool2_forward(self.0.isa, [height, width], self.0.block(inputs[0].data, block), out);
+        };
+        Ok(by_block(self.0, [channels, height / 2, width / 2], run))
+    }
+
+    fn backward(&self, inputs: &[&Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(apply(MaxPoolGrad(self.0), &[&inputs[0].detach(), grad])?)])
+    }
+}
+
+/// Of (input, gradient of the output).
+struct MaxPoolGrad(Schedule);
+
+impl Op for MaxPoolGrad {
+    const NAME: &'static str = "max-pool-grad";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let sizes = sizes(inputs[0].dims)?;
+        let run = |block, out: &mut [T]| {
+            let (x, grad) = (self.0.block(inputs[0].data, block), self.0.block(inputs[1].data, block));
+            kernels::max_pool2_grad([sizes[1], sizes[2]], self.0.blocks.lanes, x, grad, out);
+        };
+        Ok(by_block(self.0, sizes, run))
+    }
+}
+
+struct PlaneMeans(Schedule);
+
+impl Op for PlaneMeans {
+    const NAME: &'static str = "plane-means";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let [channels, height, width] = sizes(inputs[0].dims)?;
+        let run = |block, out: &mut [T]| {
+            kernels::plane_means(self.0.isa, height * width, self.0.block(inputs[0].data, block), out);
+        };
+        Ok(by_block(self.0, [channels, 1, 1], run))
+    }
+
+    fn backward(&self, inputs: &[&Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(apply(PlaneMeansGrad { schedule: self.0, sizes: sizes(inputs[0].dims())? }, &[grad])?)])
+    }
+}
+
+/// Of the gradient of the output.
+struct PlaneMeansGrad {
+    schedule: Schedule,
+    sizes: [usize; 3],
+}
+
+impl Op for PlaneMeansGrad {
+    const NAME: &'static str = "plane-means-grad";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let [_, height, width] = self.sizes;
+        let lanes = self.schedule.blocks.lanes;
+        let share = T::of(((height * width) as f64).recip());
+        let run = |block, out: &mut [T]| {
+            let grad = self.schedule.block(inputs[0].data, block).chunks_exact(lanes);
+            for (grad, out) in grad.zip(out.chunks_exact_mut(height * width * lanes)) {
+                for out in out.chunks_exact_mut(lanes) {
+                    for lane in 0..lanes {
+                        out[lane] = grad[lane] * share;
+                    }
+                }
+            }
+        };
+        Ok(by_block(self.schedule, self.sizes, run))
+    }
+}
+
+struct Shortcut {
+    schedule: Schedule,
+    before: usize,
+    after: usize,
+}
+
+impl Op for Shortcut {
+    const NAME: &'static str = "shortcut";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let [channels, height, width] = sizes(inputs[0].dims)?;
+        let to = [self.before + channels + self.after, height.div_ceil(2), width.div_ceil(2)];
+        let lanes = self.schedule.blocks.lanes;
+        let plane = to[1] * to[2] * lanes;
+        let run = |block, out: &mut [T]| {
+            let out = &mut out[self.before * plane..(self.before + channels) * plane];
+            kernels::every_second([height, width], lanes, self.schedule.block(inputs[0].data, block), out);
+        };
+        Ok(by_block(self.schedule, to, run))
+    }
+
+    fn backward(&self, inputs: &[&Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let sizes = sizes(inputs[0].dims())?;
+        let op = ShortcutGrad { schedule: self.schedule, before: self.before, sizes };
+        Ok(vec![Some(apply(op, &[grad])?)])
+    }
+}
+
+/// Of the gradient of the output.
+struct ShortcutGrad {
+    schedule: Schedule,
+    before: usize,
+    sizes: [usize; 3],
+}
+
+impl Op for ShortcutGrad {
+    const NAME: &'static str = "shortcut-grad";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let [channels, height, width] = self.sizes;
+        let lanes = self.schedule.blocks.lanes;
+        let plane = height.div_ceil(2) * width.div_ceil(2) * lanes;
+        let run = |block, out: &mut [T]| {
+            let grad = self.schedule.block(inputs[0].data, block);
+            let grad = &grad[self.before * plane..(self.before + channels) * plane];
+            kernels::spread_every_second([height, width], lanes, grad, out);
+        };
+        Ok(by_block(self.schedule, self.sizes, run))
+    }
+}
