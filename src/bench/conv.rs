@@ -94,7 +94,7 @@ fn geometries(batch: usize) -> [Geometry; 5] {
 fn measure_layer(g: &Geometry, repeats: usize, machine: &Machine) -> Result<LayerSpeed> {
     let isa = Isa::current();
     let blocks = Blocks::new::<f32>(isa, g.batch);
-    let schedule = Schedule { isa, blocks, split: Split::Threads };
+    let schedule = Schedule { isa, blocks, split: Split::Threads, is_exact: false };
     let input = to_lanes(&noise(&[g.batch, g.c_in, g.height, g.width], 0)?, blocks)?;
     let weight = noise(&[g.c_out, g.c_in, g.kernel, g.kernel], 1)?;
     let grad_out = to_lanes(&noise(&[g.batch, g.c_out, g.out_height(), g.out_width()], 2)?, blocks)?;

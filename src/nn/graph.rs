@@ -349,7 +349,7 @@ impl Network {
             DType::F64 => Blocks::new::<f64>(isa, n_images),
             _ => Blocks::new::<f32>(isa, n_images),
         };
-        Ok(Schedule { isa, blocks, split: context.split })
+        Ok(Schedule { isa, blocks, split: context.split, is_exact: false })
     }
 
     fn run_step<'v>(
@@ -373,19 +373,20 @@ impl Network {
     /// # Errors
     /// If shapes do not fit or the device fails.
     pub fn forward(&self, context: &Context, params: &[Tensor], images: &Tensor) -> Result<Tensor> {
-        self.forward_visit(context, params, images, &mut |_, _, _| Ok(()))
+        self.forward_visit(context, params, images, false, &mut |_, _, _| Ok(()))
     }
 
     /// As [`Network::forward`]; `visit` sees every value with its number, the input's being 0, before
-    /// it is dropped.
+    /// it is dropped. `is_exact` as in [`Schedule`].
     pub(super) fn forward_visit(
         &self,
         context: &Context,
         params: &[Tensor],
         images: &Tensor,
+        is_exact: bool,
         visit: &mut dyn FnMut(Schedule, usize, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
-        let schedule = Self::schedule(context, images)?;
+        let schedule = Schedule { is_exact, ..Self::schedule(context, images)? };
         let mut values: Vec<Option<Tensor>> = vec![None; self.nodes.len() + 1];
         let input = if images.device().is_cpu() {
             ops::to_lanes(images, schedule.blocks)?
@@ -423,7 +424,7 @@ impl Network {
     /// If shapes do not fit or the device fails.
     pub fn forward_all(&self, context: &Context, params: &[Tensor], images: &Tensor) -> Result<Activations> {
         let mut values: Vec<Option<Tensor>> = vec![None; self.nodes.len() + 1];
-        let logits = self.forward_visit(context, params, images, &mut |_, value, tensor| {
+        let logits = self.forward_visit(context, params, images, false, &mut |_, value, tensor| {
             values[value] = Some(tensor.clone());
             Ok(())
         })?;

@@ -39,6 +39,28 @@ pub(super) fn rows(logits: &Tensor) -> Result<Vec<Vec<f64>>> {
     Ok(logits.detach().to_dtype(DType::F64)?.to_vec2::<f64>()?)
 }
 
+/// Mean cross-entropy of `logits / temperature`, and its gradient with respect to the logits
+/// (B, classes): softmax minus one-hot, over B · temperature.
+///
+/// # Errors
+/// If the device fails.
+pub fn cross_entropy_gradient(logits: &Tensor, labels: &[u32], temperature: f64) -> Result<(f64, Tensor)> {
+    let rows = rows(&(logits / temperature)?)?;
+    let loss = cross_entropy(&(logits / temperature)?, labels)?;
+    let factor = (labels.len() as f64 * temperature).recip();
+    let mut grad = Vec::with_capacity(logits.elem_count());
+    for (row, &label) in rows.iter().zip(labels) {
+        let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let total: f64 = row.iter().map(|logit| (logit - max).exp()).sum();
+        for (class, logit) in row.iter().enumerate() {
+            let hot = if class == label as usize { 1.0 } else { 0.0 };
+            grad.push(factor * ((logit - max).exp() / total - hot));
+        }
+    }
+    let grad = Tensor::from_vec(grad, logits.shape(), logits.device())?.to_dtype(logits.dtype())?;
+    Ok((loss, grad))
+}
+
 /// Mean cross-entropy of `logits / temperature` as a scalar tensor with backward.
 ///
 /// # Errors

@@ -41,25 +41,29 @@ const WINOGRAD_TILES: usize = 4;
 const WINOGRAD_CHANNELS: usize = 8;
 
 impl<T: Element> Conv<T> {
-    /// Prepares `weight` (C_out, C_in, K, K) for inputs of `geometry`, whose batch is not used.
+    /// Prepares `weight` (C_out, C_in, K, K) for inputs of `geometry`, whose batch is not used; by
+    /// minimal filtering where that pays.
     #[must_use]
     pub fn new(isa: Isa, lanes: usize, geometry: Geometry, weight: &[f64]) -> Self {
         let g = geometry;
-        let n_taps = g.kernel * g.kernel;
-        let depth = g.c_in * n_taps;
         let tiles = g.height.div_ceil(4) * g.width.div_ceil(4);
-        let is_winograd = (g.kernel, g.stride, g.padding) == (3, 1, 1)
+        let pays = (g.kernel, g.stride, g.padding) == (3, 1, 1)
             && tiles >= WINOGRAD_TILES
             && g.c_in.min(g.c_out) >= WINOGRAD_CHANNELS;
-        let dense = if is_winograd {
-            Dense::Winograd(Winograd::new(isa, [g.c_out, g.c_in], [g.height, g.width], weight))
-        } else {
-            Dense::Direct(Packed::new(isa, g.c_out, depth, |o, k| T::of(weight[o * depth + k])))
-        };
-        let (rows, row) = (g.height + 2 * g.padding, g.width + 2 * g.padding);
-        let offsets =
-            (0..depth).map(|k| (k / n_taps * rows + k % n_taps / g.kernel) * row + k % g.kernel).collect();
-        Self { isa, lanes, geometry, dense, single: Vec::new(), offsets }
+        if !pays {
+            return Self::direct(isa, lanes, geometry, weight);
+        }
+        let dense = Dense::Winograd(Winograd::new(isa, [g.c_out, g.c_in], [g.height, g.width], weight));
+        Self { isa, lanes, geometry, dense, single: Vec::new(), offsets: offsets(&g) }
+    }
+
+    /// The same without minimal filtering, which rounds a few times more.
+    #[must_use]
+    pub fn direct(isa: Isa, lanes: usize, geometry: Geometry, weight: &[f64]) -> Self {
+        let depth = geometry.c_in * geometry.kernel * geometry.kernel;
+        let packed = Packed::new(isa, geometry.c_out, depth, |o, k| T::of(weight[o * depth + k]));
+        let offsets = offsets(&geometry);
+        Self { isa, lanes, geometry, dense: Dense::Direct(packed), single: Vec::new(), offsets }
     }
 
     /// The same, prepared for inputs of a single channel too.
@@ -92,7 +96,7 @@ impl<T: Element> Conv<T> {
     /// `out` (C_out, H', W', lane) of a dense `input` (C_in, H, W, lane).
     pub fn run(&self, input: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
         match &self.dense {
-            Dense::Direct(weight) => self.direct(weight, input, out, scratch),
+            Dense::Direct(weight) => self.run_direct(weight, input, out, scratch),
             Dense::Winograd(op) => op.run(self.isa, self.lanes, input, out, scratch),
         }
     }
@@ -103,10 +107,10 @@ impl<T: Element> Conv<T> {
     /// # Panics
     /// Unless made by [`Conv::with_single`].
     pub fn run_single(&self, channel: usize, plane: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
-        self.direct(&self.single[channel], plane, out, scratch);
+        self.run_direct(&self.single[channel], plane, out, scratch);
     }
 
-    fn direct(&self, weight: &Packed<T>, input: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
+    fn run_direct(&self, weight: &Packed<T>, input: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
         let g = &self.geometry;
         let (rows, row) = (g.height + 2 * g.padding, g.width + 2 * g.padding);
         let channels = input.len() / (g.height * g.width * self.lanes);
@@ -218,6 +222,9 @@ impl<T: Element> WithSimd for Shift<'_, T> {
 /// Channels and depths per tile of the weight gradient: 24 sums, or 6 where registers are few.
 const GRAD_CHANNELS: usize = 4;
 const GRAD_DEPTH: usize = 6;
+/// Outputs per strip of rows: enough that sums over lanes are rare, few enough that a strip stays in
+/// the cache for all tiles.
+const GRAD_PIXELS: usize = 128;
 
 /// Adds to `sums` (C_out, C_in, K, K) the gradient of the weight over one block: `input`
 /// (C_in, H, W, lane), `grad` (C_out, H', W', lane). Lanes without an image must hold zeros in one of
@@ -263,10 +270,26 @@ struct WeightGrad<'a, T> {
 impl<T: Element> WithSimd for WeightGrad<'_, T> {
     type Output = ();
     #[inline(always)]
-    #[expect(clippy::needless_range_loop, reason = "constant ranges are what unrolls into registers reliably")]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn with_simd<S: Simd>(mut self, simd: S) {
         let g = self.g;
         let (input, grad) = (T::vectors::<S>(self.input), T::vectors::<S>(self.grad));
+        let (height, width) = (g.out_height(), g.out_width());
+        let strip = GRAD_PIXELS.div_ceil(width).min(height);
+        let mut top = 0;
+        while top < height {
+            let bottom = (top + strip).min(height);
+            self.strip(simd, input, grad, top, bottom);
+            top = bottom;
+        }
+    }
+}
+
+impl<T: Element> WeightGrad<'_, T> {
+    /// The part of rows `top` to `bottom` of the outputs.
+    #[inline(always)]
+    #[expect(clippy::needless_range_loop, reason = "constant ranges are what unrolls into registers reliably")]
+    fn strip<S: Simd>(&mut self, simd: S, input: &[T::Vector<S>], grad: &[T::Vector<S>], top: usize, bottom: usize) {
+        let g = self.g;
         let (height, width) = (g.out_height(), g.out_width());
         let depth = self.offsets.len();
         let mut o = 0;
@@ -282,7 +305,7 @@ impl<T: Element> WithSimd for WeightGrad<'_, T> {
                     offsets[j] = self.offsets[(k + j).min(depth - 1)];
                 }
                 let mut sums = [[T::splat(simd, T::ZERO); GRAD_DEPTH]; GRAD_CHANNELS];
-                for y in 0..height {
+                for y in top..bottom {
                     for x in 0..width {
                         let at = y * width + x;
                         let from = y * g.stride * self.row + x * g.stride;

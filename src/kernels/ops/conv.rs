@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Shape, Tensor};
 
-use super::{Op, Schedule, View, apply, shape, sizes};
+use super::{Input, Op, Schedule, View, apply, apply_detached, shape, sizes};
 use crate::kernels::Element;
 use crate::kernels::lanes::conv::{Conv, Scratch, add_weight_grad, dilate, transposed};
 use crate::kernels::lanes::geometry::Geometry;
@@ -28,7 +28,7 @@ pub fn conv2d(
 /// # Errors
 /// If the shapes or the data types do not fit.
 pub fn grad_input(schedule: Schedule, geometry: Geometry, grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    apply(GradInput { schedule, geometry }, &[&grad.detach(), &weight.detach()])
+    apply_detached(GradInput { schedule, geometry }, &[grad, weight])
 }
 
 /// Gradient of the weight, from the gradient of the output and the input.
@@ -36,7 +36,7 @@ pub fn grad_input(schedule: Schedule, geometry: Geometry, grad: &Tensor, weight:
 /// # Errors
 /// If the shapes or the data types do not fit.
 pub fn grad_weight(schedule: Schedule, geometry: Geometry, grad: &Tensor, input: &Tensor) -> Result<Tensor> {
-    apply(GradWeight { schedule, geometry }, &[&grad.detach(), &input.detach()])
+    apply_detached(GradWeight { schedule, geometry }, &[grad, input])
 }
 
 fn wide<T: Element>(values: &[T]) -> Vec<f64> {
@@ -54,7 +54,8 @@ impl Op for Forward {
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
         let Schedule { isa, blocks, .. } = self.schedule;
         let g = self.geometry;
-        let conv = Conv::<T>::new(isa, blocks.lanes, g, &wide(inputs[1].data));
+        let make = if self.schedule.is_exact { Conv::<T>::direct } else { Conv::<T>::new };
+        let conv = make(isa, blocks.lanes, g, &wide(inputs[1].data));
         let shape = shape(blocks, [g.c_out, g.out_height(), g.out_width()]);
         let mut out = vec![T::ZERO; shape.elem_count()];
         self.schedule.for_blocks(&mut out, Scratch::default, |scratch, block, out| {
@@ -63,12 +64,12 @@ impl Op for Forward {
         Ok((out, shape))
     }
 
-    fn backward(&self, inputs: &[&Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+    fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let (schedule, geometry) = (self.schedule, self.geometry);
         // The images themselves need no gradient, and theirs would be the most expensive one.
         let of_input =
-            if inputs[0].track_op() { Some(grad_input(schedule, geometry, grad, inputs[1])?) } else { None };
-        Ok(vec![of_input, Some(grad_weight(schedule, geometry, grad, inputs[0])?)])
+            if inputs[0].needs_grad { Some(grad_input(schedule, geometry, grad, inputs[1].tensor)?) } else { None };
+        Ok(vec![of_input, Some(grad_weight(schedule, geometry, grad, inputs[0].tensor)?)])
     }
 }
 

@@ -10,6 +10,11 @@
 pub mod conv;
 pub mod norm;
 pub mod pointwise;
+mod tape;
+#[cfg(test)]
+mod tests;
+
+pub use tape::{Gradients, Tape};
 
 use candle_core::backend::BackendStorage;
 use candle_core::{
@@ -29,6 +34,8 @@ pub struct Schedule {
     pub blocks: Blocks,
     /// Use of the machine.
     pub split: Split,
+    /// Whether convolutions take the way with the fewest roundings instead of the fewest operations.
+    pub is_exact: bool,
 }
 
 impl Schedule {
@@ -101,15 +108,78 @@ pub fn to_lanes(images: &Tensor, blocks: Blocks) -> Result<Tensor> {
 /// Features (block, F, 1, 1, lane) as rows (B, F).
 ///
 /// # Errors
-/// If the shape does not fit.
+/// If the shape or the data type does not fit.
 pub fn to_rows(features: &Tensor, blocks: Blocks) -> Result<Tensor> {
-    let [n, _, _] = sizes(features.dims())?;
-    features
-        .reshape((blocks.count(), n, blocks.lanes))?
-        .transpose(1, 2)?
-        .contiguous()?
-        .reshape((blocks.count() * blocks.lanes, n))?
-        .narrow(0, 0, blocks.images)
+    apply(ToRows { blocks }, &[features])
+}
+
+/// Two lists of the same length as the rows of one.
+///
+/// # Errors
+/// If the shapes or the data types do not fit.
+pub fn stack(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    apply(Stack, &[a, b])
+}
+
+/// A convolution weight (F_out, F_in, 1, 1) from a linear one (F_out, F_in).
+///
+/// # Errors
+/// If the shape or the data type does not fit.
+pub fn as_conv(weight: &Tensor) -> Result<Tensor> {
+    apply(AsConv, &[weight])
+}
+
+struct ToRows {
+    blocks: Blocks,
+}
+
+impl Op for ToRows {
+    const NAME: &'static str = "to-rows";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let [n, _, _] = sizes(inputs[0].dims)?;
+        let Blocks { images, lanes } = self.blocks;
+        let at = |row: usize, column: usize| ((row / lanes) * n + column) * lanes + row % lanes;
+        let rows = (0..images).flat_map(|row| (0..n).map(move |column| (row, column)));
+        Ok((rows.map(|(row, column)| inputs[0].data[at(row, column)]).collect(), Shape::from((images, n))))
+    }
+
+    fn backward(&self, _: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let op = ToLanes { blocks: self.blocks, sizes: [grad.dim(1)?, 1, 1] };
+        Ok(vec![Some(apply_detached(op, &[grad])?)])
+    }
+}
+
+struct Stack;
+
+impl Op for Stack {
+    const NAME: &'static str = "stack";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let (a, b) = (inputs[0].data, inputs[1].data);
+        if a.len() != b.len() {
+            bail!("stack of {} and {} numbers", a.len(), b.len());
+        }
+        Ok(([a, b].concat(), Shape::from((2, a.len()))))
+    }
+
+    fn backward(&self, _: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(grad.get(0)?), Some(grad.get(1)?)])
+    }
+}
+
+struct AsConv;
+
+impl Op for AsConv {
+    const NAME: &'static str = "as-conv";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        Ok((inputs[0].data.to_vec(), Shape::from([inputs[0].dims, &[1, 1]].concat())))
+    }
+
+    fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(grad.reshape(inputs[0].tensor.shape())?)])
+    }
 }
 
 struct ToLanes {
@@ -139,15 +209,35 @@ trait Op: Send + Sync + 'static {
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)>;
 
-    /// Gradients of the inputs, from inputs, output and the gradient of the output.
-    fn backward(&self, _inputs: &[&Tensor], _out: &Tensor, _grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+    /// Gradients of the inputs, from inputs, output and the gradient of the output; those that are not
+    /// needed may be left out.
+    fn backward(&self, _inputs: &[Input], _out: &Tensor, _grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         bail!("{} has no gradient", Self::NAME)
     }
 }
 
+/// An input of an operation, going backward.
+#[derive(Debug, Clone, Copy)]
+struct Input<'a> {
+    tensor: &'a Tensor,
+    needs_grad: bool,
+}
+
 /// Applies an operation, with backward through candle's autograd.
 fn apply<O: Op>(op: O, inputs: &[&Tensor]) -> Result<Tensor> {
-    let wrapped = Wrapped(op);
+    if Tape::is_recording() {
+        return tape::apply(op, inputs);
+    }
+    run(Wrapped(op), inputs)
+}
+
+/// Applies an operation and leaves no trace in any graph.
+fn apply_detached<O: Op>(op: O, inputs: &[&Tensor]) -> Result<Tensor> {
+    let detached: Vec<Tensor> = inputs.iter().map(|input| input.detach()).collect();
+    run(Wrapped(op), &detached.iter().collect::<Vec<_>>())
+}
+
+fn run<O: Op>(wrapped: Wrapped<O>, inputs: &[&Tensor]) -> Result<Tensor> {
     match inputs {
         [a] => a.contiguous()?.apply_op1(wrapped),
         [a, b] => a.contiguous()?.apply_op2(&b.contiguous()?, wrapped),
@@ -158,10 +248,15 @@ fn apply<O: Op>(op: O, inputs: &[&Tensor]) -> Result<Tensor> {
 
 struct Wrapped<O>(O);
 
-type Input<'a> = (&'a CpuStorage, &'a Layout);
+type Stored<'a> = (&'a CpuStorage, &'a Layout);
+
+/// Inputs as candle's autograd has them.
+fn tracked<'a>(inputs: &[&'a Tensor]) -> Vec<Input<'a>> {
+    inputs.iter().map(|&tensor| Input { tensor, needs_grad: tensor.track_op() }).collect()
+}
 
 impl<O: Op> Wrapped<O> {
-    fn run(&self, inputs: &[Input]) -> Result<(CpuStorage, Shape)> {
+    fn run(&self, inputs: &[Stored]) -> Result<(CpuStorage, Shape)> {
         match inputs[0].0.dtype() {
             DType::F32 => self.run_as::<f32>(inputs),
             DType::F64 => self.run_as::<f64>(inputs),
@@ -169,7 +264,7 @@ impl<O: Op> Wrapped<O> {
         }
     }
 
-    fn run_as<T: Element>(&self, inputs: &[Input]) -> Result<(CpuStorage, Shape)> {
+    fn run_as<T: Element>(&self, inputs: &[Stored]) -> Result<(CpuStorage, Shape)> {
         let views = inputs
             .iter()
             .map(|&(storage, layout)| Ok(View { data: T::slice(storage, layout)?, dims: layout.dims() }))
@@ -189,7 +284,7 @@ impl<O: Op> CustomOp1 for Wrapped<O> {
     }
 
     fn bwd(&self, a: &Tensor, out: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let mut grads = self.0.backward(&[a], out, &grad.contiguous()?)?;
+        let mut grads = self.0.backward(&tracked(&[a]), out, &grad.contiguous()?)?;
         Ok(grads.swap_remove(0))
     }
 }
@@ -204,7 +299,7 @@ impl<O: Op> CustomOp2 for Wrapped<O> {
     }
 
     fn bwd(&self, a: &Tensor, b: &Tensor, out: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let mut grads = self.0.backward(&[a, b], out, &grad.contiguous()?)?.into_iter();
+        let mut grads = self.0.backward(&tracked(&[a, b]), out, &grad.contiguous()?)?.into_iter();
         Ok((grads.next().flatten(), grads.next().flatten()))
     }
 }
@@ -234,7 +329,7 @@ impl<O: Op> CustomOp3 for Wrapped<O> {
         out: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let mut grads = self.0.backward(&[a, b, c], out, &grad.contiguous()?)?.into_iter();
+        let mut grads = self.0.backward(&tracked(&[a, b, c]), out, &grad.contiguous()?)?.into_iter();
         Ok((grads.next().flatten(), grads.next().flatten(), grads.next().flatten()))
     }
 }

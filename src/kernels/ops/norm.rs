@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{Result, Shape, Storage, Tensor};
 
 use super::pointwise::relu_grad;
-use super::{Op, Schedule, View, apply, shape, sizes};
+use super::{Input, Op, Schedule, View, apply, apply_detached, shape, sizes};
 use crate::kernels::Element;
 use crate::kernels::lanes::norm::{Gradient, Map, Moments, Partial, gradient_sums, partial};
 
@@ -119,16 +119,16 @@ impl Op for BatchNorm {
         Ok((out, shape(schedule.blocks, sizes)))
     }
 
-    fn backward(&self, inputs: &[&Tensor], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+    fn backward(&self, inputs: &[Input], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         if !self.is_train {
             candle_core::bail!("batch norm with given statistics has no gradient");
         }
         let grad = if self.is_relu { relu_grad(self.schedule, out, grad)? } else { grad.clone() };
         let moments = self.moments.get().cloned().unwrap_or_default();
         let op = BatchNormGrad { schedule: self.schedule, epsilon: self.epsilon, moments };
-        let (x, params) = (inputs[0].detach(), inputs[1].detach());
+        let (x, params) = (inputs[0].tensor, inputs[1].tensor);
         // The gradient of x, then of γ and β, in one flat list.
-        let all = apply(op, &[&x, &grad, &params])?;
+        let all = apply_detached(op, &[x, &grad, params])?;
         let n = x.elem_count();
         let of_x = all.narrow(0, 0, n)?.reshape(x.shape())?;
         let of_params = all.narrow(0, n, params.elem_count())?.reshape(params.shape())?;

@@ -2,8 +2,9 @@
 
 use candle_core::{Result, Shape, Tensor};
 
-use super::{Op, Schedule, View, apply, shape, sizes};
-use crate::kernels::Element;
+use super::{Input, Op, Schedule, View, apply, apply_detached, shape, sizes};
+use crate::kernels::lanes::Blocks;
+use crate::kernels::{Element, Isa, Split};
 use crate::kernels::lanes::pointwise::{self as kernels, Elementwise};
 
 /// max(x, 0).
@@ -16,7 +17,7 @@ pub fn relu(schedule: Schedule, x: &Tensor) -> Result<Tensor> {
 
 /// Gradient of a ReLU with output `out`, from the gradient of the output.
 pub(super) fn relu_grad(schedule: Schedule, out: &Tensor, grad: &Tensor) -> Result<Tensor> {
-    apply(ReluGrad(schedule), &[&out.detach(), grad])
+    apply_detached(ReluGrad(schedule), &[out, grad])
 }
 
 /// a + b for equal shapes.
@@ -24,7 +25,7 @@ pub(super) fn relu_grad(schedule: Schedule, out: &Tensor, grad: &Tensor) -> Resu
 /// # Errors
 /// If the shapes or the data types do not fit.
 pub fn add(schedule: Schedule, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    apply(Add(schedule), &[a, b])
+    apply(Add { schedule }, &[a, b])
 }
 
 /// Adds `bias` (C) to every number of its channel.
@@ -80,7 +81,7 @@ impl Op for Relu {
         Ok(by_block(self.0, sizes(inputs[0].dims)?, run))
     }
 
-    fn backward(&self, _: &[&Tensor], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+    fn backward(&self, _: &[Input], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(relu_grad(self.0, out, grad)?)])
     }
 }
@@ -100,7 +101,17 @@ impl Op for ReluGrad {
     }
 }
 
-struct Add(Schedule);
+pub(super) struct Add {
+    schedule: Schedule,
+}
+
+impl Add {
+    /// For tensors of the shape of `like`, whatever they hold.
+    pub(super) fn over_first_dim(like: &Tensor) -> Self {
+        let blocks = Blocks { images: like.dims().first().map_or(1, |&n| n.max(1)), lanes: 1 };
+        Self { schedule: Schedule { isa: Isa::current(), blocks, split: Split::Threads, is_exact: false } }
+    }
+}
 
 impl Op for Add {
     const NAME: &'static str = "add";
@@ -109,14 +120,16 @@ impl Op for Add {
         if inputs[0].dims != inputs[1].dims {
             candle_core::bail!("addition of {:?} and {:?}", inputs[0].dims, inputs[1].dims);
         }
-        let run = |block, out: &mut [T]| {
-            let (a, b) = (self.0.block(inputs[0].data, block), self.0.block(inputs[1].data, block));
-            Elementwise::Add.run(self.0.isa, a, b, out);
-        };
-        Ok(by_block(self.0, sizes(inputs[0].dims)?, run))
+        let schedule = self.schedule;
+        let mut out = vec![T::ZERO; inputs[0].data.len()];
+        schedule.for_blocks(&mut out, || (), |(), block, out| {
+            let (a, b) = (schedule.block(inputs[0].data, block), schedule.block(inputs[1].data, block));
+            Elementwise::Add.run(schedule.isa, a, b, out);
+        });
+        Ok((out, Shape::from(inputs[0].dims)))
     }
 
-    fn backward(&self, _: &[&Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+    fn backward(&self, _: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(grad.clone()), Some(grad.clone())])
     }
 }
@@ -142,8 +155,8 @@ impl Op for AddBias {
         Ok(by_block(self.0, sizes, run))
     }
 
-    fn backward(&self, _: &[&Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(grad.clone()), Some(apply(ChannelSums(self.0), &[grad])?)])
+    fn backward(&self, _: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(grad.clone()), Some(apply_detached(ChannelSums(self.0), &[grad])?)])
     }
 }
 
@@ -181,8 +194,8 @@ impl Op for MaxPool {
         Ok(by_block(self.0, [channels, height / 2, width / 2], run))
     }
 
-    fn backward(&self, inputs: &[&Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(apply(MaxPoolGrad(self.0), &[&inputs[0].detach(), grad])?)])
+    fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(apply_detached(MaxPoolGrad(self.0), &[inputs[0].tensor, grad])?)])
     }
 }
 
@@ -215,8 +228,9 @@ impl Op for PlaneMeans {
         Ok(by_block(self.0, [channels, 1, 1], run))
     }
 
-    fn backward(&self, inputs: &[&Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(apply(PlaneMeansGrad { schedule: self.0, sizes: sizes(inputs[0].dims())? }, &[grad])?)])
+    fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let op = PlaneMeansGrad { schedule: self.0, sizes: sizes(inputs[0].tensor.dims())? };
+        Ok(vec![Some(apply_detached(op, &[grad])?)])
     }
 }
 
@@ -268,10 +282,10 @@ impl Op for Shortcut {
         Ok(by_block(self.schedule, to, run))
     }
 
-    fn backward(&self, inputs: &[&Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let sizes = sizes(inputs[0].dims())?;
+    fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let sizes = sizes(inputs[0].tensor.dims())?;
         let op = ShortcutGrad { schedule: self.schedule, before: self.before, sizes };
-        Ok(vec![Some(apply(op, &[grad])?)])
+        Ok(vec![Some(apply_detached(op, &[grad])?)])
     }
 }
 

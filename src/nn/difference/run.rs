@@ -181,7 +181,8 @@ where
         let mut moments: Vec<Option<Vec<Moments>>> = vec![None; network.n_nodes() + 1];
         let tensors = network.tensors(params, T::DTYPE, images.device())?;
         let context = Context { mode, split: Split::Threads };
-        let logits = network.forward_visit(&context, &tensors, images, &mut |schedule, value, tensor| {
+        // All probes share the rounding of the base: it is worth a slower convolution.
+        let logits = network.forward_visit(&context, &tensors, images, true, &mut |schedule, value, tensor| {
             if kept.contains(&value) {
                 base[value] = Some(tensor.clone());
             }

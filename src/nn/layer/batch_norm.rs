@@ -6,6 +6,7 @@ use super::{ActivationShape, Epilogue, Layer, Mode, Pass, Role, elements};
 use crate::Error;
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::{Affine, Change, Plane, Relu, add_sums};
+use crate::kernels::ops::stack;
 use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
 use crate::kernels::{Element, Isa};
 use crate::nn::difference::{Coupling, Delta, Place, Propagate, Rule, Setup, Support};
@@ -54,7 +55,7 @@ impl Layer for BatchNorm {
                 Mode::Train => Stats::Batch,
                 Mode::Eval(running) => Stats::Given(running.layer(self.norm_idx).moments()),
             };
-            let params = Tensor::stack(&[&params[0], &params[1]], 0)?;
+            let params = stack(&params[0], &params[1])?;
             return batch_norm(schedule, x, &params, stats, EPSILON, other, is_relu);
         }
         let (scale, shift) = (&params[0], &params[1]);

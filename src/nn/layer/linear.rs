@@ -47,7 +47,7 @@ impl Layer for Linear {
     fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         match pass.schedule {
             Some(schedule) => {
-                let weight = params[0].reshape((self.n_out, self.n_in, 1, 1))?;
+                let weight = ops::as_conv(&params[0])?;
                 let out = ops::conv::conv2d(schedule, inputs[0], &weight, 1, 0)?;
                 ops::pointwise::add_bias(schedule, &out, &params[1])
             }
