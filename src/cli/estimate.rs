@@ -124,7 +124,9 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     let evaluator: Box<dyn Evaluator> = match args.evaluator {
         EvaluatorName::Full => Box::new(Full::new(&metered, &params)?),
         EvaluatorName::Reuse => Box::new(Reuse::new(&metered, &params)?),
-        EvaluatorName::Difference => Box::new(DifferencePropagation::new(&metered, &params, common.memory())?),
+        EvaluatorName::Difference => {
+            Box::new(DifferencePropagation::new(&metered, &params, common.memory())?)
+        }
     };
     let estimate = zo::estimate(&*estimator, &*evaluator)?;
     let wall_s = start.elapsed().as_secs_f64();

@@ -13,9 +13,9 @@ use candle_core::Device;
 
 pub use lock::Lock;
 
-use crate::nn::difference::DEFAULT_MEMORY;
 use crate::data::{self, Location, Splits};
 use crate::kernels::Isa;
+use crate::nn::difference::DEFAULT_MEMORY;
 use crate::results::{Provenance, Status, Store, TrialRecord};
 use crate::spec::{DataSource, Settings, Trial};
 use crate::task::{self, Observer, Prepared, Session};
@@ -75,7 +75,16 @@ impl<'a> Runner<'a> {
         device_name: String,
         interrupt: &'a AtomicBool,
     ) -> Self {
-        Self { store, location, downloads, device, device_name, memory: DEFAULT_MEMORY, interrupt, splits: HashMap::new() }
+        Self {
+            store,
+            location,
+            downloads,
+            device,
+            device_name,
+            memory: DEFAULT_MEMORY,
+            interrupt,
+            splits: HashMap::new(),
+        }
     }
 
     /// Runs one trial from its checkpoint, if there is one, and writes its record; a trial that has

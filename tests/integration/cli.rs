@@ -110,7 +110,14 @@ impl Place {
     }
 
     pub(crate) fn run(&self, args: &str) -> Ran {
-        let output = Command::from_std(self.command(args)).timeout(TIME_LIMIT).output().unwrap();
+        self.run_with(&[], args)
+    }
+
+    /// The same with environment variables.
+    pub(crate) fn run_with(&self, variables: &[(&str, &str)], args: &str) -> Ran {
+        let mut command = self.command(args);
+        command.envs(variables.iter().copied());
+        let output = Command::from_std(command).timeout(TIME_LIMIT).output().unwrap();
         Ran {
             code: output.status.code().expect("it ended by itself"),
             stdout: String::from_utf8(output.stdout).unwrap(),
@@ -251,8 +258,8 @@ fn golden(name: &str) -> PathBuf {
 }
 
 /// Expected values of `tests/golden` at every `step`-th coordinate; see the README there.
-struct Golden {
-    name: &'static str,
+pub(crate) struct Golden {
+    pub(crate) name: &'static str,
     model: &'static str,
     loss: f64,
     coords: Vec<Value>,
@@ -261,7 +268,7 @@ struct Golden {
 }
 
 impl Golden {
-    fn load(name: &'static str, model: &'static str, step: usize) -> Self {
+    pub(crate) fn load(name: &'static str, model: &'static str, step: usize) -> Self {
         let text = std::fs::read_to_string(golden(&format!("{name}.expected.json"))).unwrap();
         let expected: Value = serde_json::from_str(&text).unwrap();
         let picked = |key: &str| -> Vec<Value> {
@@ -273,7 +280,7 @@ impl Golden {
     }
 
     /// The options that name the golden files, with the coordinates written into `place`.
-    fn options(&self, place: &Place) -> String {
+    pub(crate) fn options(&self, place: &Place) -> String {
         std::fs::write(place.path("coords.json"), serde_json::to_string(&self.coords).unwrap()).unwrap();
         let file =
             |suffix: &str| golden(&format!("{}.{suffix}.safetensors", self.name)).display().to_string();
@@ -286,12 +293,12 @@ impl Golden {
     }
 }
 
-fn numbers(values: &[Value]) -> Vec<f64> {
+pub(crate) fn numbers(values: &[Value]) -> Vec<f64> {
     values.iter().map(|value| value.as_f64().unwrap()).collect()
 }
 
 /// Relative l2 error and cosine.
-fn distance(found: &[f64], expected: &[f64]) -> (f64, f64) {
+pub(crate) fn distance(found: &[f64], expected: &[f64]) -> (f64, f64) {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let difference: Vec<f64> = found.iter().zip(expected).map(|(f, e)| f - e).collect();
     let norm = dot(expected, expected).sqrt();

@@ -8,10 +8,11 @@ use candle_core::{DType, Device, Tensor};
 use deepzero::baseline::backprop;
 use deepzero::data::{self, Dataset, Location, Normalization};
 use deepzero::kernels::Split;
+use deepzero::nn::difference::DEFAULT_MEMORY;
 use deepzero::nn::{Context, Mode, Network, loss, model, weights};
 use deepzero::spec::{DataSource, Difference, OptimizerKind};
 use deepzero::zo::estimator::Cge;
-use deepzero::zo::evaluate::{Evaluator, Full, Reuse};
+use deepzero::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
 use deepzero::zo::optimizer::Optimizer;
 use deepzero::zo::sparsity::{self, KeepCounts};
 use deepzero::zo::{Estimator, Metered, NetworkObjective, QueryCount};
@@ -28,6 +29,14 @@ const BACKPROP_F32: f64 = 2e-3;
 const CGE_F32: f64 = 2e-2;
 const CGE_F32_COSINE: f64 = 0.9998;
 const CGE_F64: f64 = 1e-6;
+/// A propagated difference is rounded like a forward pass, and no nearly equal numbers are subtracted.
+const DIFFERENCE_F32: f64 = 1e-4;
+/// What is left is the rounding of the two losses that PyTorch subtracted.
+const DIFFERENCE_F64: f64 = 1e-9;
+/// Of the base loss.
+const DIFFERENCE_LOSS: f64 = 1e-6;
+/// How much smaller the error is in f32 than that of two subtracted losses.
+const DIFFERENCE_GAIN: f64 = 10.0;
 
 #[derive(Deserialize)]
 struct Expected {
@@ -162,14 +171,28 @@ fn check_cge(golden: &Golden, dtype: DType, coords: &[usize], expected: &[f64]) 
     assert_eq!(count.queries(), coords.len() as u64 + 1, "one query per probe and one for the base");
     let reuse = Reuse::new(&metered, &golden.params).unwrap().differences(&probes).unwrap();
     assert_eq!(count.queries(), 2 * (coords.len() as u64 + 1), "reuse makes queries cheaper, not fewer");
-    for (name, differences) in [("full", &full), ("reuse", &reuse)] {
+    let propagation = DifferencePropagation::new(&metered, &golden.params, DEFAULT_MEMORY).unwrap();
+    assert!((propagation.base_loss() / golden.expected.loss - 1.0).abs() < DIFFERENCE_LOSS);
+    let difference = propagation.differences(&probes).unwrap();
+    assert_eq!(count.queries(), 3 * (coords.len() as u64 + 1), "nor does the propagation of differences");
+    let compared = |differences: &[f64]| {
         let gradient = cge.tell(differences).gradient;
         let found: Vec<f64> = coords.iter().map(|&coord| gradient[coord]).collect();
-        let (error, cosine) = compare(&found, expected);
+        compare(&found, expected)
+    };
+    for (name, differences) in [("full", &full), ("reuse", &reuse)] {
+        let (error, cosine) = compared(differences);
         let (tolerance, least) =
             if dtype == DType::F32 { (CGE_F32, CGE_F32_COSINE) } else { (CGE_F64, 1.0 - 1e-9) };
         assert!(error < tolerance && cosine >= least, "{name} {dtype:?}: error {error}, cosine {cosine}");
     }
+    let (error, _) = compared(&difference);
+    let tolerance = if dtype == DType::F32 {
+        DIFFERENCE_F32.min(compared(&full).0 / DIFFERENCE_GAIN)
+    } else {
+        DIFFERENCE_F64
+    };
+    assert!(error < tolerance, "difference {dtype:?}: error {error}, at most {tolerance}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod cli;
 mod data;
+mod difference;
 mod golden;
 mod report;
 mod results;
