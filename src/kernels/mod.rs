@@ -7,6 +7,7 @@
 
 pub mod element;
 pub mod lanes;
+pub mod memory;
 pub mod ops;
 
 use std::sync::OnceLock;

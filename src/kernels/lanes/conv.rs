@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 
 use super::Buffer;
 use super::geometry::Geometry;
-use super::tile::{Packed, Walk, product};
+use super::tile::{PIXELS, Packed, Walk, product};
 use super::winograd::Winograd;
 use crate::kernels::{Element, Isa};
 
@@ -38,7 +38,7 @@ pub struct Conv<T> {
 
 /// Minimal filtering pays from this many 4x4 tiles per plane and channels on.
 const WINOGRAD_TILES: usize = 4;
-const WINOGRAD_CHANNELS: usize = 8;
+const WINOCHANNELS: usize = 8;
 
 impl<T: Element> Conv<T> {
     /// Prepares `weight` (C_out, C_in, K, K) for inputs of `geometry`, whose batch is not used; by
@@ -49,7 +49,7 @@ impl<T: Element> Conv<T> {
         let tiles = g.height.div_ceil(4) * g.width.div_ceil(4);
         let pays = (g.kernel, g.stride, g.padding) == (3, 1, 1)
             && tiles >= WINOGRAD_TILES
-            && g.c_in.min(g.c_out) >= WINOGRAD_CHANNELS;
+            && g.c_in.min(g.c_out) >= WINOCHANNELS;
         if !pays {
             return Self::direct(isa, lanes, geometry, weight);
         }
@@ -176,7 +176,7 @@ impl<T: Element> WithSimd for Direct<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let (input, out) = (T::vectors::<S>(self.input), T::vectors_mut::<S>(self.out));
-        product::<S, T>(simd, self.weight, &self.walk, input, out);
+        product::<S, T, PIXELS>(simd, self.weight, &self.walk, input, out);
     }
 }
 
@@ -219,9 +219,6 @@ impl<T: Element> WithSimd for Shift<'_, T> {
     }
 }
 
-/// Channels and depths per tile of the weight gradient: 24 sums, or 6 where registers are few.
-const GRAD_CHANNELS: usize = 4;
-const GRAD_DEPTH: usize = 6;
 /// Outputs per strip of rows: enough that sums over lanes are rare, few enough that a strip stays in
 /// the cache for all tiles.
 const GRAD_PIXELS: usize = 128;
@@ -247,7 +244,12 @@ pub fn add_weight_grad<T: Element>(
         padded
     };
     let offsets = offsets(g);
-    isa.dispatch(WeightGrad { g, row, offsets: &offsets, input, grad, sums });
+    // Sums, inputs and outputs of a tile fill the registers.
+    if matches!(isa, Isa::Avx512 | Isa::Neon) {
+        isa.dispatch(WeightGrad::<T, 4, 5> { g, row, offsets: &offsets, input, grad, sums });
+    } else {
+        isa.dispatch(WeightGrad::<T, 3, 3> { g, row, offsets: &offsets, input, grad, sums });
+    }
 }
 
 /// Where tap k of input channel i lies in padded planes, in registers, by i · K² + k.
@@ -257,7 +259,8 @@ fn offsets(g: &Geometry) -> Vec<usize> {
     (0..g.c_in * n_taps).map(|k| (k / n_taps * rows + k % n_taps / g.kernel) * row + k % g.kernel).collect()
 }
 
-struct WeightGrad<'a, T> {
+/// In tiles of `CHANNELS` output channels by `DEPTH` taps.
+struct WeightGrad<'a, T, const CHANNELS: usize, const DEPTH: usize> {
     g: &'a Geometry,
     /// Registers per row of the padded input.
     row: usize,
@@ -267,7 +270,7 @@ struct WeightGrad<'a, T> {
     sums: &'a mut [f64],
 }
 
-impl<T: Element> WithSimd for WeightGrad<'_, T> {
+impl<T: Element, const CHANNELS: usize, const DEPTH: usize> WithSimd for WeightGrad<'_, T, CHANNELS, DEPTH> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
@@ -284,7 +287,7 @@ impl<T: Element> WithSimd for WeightGrad<'_, T> {
     }
 }
 
-impl<T: Element> WeightGrad<'_, T> {
+impl<T: Element, const CHANNELS: usize, const DEPTH: usize> WeightGrad<'_, T, CHANNELS, DEPTH> {
     /// The part of rows `top` to `bottom` of the outputs.
     #[inline(always)]
     #[expect(clippy::needless_range_loop, reason = "constant ranges are what unrolls into registers reliably")]
@@ -297,38 +300,42 @@ impl<T: Element> WeightGrad<'_, T> {
             let mut k = 0;
             while k < depth {
                 // The last tile of a row or column of tiles computes its last member several times.
-                let (mut grads, mut offsets) = ([0; GRAD_CHANNELS], [0; GRAD_DEPTH]);
-                for j in 0..GRAD_CHANNELS {
+                let (mut grads, mut offsets) = ([0; CHANNELS], [0; DEPTH]);
+                for j in 0..CHANNELS {
                     grads[j] = (o + j).min(g.c_out - 1) * height * width;
                 }
-                for j in 0..GRAD_DEPTH {
+                for j in 0..DEPTH {
                     offsets[j] = self.offsets[(k + j).min(depth - 1)];
                 }
-                let mut sums = [[T::splat(simd, T::ZERO); GRAD_DEPTH]; GRAD_CHANNELS];
+                let mut sums = [[T::splat(simd, T::ZERO); DEPTH]; CHANNELS];
                 for y in top..bottom {
                     for x in 0..width {
                         let at = y * width + x;
                         let from = y * g.stride * self.row + x * g.stride;
-                        let mut inputs = [T::splat(simd, T::ZERO); GRAD_DEPTH];
-                        for j in 0..GRAD_DEPTH {
+                        let mut inputs = [T::splat(simd, T::ZERO); DEPTH];
+                        for j in 0..DEPTH {
                             inputs[j] = input[offsets[j] + from];
                         }
-                        for c in 0..GRAD_CHANNELS {
-                            let grad = grad[grads[c] + at];
-                            for j in 0..GRAD_DEPTH {
-                                sums[c][j] = T::mul_add(simd, grad, inputs[j], sums[c][j]);
+                        // All loads before the sums, or they go through memory at every check of bounds.
+                        let mut outputs = [T::splat(simd, T::ZERO); CHANNELS];
+                        for c in 0..CHANNELS {
+                            outputs[c] = grad[grads[c] + at];
+                        }
+                        for c in 0..CHANNELS {
+                            for j in 0..DEPTH {
+                                sums[c][j] = T::mul_add(simd, outputs[c], inputs[j], sums[c][j]);
                             }
                         }
                     }
                 }
-                for c in 0..GRAD_CHANNELS.min(g.c_out - o) {
-                    for j in 0..GRAD_DEPTH.min(depth - k) {
+                for c in 0..CHANNELS.min(g.c_out - o) {
+                    for j in 0..DEPTH.min(depth - k) {
                         self.sums[(o + c) * depth + k + j] += T::reduce_sum(simd, sums[c][j]).wide();
                     }
                 }
-                k += GRAD_DEPTH;
+                k += DEPTH;
             }
-            o += GRAD_CHANNELS;
+            o += CHANNELS;
         }
     }
 }

@@ -13,11 +13,15 @@ pub struct CrossEntropy {
     n_classes: usize,
     /// Probabilities (block, class, lane).
     probabilities: Vec<f64>,
+    /// Their logarithms.
+    logs: Vec<f64>,
     labels: Vec<u32>,
 }
 
-/// A change of logits beyond this needs the overflow-proof formula.
+/// A change of logits beyond this, or a sum below that, needs the formula that neither overflows nor
+/// subtracts nearly equal numbers.
 const LARGE: f64 = 500.0;
+const SMALL: f64 = -0.5;
 
 /// Most lanes of a register.
 const MAX_LANES: usize = 16;
@@ -29,15 +33,17 @@ impl CrossEntropy {
         let n_classes = logits.first().map_or(0, Vec::len);
         let lanes = blocks.lanes;
         let mut probabilities = vec![0.0; blocks.count() * n_classes * lanes];
+        let mut logs = probabilities.clone();
         for (image, logits) in logits.iter().enumerate() {
             let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let total: f64 = logits.iter().map(|logit| (logit - max).exp()).sum();
             for (class, logit) in logits.iter().enumerate() {
                 let at = (image / lanes * n_classes + class) * lanes + image % lanes;
                 probabilities[at] = (logit - max).exp() / total;
+                logs[at] = logit - max - total.ln();
             }
         }
-        Self { isa, blocks, n_classes, probabilities, labels: labels.to_vec() }
+        Self { isa, blocks, n_classes, probabilities, logs, labels: labels.to_vec() }
     }
 
     /// Sum over the images of a block of log1p(Σ p_k expm1(δ_k)) − δ_label, for logits that change
@@ -47,8 +53,9 @@ impl CrossEntropy {
         let lanes = self.blocks.lanes;
         let classes = only.map_or(0..self.n_classes, |class| class..class + 1);
         let first = classes.start;
-        let all = &self.probabilities[block * self.n_classes * lanes..][..self.n_classes * lanes];
-        let probabilities = &all[first * lanes..classes.end * lanes];
+        let whole = block * self.n_classes * lanes;
+        let probabilities = &self.probabilities[whole..][first * lanes..classes.end * lanes];
+        let logs = &self.logs[whole..][..self.n_classes * lanes];
         let of = |class: usize, lane: usize| {
             if classes.contains(&class) { delta[(class - first) * lanes + lane].wide() } else { 0.0 }
         };
@@ -56,9 +63,10 @@ impl CrossEntropy {
         let mut total = 0.0;
         for lane in 0..self.blocks.images_in(block) {
             let label = self.labels[block * lanes + lane] as usize;
-            let log = if largest[lane] > LARGE {
-                let term = |class: usize| all[class * lanes + lane] * (of(class, lane) - largest[lane]).exp();
-                largest[lane] + (0..self.n_classes).map(term).sum::<f64>().ln()
+            let log = if largest[lane] > LARGE || sums[lane] < SMALL {
+                let moved = |class: usize| logs[class * lanes + lane] + of(class, lane);
+                let max = (0..self.n_classes).map(moved).fold(f64::NEG_INFINITY, f64::max);
+                max + (0..self.n_classes).map(|class| (moved(class) - max).exp()).sum::<f64>().ln()
             } else {
                 sums[lane].ln_1p()
             };

@@ -119,9 +119,17 @@ pub struct Change<'a, T> {
     pub delta: &'a [T],
 }
 
-/// Adds to `sums` (2, lane) the sums of δ and of δ (2 (z − m) + δ) over one plane; lanes from
-/// `n_images` on are left out.
-pub fn add_sums<T: Element>(isa: Isa, change: Change<'_, T>, n_images: usize, sums: &mut [T]) {
+/// Registers of sums per channel.
+pub const SUMS: usize = 3;
+
+/// Adds to `sums` (3, lane) the sums of d = δ − pivot and of d (2 (z − m) + d) over one plane; lanes
+/// from `n_images` on are left out. The pivot, in the third place, is any number near δ: the first
+/// plane of a channel sets it. It keeps the variance of a nearly uniform change.
+pub fn add_sums<T: Element>(isa: Isa, change: Change<'_, T>, is_first: bool, n_images: usize, sums: &mut [T]) {
+    if is_first {
+        let lanes = sums.len() / SUMS;
+        sums[2 * lanes..].fill(change.delta[0]);
+    }
     isa.dispatch(Sums { change, n_images, sums });
 }
 
@@ -145,6 +153,7 @@ impl<T: Element> WithSimd for Sums<'_, T> {
         let mean = T::splat(simd, self.change.mean);
         let delta = T::vectors::<S>(self.change.delta);
         let z = &T::vectors::<S>(self.change.z)[..delta.len()];
+        let pivot = T::vectors::<S>(self.sums)[2];
         let (mut total, mut total_square) = (zero, zero);
         let mut start = 0;
         while start < delta.len() {
@@ -154,7 +163,7 @@ impl<T: Element> WithSimd for Sums<'_, T> {
             let mut i = 0;
             while i + 4 <= delta.len() {
                 for j in 0..4 {
-                    let d = delta[i + j];
+                    let d = T::vsub(simd, delta[i + j], pivot);
                     let term = T::mul_add(simd, two, T::vsub(simd, z[i + j], mean), d);
                     sums[j] = T::vadd(simd, sums[j], d);
                     squares[j] = T::mul_add(simd, d, term, squares[j]);
@@ -162,7 +171,7 @@ impl<T: Element> WithSimd for Sums<'_, T> {
                 i += 4;
             }
             while i < delta.len() {
-                let d = delta[i];
+                let d = T::vsub(simd, delta[i], pivot);
                 let term = T::mul_add(simd, two, T::vsub(simd, z[i], mean), d);
                 sums[0] = T::vadd(simd, sums[0], d);
                 squares[0] = T::mul_add(simd, d, term, squares[0]);
@@ -190,11 +199,13 @@ impl<T: Element> WithSimd for Sums<'_, T> {
     }
 }
 
-/// Change of a channel's output: delta · δz + base · (z − mean) + constant.
+/// Change of a channel's output: delta · (δz − pivot) + base · (z − mean) + constant.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Affine<T> {
     /// Factor of the input's change.
     pub delta: T,
+    /// Subtracted from the input's change first.
+    pub pivot: T,
     /// Factor of the centered input.
     pub base: T,
     /// Constant.
@@ -283,15 +294,16 @@ impl<T: Element, const DELTA: bool, const ADDED: bool, const RELU: u8> WithSimd
             Relu::OfNorm { scale, shift } => (z, scale, shift),
             Relu::OfSum { scale, shift, other } => (&T::vectors::<S>(other)[..n], scale, shift),
         };
-        let Affine { delta: of_delta, base, constant } = plane.affine;
+        let Affine { delta: of_delta, pivot, base, constant } = plane.affine;
         let (mean, of_delta) = (T::splat(simd, plane.mean), T::splat(simd, of_delta));
+        let pivot = T::splat(simd, pivot);
         let (base, constant) = (T::splat(simd, base), T::splat(simd, constant));
         let (scale, shift) = (T::splat(simd, scale), T::splat(simd, shift));
         for i in 0..n {
             let centered = T::vsub(simd, z[i], mean);
             let mut change = T::mul_add(simd, base, centered, constant);
             if DELTA {
-                change = T::mul_add(simd, of_delta, delta[i], change);
+                change = T::mul_add(simd, of_delta, T::vsub(simd, delta[i], pivot), change);
             }
             if ADDED {
                 change = T::vadd(simd, change, added[i]);

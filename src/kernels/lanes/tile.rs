@@ -6,12 +6,14 @@ use super::Buffer;
 use crate::kernels::{Element, Isa};
 
 /// Registers of outputs per register tile.
-const PIXELS: usize = 4;
+pub(super) const PIXELS: usize = 4;
+/// The same where few outputs at a time keep the data in the cache.
+pub(super) const FEW_PIXELS: usize = 2;
 
 /// Most output channels per register tile: with AVX-512 and NEON 24 of 32 registers hold sums, else
 /// 12 of 16.
-fn max_channels(isa: Isa) -> usize {
-    if matches!(isa, Isa::Avx512 | Isa::Neon) { 6 } else { 3 }
+fn max_channels(isa: Isa, pixels: usize) -> usize {
+    if matches!(isa, Isa::Avx512 | Isa::Neon) { 24 / pixels } else { 12 / pixels }
 }
 
 /// A matrix (output channels, depth) in the order in which the tiles read it: blocks of output
@@ -38,15 +40,16 @@ impl Row {
 }
 
 impl<T: Element> Packed<T> {
-    pub(super) fn zeroed(isa: Isa, channels: usize, depth: usize) -> Self {
-        let n_blocks = channels.div_ceil(max_channels(isa));
+    /// For tiles of `pixels` registers.
+    pub(super) fn zeroed(isa: Isa, pixels: usize, channels: usize, depth: usize) -> Self {
+        let n_blocks = channels.div_ceil(max_channels(isa, pixels));
         // Blocks of nearly equal width: 16 channels are 6, 5 and 5.
         let widths = (0..n_blocks).map(|block| (channels + block) / n_blocks).rev().collect();
         Self { widths, depth, values: Buffer::zeroed(channels * depth) }
     }
 
     pub(super) fn new(isa: Isa, channels: usize, depth: usize, at: impl Fn(usize, usize) -> T) -> Self {
-        let mut packed = Self::zeroed(isa, channels, depth);
+        let mut packed = Self::zeroed(isa, PIXELS, channels, depth);
         for o in 0..channels {
             let row = packed.row(o);
             for k in 0..depth {
@@ -86,7 +89,7 @@ pub(super) struct Walk<'a> {
 }
 
 #[inline(always)]
-pub(super) fn product<S: Simd, T: Element>(
+pub(super) fn product<S: Simd, T: Element, const PIXELS: usize>(
     simd: S,
     weight: &Packed<T>,
     walk: &Walk,
@@ -104,12 +107,18 @@ pub(super) fn product<S: Simd, T: Element>(
                 let values = &weight.values[weights..weights + width * weight.depth];
                 let tile = Tile { walk, y, x, n, first };
                 match width {
-                    1 => tile.run::<S, T, 1>(simd, values, input, out),
-                    2 => tile.run::<S, T, 2>(simd, values, input, out),
-                    3 => tile.run::<S, T, 3>(simd, values, input, out),
-                    4 => tile.run::<S, T, 4>(simd, values, input, out),
-                    5 => tile.run::<S, T, 5>(simd, values, input, out),
-                    _ => tile.run::<S, T, 6>(simd, values, input, out),
+                    1 => tile.run::<S, T, PIXELS, 1>(simd, values, input, out),
+                    2 => tile.run::<S, T, PIXELS, 2>(simd, values, input, out),
+                    3 => tile.run::<S, T, PIXELS, 3>(simd, values, input, out),
+                    4 => tile.run::<S, T, PIXELS, 4>(simd, values, input, out),
+                    5 => tile.run::<S, T, PIXELS, 5>(simd, values, input, out),
+                    6 => tile.run::<S, T, PIXELS, 6>(simd, values, input, out),
+                    7 => tile.run::<S, T, PIXELS, 7>(simd, values, input, out),
+                    8 => tile.run::<S, T, PIXELS, 8>(simd, values, input, out),
+                    9 => tile.run::<S, T, PIXELS, 9>(simd, values, input, out),
+                    10 => tile.run::<S, T, PIXELS, 10>(simd, values, input, out),
+                    11 => tile.run::<S, T, PIXELS, 11>(simd, values, input, out),
+                    _ => tile.run::<S, T, PIXELS, 12>(simd, values, input, out),
                 }
                 weights += width * weight.depth;
                 first += width;
@@ -119,7 +128,7 @@ pub(super) fn product<S: Simd, T: Element>(
     }
 }
 
-/// `n` ≤ [`PIXELS`] outputs of one row for the channels from `first` on.
+/// `n` ≤ PIXELS outputs of one row for the channels from `first` on.
 struct Tile<'a> {
     walk: &'a Walk<'a>,
     y: usize,
@@ -134,7 +143,7 @@ impl Tile<'_> {
         clippy::needless_range_loop,
         reason = "constant ranges are what unrolls into registers reliably"
     )]
-    fn run<S: Simd, T: Element, const CHANNELS: usize>(
+    fn run<S: Simd, T: Element, const PIXELS: usize, const CHANNELS: usize>(
         &self,
         simd: S,
         weight: &[T],
@@ -151,8 +160,10 @@ impl Tile<'_> {
         let mut sums = [[T::splat(simd, T::ZERO); PIXELS]; CHANNELS];
         for k in 0..walk.offsets.len() {
             let offset = walk.offsets[k];
-            let x: [T::Vector<S>; PIXELS] =
-                [input[at[0] + offset], input[at[1] + offset], input[at[2] + offset], input[at[3] + offset]];
+            let mut x = [T::splat(simd, T::ZERO); PIXELS];
+            for p in 0..PIXELS {
+                x[p] = input[at[p] + offset];
+            }
             let weights: &[T; CHANNELS] =
                 weight[k * CHANNELS..][..CHANNELS].try_into().expect("as many weights as channels");
             for c in 0..CHANNELS {

@@ -4,13 +4,19 @@
 use pulp::{Simd, WithSimd};
 
 use super::conv::Scratch;
-use super::tile::{Packed, Walk, product};
+use super::tile::{FEW_PIXELS, PIXELS, Packed, Walk, product};
 use crate::kernels::{Element, Isa};
 
 /// Positions of a transformed tile.
 const POSITIONS: usize = 36;
+/// Numbers per lane that the transformed inputs and outputs of a group of tiles may occupy: about
+/// half of a second-level cache.
+const GROUP_NUMBERS: usize = 10 * 1024;
+
 /// Tiles transformed together.
-const GROUP: usize = 4;
+fn group(c_in: usize, c_out: usize) -> usize {
+    if POSITIONS * (c_in + c_out) * PIXELS <= GROUP_NUMBERS { PIXELS } else { FEW_PIXELS }
+}
 
 /// Transformed weights.
 #[derive(Debug)]
@@ -19,6 +25,8 @@ pub(super) struct Winograd<T> {
     c_out: usize,
     height: usize,
     width: usize,
+    /// Tiles transformed together.
+    group: usize,
     /// One matrix (C_out, C_in) per position.
     weights: Vec<Packed<T>>,
     /// Distances of the input channels within a position, in registers.
@@ -43,7 +51,8 @@ impl<T: Element> Winograd<T> {
         [height, width]: [usize; 2],
         weight: &[f64],
     ) -> Self {
-        let mut weights: Vec<Packed<T>> = (0..POSITIONS).map(|_| Packed::zeroed(isa, c_out, c_in)).collect();
+        let group = group(c_in, c_out);
+        let mut weights: Vec<Packed<T>> = (0..POSITIONS).map(|_| Packed::zeroed(isa, group, c_out, c_in)).collect();
         for o in 0..c_out {
             let columns = weights[0].row(o);
             for i in 0..c_in {
@@ -54,7 +63,7 @@ impl<T: Element> Winograd<T> {
                 }
             }
         }
-        Self { c_in, c_out, height, width, weights, offsets: (0..c_in).map(|c| c * GROUP).collect() }
+        Self { c_in, c_out, height, width, group, weights, offsets: (0..c_in).map(|c| c * group).collect() }
     }
 
     /// Multiplications and additions of the products for one image.
@@ -65,8 +74,8 @@ impl<T: Element> Winograd<T> {
 
     /// `out` (C_out, H, W, lane) from `input` (C_in, H, W, lane).
     pub(super) fn run(&self, isa: Isa, lanes: usize, input: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
-        let transformed = scratch.transformed.reserve(POSITIONS * self.c_in * GROUP * lanes);
-        let products = scratch.products.reserve(POSITIONS * self.c_out * GROUP * lanes);
+        let transformed = scratch.transformed.reserve(POSITIONS * self.c_in * self.group * lanes);
+        let products = scratch.products.reserve(POSITIONS * self.c_out * self.group * lanes);
         isa.dispatch(Run { op: self, input, out, transformed, products });
     }
 }
@@ -102,6 +111,17 @@ impl<T: Element> WithSimd for Run<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        if self.op.group == PIXELS {
+            self.run::<S, PIXELS>(simd);
+        } else {
+            self.run::<S, FEW_PIXELS>(simd);
+        }
+    }
+}
+
+impl<T: Element> Run<'_, T> {
+    #[inline(always)]
+    fn run<S: Simd, const GROUP: usize>(self, simd: S) {
         let op = self.op;
         let input = T::vectors::<S>(self.input);
         let out = T::vectors_mut::<S>(self.out);
@@ -136,7 +156,7 @@ impl<T: Element> WithSimd for Run<'_, T> {
             for position in 0..POSITIONS {
                 let from = &transformed[position * op.c_in * GROUP..][..op.c_in * GROUP];
                 let to = &mut products[position * op.c_out * GROUP..][..op.c_out * GROUP];
-                product::<S, T>(simd, &op.weights[position], &walk, from, to);
+                product::<S, T, GROUP>(simd, &op.weights[position], &walk, from, to);
             }
             for o in 0..op.c_out {
                 let out = &mut out[o * plane..][..plane];

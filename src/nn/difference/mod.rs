@@ -109,6 +109,12 @@ impl<'a, T> Place<'a, T> {
         self.base.blocks.images_in(self.block)
     }
 
+    /// Whether it is the first block of the batch.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.block == 0
+    }
+
     /// A value (C, H, W, lane) that the network was asked to keep.
     #[must_use]
     pub fn value(&self, value: usize) -> &'a [T] {
@@ -187,7 +193,10 @@ pub trait Rule<T: Element>: Send + Sync + std::fmt::Debug {
 /// Dependence on the whole batch: sums are taken block by block over the first input, then one rule
 /// per channel follows from them.
 pub trait Coupling<T> {
-    /// Adds the sums of one block to `sums` (channels stored, 2, lane).
+    /// Registers of sums per channel.
+    fn sums_per_channel(&self) -> usize;
+
+    /// Adds the sums of one block to `sums` (channels stored, sums, lane); blocks come in order.
     fn add_sums(&self, place: Place<T>, input: Delta<T>, sums: &mut [T]);
 
     /// One entry per stored channel, from the complete `sums`.

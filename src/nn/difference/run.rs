@@ -302,6 +302,7 @@ impl<T: Element> Engine<T> {
             let together = (CACHE / bytes).min(self.memory / n_threads / bytes).clamp(1, MAX_TOGETHER);
             chunks.extend(same.chunks(together));
         }
+        let n_images = self.blocks.images as f64;
         let next = AtomicUsize::new(0);
         let results = Mutex::new(vec![0.0; probes.len()]);
         rayon::broadcast(|thread| {
@@ -315,7 +316,7 @@ impl<T: Element> Engine<T> {
                 let mut results = results.lock().expect("no thread panics while it holds the lock");
                 for (seed, state) in chunk.iter().zip(&workspace.states) {
                     results[seed.idx] =
-                        if state.is_broken { f64::NAN } else { state.loss / self.blocks.images as f64 };
+                        if state.is_broken || !state.loss.is_finite() { f64::NAN } else { state.loss / n_images };
                 }
             }
         });
@@ -368,7 +369,7 @@ impl<T: Element> Engine<T> {
                 continue;
             }
             coupling.affine(state.supports[self.steps[step_idx].inputs[0]], &sums, affine);
-            let is_finite = |a: &Affine<T>| (a.delta.wide() + a.base.wide() + a.constant.wide()).is_finite();
+            let is_finite = |a: &Affine<T>| (a.delta.wide() + a.pivot.wide() + a.base.wide() + a.constant.wide()).is_finite();
             state.is_broken |= !affine.iter().all(is_finite);
             pool.give(sums);
         }
@@ -431,7 +432,7 @@ impl<T: Element> Engine<T> {
             let Some(coupling) = self.rules[reader].coupling() else { continue };
             let sums = &mut state.sums[reader];
             if sums.is_empty() {
-                *sums = pool.take(support.planes(self.channels[*output]) * 2 * lanes);
+                *sums = pool.take(support.planes(self.channels[*output]) * coupling.sums_per_channel() * lanes);
                 sums.fill(T::ZERO);
             }
             coupling.add_sums(place, Delta { support, data: out }, sums);

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::{ActivationShape, Epilogue, Layer, Mode, Pass, Role, elements};
 use crate::Error;
 use crate::kernels::lanes::conv::Scratch;
-use crate::kernels::lanes::norm::{Affine, Change, Plane, Relu, add_sums};
+use crate::kernels::lanes::norm::{Affine, Change, Plane, Relu, SUMS, add_sums};
 use crate::kernels::ops::stack;
 use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
 use crate::kernels::{Element, Isa};
@@ -113,6 +113,7 @@ impl Channel {
 /// With batch statistics: δm = mean δ, δv = mean(2 (z − m) δ + δ²) − δm², r = (v + ε)^-1/2,
 /// r' = (v + δv + ε)^-1/2, r' − r = −δv r r' / (1/r + 1/r'), and
 /// δ_out = γ [(δ − δm) r' + (z − m)(r' − r)]. With running ones: δ_out = γ r δ.
+/// A number near δ, the pivot, is subtracted from δ throughout; it cancels, since mean(z − m) = 0.
 #[derive(Debug)]
 struct BatchNormRule {
     isa: Isa,
@@ -200,7 +201,7 @@ impl<T: Element> Rule<T> for BatchNormRule {
         } else {
             (0.0, step)
         };
-        let affine = Affine { delta: T::ZERO, base: T::of(base), constant: T::of(constant) };
+        let affine = Affine { base: T::of(base), constant: T::of(constant), ..Affine::default() };
         self.run_plane(place, channel, affine, None, None, out);
     }
 
@@ -251,22 +252,28 @@ impl<T: Element> Rule<T> for BatchNormRule {
 }
 
 impl<T: Element> Coupling<T> for BatchNormRule {
+    fn sums_per_channel(&self) -> usize {
+        SUMS
+    }
+
     fn add_sums(&self, place: Place<T>, input: Delta<T>, sums: &mut [T]) {
-        let planes = input.data.chunks_exact(self.len()).zip(sums.chunks_exact_mut(2 * self.lanes));
+        let planes = input.data.chunks_exact(self.len()).zip(sums.chunks_exact_mut(SUMS * self.lanes));
         for (idx, (delta, sums)) in planes.enumerate() {
             let channel = input.support.channel(idx);
             let z = place.plane(self.input, channel, self.len());
             let mean = T::of(self.channels[channel].mean);
-            add_sums(self.isa, Change { z, mean, delta }, place.n_images(), sums);
+            add_sums(self.isa, Change { z, mean, delta }, place.is_first(), place.n_images(), sums);
         }
     }
 
     fn affine(&self, support: Support, sums: &[T], out: &mut Vec<Affine<T>>) {
         let n = (self.plane * self.n_images) as f64;
         let total = |sums: &[T]| sums.iter().map(|sum| sum.wide()).sum::<f64>();
-        for (idx, sums) in sums.chunks_exact(2 * self.lanes).enumerate() {
+        for (idx, sums) in sums.chunks_exact(SUMS * self.lanes).enumerate() {
             let at = &self.channels[support.channel(idx)];
-            let (sum, sum_square) = sums.split_at(self.lanes);
+            let (sum, rest) = sums.split_at(self.lanes);
+            let (sum_square, pivot) = rest.split_at(self.lanes);
+            // Mean of δ less the pivot.
             let mean = total(sum) / n;
             let variance = total(sum_square) / n - mean * mean;
             let r = at.inverse_std();
@@ -275,6 +282,7 @@ impl<T: Element> Coupling<T> for BatchNormRule {
             let change = -variance * r * moved / (r.recip() + moved.recip());
             out.push(Affine {
                 delta: T::of(at.scale * moved),
+                pivot: pivot[0],
                 base: T::of(at.scale * change),
                 constant: T::of(-at.scale * moved * mean),
             });
