@@ -57,8 +57,7 @@ impl Op for Forward {
         let make = if self.schedule.is_exact { Conv::<T>::direct } else { Conv::<T>::new };
         let conv = make(isa, blocks.lanes, g, &wide(inputs[1].data));
         let shape = shape(blocks, [g.c_out, g.out_height(), g.out_width()]);
-        let mut out = vec![T::ZERO; shape.elem_count()];
-        self.schedule.for_blocks(&mut out, Scratch::default, |scratch, block, out| {
+        let out = self.schedule.compute(shape.elem_count(), Scratch::default, |scratch, block, out| {
             conv.run(self.schedule.block(inputs[0].data, block), out, scratch);
         });
         Ok((out, shape))
@@ -87,10 +86,9 @@ impl Op for GradInput {
         let (turned, weight) = transposed(&g, &wide(inputs[1].data))?;
         let conv = Conv::<T>::new(isa, blocks.lanes, turned, &weight);
         let shape = shape(blocks, [g.c_in, g.height, g.width]);
-        let mut out = vec![T::ZERO; shape.elem_count()];
         let dilated_len = turned.c_in * turned.height * turned.width * blocks.lanes;
         let memory = || (Scratch::default(), crate::kernels::lanes::Buffer::default());
-        self.schedule.for_blocks(&mut out, memory, |(scratch, dilated), block, out| {
+        let out = self.schedule.compute(shape.elem_count(), memory, |(scratch, dilated), block, out| {
             let grad = self.schedule.block(inputs[0].data, block);
             if g.stride == 1 {
                 conv.run(grad, out, scratch);

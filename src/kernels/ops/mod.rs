@@ -16,6 +16,8 @@ mod tests;
 
 pub use tape::{Gradients, Tape};
 
+use std::mem::MaybeUninit;
+
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail,
@@ -39,33 +41,39 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Runs `body(memory, block, output of the block)` for every block of `out`; `memory` is made
-    /// once per thread.
-    fn for_blocks<T: Element, M>(
+    /// An output of `len` numbers: `body(memory, block, output of the block)` writes every block, which
+    /// starts as zeros; `memory` is made once per thread.
+    fn compute<T: Element, M>(
         &self,
-        out: &mut [T],
+        len: usize,
         memory: impl Fn() -> M + Sync,
         body: impl Fn(&mut M, usize, &mut [T]) + Sync,
-    ) {
+    ) -> Vec<T> {
+        self.compute_with_room(len, 0, memory, body)
+    }
+
+    /// The same, with capacity for `room` more.
+    fn compute_with_room<T: Element, M>(
+        &self,
+        len: usize,
+        room: usize,
+        memory: impl Fn() -> M + Sync,
+        body: impl Fn(&mut M, usize, &mut [T]) + Sync,
+    ) -> Vec<T> {
         let count = self.blocks.count();
-        let len = out.len() / count;
-        if len == 0 {
-            return;
-        }
+        let per_block = len / count;
         let per_part = match self.split {
             Split::Serial => count,
             Split::Threads => count.div_ceil(rayon::current_num_threads()),
         };
-        let run = |(part, out): (usize, &mut [T])| {
+        fill_in_parts(per_block * count, room, per_part * per_block, self.split, |part, out| {
             let mut memory = memory();
-            for (idx, out) in out.chunks_exact_mut(len).enumerate() {
+            for (idx, out) in out.chunks_exact_mut(per_block.max(1)).enumerate() {
+                // A block is cleared just before it is computed, while it is in the cache.
+                let out = zeroed(out);
                 body(&mut memory, part * per_part + idx, out);
             }
-        };
-        match self.split {
-            Split::Serial => run((0, out)),
-            Split::Threads => out.par_chunks_mut(per_part * len).enumerate().for_each(run),
-        }
+        })
     }
 
     /// Results of `body(block)` in order.
@@ -81,6 +89,38 @@ impl Schedule {
         let len = values.len() / self.blocks.count();
         &values[block * len..][..len]
     }
+}
+
+/// The slice, filled with zeros.
+fn zeroed<T: Element>(slice: &mut [MaybeUninit<T>]) -> &mut [T] {
+    for number in &mut *slice {
+        number.write(T::ZERO);
+    }
+    // SAFETY: every element was written above, and `MaybeUninit<T>` has the layout of `T`.
+    unsafe { &mut *(std::ptr::from_mut(slice) as *mut [T]) }
+}
+
+/// A list of `len` numbers, which `write(part, numbers)` initializes in parts of `per_part`, with
+/// capacity for `room` more.
+fn fill_in_parts<T: Element>(
+    len: usize,
+    room: usize,
+    per_part: usize,
+    split: Split,
+    write: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
+) -> Vec<T> {
+    let mut out = Vec::with_capacity(len + room);
+    let spare = &mut out.spare_capacity_mut()[..len];
+    match split {
+        Split::Serial => write(0, spare),
+        Split::Threads => {
+            spare.par_chunks_mut(per_part.max(1)).enumerate().for_each(|(part, spare)| write(part, spare));
+        }
+    }
+    // SAFETY: the capacity is at least `len`, and the parts, which cover it in whole blocks, were
+    // cleared block by block before anything else.
+    unsafe { out.set_len(len) };
+    out
 }
 
 /// Sizes (C, H, W) of an activation.

@@ -95,25 +95,21 @@ impl Op for BatchNorm {
             candle_core::bail!("batch norm of {channels} channels with {} parameters", params.len());
         }
         let moments = self.moments.get_or_init(|| moments_of(schedule, channels, x));
-        let mut out = vec![T::ZERO; x.len()];
-        schedule.for_blocks(&mut out, || (), |(), block, out| {
+        let out = schedule.compute(x.len(), || (), |(), block, out| {
             let plane = out.len() / channels;
             let x = schedule.block(x, block);
             let other = inputs.get(2).map(|other| schedule.block(other.data, block));
             for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
                 let Moments { mean, variance } = moments[channel];
-                let of_channel = |values: &'_ [T]| -> std::ops::Range<usize> {
-                    debug_assert_eq!(values.len(), plane * channels);
-                    channel * plane..(channel + 1) * plane
-                };
+                let of_channel = channel * plane..(channel + 1) * plane;
                 let map = Map {
                     scale: T::of(params[channel].wide() / (variance + self.epsilon).sqrt()),
                     mean: T::of(mean),
                     shift: params[channels + channel],
-                    other: other.map(|other| &other[of_channel(other)]),
+                    other: other.map(|other| &other[of_channel.clone()]),
                     is_relu: self.is_relu,
                 };
-                map.run(schedule.isa, &x[of_channel(x)], out);
+                map.run(schedule.isa, &x[of_channel], out);
             }
         });
         Ok((out, shape(schedule.blocks, sizes)))
@@ -162,8 +158,7 @@ impl Op for BatchNormGrad {
             (0..channels).map(of).collect::<Vec<_>>()
         });
         let n = (schedule.blocks.images * height * width) as f64;
-        let mut out = vec![T::ZERO; x.len() + params.len()];
-        let (out_x, out_params) = out.split_at_mut(x.len());
+        let mut out_params = vec![T::ZERO; params.len()];
         let mut gradients = Vec::with_capacity(channels);
         for channel in 0..channels {
             let sum = |which: usize| parts.iter().map(|part| part[channel][which]).sum::<f64>();
@@ -180,7 +175,7 @@ impl Op for BatchNormGrad {
                 constant: T::of(-of_grad * sum / n),
             });
         }
-        schedule.for_blocks(out_x, || (), |(), block, out| {
+        let mut out = schedule.compute_with_room(x.len(), params.len(), || (), |(), block, out: &mut [T]| {
             let (x, grad) = (schedule.block(x, block), schedule.block(grad, block));
             let n_images = schedule.blocks.images_in(block);
             for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
@@ -188,6 +183,7 @@ impl Op for BatchNormGrad {
                 gradients[channel].run(schedule.isa, schedule.blocks.lanes, n_images, x, grad, out);
             }
         });
+        out.extend(out_params);
         let len = out.len();
         Ok((out, Shape::from(len)))
     }

@@ -64,9 +64,7 @@ pub fn shortcut(schedule: Schedule, x: &Tensor, before: usize, after: usize) -> 
 /// Output of an operation that works on blocks on their own.
 fn by_block<T: Element>(schedule: Schedule, to: [usize; 3], body: impl Fn(usize, &mut [T]) + Sync) -> (Vec<T>, Shape) {
     let shape = shape(schedule.blocks, to);
-    let mut out = vec![T::ZERO; shape.elem_count()];
-    schedule.for_blocks(&mut out, || (), |(), block, out| body(block, out));
-    (out, shape)
+    (schedule.compute(shape.elem_count(), || (), |(), block, out| body(block, out)), shape)
 }
 
 struct Relu(Schedule);
@@ -121,8 +119,7 @@ impl Op for Add {
             candle_core::bail!("addition of {:?} and {:?}", inputs[0].dims, inputs[1].dims);
         }
         let schedule = self.schedule;
-        let mut out = vec![T::ZERO; inputs[0].data.len()];
-        schedule.for_blocks(&mut out, || (), |(), block, out| {
+        let out = schedule.compute(inputs[0].data.len(), || (), |(), block, out| {
             let (a, b) = (schedule.block(inputs[0].data, block), schedule.block(inputs[1].data, block));
             Elementwise::Add.run(schedule.isa, a, b, out);
         });
