@@ -107,7 +107,8 @@ mod tests {
             let (expected, theirs, _) = by_autograd(&network, &tensors, &images, &labels, 2.0)?;
             assert!((loss - expected).abs() < 1e-12);
             for (ours, theirs) in ours.iter().zip(&theirs) {
-                let (ours, theirs) = (ours.as_ref().expect("all are used"), theirs.as_ref().expect("all are used"));
+                let (ours, theirs) =
+                    (ours.as_ref().expect("all are used"), theirs.as_ref().expect("all are used"));
                 let error = (ours - theirs)?.abs()?.max_all()?.to_scalar::<f64>()?;
                 assert!(error < 1e-12, "{name}: {error}");
             }

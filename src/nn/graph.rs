@@ -388,11 +388,8 @@ impl Network {
     ) -> Result<Tensor> {
         let schedule = Schedule { is_exact, ..Self::schedule(context, images)? };
         let mut values: Vec<Option<Tensor>> = vec![None; self.nodes.len() + 1];
-        let input = if images.device().is_cpu() {
-            ops::to_lanes(images, schedule.blocks)?
-        } else {
-            images.clone()
-        };
+        let input =
+            if images.device().is_cpu() { ops::to_lanes(images, schedule.blocks)? } else { images.clone() };
         visit(schedule, 0, &input)?;
         values[0] = Some(input);
         for (idx, step) in self.steps.iter().enumerate() {

@@ -525,7 +525,11 @@ fn non_finite_probes_are_left_out() {
             n_broken += usize::from(!moved.is_finite());
             if moved.is_finite() {
                 // The rule may overflow where a complete pass, dividing by the deviation, does not.
-                assert!(found.is_nan() || (found - (moved - base)).abs() <= 1e-6 * moved.abs(), "{what}");
+                // A shift of a channel before a batch norm changes nothing, but makes a complete pass
+                // forget the values of the channel.
+                let is_undone = case.name(coord).ends_with(".bias") && found.abs() < 1e-9;
+                let is_close = (found - (moved - base)).abs() <= 1e-6 * moved.abs();
+                assert!(found.is_nan() || is_undone || is_close, "{what}");
             } else {
                 assert!(found.is_nan(), "{what}");
             }

@@ -22,9 +22,10 @@ use serde::Deserialize;
 const FORWARD_F32: f64 = 1e-4;
 /// The same network in f64 differs by the order of summation only.
 const FORWARD_F64: f64 = 1e-9;
-/// A gradient is not continuous in the activations: of a million ReLU inputs one or two lie within
-/// f32 rounding of zero, and each that changes sides moves the gradient of 32 images by about 5e-4.
-const BACKPROP_F32: f64 = 2e-3;
+/// A gradient is not continuous in the activations: of a million ReLU inputs a few lie within f32
+/// rounding of zero, more of them with the rounding of minimal filtering, and each that changes sides
+/// moves the gradient of 32 images by about 5e-4.
+const BACKPROP_F32: f64 = 5e-3;
 /// Two f32 forwards subtract to a difference with about 5e-3 relative error at this mu.
 const CGE_F32: f64 = 2e-2;
 const CGE_F32_COSINE: f64 = 0.9998;

@@ -295,14 +295,14 @@ fn hashes_are_stable() {
     let lines: Vec<String> =
         trials.iter().map(|trial| format!("{} {}", trial.hash(), trial.title())).collect();
     assert_snapshot!(lines.join("\n"), @r#"
-baf8013d6a5d916b demo/smoke zo at 0.8, seed 0
-92a0da4262e3ad6f demo/smoke zo at 0.9, seed 0
-87ca90e50d3ca420 demo/smoke dense, seed 0
-ea265c8bb61c37dd demo/smoke zo at 0.8, seed 1
-eb32a92c93842c34 demo/smoke zo at 0.9, seed 1
-7979b1426e9a4899 demo/smoke dense, seed 1
+9060eb193ef65b24 demo/smoke zo at 0.8, seed 0
+a79b7b686f8ba131 demo/smoke zo at 0.9, seed 0
+72c7b130dddca888 demo/smoke dense, seed 0
+22e246d143b22144 demo/smoke zo at 0.8, seed 1
+fb79021829f436f1 demo/smoke zo at 0.9, seed 1
+2b9144a1e4b18a85 demo/smoke dense, seed 1
 "#);
-    assert_snapshot!(trials[0].settings.canonical_json(), @r#"{"always-active":true,"augment":true,"batch-size":256,"data":"cifar10","depth":20,"difference":"forward","directions":"gaussian","epochs":5,"evaluator":"reuse","grasp-images-per-class":25,"grasp-queries":192,"layer-ratios":"zo-grasp","learning-rate":0.1,"mask":"redraw","method":"cge","model":"resnet","momentum":0.9,"mu":0.03,"n-test":0,"n-train":0,"n-val":0,"optimizer":"sgd","precision":"f32","queries":0,"redraw-every":5,"schedule":"cosine","sparse-target":"gradient","sparsity":0.8,"warmup-epochs":3,"weight-decay":0.0005,"width":16}"#);
+    assert_snapshot!(trials[0].settings.canonical_json(), @r#"{"always-active":true,"augment":true,"batch-size":256,"data":"cifar10","depth":20,"difference":"forward","directions":"gaussian","epochs":5,"evaluator":"difference","grasp-images-per-class":25,"grasp-queries":192,"layer-ratios":"zo-grasp","learning-rate":0.1,"mask":"redraw","method":"cge","model":"resnet","momentum":0.9,"mu":0.03,"n-test":0,"n-train":0,"n-val":0,"optimizer":"sgd","precision":"f32","queries":0,"redraw-every":5,"schedule":"cosine","sparse-target":"gradient","sparsity":0.8,"warmup-epochs":3,"weight-decay":0.0005,"width":16}"#);
 }
 
 #[test]
@@ -323,7 +323,7 @@ difference = forward (one of forward, central)
 mu = 0.005 (a finite number above 0)
 queries = 0 (an integer of at least 0)
 directions = gaussian (one of gaussian, sphere, per-tensor)
-evaluator = reuse (one of full, reuse)
+evaluator = difference (one of full, reuse, difference)
 sparsity = 0.9 (a number in [0, 1))
 layer-ratios = zo-grasp (one of uniform, zo-grasp, zo-grasp-released, fo-grasp)
 mask = redraw (one of redraw, fixed)

@@ -71,8 +71,9 @@ impl<T: Element> Conv<T> {
     pub fn with_single(isa: Isa, lanes: usize, geometry: Geometry, weight: &[f64]) -> Self {
         let n_taps = geometry.kernel * geometry.kernel;
         let at = |o: usize, i: usize, k: usize| T::of(weight[(o * geometry.c_in + i) * n_taps + k]);
-        let single =
-            (0..geometry.c_in).map(|i| Packed::new(isa, geometry.c_out, n_taps, |o, k| at(o, i, k))).collect();
+        let single = (0..geometry.c_in)
+            .map(|i| Packed::new(isa, geometry.c_out, n_taps, |o, k| at(o, i, k)))
+            .collect();
         Self { single, ..Self::new(isa, lanes, geometry, weight) }
     }
 
@@ -290,8 +291,18 @@ impl<T: Element, const CHANNELS: usize, const DEPTH: usize> WithSimd for WeightG
 impl<T: Element, const CHANNELS: usize, const DEPTH: usize> WeightGrad<'_, T, CHANNELS, DEPTH> {
     /// The part of rows `top` to `bottom` of the outputs.
     #[inline(always)]
-    #[expect(clippy::needless_range_loop, reason = "constant ranges are what unrolls into registers reliably")]
-    fn strip<S: Simd>(&mut self, simd: S, input: &[T::Vector<S>], grad: &[T::Vector<S>], top: usize, bottom: usize) {
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "constant ranges are what unrolls into registers reliably"
+    )]
+    fn strip<S: Simd>(
+        &mut self,
+        simd: S,
+        input: &[T::Vector<S>],
+        grad: &[T::Vector<S>],
+        top: usize,
+        bottom: usize,
+    ) {
         let g = self.g;
         let (height, width) = (g.out_height(), g.out_width());
         let depth = self.offsets.len();
@@ -370,7 +381,14 @@ pub fn transposed(g: &Geometry, weight: &[f64]) -> candle_core::Result<(Geometry
 
 /// Spreads `grad` (C, H', W', lane) over planes of the input size of `to`, its numbers `stride` apart
 /// and zeros between.
-pub fn dilate<T: Element>(to: &Geometry, [height, width]: [usize; 2], stride: usize, lanes: usize, grad: &[T], out: &mut [T]) {
+pub fn dilate<T: Element>(
+    to: &Geometry,
+    [height, width]: [usize; 2],
+    stride: usize,
+    lanes: usize,
+    grad: &[T],
+    out: &mut [T],
+) {
     out.fill(T::ZERO);
     for (row, grad) in grad.chunks_exact(width * lanes).enumerate() {
         let start = (row / height * to.height + row % height * stride) * to.width * lanes;
@@ -453,10 +471,10 @@ mod tests {
         }
     }
 
-    /// Inputs and weights rounded to f32, and the transforms of minimal filtering.
+    /// Inputs and weights rounded to f32; minimal filtering multiplies rounding by about ten.
     #[test]
     fn equals_the_definition_in_f32() {
-        check::<f32>(3e-6);
+        check::<f32>(1e-5);
     }
 
     #[test]

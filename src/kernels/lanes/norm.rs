@@ -125,7 +125,13 @@ pub const SUMS: usize = 3;
 /// Adds to `sums` (3, lane) the sums of d = δ − pivot and of d (2 (z − m) + d) over one plane; lanes
 /// from `n_images` on are left out. The pivot, in the third place, is any number near δ: the first
 /// plane of a channel sets it. It keeps the variance of a nearly uniform change.
-pub fn add_sums<T: Element>(isa: Isa, change: Change<'_, T>, is_first: bool, n_images: usize, sums: &mut [T]) {
+pub fn add_sums<T: Element>(
+    isa: Isa,
+    change: Change<'_, T>,
+    is_first: bool,
+    n_images: usize,
+    sums: &mut [T],
+) {
     if is_first {
         let lanes = sums.len() / SUMS;
         sums[2 * lanes..].fill(change.delta[0]);

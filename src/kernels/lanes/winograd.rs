@@ -52,7 +52,8 @@ impl<T: Element> Winograd<T> {
         weight: &[f64],
     ) -> Self {
         let group = group(c_in, c_out);
-        let mut weights: Vec<Packed<T>> = (0..POSITIONS).map(|_| Packed::zeroed(isa, group, c_out, c_in)).collect();
+        let mut weights: Vec<Packed<T>> =
+            (0..POSITIONS).map(|_| Packed::zeroed(isa, group, c_out, c_in)).collect();
         for o in 0..c_out {
             let columns = weights[0].row(o);
             for i in 0..c_in {

@@ -18,7 +18,8 @@ pub fn conv2d(
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
-    let geometry = Geometry::new(schedule.blocks.images, sizes(input.dims())?, weight.dims(), stride, padding)?;
+    let geometry =
+        Geometry::new(schedule.blocks.images, sizes(input.dims())?, weight.dims(), stride, padding)?;
     apply(Forward { schedule, geometry }, &[input, weight])
 }
 
@@ -66,8 +67,11 @@ impl Op for Forward {
     fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let (schedule, geometry) = (self.schedule, self.geometry);
         // The images themselves need no gradient, and theirs would be the most expensive one.
-        let of_input =
-            if inputs[0].needs_grad { Some(grad_input(schedule, geometry, grad, inputs[1].tensor)?) } else { None };
+        let of_input = if inputs[0].needs_grad {
+            Some(grad_input(schedule, geometry, grad, inputs[1].tensor)?)
+        } else {
+            None
+        };
         Ok(vec![of_input, Some(grad_weight(schedule, geometry, grad, inputs[0].tensor)?)])
     }
 }

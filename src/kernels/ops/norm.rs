@@ -95,23 +95,27 @@ impl Op for BatchNorm {
             candle_core::bail!("batch norm of {channels} channels with {} parameters", params.len());
         }
         let moments = self.moments.get_or_init(|| moments_of(schedule, channels, x));
-        let out = schedule.compute(x.len(), || (), |(), block, out| {
-            let plane = out.len() / channels;
-            let x = schedule.block(x, block);
-            let other = inputs.get(2).map(|other| schedule.block(other.data, block));
-            for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
-                let Moments { mean, variance } = moments[channel];
-                let of_channel = channel * plane..(channel + 1) * plane;
-                let map = Map {
-                    scale: T::of(params[channel].wide() / (variance + self.epsilon).sqrt()),
-                    mean: T::of(mean),
-                    shift: params[channels + channel],
-                    other: other.map(|other| &other[of_channel.clone()]),
-                    is_relu: self.is_relu,
-                };
-                map.run(schedule.isa, &x[of_channel], out);
-            }
-        });
+        let out = schedule.compute(
+            x.len(),
+            || (),
+            |(), block, out| {
+                let plane = out.len() / channels;
+                let x = schedule.block(x, block);
+                let other = inputs.get(2).map(|other| schedule.block(other.data, block));
+                for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+                    let Moments { mean, variance } = moments[channel];
+                    let of_channel = channel * plane..(channel + 1) * plane;
+                    let map = Map {
+                        scale: T::of(params[channel].wide() / (variance + self.epsilon).sqrt()),
+                        mean: T::of(mean),
+                        shift: params[channels + channel],
+                        other: other.map(|other| &other[of_channel.clone()]),
+                        is_relu: self.is_relu,
+                    };
+                    map.run(schedule.isa, &x[of_channel], out);
+                }
+            },
+        );
         Ok((out, shape(schedule.blocks, sizes)))
     }
 
@@ -175,14 +179,19 @@ impl Op for BatchNormGrad {
                 constant: T::of(-of_grad * sum / n),
             });
         }
-        let mut out = schedule.compute_with_room(x.len(), params.len(), || (), |(), block, out: &mut [T]| {
-            let (x, grad) = (schedule.block(x, block), schedule.block(grad, block));
-            let n_images = schedule.blocks.images_in(block);
-            for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
-                let (x, grad) = (&x[at(channel)], &grad[at(channel)]);
-                gradients[channel].run(schedule.isa, schedule.blocks.lanes, n_images, x, grad, out);
-            }
-        });
+        let mut out = schedule.compute_with_room(
+            x.len(),
+            params.len(),
+            || (),
+            |(), block, out: &mut [T]| {
+                let (x, grad) = (schedule.block(x, block), schedule.block(grad, block));
+                let n_images = schedule.blocks.images_in(block);
+                for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+                    let (x, grad) = (&x[at(channel)], &grad[at(channel)]);
+                    gradients[channel].run(schedule.isa, schedule.blocks.lanes, n_images, x, grad, out);
+                }
+            },
+        );
         out.extend(out_params);
         let len = out.len();
         Ok((out, Shape::from(len)))

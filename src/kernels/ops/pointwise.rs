@@ -4,8 +4,8 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::{Input, Op, Schedule, View, apply, apply_detached, shape, sizes};
 use crate::kernels::lanes::Blocks;
-use crate::kernels::{Element, Isa, Split};
 use crate::kernels::lanes::pointwise::{self as kernels, Elementwise};
+use crate::kernels::{Element, Isa, Split};
 
 /// max(x, 0).
 ///
@@ -62,7 +62,11 @@ pub fn shortcut(schedule: Schedule, x: &Tensor, before: usize, after: usize) -> 
 }
 
 /// Output of an operation that works on blocks on their own.
-fn by_block<T: Element>(schedule: Schedule, to: [usize; 3], body: impl Fn(usize, &mut [T]) + Sync) -> (Vec<T>, Shape) {
+fn by_block<T: Element>(
+    schedule: Schedule,
+    to: [usize; 3],
+    body: impl Fn(usize, &mut [T]) + Sync,
+) -> (Vec<T>, Shape) {
     let shape = shape(schedule.blocks, to);
     (schedule.compute(shape.elem_count(), || (), |(), block, out| body(block, out)), shape)
 }
@@ -119,10 +123,14 @@ impl Op for Add {
             candle_core::bail!("addition of {:?} and {:?}", inputs[0].dims, inputs[1].dims);
         }
         let schedule = self.schedule;
-        let out = schedule.compute(inputs[0].data.len(), || (), |(), block, out| {
-            let (a, b) = (schedule.block(inputs[0].data, block), schedule.block(inputs[1].data, block));
-            Elementwise::Add.run(schedule.isa, a, b, out);
-        });
+        let out = schedule.compute(
+            inputs[0].data.len(),
+            || (),
+            |(), block, out| {
+                let (a, b) = (schedule.block(inputs[0].data, block), schedule.block(inputs[1].data, block));
+                Elementwise::Add.run(schedule.isa, a, b, out);
+            },
+        );
         Ok((out, Shape::from(inputs[0].dims)))
     }
 

@@ -53,7 +53,8 @@ fn compare(
             let schedule = schedule::<f64>(isa, dims[0], split);
             let lanes = Var::from_tensor(&to_lanes(&images, schedule.blocks)?)?;
             let found = ours(schedule, &lanes)?;
-            let sized = if out.rank() == 2 { out.reshape((out.dim(0)?, out.dim(1)?, 1, 1))? } else { out.clone() };
+            let sized =
+                if out.rank() == 2 { out.reshape((out.dim(0)?, out.dim(1)?, 1, 1))? } else { out.clone() };
             assert_close(&to_images(&found, schedule.blocks)?, &sized, what)?;
             // Weights of zero where there is no image.
             let in_lanes = to_lanes(&weights.reshape(sized.shape())?, schedule.blocks)?;
@@ -173,7 +174,9 @@ fn convolution_agrees_with_candle() -> Result<()> {
 /// rounded, sums have up to 2,000 terms.
 #[test]
 fn gradients_of_convolution_in_single_precision() -> Result<()> {
-    for (batch, c_in, size, c_out, kernel, stride) in [(5, 8, 12, 16, 3, 1), (3, 4, 9, 6, 3, 2), (2, 6, 7, 5, 5, 2)] {
+    for (batch, c_in, size, c_out, kernel, stride) in
+        [(5, 8, 12, 16, 3, 1), (3, 4, 9, 6, 3, 2), (2, 6, 7, 5, 5, 2)]
+    {
         let dims = [c_in, size, size];
         let weight_dims = [c_out, c_in, kernel, kernel];
         let g = Geometry::new(batch, dims, &weight_dims, stride, kernel / 2)?;

@@ -15,8 +15,8 @@ mod program;
 mod run;
 
 use super::layer::{ActivationShape, Epilogue, Mode};
-use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::Blocks;
+use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::{Element, Isa};
 

@@ -182,15 +182,16 @@ where
         let tensors = network.tensors(params, T::DTYPE, images.device())?;
         let context = Context { mode, split: Split::Threads };
         // All probes share the rounding of the base: it is worth a slower convolution.
-        let logits = network.forward_visit(&context, &tensors, images, true, &mut |schedule, value, tensor| {
-            if kept.contains(&value) {
-                base[value] = Some(tensor.clone());
-            }
-            if steps.iter().any(|step| is_norm(step) && step.inputs[0] == value) {
-                moments[value] = Some(norm::moments(schedule, tensor)?);
-            }
-            Ok(())
-        })?;
+        let logits =
+            network.forward_visit(&context, &tensors, images, true, &mut |schedule, value, tensor| {
+                if kept.contains(&value) {
+                    base[value] = Some(tensor.clone());
+                }
+                if steps.iter().any(|step| is_norm(step) && step.inputs[0] == value) {
+                    moments[value] = Some(norm::moments(schedule, tensor)?);
+                }
+                Ok(())
+            })?;
         let loss = loss::cross_entropy(&logits, labels)?;
         let rows = loss::rows(&logits)?;
         let entropy = CrossEntropy::new(isa, blocks, &rows, labels);
@@ -277,7 +278,9 @@ impl<T: Element> Engine<T> {
             self.base.iter().map(|value| value.as_ref().map(Tensor::storage_and_layout)).collect();
         let values = guards.iter().map(|guard| match guard {
             Some((storage, layout)) => match &**storage {
-                Storage::Cpu(storage) => T::slice(storage, layout).expect("made contiguous by our operations"),
+                Storage::Cpu(storage) => {
+                    T::slice(storage, layout).expect("made contiguous by our operations")
+                }
                 _ => unreachable!("the base is on the CPU"),
             },
             None => &[],
@@ -315,8 +318,11 @@ impl<T: Element> Engine<T> {
                 self.run(&base, chunk, &mut workspace);
                 let mut results = results.lock().expect("no thread panics while it holds the lock");
                 for (seed, state) in chunk.iter().zip(&workspace.states) {
-                    results[seed.idx] =
-                        if state.is_broken || !state.loss.is_finite() { f64::NAN } else { state.loss / n_images };
+                    results[seed.idx] = if state.is_broken || !state.loss.is_finite() {
+                        f64::NAN
+                    } else {
+                        state.loss / n_images
+                    };
                 }
             }
         });
@@ -369,7 +375,9 @@ impl<T: Element> Engine<T> {
                 continue;
             }
             coupling.affine(state.supports[self.steps[step_idx].inputs[0]], &sums, affine);
-            let is_finite = |a: &Affine<T>| (a.delta.wide() + a.pivot.wide() + a.base.wide() + a.constant.wide()).is_finite();
+            let is_finite = |a: &Affine<T>| {
+                (a.delta.wide() + a.pivot.wide() + a.base.wide() + a.constant.wide()).is_finite()
+            };
             state.is_broken |= !affine.iter().all(is_finite);
             pool.give(sums);
         }
@@ -432,7 +440,8 @@ impl<T: Element> Engine<T> {
             let Some(coupling) = self.rules[reader].coupling() else { continue };
             let sums = &mut state.sums[reader];
             if sums.is_empty() {
-                *sums = pool.take(support.planes(self.channels[*output]) * coupling.sums_per_channel() * lanes);
+                *sums =
+                    pool.take(support.planes(self.channels[*output]) * coupling.sums_per_channel() * lanes);
                 sums.fill(T::ZERO);
             }
             coupling.add_sums(place, Delta { support, data: out }, sums);

@@ -6,8 +6,8 @@ use super::{ActivationShape, Epilogue, Layer, Mode, Pass, Role, elements};
 use crate::Error;
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::{Affine, Change, Plane, Relu, SUMS, add_sums};
-use crate::kernels::ops::stack;
 use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
+use crate::kernels::ops::stack;
 use crate::kernels::{Element, Isa};
 use crate::nn::difference::{Coupling, Delta, Place, Propagate, Rule, Setup, Support};
 use crate::nn::params::{ParamKind, ParamSpec};
@@ -180,9 +180,7 @@ impl BatchNormRule {
         let relu = match (self.epilogue, self.other) {
             (Epilogue::None, _) => Relu::No,
             (_, None) => Relu::OfNorm { scale, shift },
-            (_, Some(other)) => {
-                Relu::OfSum { scale, shift, other: place.plane(other, channel, self.len()) }
-            }
+            (_, Some(other)) => Relu::OfSum { scale, shift, other: place.plane(other, channel, self.len()) },
         };
         let z = place.plane(self.input, channel, self.len());
         Plane { z, mean: T::of(at.mean), affine, delta, added, relu }.run(self.isa, out);

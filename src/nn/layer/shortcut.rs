@@ -3,10 +3,10 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Layer, Pass};
-use crate::kernels::{Element, ops};
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::Affine;
 use crate::kernels::lanes::pointwise;
+use crate::kernels::{Element, ops};
 use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
 
 /// Takes every second row and column and pads the channels with zeros on both sides.
