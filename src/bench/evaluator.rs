@@ -10,7 +10,7 @@ use crate::zo::{Metered, NetworkObjective};
 pub(super) enum AtBase<'a> {
     Full(Full<'a, NetworkObjective<'a>>),
     Reuse(Reuse<'a, NetworkObjective<'a>>),
-    Difference(DifferencePropagation<'a, NetworkObjective<'a>>),
+    Difference(Box<DifferencePropagation<'a, NetworkObjective<'a>>>),
 }
 
 impl<'a> AtBase<'a> {
@@ -26,7 +26,7 @@ impl<'a> AtBase<'a> {
             EvaluatorKind::Full => Self::Full(Full::new(objective, params)?),
             EvaluatorKind::Reuse => Self::Reuse(Reuse::new(objective, params)?),
             EvaluatorKind::Difference => {
-                Self::Difference(DifferencePropagation::new(objective, params, memory)?)
+                Self::Difference(Box::new(DifferencePropagation::new(objective, params, memory)?))
             }
         })
     }
@@ -35,7 +35,7 @@ impl<'a> AtBase<'a> {
         match self {
             Self::Full(full) => full,
             Self::Reuse(reuse) => reuse,
-            Self::Difference(difference) => difference,
+            Self::Difference(difference) => &**difference,
         }
     }
 

@@ -291,10 +291,6 @@ impl<T: Element, const CHANNELS: usize, const DEPTH: usize> WithSimd for WeightG
 impl<T: Element, const CHANNELS: usize, const DEPTH: usize> WeightGrad<'_, T, CHANNELS, DEPTH> {
     /// The part of rows `top` to `bottom` of the outputs.
     #[inline(always)]
-    #[expect(
-        clippy::needless_range_loop,
-        reason = "constant ranges are what unrolls into registers reliably"
-    )]
     fn strip<S: Simd>(
         &mut self,
         simd: S,

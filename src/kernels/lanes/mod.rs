@@ -7,6 +7,13 @@
 //!
 //! Lanes of the last block that hold no image compute along; only sums over images leave them out.
 
+#![expect(
+    clippy::needless_range_loop,
+    clippy::manual_memcpy,
+    reason = "index loops over constant ranges are what unrolls into registers reliably; iterator adapters are \
+              not always inlined into vectorized code"
+)]
+
 pub mod conv;
 pub mod geometry;
 pub mod loss;

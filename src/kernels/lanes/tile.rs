@@ -139,10 +139,6 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     #[inline(always)]
-    #[expect(
-        clippy::needless_range_loop,
-        reason = "constant ranges are what unrolls into registers reliably"
-    )]
     fn run<S: Simd, T: Element, const PIXELS: usize, const CHANNELS: usize>(
         &self,
         simd: S,

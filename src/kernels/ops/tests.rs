@@ -81,7 +81,7 @@ fn pointwise_operations_agree_with_candle() -> Result<()> {
         compare("add", dims, &[], |s, x| pointwise::add(s, x, &pointwise::relu(s, x)?), |x| x + x.relu()?)?;
         let bias = Var::from_vec(draw(channels, 2), channels, &Device::Cpu)?;
         let theirs = |x: &Tensor| x.broadcast_add(&bias.reshape((1, channels, 1, 1))?);
-        compare("bias", dims, &[bias.clone()], |s, x| pointwise::add_bias(s, x, &bias), theirs)?;
+        compare("bias", dims, std::slice::from_ref(&bias), |s, x| pointwise::add_bias(s, x, &bias), theirs)?;
         compare("means", dims, &[], pointwise::plane_means, |x| x.flatten_from(2)?.mean(2))?;
         let theirs = |x: &Tensor| {
             let [_, _, height, width] = dims;
@@ -162,7 +162,7 @@ fn convolution_agrees_with_candle() -> Result<()> {
         compare(
             "convolution",
             dims,
-            &[weight.clone()],
+            std::slice::from_ref(&weight),
             |s, x| conv::conv2d(s, x, &weight, stride, padding),
             |x| x.conv2d(&weight, padding, stride, 1, 1),
         )?;
