@@ -6,6 +6,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+#[global_allocator]
+static ALLOCATOR: deepzero::kernels::memory::CacheAligned = deepzero::kernels::memory::CacheAligned;
+
 fn main() -> ExitCode {
     deepzero::kernels::memory::keep_freed_memory();
     tracing_subscriber::fmt()

@@ -19,6 +19,7 @@ import shlex
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,9 +39,9 @@ class Row:
 
     label: str
     unit: str
-    # Where the number stands in the JSON of each side: keys and positions, from the outside in.
-    peer_path: list
-    ours_path: list
+    # The number in the JSON of each side.
+    of_peer: Callable
+    of_ours: Callable
     samples: dict = field(default_factory=lambda: {side: [] for side in SIDES})
 
     def median(self, side):
@@ -66,37 +67,51 @@ class Comparison:
 
 
 def comparisons(n_coords):
-    """All comparisons by name, in the order of the table. The CGE times hold the base forward too, on
-    both sides: with 120 coordinates about a twentieth of PyTorch's time."""
+    """All comparisons by name, in the order of the table. The CGE times leave out the base forward on
+    both sides: a real step has thousands of probes for one."""
     us = "µs / (query x image)"
 
     def cge(label, model, batch_size, distribution):
         command = f"cge --model {model} --batch-size {batch_size} --coords {n_coords}"
         command += f" --distribution {distribution}"
-        row = Row(f"CGE, {label}, batch {batch_size}", us, ["us_per_query_image"], ["us_per_query_image"])
+        row = Row(
+            f"CGE, {label}, batch {batch_size}",
+            us,
+            lambda peer: peer["us_per_query_image"] - peer["base_us_per_image"] / peer["n_coords"],
+            lambda ours: 1e6 * ours["differences_s"] / (ours["n_coords"] * ours["batch_size"]),
+        )
         return Comparison(command, f"{command} --evaluator difference --error-coords 0", [row])
-
-    def same(command, label, unit, key):
-        return Comparison(command, command, [Row(label, unit, [key], [key])])
 
     convs = [
         Row(
             f"3x3 convolution forward, {shape}, batch 128",
             "GFLOP/s",
-            ["gflops", position, "gflops"],
-            ["convs", position, "forward_gflops"],
+            lambda peer, position=position: peer["gflops"][position]["gflops"],
+            lambda ours, position=position: ours["layers"][position]["forward_gflops"],
         )
         for position, shape in enumerate(["16 x 32x32", "32 x 16x16", "64 x 8x8"])
     ]
-    rge = "rge --model resnet20 --batch-size 128 --queries 4"
+    rge = "rge --model resnet20 --batch-size 128 --queries 16"
+    rge_row = Row(
+        "RGE, ResNet-20, batch 128, whole forwards",
+        us,
+        lambda peer: peer["us_per_query_image"],
+        lambda ours: ours["us_per_query_image"],
+    )
     fo = "fo --model resnet20 --batch-size 128 --steps 10"
+    fo_row = Row(
+        "Training step by back-propagation, ResNet-20, batch 128",
+        "ms",
+        lambda peer: peer["ms_per_step"],
+        lambda ours: 1e3 * ours["step_s"],
+    )
     return {
         "cge-uniform": cge("ResNet-20, uniform", "resnet20", 128, "uniform"),
         "cge-lpr": cge("ResNet-20, 90 %, layer ratios of the paper", "resnet20", 128, "lpr-paper"),
         "cge-cnn": cge("CNN of depth 3, uniform", "cnn-d3", 256, "uniform"),
         "conv": Comparison("conv --batch-size 128", "conv --batch-size 128", convs),
-        "rge": same(rge, "RGE, ResNet-20, batch 128, whole forwards", us, "us_per_query_image"),
-        "fo": same(fo, "Training step by back-propagation, ResNet-20, batch 128", "ms", "ms_per_step"),
+        "rge": Comparison(rge, rge, [rge_row]),
+        "fo": Comparison(fo, fo, [fo_row]),
     }
 
 
@@ -128,14 +143,12 @@ def run(command):
         raise RunError(f"no JSON on standard output: {error}") from error
 
 
-def dig(value, path):
-    """The number at `path` inside parsed JSON."""
+def read_number(read, output):
+    """What `read` finds in the parsed output of a command."""
     try:
-        for key in path:
-            value = value[key]
-        return float(value)
+        return float(read(output))
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise RunError(f"no number at {path} in the output") from error
+        raise RunError(f"the output lacks a number: {error!r}") from error
 
 
 def measure(comparison, args):
@@ -150,8 +163,8 @@ def measure(comparison, args):
             try:
                 result = run(command)
                 for row in comparison.rows:
-                    path = row.ours_path if side == "deepzero" else row.peer_path
-                    row.samples[side].append(dig(result, path))
+                    read = row.of_ours if side == "deepzero" else row.of_peer
+                    row.samples[side].append(read_number(read, result))
             except RunError as error:
                 failures[side] = str(error)
                 print(f"error: {side}: {error}", file=sys.stderr)

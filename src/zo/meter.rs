@@ -66,6 +66,16 @@ impl<'c, O: Objective> Metered<'c, O> {
         self.count.record(loss);
         Ok(loss)
     }
+
+    /// One query, while there are no others.
+    ///
+    /// # Errors
+    /// As [`Objective::loss`].
+    pub fn loss_alone(&self, params: &[f64]) -> Result<f64> {
+        let loss = self.objective.loss_alone(params)?;
+        self.count.record(loss);
+        Ok(loss)
+    }
 }
 
 impl<O: LayeredObjective> Metered<'_, O> {

@@ -20,6 +20,14 @@ pub trait Objective: Sync {
     /// # Errors
     /// If the value cannot be had at all, such as [`Error::Objective`]; training stops.
     fn loss(&self, params: &[f64]) -> Result<f64>;
+
+    /// The same number while nothing else is evaluated, so that one evaluation may use all threads.
+    ///
+    /// # Errors
+    /// As [`Objective::loss`].
+    fn loss_alone(&self, params: &[f64]) -> Result<f64> {
+        self.loss(params)
+    }
 }
 
 /// An objective made of layers, of which everything before a perturbed one can be reused.
@@ -124,6 +132,10 @@ impl Objective for NetworkObjective<'_> {
         let tensors = self.network.tensors(params, self.dtype(), self.device())?;
         let logits = self.network.forward(&self.context(), &tensors, self.images)?;
         loss::cross_entropy(&logits, self.labels)
+    }
+
+    fn loss_alone(&self, params: &[f64]) -> Result<f64> {
+        Self { split: Split::Threads, ..*self }.loss(params)
     }
 }
 

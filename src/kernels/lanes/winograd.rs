@@ -13,6 +13,12 @@ const POSITIONS: usize = 36;
 /// half of a second-level cache.
 const GROUP_NUMBERS: usize = 10 * 1024;
 
+/// Registers from one position to the next, for the tiles of so many channels. One register row more
+/// than needed keeps the positions of a tile, which are written together, out of the same cache sets.
+fn position_stride(channels: usize, group: usize) -> usize {
+    (channels + 1) * group
+}
+
 /// Tiles transformed together.
 fn group(c_in: usize, c_out: usize) -> usize {
     if POSITIONS * (c_in + c_out) * PIXELS <= GROUP_NUMBERS { PIXELS } else { FEW_PIXELS }
@@ -75,8 +81,8 @@ impl<T: Element> Winograd<T> {
 
     /// `out` (C_out, H, W, lane) from `input` (C_in, H, W, lane).
     pub(super) fn run(&self, isa: Isa, lanes: usize, input: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
-        let transformed = scratch.transformed.reserve(POSITIONS * self.c_in * self.group * lanes);
-        let products = scratch.products.reserve(POSITIONS * self.c_out * self.group * lanes);
+        let transformed = scratch.transformed.reserve(POSITIONS * position_stride(self.c_in, self.group) * lanes);
+        let products = scratch.products.reserve(POSITIONS * position_stride(self.c_out, self.group) * lanes);
         isa.dispatch(Run { op: self, input, out, transformed, products });
     }
 }
@@ -128,6 +134,7 @@ impl<T: Element> Run<'_, T> {
         let out = T::vectors_mut::<S>(self.out);
         let transformed = T::vectors_mut::<S>(self.transformed);
         let products = T::vectors_mut::<S>(self.products);
+        let (in_stride, out_stride) = (position_stride(op.c_in, GROUP), position_stride(op.c_out, GROUP));
         let columns = op.width.div_ceil(4);
         let n_tiles = op.height.div_ceil(4) * columns;
         let plane = op.height * op.width;
@@ -141,7 +148,7 @@ impl<T: Element> Run<'_, T> {
                     let tile = load_tile::<S, T>(simd, input, [op.height, op.width], ty, tx);
                     let tile = transform_input::<S, T>(simd, tile);
                     for position in 0..POSITIONS {
-                        transformed[(position * op.c_in + c) * GROUP + t] = tile[position / 6][position % 6];
+                        transformed[position * in_stride + c * GROUP + t] = tile[position / 6][position % 6];
                     }
                 }
             }
@@ -155,8 +162,8 @@ impl<T: Element> Run<'_, T> {
                 out_row: 0,
             };
             for position in 0..POSITIONS {
-                let from = &transformed[position * op.c_in * GROUP..][..op.c_in * GROUP];
-                let to = &mut products[position * op.c_out * GROUP..][..op.c_out * GROUP];
+                let from = &transformed[position * in_stride..][..op.c_in * GROUP];
+                let to = &mut products[position * out_stride..][..op.c_out * GROUP];
                 product::<S, T, GROUP>(simd, &op.weights[position], &walk, from, to);
             }
             for o in 0..op.c_out {
@@ -165,7 +172,7 @@ impl<T: Element> Run<'_, T> {
                     let (ty, tx) = ((first + t) / columns, (first + t) % columns);
                     let mut tile = [[T::splat(simd, T::ZERO); 6]; 6];
                     for position in 0..POSITIONS {
-                        tile[position / 6][position % 6] = products[(position * op.c_out + o) * GROUP + t];
+                        tile[position / 6][position % 6] = products[position * out_stride + o * GROUP + t];
                     }
                     let tile = transform_output::<S, T>(simd, tile);
                     store_tile::<S, T>(tile, out, [op.height, op.width], ty, tx);

@@ -23,9 +23,10 @@ pub struct Rge {
     scheme: Difference,
 }
 
-/// Directions whose sum is formed together. Fixed, so that the order of additions does not depend
-/// on the number of threads.
-const DIRECTIONS_PER_CHUNK: usize = 64;
+/// Directions whose sum one thread forms, and such sums held at a time. Fixed, so that neither the
+/// order of additions nor the memory depends on the number of threads or directions.
+const DIRECTIONS_PER_SUM: usize = 8;
+const SUMS_AT_A_TIME: usize = 32;
 
 impl Rge {
     /// RGE with `n_dirs` directions from `source`, in dimension d = `n_coords`.
@@ -59,21 +60,26 @@ impl Estimator for Rge {
             Directions::Sphere => coords.len() as f64,
             Directions::PerTensor => self.mu,
         } / f64::from(self.n_dirs);
-        let partial: Vec<Vec<f64>> = slopes
-            .par_chunks(DIRECTIONS_PER_CHUNK)
-            .enumerate()
-            .map(|(chunk, slopes)| {
+        let directions: Vec<(usize, f64)> =
+            slopes.iter().copied().enumerate().filter(|(_, slope)| slope.is_finite()).collect();
+        let mut total = vec![0.0; coords.len()];
+        for directions in directions.chunks(DIRECTIONS_PER_SUM * SUMS_AT_A_TIME) {
+            let sum_of = |directions: &[(usize, f64)]| {
                 let mut sum = vec![0.0; coords.len()];
-                for (offset, &slope) in slopes.iter().enumerate().filter(|(_, slope)| slope.is_finite()) {
-                    let values = self.source.values((chunk * DIRECTIONS_PER_CHUNK + offset) as u32);
+                for &(idx, slope) in directions {
+                    let values = self.source.values(idx as u32);
                     sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += slope * value);
                 }
                 sum
-            })
-            .collect();
+            };
+            let sums: Vec<Vec<f64>> = directions.par_chunks(DIRECTIONS_PER_SUM).map(sum_of).collect();
+            for sum in sums {
+                total.iter_mut().zip(sum).for_each(|(total, value)| *total += value);
+            }
+        }
         let mut gradient = vec![0.0; self.n_coords];
-        for (position, &coord) in coords.iter().enumerate() {
-            gradient[coord] = factor * partial.iter().map(|sum| sum[position]).sum::<f64>();
+        for (&coord, value) in coords.iter().zip(total) {
+            gradient[coord] = factor * value;
         }
         let n_left_out = slopes.iter().filter(|slope| !slope.is_finite()).count();
         Estimate { gradient, n_left_out }

@@ -21,7 +21,7 @@ impl<'a, O: Objective> Full<'a, O> {
     /// # Errors
     /// If the query fails, or its loss is NaN or infinite.
     pub fn new(objective: &'a Metered<'a, O>, params: &'a [f64]) -> Result<Self> {
-        let base = finite_base(objective.loss(params)?)?;
+        let base = finite_base(objective.loss_alone(params)?)?;
         Ok(Self { objective, params, base })
     }
 }
