@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::layer::{ActivationShape, Context, Epilogue, Layer, MOMENTUM, Pass, Role};
+use super::layer::{ActivationShape, Context, Epilogue, Layer, MOMENTUM, Mode, Pass, Role};
 use super::params::Layout;
+use super::stream;
 use crate::kernels::lanes::Blocks;
 use crate::kernels::lanes::norm::Moments;
 use crate::kernels::ops::{self, Schedule};
@@ -373,7 +374,11 @@ impl Network {
     /// # Errors
     /// If shapes do not fit or the device fails.
     pub fn forward(&self, context: &Context, params: &[Tensor], images: &Tensor) -> Result<Tensor> {
-        self.forward_visit(context, params, images, false, &mut |_, _, _| Ok(()))
+        match (images.device().is_cpu(), images.dtype()) {
+            (true, DType::F32) => stream::forward::<f32>(self, context, params, images),
+            (true, DType::F64) => stream::forward::<f64>(self, context, params, images),
+            _ => self.forward_visit(context, params, images, false, &mut |_, _, _| Ok(())),
+        }
     }
 
     /// As [`Network::forward`]; `visit` sees every value with its number, the input's being 0, before
@@ -500,6 +505,21 @@ impl Network {
     /// The layer of a node.
     pub(super) fn layer(&self, node_idx: usize) -> &(dyn Layer + 'static) {
         &*self.nodes[node_idx].layer
+    }
+
+    /// By step: the number of train-mode batch norms in a row that its output depends on. Within a stage
+    /// a block of images needs nothing of the others.
+    pub(super) fn stages(&self, mode: Mode) -> Vec<usize> {
+        let mut of_value = vec![0; self.nodes.len() + 1];
+        let mut stages = Vec::new();
+        for step in &self.steps {
+            let is_coupled = self.layer(step.node).role() == Role::Norm && matches!(mode, Mode::Train);
+            let first = of_value[step.inputs[0]] + usize::from(is_coupled);
+            let stage = step.inputs[1..].iter().fold(first, |stage, &value| stage.max(of_value[value]));
+            of_value[step.output] = stage;
+            stages.push(stage);
+        }
+        stages
     }
 
     /// What runs, in order.

@@ -74,6 +74,36 @@ impl<T> DerefMut for Buffer<T> {
     }
 }
 
+/// Buffers to use again; there are few different lengths.
+#[derive(Debug)]
+pub struct Pool<T> {
+    free: Vec<Buffer<T>>,
+}
+
+impl<T> Default for Pool<T> {
+    fn default() -> Self {
+        Self { free: Vec::new() }
+    }
+}
+
+impl<T: Element> Pool<T> {
+    /// A buffer of `len` numbers with any content.
+    #[must_use]
+    pub fn take(&mut self, len: usize) -> Buffer<T> {
+        match self.free.iter().rposition(|buffer| buffer.len() == len) {
+            Some(at) => self.free.swap_remove(at),
+            None => Buffer::zeroed(len),
+        }
+    }
+
+    /// Gives a buffer back; an empty one is forgotten.
+    pub fn give(&mut self, buffer: Buffer<T>) {
+        if !buffer.is_empty() {
+            self.free.push(buffer);
+        }
+    }
+}
+
 /// How a batch is cut into blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blocks {
@@ -117,15 +147,23 @@ impl Blocks {
     pub fn rearrange<T: Element>(&self, values: &[T], n: usize) -> Buffer<T> {
         let lanes = self.lanes;
         let mut out = Buffer::zeroed(self.count() * n * lanes);
-        out.par_chunks_exact_mut(n * lanes).enumerate().for_each(|(block, out)| {
-            for lane in 0..self.images_in(block) {
-                let image = &values[(block * lanes + lane) * n..][..n];
-                for (position, &value) in image.iter().enumerate() {
-                    out[position * lanes + lane] = value;
-                }
-            }
-        });
+        let run = |(block, out): (usize, &mut [T])| self.rearrange_block(values, n, block, out);
+        out.par_chunks_exact_mut(n * lanes).enumerate().for_each(run);
         out
+    }
+
+    /// One block of it, in `out` (n, lane); lanes without an image become zero.
+    pub fn rearrange_block<T: Element>(&self, values: &[T], n: usize, block: usize, out: &mut [T]) {
+        let n_images = self.images_in(block);
+        if n_images < self.lanes {
+            out.fill(T::ZERO);
+        }
+        for lane in 0..n_images {
+            let image = &values[(block * self.lanes + lane) * n..][..n];
+            for (position, &value) in image.iter().enumerate() {
+                out[position * self.lanes + lane] = value;
+            }
+        }
     }
 }
 

@@ -61,6 +61,26 @@ impl<T: Element> WithSimd for Add<'_, T> {
     }
 }
 
+/// out += constant.
+pub fn offset<T: Element>(isa: Isa, constant: T, out: &mut [T]) {
+    isa.dispatch(Offset { constant, out });
+}
+
+struct Offset<'a, T> {
+    constant: T,
+    out: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for Offset<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for i in 0..self.out.len() {
+            self.out[i] += self.constant;
+        }
+    }
+}
+
 /// Change of the maxima over 2x2 windows of the planes `base` (C, H, W, lane) when they change by
 /// `delta`; `out` is (C, H/2, W/2, lane), the last row or column of odd sizes is left out. Where the
 /// largest stays the largest, the result is its δ, unrounded.

@@ -81,7 +81,8 @@ impl<T: Element> Winograd<T> {
 
     /// `out` (C_out, H, W, lane) from `input` (C_in, H, W, lane).
     pub(super) fn run(&self, isa: Isa, lanes: usize, input: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
-        let transformed = scratch.transformed.reserve(POSITIONS * position_stride(self.c_in, self.group) * lanes);
+        let transformed =
+            scratch.transformed.reserve(POSITIONS * position_stride(self.c_in, self.group) * lanes);
         let products = scratch.products.reserve(POSITIONS * position_stride(self.c_out, self.group) * lanes);
         isa.dispatch(Run { op: self, input, out, transformed, products });
     }

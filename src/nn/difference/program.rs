@@ -3,21 +3,6 @@
 use super::{Rule, Support};
 use crate::kernels::Element;
 use crate::nn::graph::Network;
-use crate::nn::layer::{Mode, Role};
-
-/// By step: the number of train-mode batch norms in a row that its output depends on.
-pub(super) fn stages(network: &Network, mode: Mode) -> Vec<usize> {
-    let mut of_value = vec![0; network.n_nodes() + 1];
-    let mut stages = Vec::new();
-    for step in network.steps() {
-        let is_coupled = network.layer(step.node).role() == Role::Norm && matches!(mode, Mode::Train);
-        let first = of_value[step.inputs[0]] + usize::from(is_coupled);
-        let stage = step.inputs[1..].iter().fold(first, |stage, &value| stage.max(of_value[value]));
-        of_value[step.output] = stage;
-        stages.push(stage);
-    }
-    stages
-}
 
 /// What a change of one step's parameters runs through.
 #[derive(Debug)]
@@ -33,7 +18,7 @@ pub(super) struct Path {
 }
 
 impl Path {
-    /// The path from step `start` on; `stage_of` as [`stages`] gives it.
+    /// The path from step `start` on; `stage_of` as [`Network::stages`] gives it.
     pub(super) fn new<T: Element>(
         network: &Network,
         stage_of: &[usize],

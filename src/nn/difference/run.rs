@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Storage, Tensor};
 
-use super::program::{Path, stages};
+use super::program::Path;
 use super::{Base, Delta, Place, Propagate, Rule, Setup, Support};
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::loss::CrossEntropy;
 use crate::kernels::lanes::norm::{Affine, Moments};
-use crate::kernels::lanes::{Blocks, Buffer};
+use crate::kernels::lanes::{Blocks, Buffer, Pool};
 use crate::kernels::ops::norm;
 use crate::kernels::{Element, Isa, Split};
 use crate::nn::graph::{BatchStats, Network, Step};
@@ -214,7 +214,7 @@ where
                 Propagate::<T>::rule(network.layer(step.node), &setup)
             })
             .collect::<Result<Vec<Box<dyn Rule<T>>>>>()?;
-        let stage_of = stages(network, mode);
+        let stage_of = network.stages(mode);
         let mut paths = Vec::new();
         let mut owners = Vec::new();
         for (idx, step) in steps.iter().enumerate() {
@@ -525,33 +525,5 @@ struct Workspace<T> {
 impl<T: Element> Default for Workspace<T> {
     fn default() -> Self {
         Self { states: Vec::new(), pool: Pool::default(), scratch: Vec::new(), conv: Scratch::default() }
-    }
-}
-
-/// Buffers to use again; there are few different lengths.
-#[derive(Debug)]
-struct Pool<T> {
-    free: Vec<Buffer<T>>,
-}
-
-impl<T> Default for Pool<T> {
-    fn default() -> Self {
-        Self { free: Vec::new() }
-    }
-}
-
-impl<T: Element> Pool<T> {
-    /// A buffer of `len` numbers with any content.
-    fn take(&mut self, len: usize) -> Buffer<T> {
-        match self.free.iter().rposition(|buffer| buffer.len() == len) {
-            Some(at) => self.free.swap_remove(at),
-            None => Buffer::zeroed(len),
-        }
-    }
-
-    fn give(&mut self, buffer: Buffer<T>) {
-        if !buffer.is_empty() {
-            self.free.push(buffer);
-        }
     }
 }

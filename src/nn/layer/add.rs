@@ -4,10 +4,11 @@ use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Layer, Pass, Role, elements};
 use crate::kernels::lanes::conv::Scratch;
-use crate::kernels::lanes::norm::Affine;
+use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
+use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// Sum of two activations of equal shape.
 #[derive(Debug, Clone)]
@@ -74,5 +75,21 @@ impl<T: Element> Rule<T> for AddRule {
     fn flops(&self, inputs: &[Support]) -> u64 {
         let [channels, height, width] = self.shape;
         (inputs[0].union(inputs[1]).planes(channels) * height * width) as u64
+    }
+}
+
+impl<T: Element> Stream<T> for Add {
+    fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
+        Ok(Box::new(StreamedAdd { isa: setup.isa }))
+    }
+}
+
+struct StreamedAdd {
+    isa: Isa,
+}
+
+impl<T: Element> Streamed<T> for StreamedAdd {
+    fn run(&self, inputs: &[&[T]], _: &[Moments], out: &mut [T], _: &mut Scratch<T>) {
+        pointwise::Elementwise::Add.run(self.isa, inputs[0], inputs[1], out);
     }
 }

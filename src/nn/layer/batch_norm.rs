@@ -5,12 +5,13 @@ use candle_core::{Result, Tensor};
 use super::{ActivationShape, Epilogue, Layer, Mode, Pass, Role, elements};
 use crate::Error;
 use crate::kernels::lanes::conv::Scratch;
-use crate::kernels::lanes::norm::{Affine, Change, Plane, Relu, SUMS, add_sums};
+use crate::kernels::lanes::norm::{self, Affine, Change, Plane, Relu, SUMS, add_sums};
 use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
 use crate::kernels::ops::stack;
 use crate::kernels::{Element, Isa};
 use crate::nn::difference::{Coupling, Delta, Place, Propagate, Rule, Setup, Support};
 use crate::nn::params::{ParamKind, ParamSpec};
+use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// Added to the variance, as in PyTorch.
 pub const EPSILON: f64 = 1e-5;
@@ -284,6 +285,47 @@ impl<T: Element> Coupling<T> for BatchNormRule {
                 base: T::of(at.scale * change),
                 constant: T::of(-at.scale * moved * mean),
             });
+        }
+    }
+}
+
+/// The map itself, with what it takes over.
+struct StreamedBatchNorm {
+    isa: Isa,
+    scale: Vec<f64>,
+    shift: Vec<f64>,
+    /// Running statistics; none where those of the batch are used.
+    given: Option<Vec<norm::Moments>>,
+    is_relu: bool,
+}
+
+impl<T: Element> Stream<T> for BatchNorm {
+    fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
+        let given = match setup.mode {
+            Mode::Train => None,
+            Mode::Eval(running) => Some(running.layer(self.norm_idx).moments()),
+        };
+        let (scale, shift) = (setup.params[0].clone(), setup.params[1].clone());
+        let is_relu = setup.epilogue != Epilogue::None;
+        Ok(Box::new(StreamedBatchNorm { isa: setup.isa, scale, shift, given, is_relu }))
+    }
+}
+
+impl<T: Element> Streamed<T> for StreamedBatchNorm {
+    fn run(&self, inputs: &[&[T]], moments: &[norm::Moments], out: &mut [T], _: &mut Scratch<T>) {
+        let moments = self.given.as_deref().unwrap_or(moments);
+        let plane = out.len() / self.scale.len();
+        for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+            let at = channel * plane..(channel + 1) * plane;
+            let norm::Moments { mean, variance } = moments[channel];
+            let map = norm::Map {
+                scale: T::of(self.scale[channel] / (variance + EPSILON).sqrt()),
+                mean: T::of(mean),
+                shift: T::of(self.shift[channel]),
+                other: inputs.get(1).map(|other| &other[at.clone()]),
+                is_relu: self.is_relu,
+            };
+            map.run(self.isa, &inputs[0][at], out);
         }
     }
 }

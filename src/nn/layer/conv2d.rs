@@ -5,10 +5,12 @@ use candle_core::{Result, Tensor};
 use super::{ActivationShape, Layer, Pass, elements};
 use crate::kernels::lanes::conv::{Conv, Scratch};
 use crate::kernels::lanes::geometry::Geometry;
-use crate::kernels::lanes::norm::Affine;
-use crate::kernels::{Element, ops};
+use crate::kernels::lanes::norm::{Affine, Moments};
+use crate::kernels::lanes::pointwise;
+use crate::kernels::{Element, Isa, ops};
 use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
 use crate::nn::params::{ParamKind, ParamSpec};
+use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// Convolution with a square kernel.
 #[derive(Debug, Clone)]
@@ -25,6 +27,13 @@ pub struct Conv2d {
     pub padding: usize,
     /// Whether a bias is added.
     pub has_bias: bool,
+}
+
+impl Conv2d {
+    fn geometry(&self, batch: usize, [_, height, width]: ActivationShape) -> Geometry {
+        let Self { c_in, c_out, kernel, stride, padding, .. } = *self;
+        Geometry { batch, c_in, height, width, c_out, kernel, stride, padding }
+    }
 }
 
 impl Layer for Conv2d {
@@ -101,18 +110,7 @@ impl<T: Element> ConvRule<T> {
 
 impl<T: Element> Propagate<T> for Conv2d {
     fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
-        let [_, height, width] = setup.shapes[0];
-        let geometry = Geometry {
-            batch: setup.blocks.images,
-            c_in: self.c_in,
-            height,
-            width,
-            c_out: self.c_out,
-            kernel: self.kernel,
-            stride: self.stride,
-            padding: self.padding,
-        };
-        Ok(Box::new(ConvRule::new(setup, geometry)))
+        Ok(Box::new(ConvRule::new(setup, self.geometry(setup.blocks.images, setup.shapes[0]))))
     }
 }
 
@@ -157,5 +155,39 @@ impl<T: Element> Rule<T> for ConvRule<T> {
 
     fn flops(&self, inputs: &[Support]) -> u64 {
         self.op.flops(matches!(inputs[0], Support::Channel(_)))
+    }
+}
+
+/// The convolution itself, and its bias.
+pub(super) struct StreamedConv<T> {
+    isa: Isa,
+    op: Conv<T>,
+    bias: Vec<T>,
+}
+
+impl<T: Element> StreamedConv<T> {
+    pub(super) fn new(setup: &StreamSetup, geometry: Geometry) -> Self {
+        let op = Conv::new(setup.isa, setup.blocks.lanes, geometry, &setup.params[0]);
+        let bias = setup.params.get(1).into_iter().flatten().map(|&bias| T::of(bias)).collect();
+        Self { isa: setup.isa, op, bias }
+    }
+}
+
+impl<T: Element> Stream<T> for Conv2d {
+    fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
+        Ok(Box::new(StreamedConv::new(setup, self.geometry(setup.blocks.images, setup.shapes[0]))))
+    }
+}
+
+impl<T: Element> Streamed<T> for StreamedConv<T> {
+    fn run(&self, inputs: &[&[T]], _: &[Moments], out: &mut [T], scratch: &mut Scratch<T>) {
+        self.op.run(inputs[0], out, scratch);
+        if self.bias.is_empty() {
+            return;
+        }
+        let plane = out.len() / self.bias.len();
+        for (out, &bias) in out.chunks_exact_mut(plane).zip(&self.bias) {
+            pointwise::offset(self.isa, bias, out);
+        }
     }
 }

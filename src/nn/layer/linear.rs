@@ -2,12 +2,13 @@
 
 use candle_core::{Result, Tensor};
 
-use super::conv2d::ConvRule;
+use super::conv2d::{ConvRule, StreamedConv};
 use super::{ActivationShape, Layer, Pass};
 use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::{Element, ops};
 use crate::nn::difference::{Propagate, Rule, Setup};
 use crate::nn::params::{ParamKind, ParamSpec};
+use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// y = x Wᵀ + b for x (B, in), W (out, in), b (out).
 #[derive(Debug, Clone)]
@@ -60,19 +61,22 @@ impl Layer for Linear {
     }
 }
 
-/// A linear layer is a 1x1 convolution of a single pixel.
+impl Linear {
+    /// A linear layer is a 1x1 convolution of a single pixel.
+    fn geometry(&self, batch: usize) -> Geometry {
+        let (c_in, c_out) = (self.n_in, self.n_out);
+        Geometry { batch, c_in, height: 1, width: 1, c_out, kernel: 1, stride: 1, padding: 0 }
+    }
+}
+
 impl<T: Element> Propagate<T> for Linear {
     fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
-        let geometry = Geometry {
-            batch: setup.blocks.images,
-            c_in: self.n_in,
-            height: 1,
-            width: 1,
-            c_out: self.n_out,
-            kernel: 1,
-            stride: 1,
-            padding: 0,
-        };
-        Ok(Box::new(ConvRule::<T>::new(setup, geometry)))
+        Ok(Box::new(ConvRule::<T>::new(setup, self.geometry(setup.blocks.images))))
+    }
+}
+
+impl<T: Element> Stream<T> for Linear {
+    fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
+        Ok(Box::new(StreamedConv::<T>::new(setup, self.geometry(setup.blocks.images))))
     }
 }

@@ -1,4 +1,5 @@
-//! Layers: each knows its parameters, its forward pass and its difference rule, and nothing else
+//! Layers: each knows its parameters, its forward pass (as a graph of tensors, and as a stream of
+//! blocks) and its difference rule, and nothing else
 //! knows layer kinds.
 
 mod add;
@@ -22,6 +23,7 @@ use candle_core::{Result, Tensor};
 use super::difference::Propagate;
 use super::graph::RunningStats;
 use super::params::ParamSpec;
+use super::stream::Stream;
 use crate::kernels::Split;
 use crate::kernels::ops::Schedule;
 
@@ -84,7 +86,9 @@ pub type ActivationShape = [usize; 3];
 
 /// One layer. A forward pass is a pure function: it changes no state, so that probes can share a
 /// network between threads.
-pub trait Layer: Propagate<f32> + Propagate<f64> + Send + Sync + std::fmt::Debug {
+pub trait Layer:
+    Propagate<f32> + Propagate<f64> + Stream<f32> + Stream<f64> + Send + Sync + std::fmt::Debug
+{
     /// Its parameter tensors, named relative to the layer (`weight`, `bias`), in PyTorch's order.
     fn params(&self) -> Vec<ParamSpec> {
         Vec::new()

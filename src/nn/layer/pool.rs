@@ -4,10 +4,11 @@ use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Layer, Pass, elements};
 use crate::kernels::lanes::conv::Scratch;
-use crate::kernels::lanes::norm::Affine;
+use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
+use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// Maximum over 2 x 2 windows with stride 2.
 #[derive(Debug, Clone)]
@@ -127,5 +128,41 @@ impl<T: Element> Rule<T> for GlobalAvgPoolRule {
     fn flops(&self, inputs: &[Support]) -> u64 {
         let [channels, height, width] = self.shape;
         (inputs[0].planes(channels) * height * width) as u64
+    }
+}
+
+impl<T: Element> Stream<T> for MaxPool2 {
+    fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
+        let [_, height, width] = setup.shapes[0];
+        Ok(Box::new(StreamedMaxPool { isa: setup.isa, size: [height, width] }))
+    }
+}
+
+struct StreamedMaxPool {
+    isa: Isa,
+    size: [usize; 2],
+}
+
+impl<T: Element> Streamed<T> for StreamedMaxPool {
+    fn run(&self, inputs: &[&[T]], _: &[Moments], out: &mut [T], _: &mut Scratch<T>) {
+        pointwise::max_pool2_forward(self.isa, self.size, inputs[0], out);
+    }
+}
+
+impl<T: Element> Stream<T> for GlobalAvgPool {
+    fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
+        let [_, height, width] = setup.shapes[0];
+        Ok(Box::new(StreamedAvgPool { isa: setup.isa, plane: height * width }))
+    }
+}
+
+struct StreamedAvgPool {
+    isa: Isa,
+    plane: usize,
+}
+
+impl<T: Element> Streamed<T> for StreamedAvgPool {
+    fn run(&self, inputs: &[&[T]], _: &[Moments], out: &mut [T], _: &mut Scratch<T>) {
+        pointwise::plane_means(self.isa, self.plane, inputs[0], out);
     }
 }

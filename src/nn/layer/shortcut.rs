@@ -4,10 +4,11 @@ use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Layer, Pass};
 use crate::kernels::lanes::conv::Scratch;
-use crate::kernels::lanes::norm::Affine;
+use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
 use crate::kernels::{Element, ops};
 use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
+use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// Takes every second row and column and pads the channels with zeros on both sides.
 #[derive(Debug, Clone)]
@@ -56,6 +57,18 @@ struct ShortcutRule {
     lanes: usize,
 }
 
+impl ShortcutRule {
+    /// All channels: the map itself.
+    fn run_dense<T: Element>(&self, input: &[T], out: &mut [T]) {
+        let [channels, height, width] = self.shape;
+        let len = height.div_ceil(2) * width.div_ceil(2) * self.lanes;
+        let (from, to) = (self.before * len, (self.before + channels) * len);
+        out[..from].fill(T::ZERO);
+        out[to..].fill(T::ZERO);
+        pointwise::every_second([height, width], self.lanes, input, &mut out[from..to]);
+    }
+}
+
 impl<T: Element> Propagate<T> for ShortcutA {
     fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
         let (shape, lanes) = (setup.shapes[0], setup.blocks.lanes);
@@ -72,20 +85,28 @@ impl<T: Element> Rule<T> for ShortcutRule {
     }
 
     fn apply(&self, _: Place<T>, inputs: &[Delta<T>], _: &[Affine<T>], out: &mut [T], _: &mut Scratch<T>) {
-        let [channels, height, width] = self.shape;
-        let out = if inputs[0].support == Support::Dense {
-            let len = height.div_ceil(2) * width.div_ceil(2) * self.lanes;
-            let (from, to) = (self.before * len, (self.before + channels) * len);
-            out[..from].fill(T::ZERO);
-            out[to..].fill(T::ZERO);
-            &mut out[from..to]
+        if inputs[0].support == Support::Dense {
+            self.run_dense(inputs[0].data, out);
         } else {
-            out
-        };
-        pointwise::every_second([height, width], self.lanes, inputs[0].data, out);
+            let [_, height, width] = self.shape;
+            pointwise::every_second([height, width], self.lanes, inputs[0].data, out);
+        }
     }
 
     fn flops(&self, _: &[Support]) -> u64 {
         0
+    }
+}
+
+impl<T: Element> Stream<T> for ShortcutA {
+    fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
+        let (shape, lanes) = (setup.shapes[0], setup.blocks.lanes);
+        Ok(Box::new(ShortcutRule { before: (self.c_out - self.c_in) / 2, shape, lanes }))
+    }
+}
+
+impl<T: Element> Streamed<T> for ShortcutRule {
+    fn run(&self, inputs: &[&[T]], _: &[Moments], out: &mut [T], _: &mut Scratch<T>) {
+        self.run_dense(inputs[0], out);
     }
 }

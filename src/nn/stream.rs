@@ -1,0 +1,294 @@
+//! A forward pass that keeps nothing: block by block through all layers that need no statistics of the
+//! batch, so that activations stay in the cache.
+//!
+//! The same kernels in the same order as [`Network::forward_all`] give the same bits; what differs is
+//! that a block goes on to the next layer before the next block comes, and that memory is used again.
+
+use candle_core::{DType, Device, Storage, Tensor};
+use rayon::prelude::*;
+
+use super::graph::{Network, Step};
+use super::layer::{ActivationShape, Context, Epilogue, Layer, Mode, Role};
+use crate::Result;
+use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::norm::{Moments, Partial, partial};
+use crate::kernels::lanes::{Blocks, Buffer, Pool};
+use crate::kernels::{Element, Isa, Split};
+
+/// What a layer knows when it gets ready.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamSetup<'a> {
+    /// Instruction set of the kernels.
+    pub isa: Isa,
+    /// Cut of the batch.
+    pub blocks: Blocks,
+    /// Batch-norm statistics.
+    pub mode: Mode<'a>,
+    /// Sizes of the values read.
+    pub shapes: &'a [ActivationShape],
+    /// The layer's own parameter tensors, flat.
+    pub params: &'a [Vec<f64>],
+    /// What it takes over.
+    pub epilogue: Epilogue,
+}
+
+/// A layer ready for one forward pass.
+pub trait Streamed<T>: Send + Sync {
+    /// Output (C', H', W', lane) of one block, from its inputs (C, H, W, lane) and, for a batch norm in
+    /// train mode, the moments of the batch.
+    fn run(&self, inputs: &[&[T]], moments: &[Moments], out: &mut [T], scratch: &mut Scratch<T>);
+}
+
+/// Makes layers ready, for one number type. Every layer implements it for both.
+pub trait Stream<T: Element> {
+    /// The layer with these parameters.
+    ///
+    /// # Errors
+    /// If sizes do not fit.
+    fn streamed(&self, setup: &StreamSetup) -> Result<Box<dyn Streamed<T>>>;
+}
+
+/// One block of images on its way.
+struct State<T> {
+    block: usize,
+    /// Values that outlive their stage, by value.
+    kept: Vec<Buffer<T>>,
+    /// Moments of this block, by value.
+    partials: Vec<Vec<Partial>>,
+    pool: Pool<T>,
+}
+
+/// Memory of one thread.
+struct Workspace<T> {
+    /// Values that live within a stage, by value.
+    scratch: Vec<Buffer<T>>,
+    conv: Scratch<T>,
+}
+
+/// The parts of a pass that all threads read.
+struct Pass<'a, T> {
+    network: &'a Network,
+    isa: Isa,
+    blocks: Blocks,
+    images: &'a [T],
+    layers: Vec<Box<dyn Streamed<T>>>,
+    /// By value: the stage that produces it, and the last that reads it.
+    produced: Vec<usize>,
+    last_read: Vec<usize>,
+    /// By value: whether a train-mode batch norm reads it.
+    is_measured: Vec<bool>,
+    stage_of: Vec<usize>,
+}
+
+/// Logits (B, classes) of `images` (B, C, H, W) on the CPU.
+pub(super) fn forward<T: Element>(
+    network: &Network,
+    context: &Context,
+    params: &[Tensor],
+    images: &Tensor,
+) -> Result<Tensor>
+where
+    dyn Layer: Stream<T>,
+{
+    let isa = Isa::current();
+    let n_images = images.dim(0)?;
+    let blocks = Blocks::new::<T>(isa, n_images);
+    let images = images.contiguous()?;
+    let (storage, layout) = images.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { unreachable!("only batches on the CPU are streamed") };
+    let pass = Pass::new(network, context.mode, params, isa, blocks, T::slice(storage, layout)?)?;
+
+    let n_values = pass.produced.len();
+    let mut states: Vec<State<T>> = (0..blocks.count())
+        .map(|block| State {
+            block,
+            kept: std::iter::repeat_with(Buffer::default).take(n_values).collect(),
+            partials: vec![Vec::new(); n_values],
+            pool: Pool::default(),
+        })
+        .collect();
+    let n_parts = match context.split {
+        Split::Serial => 1,
+        Split::Threads => rayon::current_num_threads().min(states.len()),
+    };
+    let per_part = states.len().div_ceil(n_parts);
+    let mut workspaces: Vec<Workspace<T>> = std::iter::repeat_with(|| Workspace {
+        scratch: std::iter::repeat_with(Buffer::default).take(n_values).collect(),
+        conv: Scratch::default(),
+    })
+    .take(n_parts)
+    .collect();
+    for stage in 0..=pass.stage_of.iter().copied().max().unwrap_or(0) {
+        let moments = pass.moments(stage, &states);
+        let run = |(states, workspace): (&mut [State<T>], &mut Workspace<T>)| {
+            states.iter_mut().for_each(|state| pass.run(stage, &moments, state, workspace));
+        };
+        match context.split {
+            Split::Serial => run((&mut states, &mut workspaces[0])),
+            Split::Threads => {
+                states.par_chunks_mut(per_part).zip(workspaces.par_iter_mut()).for_each(run);
+            }
+        }
+    }
+    let n_classes = network.shape(n_values - 1)[0];
+    let at = |image: usize, class: usize| {
+        states[image / blocks.lanes].kept[n_values - 1][class * blocks.lanes + image % blocks.lanes]
+    };
+    let logits = (0..n_images).flat_map(|image| (0..n_classes).map(move |class| (image, class)));
+    let logits: Vec<T> = logits.map(|(image, class)| at(image, class)).collect();
+    Ok(Tensor::from_vec(logits, (n_images, n_classes), &Device::Cpu)?)
+}
+
+impl<'a, T: Element> Pass<'a, T> {
+    fn new(
+        network: &'a Network,
+        mode: Mode,
+        params: &[Tensor],
+        isa: Isa,
+        blocks: Blocks,
+        images: &'a [T],
+    ) -> Result<Self>
+    where
+        dyn Layer: Stream<T>,
+    {
+        let stage_of = network.stages(mode);
+        let n_values = network.n_nodes() + 1;
+        let (mut produced, mut last_read) = (vec![0; n_values], vec![0; n_values]);
+        let mut is_measured = vec![false; n_values];
+        let mut layers = Vec::new();
+        for (idx, step) in network.steps().iter().enumerate() {
+            produced[step.output] = stage_of[idx];
+            for &value in &step.inputs {
+                last_read[value] = last_read[value].max(stage_of[idx]);
+            }
+            let layer = network.layer(step.node);
+            is_measured[step.inputs[0]] |= layer.role() == Role::Norm && matches!(mode, Mode::Train);
+            let shapes: Vec<ActivationShape> =
+                step.inputs.iter().map(|&value| network.shape(value)).collect();
+            let params = params[network.params_of(step.node)]
+                .iter()
+                .map(|tensor| Ok(tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?))
+                .collect::<Result<Vec<_>>>()?;
+            let epilogue = step.epilogue;
+            let setup = StreamSetup { isa, blocks, mode, shapes: &shapes, params: &params, epilogue };
+            layers.push(Stream::<T>::streamed(layer, &setup)?);
+        }
+        // The logits outlive everything.
+        last_read[n_values - 1] = usize::MAX;
+        Ok(Self { network, isa, blocks, images, layers, produced, last_read, is_measured, stage_of })
+    }
+
+    /// By step: moments of the batch for the batch norms of a stage, parts joined in the order of blocks.
+    fn moments(&self, stage: usize, states: &[State<T>]) -> Vec<Vec<Moments>> {
+        let of = |(idx, step): (usize, &Step)| {
+            if self.stage_of[idx] != stage || !self.is_measured[step.inputs[0]] {
+                return Vec::new();
+            }
+            let parts = || states.iter().map(|state| &state.partials[step.inputs[0]]);
+            let n_channels = self.network.shape(step.inputs[0])[0];
+            let join = |channel: usize| parts().fold(Partial::default(), |all, part| all.join(part[channel]));
+            (0..n_channels).map(|channel| join(channel).moments()).collect()
+        };
+        self.network.steps().iter().enumerate().map(of).collect()
+    }
+
+    fn len(&self, value: usize) -> usize {
+        self.network.shape(value).iter().product::<usize>() * self.blocks.lanes
+    }
+
+    fn is_kept(&self, value: usize) -> bool {
+        self.last_read[value] > self.produced[value]
+    }
+
+    /// A place for a value.
+    fn take(&self, value: usize, state: &mut State<T>, workspace: &mut Workspace<T>) -> Buffer<T> {
+        if self.is_kept(value) {
+            return state.pool.take(self.len(value));
+        }
+        let mut buffer = std::mem::take(&mut workspace.scratch[value]);
+        buffer.reserve(self.len(value));
+        buffer
+    }
+
+    fn put(&self, value: usize, buffer: Buffer<T>, state: &mut State<T>, workspace: &mut Workspace<T>) {
+        if self.is_kept(value) {
+            state.kept[value] = buffer;
+        } else {
+            workspace.scratch[value] = buffer;
+        }
+    }
+
+    /// One stage for one block.
+    fn run(
+        &self,
+        stage: usize,
+        moments: &[Vec<Moments>],
+        state: &mut State<T>,
+        workspace: &mut Workspace<T>,
+    ) {
+        if stage == 0 {
+            let mut input = self.take(0, state, workspace);
+            let len = self.len(0);
+            self.blocks.rearrange_block(self.images, len / self.blocks.lanes, state.block, &mut input[..len]);
+            self.put(0, input, state, workspace);
+        }
+        for (idx, step) in
+            self.network.steps().iter().enumerate().filter(|(idx, _)| self.stage_of[*idx] == stage)
+        {
+            let mut out = self.take(step.output, state, workspace);
+            let len = self.len(step.output);
+            let read = |value: usize| {
+                let from = if self.is_kept(value) { &state.kept[value] } else { &workspace.scratch[value] };
+                &from[..self.len(value)]
+            };
+            let inputs = [read(step.inputs[0]), step.inputs.get(1).map_or(&[][..], |&value| read(value))];
+            self.layers[idx].run(
+                &inputs[..step.inputs.len()],
+                &moments[idx],
+                &mut out[..len],
+                &mut workspace.conv,
+            );
+            if self.is_measured[step.output] {
+                let n_images = self.blocks.images_in(state.block);
+                let planes = out[..len].chunks_exact(len / self.network.shape(step.output)[0]);
+                state.partials[step.output] =
+                    planes.map(|plane| partial(self.isa, plane, n_images)).collect();
+            }
+            self.put(step.output, out, state, workspace);
+        }
+        for value in 0..self.last_read.len() {
+            if self.last_read[value] == stage && self.is_kept(value) {
+                state.pool.give(std::mem::take(&mut state.kept[value]));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::model;
+    use crate::rng::{Purpose, Stream as Random};
+
+    /// Oracle: the pass that keeps every value, bit for bit, in both modes and for both splits.
+    #[test]
+    fn equals_the_pass_that_keeps_everything() -> Result<()> {
+        for name in ["resnet8-w4", "cnn-d2-w5"] {
+            let network = model::from_name(name)?;
+            let params = network.tensors(&network.layout().initial_values(1), DType::F32, &Device::Cpu)?;
+            let mut pixels = vec![0.0; 37 * 3 * 32 * 32];
+            Random::new(7, Purpose::Test, 0).fill_normal(&mut pixels);
+            let images = Tensor::from_vec(pixels, (37, 3, 32, 32), &Device::Cpu)?.to_dtype(DType::F32)?;
+            let stats = network.initial_stats();
+            for mode in [Mode::Train, Mode::Eval(&stats)] {
+                for split in [Split::Serial, Split::Threads] {
+                    let context = Context { mode, split };
+                    let streamed = network.forward(&context, &params, &images)?;
+                    let kept = network.forward_all(&context, &params, &images)?;
+                    assert_eq!(streamed.to_vec2::<f32>()?, kept.logits().to_vec2::<f32>()?, "{name}");
+                }
+            }
+        }
+        Ok(())
+    }
+}
