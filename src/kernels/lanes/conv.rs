@@ -61,7 +61,7 @@ impl<T: Element> Conv<T> {
     #[must_use]
     pub fn direct(isa: Isa, lanes: usize, geometry: Geometry, weight: &[f64]) -> Self {
         let depth = geometry.c_in * geometry.kernel * geometry.kernel;
-        let packed = Packed::new(isa, geometry.c_out, depth, |o, k| T::of(weight[o * depth + k]));
+        let packed = Packed::new(isa, PIXELS, geometry.c_out, depth, |o, k| T::of(weight[o * depth + k]));
         let offsets = offsets(&geometry);
         Self { isa, lanes, geometry, dense: Dense::Direct(packed), single: Vec::new(), offsets }
     }
@@ -72,7 +72,7 @@ impl<T: Element> Conv<T> {
         let n_taps = geometry.kernel * geometry.kernel;
         let at = |o: usize, i: usize, k: usize| T::of(weight[(o * geometry.c_in + i) * n_taps + k]);
         let single = (0..geometry.c_in)
-            .map(|i| Packed::new(isa, geometry.c_out, n_taps, |o, k| at(o, i, k)))
+            .map(|i| Packed::new(isa, PIXELS, geometry.c_out, n_taps, |o, k| at(o, i, k)))
             .collect();
         Self { single, ..Self::new(isa, lanes, geometry, weight) }
     }

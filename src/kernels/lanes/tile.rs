@@ -26,52 +26,31 @@ pub(super) struct Packed<T> {
     values: Buffer<T>,
 }
 
-/// Where the numbers of one output channel lie.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Row {
-    start: usize,
-    width: usize,
-}
-
-impl Row {
-    pub(super) fn at(self, k: usize) -> usize {
-        self.start + k * self.width
-    }
-}
-
 impl<T: Element> Packed<T> {
-    /// For tiles of `pixels` registers.
-    pub(super) fn zeroed(isa: Isa, pixels: usize, channels: usize, depth: usize) -> Self {
+    /// A matrix with entries `at(channel, k)`, for tiles of `pixels` registers.
+    pub(super) fn new(
+        isa: Isa,
+        pixels: usize,
+        channels: usize,
+        depth: usize,
+        at: impl Fn(usize, usize) -> T,
+    ) -> Self {
         let n_blocks = channels.div_ceil(max_channels(isa, pixels));
         // Blocks of nearly equal width: 16 channels are 6, 5 and 5.
-        let widths = (0..n_blocks).map(|block| (channels + block) / n_blocks).rev().collect();
-        Self { widths, depth, values: Buffer::zeroed(channels * depth) }
-    }
-
-    pub(super) fn new(isa: Isa, channels: usize, depth: usize, at: impl Fn(usize, usize) -> T) -> Self {
-        let mut packed = Self::zeroed(isa, PIXELS, channels, depth);
-        for o in 0..channels {
-            let row = packed.row(o);
-            for k in 0..depth {
-                packed.set(row.at(k), at(o, k));
-            }
-        }
-        packed
-    }
-
-    pub(super) fn row(&self, channel: usize) -> Row {
+        let widths: Vec<usize> = (0..n_blocks).map(|block| (channels + block) / n_blocks).rev().collect();
+        let mut values = Buffer::zeroed(channels * depth);
+        let mut rest = &mut values[..];
         let mut first = 0;
-        for &width in &self.widths {
-            if channel < first + width {
-                return Row { start: first * self.depth + channel - first, width };
+        for &width in &widths {
+            let (block, others) = rest.split_at_mut(width * depth);
+            for (k, entries) in block.chunks_exact_mut(width).enumerate() {
+                for (o, entry) in entries.iter_mut().enumerate() {
+                    *entry = at(first + o, k);
+                }
             }
-            first += width;
+            (rest, first) = (others, first + width);
         }
-        unreachable!("channel {channel} of {first}")
-    }
-
-    pub(super) fn set(&mut self, at: usize, value: T) {
-        self.values[at] = value;
+        Self { widths, depth, values }
     }
 }
 

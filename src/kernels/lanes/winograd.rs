@@ -58,18 +58,14 @@ impl<T: Element> Winograd<T> {
         weight: &[f64],
     ) -> Self {
         let group = group(c_in, c_out);
-        let mut weights: Vec<Packed<T>> =
-            (0..POSITIONS).map(|_| Packed::zeroed(isa, group, c_out, c_in)).collect();
-        for o in 0..c_out {
-            let columns = weights[0].row(o);
-            for i in 0..c_in {
-                let at = columns.at(i);
-                let transformed = transform_weight(&weight[(o * c_in + i) * 9..][..9]);
-                for (weights, &value) in weights.iter_mut().zip(&transformed) {
-                    weights.set(at, T::of(value));
-                }
-            }
-        }
+        let transformed: Vec<[T; POSITIONS]> =
+            weight.chunks_exact(9).map(|weight| transform_weight(weight).map(T::of)).collect();
+        let at = |position: usize| {
+            let transformed = &transformed;
+            move |o: usize, i: usize| transformed[o * c_in + i][position]
+        };
+        let weights =
+            (0..POSITIONS).map(|position| Packed::new(isa, group, c_out, c_in, at(position))).collect();
         Self { c_in, c_out, height, width, group, weights, offsets: (0..c_in).map(|c| c * group).collect() }
     }
 
