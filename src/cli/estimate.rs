@@ -13,7 +13,7 @@ use deepzero::files;
 use deepzero::kernels::Split;
 use deepzero::nn::{model, weights};
 use deepzero::rng::Purpose;
-use deepzero::spec::{Difference, Directions};
+use deepzero::spec::{Difference, Directions, EvaluatorKind};
 use deepzero::zo::estimator::{Cge, Rge};
 use deepzero::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
 use deepzero::zo::{self, DirectionSource, Estimator, Metered, NetworkObjective, QueryCount};
@@ -49,8 +49,8 @@ pub(super) struct EstimateArgs {
     #[arg(long, value_enum, default_value_t = EstimatorName::Cge, help = "Estimator")]
     estimator: EstimatorName,
     /// How loss differences are computed.
-    #[arg(long, value_enum, default_value_t = EvaluatorName::Difference)]
-    evaluator: EvaluatorName,
+    #[arg(long, value_enum, default_value_t = EvaluatorKind::Difference)]
+    evaluator: EvaluatorKind,
     /// Central instead of forward differences.
     #[arg(long)]
     central: bool,
@@ -75,13 +75,6 @@ pub(super) struct EstimateArgs {
 enum EstimatorName {
     Cge,
     Rge,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum EvaluatorName {
-    Full,
-    Reuse,
-    Difference,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -122,9 +115,9 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     };
     let start = Instant::now();
     let evaluator: Box<dyn Evaluator> = match args.evaluator {
-        EvaluatorName::Full => Box::new(Full::new(&metered, &params)?),
-        EvaluatorName::Reuse => Box::new(Reuse::new(&metered, &params)?),
-        EvaluatorName::Difference => {
+        EvaluatorKind::Full => Box::new(Full::new(&metered, &params)?),
+        EvaluatorKind::Reuse => Box::new(Reuse::new(&metered, &params)?),
+        EvaluatorKind::Difference => {
             Box::new(DifferencePropagation::new(&metered, &params, common.memory())?)
         }
     };

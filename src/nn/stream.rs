@@ -75,7 +75,8 @@ struct Pass<'a, T> {
     /// By value: the stage that produces it, and the last that reads it.
     produced: Vec<usize>,
     last_read: Vec<usize>,
-    /// By value: whether a train-mode batch norm reads it.
+    /// By step: whether it is a batch norm in train mode; by value: whether such a one reads it.
+    is_coupled: Vec<bool>,
     is_measured: Vec<bool>,
     stage_of: Vec<usize>,
 }
@@ -154,7 +155,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let stage_of = network.stages(mode);
         let n_values = network.n_nodes() + 1;
         let (mut produced, mut last_read) = (vec![0; n_values], vec![0; n_values]);
-        let mut is_measured = vec![false; n_values];
+        let (mut is_coupled, mut is_measured) = (Vec::new(), vec![false; n_values]);
         let mut layers = Vec::new();
         for (idx, step) in network.steps().iter().enumerate() {
             produced[step.output] = stage_of[idx];
@@ -162,7 +163,8 @@ impl<'a, T: Element> Pass<'a, T> {
                 last_read[value] = last_read[value].max(stage_of[idx]);
             }
             let layer = network.layer(step.node);
-            is_measured[step.inputs[0]] |= layer.role() == Role::Norm && matches!(mode, Mode::Train);
+            is_coupled.push(layer.role() == Role::Norm && matches!(mode, Mode::Train));
+            is_measured[step.inputs[0]] |= is_coupled[idx];
             let shapes: Vec<ActivationShape> =
                 step.inputs.iter().map(|&value| network.shape(value)).collect();
             let params = params[network.params_of(step.node)]
@@ -175,13 +177,24 @@ impl<'a, T: Element> Pass<'a, T> {
         }
         // The logits outlive everything.
         last_read[n_values - 1] = usize::MAX;
-        Ok(Self { network, isa, blocks, images, layers, produced, last_read, is_measured, stage_of })
+        Ok(Self {
+            network,
+            isa,
+            blocks,
+            images,
+            layers,
+            produced,
+            last_read,
+            is_coupled,
+            is_measured,
+            stage_of,
+        })
     }
 
     /// By step: moments of the batch for the batch norms of a stage, parts joined in the order of blocks.
     fn moments(&self, stage: usize, states: &[State<T>]) -> Vec<Vec<Moments>> {
         let of = |(idx, step): (usize, &Step)| {
-            if self.stage_of[idx] != stage || !self.is_measured[step.inputs[0]] {
+            if self.stage_of[idx] != stage || !self.is_coupled[idx] {
                 return Vec::new();
             }
             let parts = || states.iter().map(|state| &state.partials[step.inputs[0]]);
@@ -218,6 +231,15 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
+    /// Notes the moments of a value, if a batch norm needs them.
+    fn measure(&self, value: usize, data: &[T], state: &mut State<T>) {
+        if self.is_measured[value] {
+            let n_images = self.blocks.images_in(state.block);
+            let planes = data.chunks_exact(data.len() / self.network.shape(value)[0]);
+            state.partials[value] = planes.map(|plane| partial(self.isa, plane, n_images)).collect();
+        }
+    }
+
     /// One stage for one block.
     fn run(
         &self,
@@ -230,6 +252,7 @@ impl<'a, T: Element> Pass<'a, T> {
             let mut input = self.take(0, state, workspace);
             let len = self.len(0);
             self.blocks.rearrange_block(self.images, len / self.blocks.lanes, state.block, &mut input[..len]);
+            self.measure(0, &input[..len], state);
             self.put(0, input, state, workspace);
         }
         for (idx, step) in
@@ -248,12 +271,7 @@ impl<'a, T: Element> Pass<'a, T> {
                 &mut out[..len],
                 &mut workspace.conv,
             );
-            if self.is_measured[step.output] {
-                let n_images = self.blocks.images_in(state.block);
-                let planes = out[..len].chunks_exact(len / self.network.shape(step.output)[0]);
-                state.partials[step.output] =
-                    planes.map(|plane| partial(self.isa, plane, n_images)).collect();
-            }
+            self.measure(step.output, &out[..len], state);
             self.put(step.output, out, state, workspace);
         }
         for value in 0..self.last_read.len() {

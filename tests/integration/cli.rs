@@ -505,7 +505,7 @@ fn keys_after_machine(answer: &Value) -> Vec<&str> {
 #[test]
 fn bench_cge_measures_every_evaluator() {
     let place = Place::new();
-    for evaluator in ["full", "reuse"] {
+    for evaluator in ["full", "reuse", "difference"] {
         for (options, n_queries) in
             [("", 7), ("--distribution lpr-paper --central", 13), ("--distribution lpr-released", 7)]
         {
