@@ -1,9 +1,9 @@
 //! The hot loops: convolution, batch normalization, pooling.
 //!
-//! Each operation stands beside a plain reference, or names the candle expression that is its
-//! reference, and a test holds the two together. The fast versions are written once against [`pulp`]'s vectors and compiled for every
+//! A test holds each operation to its definition, written out as plain loops, or to the candle
+//! expression for it. The kernels are written once against [`pulp`]'s vectors and compiled for every
 //! instruction set; which one runs is decided at run time, or by the environment variable
-//! `DEEPZERO_KERNELS` (`portable`, `avx2`, `avx512` or `reference`).
+//! `DEEPZERO_KERNELS` (`portable`, `avx2`, `avx512` or `neon`).
 
 pub mod element;
 pub mod lanes;
@@ -19,9 +19,7 @@ pub use element::Element;
 /// Instruction set that the fast kernels use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isa {
-    /// The plain loops, for comparison.
-    Reference,
-    /// Whatever the compiler's baseline offers.
+    /// One number at a time, with whatever the compiler's baseline offers.
     Portable,
     /// 256-bit vectors with fused multiply-add.
     Avx2,
@@ -36,7 +34,6 @@ impl Isa {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Reference => "reference",
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
@@ -48,7 +45,7 @@ impl Isa {
     #[must_use]
     pub fn is_available(self) -> bool {
         match self {
-            Self::Reference | Self::Portable => true,
+            Self::Portable => true,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => pulp::x86::V3::try_new().is_some(),
             #[cfg(target_arch = "x86_64")]
@@ -62,7 +59,7 @@ impl Isa {
     /// The instruction sets that this machine can run, slowest first.
     #[must_use]
     pub fn available() -> Vec<Self> {
-        [Self::Reference, Self::Portable, Self::Neon, Self::Avx2, Self::Avx512]
+        [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512]
             .into_iter()
             .filter(|isa| isa.is_available())
             .collect()
@@ -74,7 +71,7 @@ impl Isa {
         static CURRENT: OnceLock<Isa> = OnceLock::new();
         *CURRENT.get_or_init(|| {
             let available = Self::available();
-            let fastest = *available.last().expect("the reference is always available");
+            let fastest = *available.last().expect("the portable set is always available");
             let Ok(wanted) = std::env::var("DEEPZERO_KERNELS") else { return fastest };
             available.into_iter().find(|isa| isa.name() == wanted).unwrap_or_else(|| {
                 tracing::warn!("DEEPZERO_KERNELS={wanted} is not available here; using {}", fastest.name());
@@ -83,8 +80,7 @@ impl Isa {
         })
     }
 
-    /// Runs `op` compiled for this instruction set. [`Isa::Reference`] runs the portable version:
-    /// callers that have a reference branch before.
+    /// Runs `op` compiled for this instruction set.
     pub fn dispatch<Op: WithSimd>(self, op: Op) -> Op::Output {
         match self {
             #[cfg(target_arch = "x86_64")]
