@@ -55,13 +55,14 @@ struct State<T> {
     kept: Vec<Buffer<T>>,
     /// Moments of this block, by value.
     partials: Vec<Vec<Partial>>,
-    pool: Pool<T>,
 }
 
 /// Memory of one thread.
 struct Workspace<T> {
     /// Values that live within a stage, by value.
     scratch: Vec<Buffer<T>>,
+    /// What one block no longer needs, still in the cache, for the outputs of the next.
+    pool: Pool<T>,
     conv: Scratch<T>,
 }
 
@@ -105,7 +106,6 @@ where
             block,
             kept: std::iter::repeat_with(Buffer::default).take(n_values).collect(),
             partials: vec![Vec::new(); n_values],
-            pool: Pool::default(),
         })
         .collect();
     let n_parts = match context.split {
@@ -115,6 +115,7 @@ where
     let per_part = states.len().div_ceil(n_parts);
     let mut workspaces: Vec<Workspace<T>> = std::iter::repeat_with(|| Workspace {
         scratch: std::iter::repeat_with(Buffer::default).take(n_values).collect(),
+        pool: Pool::default(),
         conv: Scratch::default(),
     })
     .take(n_parts)
@@ -214,9 +215,9 @@ impl<'a, T: Element> Pass<'a, T> {
     }
 
     /// A place for a value.
-    fn take(&self, value: usize, state: &mut State<T>, workspace: &mut Workspace<T>) -> Buffer<T> {
+    fn take(&self, value: usize, workspace: &mut Workspace<T>) -> Buffer<T> {
         if self.is_kept(value) {
-            return state.pool.take(self.len(value));
+            return workspace.pool.take(self.len(value));
         }
         let mut buffer = std::mem::take(&mut workspace.scratch[value]);
         buffer.reserve(self.len(value));
@@ -249,7 +250,7 @@ impl<'a, T: Element> Pass<'a, T> {
         workspace: &mut Workspace<T>,
     ) {
         if stage == 0 {
-            let mut input = self.take(0, state, workspace);
+            let mut input = self.take(0, workspace);
             let len = self.len(0);
             self.blocks.rearrange_block(self.images, len / self.blocks.lanes, state.block, &mut input[..len]);
             self.measure(0, &input[..len], state);
@@ -258,7 +259,7 @@ impl<'a, T: Element> Pass<'a, T> {
         for (idx, step) in
             self.network.steps().iter().enumerate().filter(|(idx, _)| self.stage_of[*idx] == stage)
         {
-            let mut out = self.take(step.output, state, workspace);
+            let mut out = self.take(step.output, workspace);
             let len = self.len(step.output);
             let read = |value: usize| {
                 let from = if self.is_kept(value) { &state.kept[value] } else { &workspace.scratch[value] };
@@ -276,7 +277,7 @@ impl<'a, T: Element> Pass<'a, T> {
         }
         for value in 0..self.last_read.len() {
             if self.last_read[value] == stage && self.is_kept(value) {
-                state.pool.give(std::mem::take(&mut state.kept[value]));
+                workspace.pool.give(std::mem::take(&mut state.kept[value]));
             }
         }
     }
