@@ -350,7 +350,9 @@ impl Network {
             DType::F64 => Blocks::new::<f64>(isa, n_images),
             _ => Blocks::new::<f32>(isa, n_images),
         };
-        Ok(Schedule { isa, blocks, split: context.split, is_exact: false })
+        // Who asks for double precision asks for digits, not for speed.
+        let is_exact = images.dtype() == DType::F64;
+        Ok(Schedule { isa, blocks, split: context.split, is_exact })
     }
 
     fn run_step<'v>(
@@ -391,7 +393,8 @@ impl Network {
         is_exact: bool,
         visit: &mut dyn FnMut(Schedule, usize, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
-        let schedule = Schedule { is_exact, ..Self::schedule(context, images)? };
+        let schedule = Self::schedule(context, images)?;
+        let schedule = Schedule { is_exact: is_exact || schedule.is_exact, ..schedule };
         let mut values: Vec<Option<Tensor>> = vec![None; self.nodes.len() + 1];
         let input =
             if images.device().is_cpu() { ops::to_lanes(images, schedule.blocks)? } else { images.clone() };

@@ -88,7 +88,8 @@ impl Op for GradInput {
         let Schedule { isa, blocks, .. } = self.schedule;
         let g = self.geometry;
         let (turned, weight) = transposed(&g, &wide(inputs[1].data))?;
-        let conv = Conv::<T>::new(isa, blocks.lanes, turned, &weight);
+        let make = if self.schedule.is_exact { Conv::<T>::direct } else { Conv::<T>::new };
+        let conv = make(isa, blocks.lanes, turned, &weight);
         let shape = shape(blocks, [g.c_in, g.height, g.width]);
         let dilated_len = turned.c_in * turned.height * turned.width * blocks.lanes;
         let memory = || (Scratch::default(), crate::kernels::lanes::Buffer::default());

@@ -1,6 +1,6 @@
 //! Two-dimensional convolution.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use super::{ActivationShape, Layer, Pass, elements};
 use crate::kernels::lanes::conv::{Conv, Scratch};
@@ -167,7 +167,9 @@ pub(super) struct StreamedConv<T> {
 
 impl<T: Element> StreamedConv<T> {
     pub(super) fn new(setup: &StreamSetup, geometry: Geometry) -> Self {
-        let op = Conv::new(setup.isa, setup.blocks.lanes, geometry, &setup.params[0]);
+        // As in the pass that keeps every value: minimal filtering in single precision only.
+        let make = if T::DTYPE == DType::F64 { Conv::direct } else { Conv::new };
+        let op = make(setup.isa, setup.blocks.lanes, geometry, &setup.params[0]);
         let bias = setup.params.get(1).into_iter().flatten().map(|&bias| T::of(bias)).collect();
         Self { isa: setup.isa, op, bias }
     }
