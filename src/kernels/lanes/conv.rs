@@ -38,7 +38,7 @@ pub struct Conv<T> {
 
 /// Minimal filtering pays from this many 4x4 tiles per plane and channels on.
 const WINOGRAD_TILES: usize = 4;
-const WINOCHANNELS: usize = 8;
+const WINOGRAD_CHANNELS: usize = 8;
 
 impl<T: Element> Conv<T> {
     /// Prepares `weight` (C_out, C_in, K, K) for inputs of `geometry`, whose batch is not used; by
@@ -49,7 +49,7 @@ impl<T: Element> Conv<T> {
         let tiles = g.height.div_ceil(4) * g.width.div_ceil(4);
         let pays = (g.kernel, g.stride, g.padding) == (3, 1, 1)
             && tiles >= WINOGRAD_TILES
-            && g.c_in.min(g.c_out) >= WINOCHANNELS;
+            && g.c_in.min(g.c_out) >= WINOGRAD_CHANNELS;
         if !pays {
             return Self::direct(isa, lanes, geometry, weight);
         }

@@ -326,6 +326,42 @@ impl<T: Element, const DELTA: bool, const ADDED: bool, const RELU: u8> WithSimd
     }
 }
 
+/// The map itself for one block (C, plane, lane), with γ and β in `params` (2, C) and one entry of
+/// `moments` per channel; `other` and `is_relu` as in [`Map`].
+#[derive(Debug)]
+pub struct MapBlock<'a, T> {
+    /// γ, then β.
+    pub params: &'a [T],
+    /// Statistics used.
+    pub moments: &'a [Moments],
+    /// Added to the variance.
+    pub epsilon: f64,
+    /// Added.
+    pub other: Option<&'a [T]>,
+    /// Whether negative results become zero.
+    pub is_relu: bool,
+}
+
+impl<T: Element> MapBlock<'_, T> {
+    /// Writes the output for `input`.
+    pub fn run(&self, isa: Isa, input: &[T], out: &mut [T]) {
+        let (scales, shifts) = self.params.split_at(self.moments.len());
+        let plane = out.len() / self.moments.len();
+        for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+            let at = channel * plane..(channel + 1) * plane;
+            let Moments { mean, variance } = self.moments[channel];
+            let map = Map {
+                scale: T::of(scales[channel].wide() / (variance + self.epsilon).sqrt()),
+                mean: T::of(mean),
+                shift: shifts[channel],
+                other: self.other.map(|other| &other[at.clone()]),
+                is_relu: self.is_relu,
+            };
+            map.run(isa, &input[at], out);
+        }
+    }
+}
+
 /// The map itself for one plane: scale · (x − mean) + shift, plus `other` if there is one, cut off
 /// below zero if asked for.
 #[derive(Debug)]

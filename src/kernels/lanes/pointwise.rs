@@ -39,28 +39,6 @@ impl<T: Element> WithSimd for Relu<'_, T> {
     }
 }
 
-/// out += delta.
-pub fn add<T: Element>(isa: Isa, delta: &[T], out: &mut [T]) {
-    isa.dispatch(Add { delta, out });
-}
-
-struct Add<'a, T> {
-    delta: &'a [T],
-    out: &'a mut [T],
-}
-
-impl<T: Element> WithSimd for Add<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let out = T::vectors_mut::<S>(self.out);
-        let delta = &T::vectors::<S>(self.delta)[..out.len()];
-        for i in 0..out.len() {
-            out[i] = T::vadd(simd, out[i], delta[i]);
-        }
-    }
-}
-
 /// out += constant.
 pub fn offset<T: Element>(isa: Isa, constant: T, out: &mut [T]) {
     isa.dispatch(Offset { constant, out });

@@ -59,19 +59,28 @@ impl Schedule {
         body: impl Fn(&mut M, usize, &mut [T]) + Sync,
     ) -> Vec<T> {
         let count = self.blocks.count();
-        let per_block = len / count;
+        let per_block = (len / count).max(1);
         let per_part = match self.split {
             Split::Serial => count,
             Split::Threads => count.div_ceil(rayon::current_num_threads()),
         };
-        fill_in_parts(per_block * count, room, per_part * per_block, self.split, |part, out| {
+        let mut out = Vec::with_capacity(len + room);
+        let spare = &mut out.spare_capacity_mut()[..len];
+        let run = |(part, spare): (usize, &mut [MaybeUninit<T>])| {
             let mut memory = memory();
-            for (idx, out) in out.chunks_exact_mut(per_block.max(1)).enumerate() {
+            for (idx, block) in spare.chunks_mut(per_block).enumerate() {
                 // A block is cleared just before it is computed, while it is in the cache.
-                let out = zeroed(out);
-                body(&mut memory, part * per_part + idx, out);
+                body(&mut memory, part * per_part + idx, zeroed(block));
             }
-        })
+        };
+        match self.split {
+            Split::Serial => run((0, spare)),
+            Split::Threads => spare.par_chunks_mut(per_part * per_block).enumerate().for_each(run),
+        }
+        // SAFETY: the capacity is at least `len`; the parts cover all of `spare` and their chunks all of a
+        // part, and `zeroed` initialized every one.
+        unsafe { out.set_len(len) };
+        out
     }
 
     /// Results of `body(block)` in order.
@@ -96,29 +105,6 @@ fn zeroed<T: Element>(slice: &mut [MaybeUninit<T>]) -> &mut [T] {
     }
     // SAFETY: every element was written above, and `MaybeUninit<T>` has the layout of `T`.
     unsafe { &mut *(std::ptr::from_mut(slice) as *mut [T]) }
-}
-
-/// A list of `len` numbers, which `write(part, numbers)` initializes in parts of `per_part`, with
-/// capacity for `room` more.
-fn fill_in_parts<T: Element>(
-    len: usize,
-    room: usize,
-    per_part: usize,
-    split: Split,
-    write: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
-) -> Vec<T> {
-    let mut out = Vec::with_capacity(len + room);
-    let spare = &mut out.spare_capacity_mut()[..len];
-    match split {
-        Split::Serial => write(0, spare),
-        Split::Threads => {
-            spare.par_chunks_mut(per_part.max(1)).enumerate().for_each(|(part, spare)| write(part, spare));
-        }
-    }
-    // SAFETY: the capacity is at least `len`, and the parts, which cover it in whole blocks, were
-    // cleared block by block before anything else.
-    unsafe { out.set_len(len) };
-    out
 }
 
 /// Sizes (C, H, W) of an activation.

@@ -7,7 +7,7 @@ use candle_core::{Result, Shape, Storage, Tensor};
 use super::pointwise::relu_grad;
 use super::{Input, Op, Schedule, View, apply, apply_detached, shape, sizes};
 use crate::kernels::Element;
-use crate::kernels::lanes::norm::{Gradient, Map, Moments, Partial, gradient_sums, partial};
+use crate::kernels::lanes::norm::{Gradient, MapBlock, Moments, Partial, gradient_sums, partial};
 
 /// Statistics that a batch norm uses.
 #[derive(Debug, Clone)]
@@ -99,21 +99,9 @@ impl Op for BatchNorm {
             x.len(),
             || (),
             |(), block, out| {
-                let plane = out.len() / channels;
-                let x = schedule.block(x, block);
                 let other = inputs.get(2).map(|other| schedule.block(other.data, block));
-                for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
-                    let Moments { mean, variance } = moments[channel];
-                    let of_channel = channel * plane..(channel + 1) * plane;
-                    let map = Map {
-                        scale: T::of(params[channel].wide() / (variance + self.epsilon).sqrt()),
-                        mean: T::of(mean),
-                        shift: params[channels + channel],
-                        other: other.map(|other| &other[of_channel.clone()]),
-                        is_relu: self.is_relu,
-                    };
-                    map.run(schedule.isa, &x[of_channel], out);
-                }
+                let map = MapBlock { params, moments, epsilon: self.epsilon, other, is_relu: self.is_relu };
+                map.run(schedule.isa, schedule.block(x, block), out);
             },
         );
         Ok((out, shape(schedule.blocks, sizes)))

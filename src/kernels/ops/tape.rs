@@ -71,10 +71,17 @@ impl Tape {
         compute: impl FnOnce() -> std::result::Result<R, E>,
     ) -> std::result::Result<(R, Self), E> {
         let tape = Self { entries: Vec::new(), needing: leaves.iter().map(Tensor::id).collect() };
+        /// Ends the recording, also when `compute` panics.
+        struct Recording;
+        impl Drop for Recording {
+            fn drop(&mut self) {
+                CURRENT.take();
+            }
+        }
         CURRENT.set(Some(tape));
-        let result = compute();
-        let tape = CURRENT.take().unwrap_or_default();
-        Ok((result?, tape))
+        let _recording = Recording;
+        let result = compute()?;
+        Ok((result, CURRENT.take().unwrap_or_default()))
     }
 
     pub(super) fn is_recording() -> bool {

@@ -60,7 +60,7 @@ impl Propagator {
         if !images.device().is_cpu() {
             return Err(Error::Device {
                 device: format!("{:?}", images.device().location()),
-                reason: "difference propagation runs on the CPU; use --evaluator reuse".to_owned(),
+                reason: "difference propagation runs on the CPU; use the evaluator `reuse`".to_owned(),
             });
         }
         let ((loss, logits, stats), engine) = match images.dtype() {

@@ -62,10 +62,7 @@ impl<T: Element> Rule<T> for AddRule {
             let channel = support.channel(idx);
             debug_assert!(channel < channels);
             match (inputs[0].plane(channel, len), inputs[1].plane(channel, len)) {
-                (Some(a), Some(b)) => {
-                    out.copy_from_slice(a);
-                    pointwise::add(self.isa, b, out);
-                }
+                (Some(a), Some(b)) => pointwise::Elementwise::Add.run(self.isa, a, b, out),
                 (Some(a), None) | (None, Some(a)) => out.copy_from_slice(a),
                 (None, None) => out.fill(T::ZERO),
             }

@@ -290,10 +290,10 @@ impl<T: Element> Coupling<T> for BatchNormRule {
 }
 
 /// The map itself, with what it takes over.
-struct StreamedBatchNorm {
+struct StreamedBatchNorm<T> {
     isa: Isa,
-    scale: Vec<f64>,
-    shift: Vec<f64>,
+    /// γ, then β.
+    params: Vec<T>,
     /// Running statistics; none where those of the batch are used.
     given: Option<Vec<norm::Moments>>,
     is_relu: bool,
@@ -305,27 +305,16 @@ impl<T: Element> Stream<T> for BatchNorm {
             Mode::Train => None,
             Mode::Eval(running) => Some(running.layer(self.norm_idx).moments()),
         };
-        let (scale, shift) = (setup.params[0].clone(), setup.params[1].clone());
+        let params = setup.params.iter().flatten().map(|&param| T::of(param)).collect();
         let is_relu = setup.epilogue != Epilogue::None;
-        Ok(Box::new(StreamedBatchNorm { isa: setup.isa, scale, shift, given, is_relu }))
+        Ok(Box::new(StreamedBatchNorm { isa: setup.isa, params, given, is_relu }))
     }
 }
 
-impl<T: Element> Streamed<T> for StreamedBatchNorm {
+impl<T: Element> Streamed<T> for StreamedBatchNorm<T> {
     fn run(&self, inputs: &[&[T]], moments: &[norm::Moments], out: &mut [T], _: &mut Scratch<T>) {
         let moments = self.given.as_deref().unwrap_or(moments);
-        let plane = out.len() / self.scale.len();
-        for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
-            let at = channel * plane..(channel + 1) * plane;
-            let norm::Moments { mean, variance } = moments[channel];
-            let map = norm::Map {
-                scale: T::of(self.scale[channel] / (variance + EPSILON).sqrt()),
-                mean: T::of(mean),
-                shift: T::of(self.shift[channel]),
-                other: inputs.get(1).map(|other| &other[at.clone()]),
-                is_relu: self.is_relu,
-            };
-            map.run(self.isa, &inputs[0][at], out);
-        }
+        let (params, other, is_relu) = (&self.params, inputs.get(1).copied(), self.is_relu);
+        norm::MapBlock { params, moments, epsilon: EPSILON, other, is_relu }.run(self.isa, inputs[0], out);
     }
 }
