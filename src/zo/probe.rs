@@ -1,6 +1,9 @@
 //! Probes: the points around θ at which an estimator wants the loss.
 
+use std::ops::Range;
 use std::sync::Arc;
+
+use rayon::prelude::*;
 
 use crate::nn::Layout;
 use crate::rng::{Purpose, Stream};
@@ -34,7 +37,9 @@ impl Probe {
         match self {
             Self::Coordinate { coord, step } => point[*coord] += step,
             Self::Direction { source, idx, step } => {
-                source.for_each(*idx, |coord, value| point[coord] += step * value);
+                for (&coord, value) in source.coords.iter().zip(source.values(*idx)) {
+                    point[coord] += step * value;
+                }
             }
         }
     }
@@ -48,7 +53,7 @@ pub struct DirectionSource {
     stream: Stream,
     coords: Arc<[usize]>,
     /// Ranges of `coords` that are normalized together: all of it, or one per tensor.
-    groups: Vec<std::ops::Range<usize>>,
+    groups: Vec<Range<usize>>,
 }
 
 impl DirectionSource {
@@ -97,18 +102,69 @@ impl DirectionSource {
     pub fn values(&self, idx: u32) -> Vec<f64> {
         let mut values = vec![0.0; self.coords.len()];
         self.stream.lane(idx).fill_normal(&mut values);
-        for group in &self.groups {
-            let group = &mut values[group.clone()];
-            let norm = group.iter().map(|v| v * v).sum::<f64>().sqrt();
-            group.iter_mut().for_each(|v| *v /= norm);
+        for (group, norm) in self.groups.iter().zip(self.norms(&values)) {
+            values[group.clone()].iter_mut().for_each(|v| *v /= norm);
         }
         values
     }
 
-    /// Calls `visit` with every active coordinate and its value in direction `idx`.
-    fn for_each(&self, idx: u32, mut visit: impl FnMut(usize, f64)) {
-        for (&coord, value) in self.coords.iter().zip(self.values(idx)) {
-            visit(coord, value);
+    /// Lengths of the groups of a direction before normalization.
+    fn norms(&self, values: &[f64]) -> Vec<f64> {
+        let norm = |group: &Range<usize>| values[group.clone()].iter().map(|v| v * v).sum::<f64>().sqrt();
+        self.groups.iter().map(norm).collect()
+    }
+
+    /// Sum of weight times direction over (number of the direction, weight), at the active coordinates in
+    /// their order. Every sum is taken in the order given.
+    #[must_use]
+    pub fn weighted_sum(&self, weights: &[(u32, f64)]) -> Vec<f64> {
+        let norms_of = |&(idx, _): &(u32, f64)| {
+            let mut values = vec![0.0; if self.groups.is_empty() { 0 } else { self.coords.len() }];
+            self.stream.lane(idx).fill_normal(&mut values);
+            self.norms(&values)
+        };
+        let norms: Vec<Vec<f64>> = weights.par_iter().map(norms_of).collect();
+        let mut total = vec![0.0; self.coords.len()];
+        let sum = |(chunk, total): (usize, &mut [f64])| {
+            let first = chunk * CHUNK;
+            let mut values = [0.0; CHUNK];
+            let values = &mut values[..total.len()];
+            let end = first + total.len();
+            let at = |position: usize| position.clamp(first, end) - first;
+            for (&(idx, weight), norms) in weights.iter().zip(&norms) {
+                self.stream.lane(idx).fill_normal_from((first / 2) as u64, values);
+                for (group, norm) in self.groups.iter().zip(norms) {
+                    values[at(group.start)..at(group.end)].iter_mut().for_each(|v| *v /= norm);
+                }
+                total.iter_mut().zip(&*values).for_each(|(total, value)| *total += weight * value);
+            }
+        };
+        total.par_chunks_mut(CHUNK).enumerate().for_each(sum);
+        total
+    }
+}
+
+/// Coordinates at a time in a sum of directions: an even number, as normal numbers come in pairs.
+const CHUNK: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Oracle: the directions one by one, added in the same order: the same bits.
+    #[test]
+    fn weighted_sums_are_sums_of_directions() {
+        let layout = crate::nn::model::from_name("cnn-d1-w9").unwrap().layout().clone();
+        let coords: Arc<[usize]> = (0..layout.n_coords()).filter(|coord| coord % 7 != 3).collect();
+        for law in [Directions::Gaussian, Directions::Sphere, Directions::PerTensor] {
+            let source = DirectionSource::new(law, 4, Purpose::Test, 2, coords.clone(), Some(&layout));
+            let weights = [(0, 0.5), (3, -2.0), (70_000, 1e-3)];
+            let mut expected = vec![0.0; coords.len()];
+            for (idx, weight) in weights {
+                let values = source.values(idx);
+                expected.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
+            }
+            assert_eq!(source.weighted_sum(&weights), expected, "{law:?}");
         }
     }
 }

@@ -7,8 +7,6 @@
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::{Estimate, Estimator, slopes, steps};
 use crate::spec::{Difference, Directions};
 use crate::zo::{DirectionSource, Probe};
@@ -22,11 +20,6 @@ pub struct Rge {
     mu: f64,
     scheme: Difference,
 }
-
-/// Directions whose sum one thread forms, and such sums held at a time. Fixed, so that neither the
-/// order of additions nor the memory depends on the number of threads or directions.
-const DIRECTIONS_PER_SUM: usize = 8;
-const SUMS_AT_A_TIME: usize = 32;
 
 impl Rge {
     /// RGE with `n_dirs` directions from `source`, in dimension d = `n_coords`.
@@ -60,23 +53,8 @@ impl Estimator for Rge {
             Directions::Sphere => coords.len() as f64,
             Directions::PerTensor => self.mu,
         } / f64::from(self.n_dirs);
-        let directions: Vec<(usize, f64)> =
-            slopes.iter().copied().enumerate().filter(|(_, slope)| slope.is_finite()).collect();
-        let mut total = vec![0.0; coords.len()];
-        for directions in directions.chunks(DIRECTIONS_PER_SUM * SUMS_AT_A_TIME) {
-            let sum_of = |directions: &[(usize, f64)]| {
-                let mut sum = vec![0.0; coords.len()];
-                for &(idx, slope) in directions {
-                    let values = self.source.values(idx as u32);
-                    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += slope * value);
-                }
-                sum
-            };
-            let sums: Vec<Vec<f64>> = directions.par_chunks(DIRECTIONS_PER_SUM).map(sum_of).collect();
-            for sum in sums {
-                total.iter_mut().zip(sum).for_each(|(total, value)| *total += value);
-            }
-        }
+        let weights: Vec<(u32, f64)> = (0..).zip(slopes.iter().copied()).filter(|(_, s)| s.is_finite()).collect();
+        let total = self.source.weighted_sum(&weights);
         let mut gradient = vec![0.0; self.n_coords];
         for (&coord, value) in coords.iter().zip(total) {
             gradient[coord] = factor * value;

@@ -5,6 +5,10 @@
 //! devices or ranks sees the same numbers, and a direction can be regenerated from its index
 //! instead of being stored or sent.
 
+mod normal;
+
+use crate::kernels::Isa;
+
 /// What a sequence of numbers is for. Two purposes never share numbers, whatever the seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
@@ -34,7 +38,7 @@ const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
 /// One Philox4x32-10 block: four random words from a 128-bit counter and a 64-bit key.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for round in 0..ROUNDS {
@@ -76,7 +80,7 @@ impl Stream {
     }
 
     /// Four random words at block `idx` (below 2^48).
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn block(&self, idx: u64) -> [u32; 4] {
         debug_assert!(idx < 1 << 48, "block index exceeds 48 bits");
@@ -112,13 +116,7 @@ impl Stream {
     #[inline]
     #[must_use]
     pub fn normal_pair_at(&self, idx: u64) -> [f64; 2] {
-        let words = self.block(idx);
-        let radius_bits = u64::from(words[0]) << 32 | u64::from(words[1]);
-        let angle_bits = u64::from(words[2]) << 32 | u64::from(words[3]);
-        // 1 - u lies in (0, 1], so that the logarithm is finite.
-        let radius = (-2.0 * (1.0 - unit_interval(radius_bits)).ln()).sqrt();
-        let (sin, cos) = (std::f64::consts::TAU * unit_interval(angle_bits)).sin_cos();
-        [radius * cos, radius * sin]
+        normal::box_muller(self.block(idx))
     }
 
     /// A standard normal number at position `idx`.
@@ -130,9 +128,12 @@ impl Stream {
 
     /// Fills `out` with the standard normal numbers at positions `0..out.len()`.
     pub fn fill_normal(&self, out: &mut [f64]) {
-        for (pair_idx, pair) in out.chunks_mut(2).enumerate() {
-            pair.copy_from_slice(&self.normal_pair_at(pair_idx as u64)[..pair.len()]);
-        }
+        self.fill_normal_from(0, out);
+    }
+
+    /// Fills `out` with the standard normal numbers at positions `2 * first_block..`.
+    pub fn fill_normal_from(&self, first_block: u64, out: &mut [f64]) {
+        Isa::current().dispatch(normal::Fill { stream: *self, first_block, out });
     }
 
     /// A uniformly random order of `0..n` (Fisher and Yates).
@@ -164,6 +165,7 @@ impl Stream {
     }
 }
 
+#[inline(always)]
 fn unit_interval(bits: u64) -> f64 {
     const SCALE: f64 = 1.0 / (1u64 << 53) as f64;
     (bits >> 11) as f64 * SCALE
