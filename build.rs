@@ -1,4 +1,4 @@
-//! Tells the program which commit it was built from.
+//! Tells the program which commit it was built from, and gives it the files of `experiments`.
 //!
 //! The script runs again when the sources change, which rebuilds the crate anyway, and when HEAD
 //! moves; edits elsewhere in the tree do not touch it.
@@ -21,7 +21,29 @@ fn main() {
             println!("cargo:rerun-if-changed={path}");
         }
     }
+    if let Err(error) = embed_experiments() {
+        println!("cargo:error=cannot list the folder experiments: {error}");
+    }
     println!("cargo:rustc-env=DEEPZERO_COMMIT={}", commit().unwrap_or_else(|| "unknown".into()));
+}
+
+/// Writes a Rust expression: the (id, text) of every experiment file, sorted by id.
+fn embed_experiments() -> std::io::Result<()> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir("experiments")? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            paths.push(path.canonicalize()?);
+        }
+    }
+    paths.sort();
+    let entries = paths.iter().map(|path| {
+        let id = path.file_stem().unwrap_or_default().to_string_lossy();
+        format!("({id:?}, include_str!({:?})),", path.display().to_string())
+    });
+    let list = format!("&[{}]", entries.collect::<String>());
+    let folder = std::env::var_os("OUT_DIR").ok_or(std::io::ErrorKind::NotFound)?;
+    std::fs::write(Path::new(&folder).join("experiments.rs"), list)
 }
 
 /// The commit, with `-dirty` when sources differ from it; `None` outside git, or inside a

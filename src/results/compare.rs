@@ -1,9 +1,9 @@
 //! Whether two records hold the same numbers.
 
-use super::record::{EpochRecord, TrialRecord};
+use super::record::{EpochRecord, Measures, TrialRecord};
 
 /// Compares two records bit for bit, leaving out what may differ between two runs of the same
-/// trial: time columns (`wall_s`, `finished_at`) and `threads`. NaN equals NaN.
+/// trial: time columns (`wall_s`, `finished_at`, seconds of stages) and `threads`. NaN equals NaN.
 ///
 /// # Errors
 /// The first difference, as `name: a against b`.
@@ -40,7 +40,9 @@ fn same_epoch(a: &EpochRecord, b: &EpochRecord) -> std::result::Result<(), Strin
         ("learning_rate", a.learning_rate, b.learning_rate),
         ("gradient_norm", a.gradient_norm, b.gradient_norm),
     ];
-    for (name, a_value, b_value) in metrics {
+    let measures = Measures::NAMES.into_iter().zip(a.measures.values()).zip(b.measures.values());
+    let measures = measures.map(|((name, a), b)| (name, a, b)).filter(|(name, ..)| !Measures::is_time(name));
+    for (name, a_value, b_value) in metrics.into_iter().chain(measures) {
         let equal = a_value.to_bits() == b_value.to_bits() || (a_value.is_nan() && b_value.is_nan());
         if !equal {
             return Err(format!("{name} of epoch {}: {a_value:?} against {b_value:?}", a.epoch));

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Version of the Parquet columns; raised whenever one is added, removed or changes meaning.
+/// Version of the Parquet columns; raised whenever one is removed or changes meaning. A column that was
+/// added later is read as its setting's default, or as null, from files that lack it.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// How a trial ended.
@@ -15,6 +16,65 @@ pub enum Status {
     Diverged,
     /// It stopped with an error.
     Failed,
+}
+
+/// What only some tasks measure, epoch by epoch; NaN (null in files) elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Measures {
+    /// Cosine of the angle between an estimate and back-propagation, on the active coordinates.
+    pub cosine: f64,
+    /// ‖estimate − gradient‖ / ‖gradient‖ on the active coordinates.
+    pub relative_error: f64,
+    /// Seconds to draw the directions of one estimate (a time column, as are the next three).
+    pub directions_s: f64,
+    /// Seconds to perturb the parameters, for all queries of one estimate.
+    pub perturbation_s: f64,
+    /// Seconds of all forward passes of one estimate.
+    pub inference_s: f64,
+    /// Seconds to form one estimate from its losses.
+    pub arithmetic_s: f64,
+    /// Radius of Pattern Search at the end of the epoch.
+    pub radius: f64,
+}
+
+impl Measures {
+    /// Column names, in declared order.
+    pub const NAMES: [&'static str; 7] = [
+        "cosine",
+        "relative_error",
+        "directions_s",
+        "perturbation_s",
+        "inference_s",
+        "arithmetic_s",
+        "radius",
+    ];
+
+    /// The values in the order of [`Measures::NAMES`].
+    #[must_use]
+    pub fn values(&self) -> [f64; Self::NAMES.len()] {
+        let Self { cosine, relative_error, directions_s, perturbation_s, inference_s, arithmetic_s, radius } =
+            *self;
+        [cosine, relative_error, directions_s, perturbation_s, inference_s, arithmetic_s, radius]
+    }
+
+    /// The inverse of [`Measures::values`].
+    #[must_use]
+    pub fn from_values(values: [f64; Self::NAMES.len()]) -> Self {
+        let [cosine, relative_error, directions_s, perturbation_s, inference_s, arithmetic_s, radius] = values;
+        Self { cosine, relative_error, directions_s, perturbation_s, inference_s, arithmetic_s, radius }
+    }
+
+    /// Whether a column holds a time.
+    #[must_use]
+    pub fn is_time(name: &str) -> bool {
+        name.ends_with("_s")
+    }
+}
+
+impl Default for Measures {
+    fn default() -> Self {
+        Self::from_values([f64::NAN; Self::NAMES.len()])
+    }
 }
 
 /// Metrics at the end of one epoch. Accuracies are fractions in [0, 1], losses mean cross-entropy.
@@ -46,6 +106,8 @@ pub struct EpochRecord {
     pub gradient_norm: f64,
     /// Seconds spent since the trial began, interruptions not counted (a time column).
     pub wall_s: f64,
+    /// What only some tasks measure.
+    pub measures: Measures,
 }
 
 /// Where and with what a trial ran.

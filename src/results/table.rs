@@ -3,7 +3,7 @@
 
 use polars::prelude::*;
 
-use super::record::{EpochRecord, Provenance, SCHEMA_VERSION, Status, TrialRecord};
+use super::record::{EpochRecord, Measures, Provenance, SCHEMA_VERSION, Status, TrialRecord};
 use crate::spec::{Settings, Trial};
 
 /// Value of the column `row` at the end of an epoch.
@@ -125,6 +125,9 @@ fn epochs(table: &mut Columns, epochs: &[EpochRecord]) {
     table.per_epoch("queries_non_finite", epochs, |e| Some(e.queries_non_finite));
     table.per_epoch("gradient_norm", epochs, |e| Some(e.gradient_norm));
     table.per_epoch("wall_s", epochs, |e| Some(e.wall_s));
+    for (idx, name) in Measures::NAMES.into_iter().enumerate() {
+        table.per_epoch(name, epochs, |e| defined(e.measures.values()[idx]));
+    }
 }
 
 fn best(table: &mut Columns, record: &TrialRecord) {
@@ -253,6 +256,11 @@ impl Rows<'_> {
         let mut table = toml::Table::new();
         for name in Settings::NAMES {
             let column = setting_column(name);
+            if Settings::is_later(name) && self.frame.column(&column).is_err() {
+                let default = Settings::default().get(name).expect("a setting's own name");
+                table.insert(name.into(), default);
+                continue;
+            }
             let value = match self.value(&column, row)? {
                 AnyValue::Boolean(value) => value.into(),
                 AnyValue::Int64(value) => value.into(),
@@ -282,7 +290,19 @@ impl Rows<'_> {
             queries_non_finite: self.u64("queries_non_finite", row)?,
             gradient_norm: self.f64("gradient_norm", row)?,
             wall_s: self.f64("wall_s", row)?,
+            measures: self.measures(row)?,
         })
+    }
+
+    /// A file from before a measure existed has no column for it.
+    fn measures(&self, row: usize) -> Result<Measures, Reason> {
+        let mut values = Measures::default().values();
+        for (value, name) in values.iter_mut().zip(Measures::NAMES) {
+            if self.frame.column(name).is_ok() {
+                *value = self.f64(name, row)?;
+            }
+        }
+        Ok(Measures::from_values(values))
     }
 
     fn provenance(&self, row: usize) -> Result<Provenance, Reason> {

@@ -33,6 +33,9 @@ pub enum Purpose {
     Test = 9,
 }
 
+/// Random signs from one block: one per bit.
+pub const SIGNS_PER_BLOCK: usize = 128;
+
 const ROUNDS: usize = 10;
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
@@ -134,6 +137,17 @@ impl Stream {
     /// Fills `out` with the standard normal numbers at positions `2 * first_block..`.
     pub fn fill_normal_from(&self, first_block: u64, out: &mut [f64]) {
         Isa::current().dispatch(normal::Fill { stream: *self, first_block, out });
+    }
+
+    /// Fills `out` with random signs, 1 or -1: bit i % 128 of block `first_block` + i / 128 says which.
+    pub fn fill_signs_from(&self, first_block: u64, out: &mut [f64]) {
+        for (block, out) in (first_block..).zip(out.chunks_mut(SIGNS_PER_BLOCK)) {
+            let words = self.block(block);
+            for (i, sign) in out.iter_mut().enumerate() {
+                let bit = words[i / 32] >> (i % 32) & 1;
+                *sign = 1.0 - 2.0 * f64::from(bit);
+            }
+        }
     }
 
     /// A uniformly random order of `0..n` (Fisher and Yates).

@@ -111,6 +111,7 @@ impl Planner {
                     cost.wall_s += probes * probe.wall_s;
                 }
             }
+            Method::Cocd | Method::PatternSearch => {}
             Method::Rge => {
                 let n_dirs = if settings.queries == 0 { n_active } else { settings.queries as f64 };
                 cost.queries += steps * (1.0 + per_slope * n_dirs);

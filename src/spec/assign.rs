@@ -1,7 +1,9 @@
 //! Settings by name: the one gate through which files, `--set` and sweep axes go.
 
-use super::domain::{ALIASES, Description, ENTRIES, Entry, did_you_mean};
-use super::settings::{LayerRatios, Mask, Method, ModelKind, Settings, SparseTarget};
+use super::domain::{ALIASES, Description, ENTRIES, Entry, did_you_mean, is_later};
+use super::settings::{
+    LayerRatios, Mask, Method, ModelKind, Search, Settings, SparseTarget, StepScale, Task,
+};
 use crate::{Error, Result};
 
 /// Classes in both data sets; GraSP's batch and the class-balanced subsets depend on it.
@@ -104,6 +106,10 @@ impl Settings {
                     self.depth
                 )
             }),
+            ModelKind::Lenet => Ok(()),
+            ModelKind::ResnetB => require(self.depth >= 10 && self.depth % 8 == 2, "depth", || {
+                format!("a resnet-b has depth 8n+2 (10, 18, 26, …); got {}", self.depth)
+            }),
             ModelKind::Resnet => {
                 require(self.depth >= 8 && self.depth % 6 == 2, "depth", || {
                     format!("a resnet has depth 6n+2 (8, 14, 20, 32, …); got {}", self.depth)
@@ -126,10 +132,16 @@ impl Settings {
                     .into()
             })?;
             require(self.mask == Mask::Fixed, "mask", || {
-                "sparse-target = weights needs mask = fixed, as pruned weights stay zero; got redraw".into()
+                let got = self.text("mask");
+                format!("sparse-target = weights needs mask = fixed, as pruned weights stay zero; got {got}")
             })?;
         }
-        let grasp = self.sparsity > 0.0 && self.layer_ratios != LayerRatios::Uniform;
+        let is_random = matches!(self.layer_ratios, LayerRatios::Uniform | LayerRatios::SmartRatio);
+        require(!is_random || self.mask != Mask::Rescore, "mask", || {
+            format!("rescore needs scores, which layer-ratios = {} has none of", self.text("layer-ratios"))
+        })?;
+        let scores_images = !is_random && self.layer_ratios != LayerRatios::Magnitude;
+        let grasp = self.sparsity > 0.0 && scores_images;
         let n_grasp = self.grasp_images_per_class.saturating_mul(N_CLASSES);
         require(!grasp || self.n_train == 0 || n_grasp <= self.n_train, "grasp-images-per-class", || {
             format!(
@@ -145,12 +157,41 @@ impl Settings {
         require(self.n_train == 0 || self.n_train >= self.batch_size, "batch-size", || {
             format!("at most n-train = {}; got {}", self.n_train, self.batch_size)
         })?;
-        require(self.queries == 0 || self.method == Method::Rge, "queries", || {
+        let has_choice = matches!(self.method, Method::Rge | Method::Cocd | Method::PatternSearch);
+        require(self.queries == 0 || has_choice, "queries", || {
             format!(
-                "only method = rge has a choice of queries; got {} with method = {}, leave it at 0",
+                "only method = rge, cocd and pattern-search have a choice of queries; got {} with method = {}, \
+                 leave it at 0",
                 self.queries,
                 self.text("method")
             )
+        })?;
+        require(self.decay == 0.0 || self.method == Method::Cocd, "decay", || {
+            format!("only method = cocd keeps stale estimates; got {} with {}", self.decay, self.text("method"))
+        })?;
+        let is_spread = self.step_scale == StepScale::LossSpread;
+        require(!is_spread || self.method == Method::Rge, "step-scale", || {
+            format!("loss-spread needs the losses of random directions: method = rge; got {}", self.text("method"))
+        })?;
+        let search = self.method == Method::PatternSearch;
+        for (name, is_default) in [
+            ("normalize-logits", !self.normalize_logits),
+            ("stop-when-fitted", !self.stop_when_fitted),
+            ("search", self.search == Search::First),
+        ] {
+            require(search || is_default, name, || {
+                format!("it belongs to method = pattern-search; got method = {}", self.text("method"))
+            })?;
+        }
+        require(self.queries == 0 || self.search == Search::First, "queries", || {
+            "a number of moves per batch goes with search = first; leave it at 0 with search = best".into()
+        })?;
+        require(self.pretrain_epochs == 0 || self.task == Task::Quality, "pretrain-epochs", || {
+            format!("it belongs to task = quality; got task = {}", self.text("task"))
+        })?;
+        let estimates = matches!(self.method, Method::Cge | Method::Rge);
+        require(self.task == Task::Train || estimates, "task", || {
+            format!("{} needs method = cge or rge; got {}", self.text("task"), self.text("method"))
         })?;
         require(self.warmup_epochs <= self.epochs, "warmup-epochs", || {
             format!("at most epochs = {}; got {}", self.epochs, self.warmup_epochs)
@@ -174,14 +215,23 @@ impl Settings {
     }
 
     /// The settings as JSON with sorted names and shortest exact numbers: equal text for equal
-    /// settings, on every machine and whatever the order of the fields.
+    /// settings, on every machine and whatever the order of the fields. Settings that came later than
+    /// the first results are left out at their defaults.
     pub fn canonical_json(&self) -> String {
         self.canonical().to_string()
     }
 
+    /// Whether the setting of this name came after results had been published.
+    pub(crate) fn is_later(name: &str) -> bool {
+        is_later(name)
+    }
+
     /// See [`Settings::canonical_json`].
     pub(super) fn canonical(&self) -> serde_json::Value {
-        let mut value = serde_json::to_value(self).expect("settings are plain values");
+        let plain = |settings: &Self| serde_json::to_value(settings).expect("settings are plain values");
+        let (mut value, default) = (plain(self), plain(&Self::default()));
+        let table = value.as_object_mut().expect("settings are a map");
+        table.retain(|name, value| !is_later(name) || default[name] != *value);
         value.sort_all_objects();
         value
     }

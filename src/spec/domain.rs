@@ -16,6 +16,8 @@ pub(super) enum Domain {
     Above(f64, f64),
     /// A number in `low..high`; `low` itself is included.
     From(f64, f64),
+    /// A number in `low..=high`; both are included.
+    Within(f64, f64),
 }
 
 /// A setting's entry in the table.
@@ -42,11 +44,11 @@ const fn entry(name: &'static str, domain: Domain, help: &'static str) -> Entry 
     Entry { name, domain, help }
 }
 
-use Domain::{Above, Bool, From, Int, Name};
+use Domain::{Above, Bool, From, Int, Name, Within};
 const INF: f64 = f64::INFINITY;
 
 /// One entry per field of [`Settings`], in declared order; the help is the field's doc comment.
-pub(super) const ENTRIES: [Entry; 31] = [
+pub(super) const ENTRIES: [Entry; 42] = [
     entry("data", Name, "Training images."),
     entry(
         "n-train",
@@ -57,15 +59,15 @@ pub(super) const ENTRIES: [Entry; 31] = [
     entry("n-test", Int(0), "Test images used, class-balanced; 0 for all."),
     entry("augment", Bool, "Crop-4 and flip augmentation."),
     entry("model", Name, "Network family."),
-    entry("depth", Int(1), "Depth: blocks of the CNN, or 6n+2 of the ResNet."),
-    entry("width", Int(1), "Channels of the CNN, or of the ResNet's first stage."),
+    entry("depth", Int(1), "Depth: blocks of the CNN, 6n+2 of the ResNet, 8n+2 of ResNet-B."),
+    entry("width", Int(1), "Channels of the CNN, or of a ResNet's first stage."),
     entry("method", Name, "Gradient source."),
     entry("difference", Name, "Finite-difference scheme (ZO)."),
     entry("mu", Above(0.0, INF), "Smoothing parameter μ (ZO)."),
     entry(
         "queries",
         Int(0),
-        "Random directions per step for RGE; 0 for as many as active coordinates (q = d).",
+        "Directions (RGE), coordinates (CoCD) or moves (Pattern Search) per step; 0 for all, a search: one step.",
     ),
     entry("directions", Name, "Law of RGE's directions."),
     entry("evaluator", Name, "How loss differences are computed (ZO)."),
@@ -94,11 +96,53 @@ pub(super) const ENTRIES: [Entry; 31] = [
     entry("warmup-epochs", Int(0), "Epochs of linear warm-up."),
     entry("schedule", Name, "Schedule after the warm-up."),
     entry("precision", Name, "Arithmetic of the forward pass."),
+    entry("task", Name, "What the trial does."),
+    entry("init", Name, "How parameters start."),
+    entry(
+        "pretrain-epochs",
+        Int(0),
+        "Epochs of first-order training before an estimate's quality is measured (task = quality).",
+    ),
+    entry(
+        "decay",
+        Within(0.0, 1.0),
+        "Factor on stale estimates per step, in [0, 1]; 0 is block-cyclic coordinate descent (CoCD).",
+    ),
+    entry("step-scale", Name, "What the learning rate multiplies (ZO)."),
+    entry("search", Name, "Which moves are kept (Pattern Search)."),
+    entry("radius", Above(0.0, INF), "Initial size of a move (Pattern Search)."),
+    entry(
+        "population",
+        Int(0),
+        "Points compared at a time with search = best, the present one included; 0 for 50,000 / n-train.",
+    ),
+    entry("search-steps", Int(1), "Moves kept, or halvings of the radius, per batch (Pattern Search)."),
+    entry(
+        "normalize-logits",
+        Bool,
+        "Whether the loss sees logits over the product of all weights' norms / 3 (Pattern Search).",
+    ),
+    entry(
+        "stop-when-fitted",
+        Bool,
+        "Whether training ends once all training images are classified rightly (Pattern Search).",
+    ),
 ];
+
+/// The first setting that came after results had been published. From here on, a setting at its default
+/// is no part of a trial's name, and a result file without its column has the default: results keep
+/// their names when a setting is added. New settings go to the end, with a default that changes nothing.
+pub(super) const FIRST_LATER: &str = "task";
 
 /// Other names that users know a setting by.
 pub(super) const ALIASES: [(&str, &str); 3] =
     [("estimator", "method"), ("lr", "learning-rate"), ("q", "queries")];
+
+/// Whether a setting came after results had been published.
+pub(super) fn is_later(name: &str) -> bool {
+    let position = |name: &str| ENTRIES.iter().position(|entry| entry.name == name);
+    position(name) >= position(FIRST_LATER)
+}
 
 impl Entry {
     /// The allowed values in words, such as `an integer of at least 1`.
@@ -111,6 +155,7 @@ impl Entry {
             From(low, high) if high.is_infinite() => format!("a finite number of at least {low}"),
             Above(low, high) => format!("a number in ({low}, {high})"),
             From(low, high) => format!("a number in [{low}, {high})"),
+            Within(low, high) => format!("a number in [{low}, {high}]"),
         }
     }
 
@@ -123,6 +168,7 @@ impl Entry {
             (Int(low), V::Integer(value)) => *value >= low,
             (Above(low, high), V::Float(value)) => *value > low && *value < high,
             (From(low, high), V::Float(value)) => *value >= low && *value < high,
+            (Within(low, high), V::Float(value)) => (low..=high).contains(value),
             _ => false,
         }
     }

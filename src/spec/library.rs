@@ -11,19 +11,9 @@ use super::source::{Source, Sources};
 use super::wire::WireExperiment;
 use crate::{Error, Result};
 
-/// The experiments shipped with the program.
-const EMBEDDED: [(&str, &str); 10] = [
-    ("fig2", include_str!("../../experiments/fig2.toml")),
-    ("fig4", include_str!("../../experiments/fig4.toml")),
-    ("sweep-batch-size", include_str!("../../experiments/sweep-batch-size.toml")),
-    ("sweep-depth", include_str!("../../experiments/sweep-depth.toml")),
-    ("sweep-estimator", include_str!("../../experiments/sweep-estimator.toml")),
-    ("sweep-learning-rate", include_str!("../../experiments/sweep-learning-rate.toml")),
-    ("sweep-mu", include_str!("../../experiments/sweep-mu.toml")),
-    ("sweep-queries", include_str!("../../experiments/sweep-queries.toml")),
-    ("sweep-sparsity", include_str!("../../experiments/sweep-sparsity.toml")),
-    ("sweep-width", include_str!("../../experiments/sweep-width.toml")),
-];
+/// The experiments shipped with the program: all files of the folder `experiments`, as the build script
+/// found them.
+const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/experiments.rs"));
 
 /// The sweep whose base and series serve for any axis.
 const SWEEP_BASE: &str = "sweep-sparsity";

@@ -6,6 +6,18 @@
 
 use serde::{Deserialize, Serialize};
 
+/// What a trial does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Task {
+    /// Trains the network and tests it.
+    Train,
+    /// Times the four stages of one estimate, once per epoch (Tab. A1).
+    Stages,
+    /// Compares one estimate per epoch with back-propagation.
+    Quality,
+}
+
 /// Which images to train on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -24,6 +36,21 @@ pub enum ModelKind {
     Cnn,
     /// The CIFAR ResNet of depth 6n+2 with option-A shortcuts; `width` channels in the first stage.
     Resnet,
+    /// The CIFAR ResNet of depth 8n+2 with four stages and option-B shortcuts (1x1 convolution and
+    /// batch norm); `width` channels in the first stage. Depth 18 with 64 channels is ResNet-18.
+    ResnetB,
+    /// LeNet-5 for CIFAR-10 without batch norm: 62,006 parameters; `depth` and `width` play no part.
+    Lenet,
+}
+
+/// How parameters start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Init {
+    /// Weights from Kaiming's normal law, batch norm at one and zero, other biases as PyTorch has them.
+    Kaiming,
+    /// Every parameter uniform in [-1, 1], as Pattern Search's authors do.
+    Uniform,
 }
 
 /// Where gradients come from.
@@ -36,6 +63,11 @@ pub enum Method {
     Rge,
     /// First order: back-propagation.
     Fo,
+    /// Zeroth order, coherent coordinate descent (CoCD): estimates of a cyclic block of coordinates,
+    /// stale ones of the others.
+    Cocd,
+    /// Pattern Search: moves of single coordinates that are kept if the loss falls.
+    PatternSearch,
 }
 
 /// Finite-difference scheme.
@@ -70,6 +102,28 @@ pub enum Directions {
     Sphere,
     /// One unit direction per parameter tensor, no dimension factor, as in the released code.
     PerTensor,
+    /// u of independent random signs.
+    Rademacher,
+}
+
+/// What the learning rate multiplies (ZO).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepScale {
+    /// The estimate.
+    Estimate,
+    /// The estimate times μ over the standard deviation of the losses (FZOO).
+    LossSpread,
+}
+
+/// Which moves Pattern Search keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Search {
+    /// The first that lowers the loss.
+    First,
+    /// The best of the next `population` - 1, if it lowers the loss.
+    Best,
 }
 
 /// Where the layer-wise pruning ratios of the active set come from.
@@ -84,6 +138,12 @@ pub enum LayerRatios {
     ZoGraspReleased,
     /// First-order GraSP.
     FoGrasp,
+    /// SNIP: |θ ∂ℓ/∂θ|.
+    Snip,
+    /// |θ|.
+    Magnitude,
+    /// The closed form of Su et al.: decreasing with the layer's position, whatever the data.
+    SmartRatio,
 }
 
 /// How the active set is chosen from the ratios.
@@ -94,6 +154,8 @@ pub enum Mask {
     Redraw,
     /// The scored mask itself, fixed at initialization (the paper's M2).
     Fixed,
+    /// A fresh scored mask every `redraw_every` epochs (the paper's M1).
+    Rescore,
 }
 
 /// What sparsity applies to.
@@ -152,9 +214,9 @@ pub struct Settings {
     pub augment: bool,
     /// Network family.
     pub model: ModelKind,
-    /// Depth: blocks of the CNN, or 6n+2 of the ResNet.
+    /// Depth: blocks of the CNN, 6n+2 of the ResNet, 8n+2 of ResNet-B.
     pub depth: usize,
-    /// Channels of the CNN, or of the ResNet's first stage.
+    /// Channels of the CNN, or of a ResNet's first stage.
     pub width: usize,
     /// Gradient source.
     pub method: Method,
@@ -162,7 +224,7 @@ pub struct Settings {
     pub difference: Difference,
     /// Smoothing parameter μ (ZO).
     pub mu: f64,
-    /// Random directions per step for RGE; 0 for as many as active coordinates (q = d).
+    /// Directions (RGE), coordinates (CoCD) or moves (Pattern Search) per step; 0 for all, a search: one step.
     pub queries: usize,
     /// Law of RGE's directions.
     pub directions: Directions,
@@ -202,6 +264,28 @@ pub struct Settings {
     pub schedule: Schedule,
     /// Arithmetic of the forward pass.
     pub precision: Precision,
+    /// What the trial does.
+    pub task: Task,
+    /// How parameters start.
+    pub init: Init,
+    /// Epochs of first-order training before an estimate's quality is measured (task = quality).
+    pub pretrain_epochs: usize,
+    /// Factor on stale estimates per step, in [0, 1]; 0 is block-cyclic coordinate descent (CoCD).
+    pub decay: f64,
+    /// What the learning rate multiplies (ZO).
+    pub step_scale: StepScale,
+    /// Which moves are kept (Pattern Search).
+    pub search: Search,
+    /// Initial size of a move (Pattern Search).
+    pub radius: f64,
+    /// Points compared at a time with search = best, the present one included; 0 for 50,000 / n-train.
+    pub population: usize,
+    /// Moves kept, or halvings of the radius, per batch (Pattern Search).
+    pub search_steps: usize,
+    /// Whether the loss sees logits over the product of all weights' norms / 3 (Pattern Search).
+    pub normalize_logits: bool,
+    /// Whether training ends once all training images are classified rightly (Pattern Search).
+    pub stop_when_fitted: bool,
 }
 
 impl Default for Settings {
@@ -239,6 +323,17 @@ impl Default for Settings {
             warmup_epochs: 3,
             schedule: Schedule::Cosine,
             precision: Precision::F32,
+            task: Task::Train,
+            init: Init::Kaiming,
+            pretrain_epochs: 0,
+            decay: 0.0,
+            step_scale: StepScale::Estimate,
+            search: Search::First,
+            radius: 1.0,
+            population: 0,
+            search_steps: 1,
+            normalize_logits: false,
+            stop_when_fitted: false,
         }
     }
 }

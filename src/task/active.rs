@@ -47,9 +47,12 @@ impl ActiveSets {
             LayerRatios::Uniform => {
                 let keep = KeepCounts::uniform(layout, settings.sparsity);
                 return Ok(match settings.mask {
-                    Mask::Redraw => Self::Drawn(keep),
+                    Mask::Redraw | Mask::Rescore => Self::Drawn(keep),
                     Mask::Fixed => Self::Fixed(sparsity::random_active(layout, &keep, uncovered, seed, 0)),
                 });
+            }
+            LayerRatios::Snip | LayerRatios::Magnitude | LayerRatios::SmartRatio => {
+                return Err(crate::Error::setting("layer-ratios", "this rule does not exist yet"));
             }
             form => {
                 let rows = data::class_batch(train, settings.grasp_images_per_class)?;
@@ -72,7 +75,7 @@ impl ActiveSets {
         };
         let mask = sparsity::global_mask(layout, &scores, settings.sparsity)?;
         Ok(match settings.mask {
-            Mask::Redraw => Self::Drawn(KeepCounts::of_mask(layout, &mask)),
+            Mask::Redraw | Mask::Rescore => Self::Drawn(KeepCounts::of_mask(layout, &mask)),
             Mask::Fixed => Self::Fixed(sparsity::fixed_active(layout, &mask, uncovered, seed)),
         })
     }

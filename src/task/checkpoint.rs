@@ -11,7 +11,7 @@ use safetensors::{SafeTensors, serialize_to_file};
 
 use super::active::ActiveSets;
 use crate::nn::RunningStats;
-use crate::results::EpochRecord;
+use crate::results::{EpochRecord, Measures};
 use crate::zo::optimizer::Optimizer;
 use crate::zo::sparsity::KeepCounts;
 use crate::{Error, Result, files};
@@ -43,11 +43,13 @@ pub struct Progress {
     pub epochs: usize,
 }
 
-const N_FIELDS: usize = 13;
+const N_FIXED: usize = 13;
+const N_FIELDS: usize = N_FIXED + Measures::NAMES.len();
 
 /// Counts are exact in f64 up to 2^53.
 fn to_row(record: &EpochRecord) -> [f64; N_FIELDS] {
-    [
+    let mut row = [0.0; N_FIELDS];
+    row[..N_FIXED].copy_from_slice(&[
         f64::from(record.epoch),
         record.train_loss,
         record.train_accuracy,
@@ -61,7 +63,9 @@ fn to_row(record: &EpochRecord) -> [f64; N_FIELDS] {
         record.queries_non_finite as f64,
         record.gradient_norm,
         record.wall_s,
-    ]
+    ]);
+    row[N_FIXED..].copy_from_slice(&record.measures.values());
+    row
 }
 
 fn from_row(row: &[f64]) -> EpochRecord {
@@ -79,6 +83,7 @@ fn from_row(row: &[f64]) -> EpochRecord {
         queries_non_finite: row[10] as u64,
         gradient_norm: row[11],
         wall_s: row[12],
+        measures: Measures::from_values(std::array::from_fn(|idx| row[N_FIXED + idx])),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::baseline::backprop;
 use crate::data::{self, Augmentation, Batch, Dataset, Normalization};
 use crate::kernels::Split;
 use crate::nn::{Activations, BatchStats, Context, Mode, Network, RunningStats, loss, model};
-use crate::results::{EpochRecord, Status};
+use crate::results::{EpochRecord, Measures, Status};
 use crate::rng::Purpose;
 use crate::spec::{EvaluatorKind, Method, Settings};
 use crate::zo::estimator::{Cge, Rge};
@@ -300,6 +300,7 @@ impl<'a> Trainer<'a> {
             queries_non_finite: self.count.non_finite(),
             gradient_norm: norm,
             wall_s: before + started.elapsed().as_secs_f64(),
+            measures: Measures::default(),
         };
         self.state.epochs.push(record);
         if let Some((path, hash)) = session.checkpoint {
@@ -329,6 +330,9 @@ impl<'a> Trainer<'a> {
                 );
                 let n_dirs = u32::try_from(n_dirs).unwrap_or(u32::MAX);
                 self.estimate(batch, &Rge::new(d, Arc::new(source), n_dirs, mu, scheme))
+            }
+            Method::Cocd | Method::PatternSearch => {
+                Err(Error::setting("method", "this method does not exist yet"))
             }
         }
     }

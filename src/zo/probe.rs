@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::nn::Layout;
-use crate::rng::{Purpose, Stream};
+use crate::rng::{Purpose, SIGNS_PER_BLOCK, Stream};
 use crate::spec::Directions;
 
 /// A point θ + step · v.
@@ -70,7 +70,7 @@ impl DirectionSource {
         layout: Option<&Layout>,
     ) -> Self {
         let groups = match (law, layout) {
-            (Directions::Gaussian, _) => Vec::new(),
+            (Directions::Gaussian | Directions::Rademacher, _) => Vec::new(),
             (Directions::PerTensor, Some(layout)) => (0..layout.specs().len())
                 .map(|param_idx| {
                     let range = layout.range(param_idx);
@@ -101,11 +101,25 @@ impl DirectionSource {
     #[must_use]
     pub fn values(&self, idx: u32) -> Vec<f64> {
         let mut values = vec![0.0; self.coords.len()];
-        self.stream.lane(idx).fill_normal(&mut values);
+        self.fill(idx, 0, &mut values);
         for (group, norm) in self.groups.iter().zip(self.norms(&values)) {
             values[group.clone()].iter_mut().for_each(|v| *v /= norm);
         }
         values
+    }
+
+    /// The numbers of direction `idx`, before normalization, at active positions `first` on; `first` is a
+    /// multiple of [`CHUNK`].
+    fn fill(&self, idx: u32, first: usize, out: &mut [f64]) {
+        debug_assert!(first.is_multiple_of(CHUNK));
+        let stream = self.stream.lane(idx);
+        match self.law {
+            Directions::Rademacher => stream.fill_signs_from((first / SIGNS_PER_BLOCK) as u64, out),
+            Directions::Gaussian | Directions::Sphere | Directions::PerTensor => {
+                // Normal numbers come in pairs.
+                stream.fill_normal_from((first / 2) as u64, out);
+            }
+        }
     }
 
     /// Lengths of the groups of a direction before normalization.
@@ -120,7 +134,7 @@ impl DirectionSource {
     pub fn weighted_sum(&self, weights: &[(u32, f64)]) -> Vec<f64> {
         let norms_of = |&(idx, _): &(u32, f64)| {
             let mut values = vec![0.0; if self.groups.is_empty() { 0 } else { self.coords.len() }];
-            self.stream.lane(idx).fill_normal(&mut values);
+            self.fill(idx, 0, &mut values);
             self.norms(&values)
         };
         let norms: Vec<Vec<f64>> = weights.par_iter().map(norms_of).collect();
@@ -132,7 +146,7 @@ impl DirectionSource {
             let end = first + total.len();
             let at = |position: usize| position.clamp(first, end) - first;
             for (&(idx, weight), norms) in weights.iter().zip(&norms) {
-                self.stream.lane(idx).fill_normal_from((first / 2) as u64, values);
+                self.fill(idx, first, values);
                 for (group, norm) in self.groups.iter().zip(norms) {
                     values[at(group.start)..at(group.end)].iter_mut().for_each(|v| *v /= norm);
                 }
@@ -144,8 +158,8 @@ impl DirectionSource {
     }
 }
 
-/// Coordinates at a time in a sum of directions: an even number, as normal numbers come in pairs.
-const CHUNK: usize = 1024;
+/// Coordinates at a time in a sum of directions: whole blocks of random words.
+const CHUNK: usize = 8 * SIGNS_PER_BLOCK;
 
 #[cfg(test)]
 mod tests {
@@ -156,7 +170,7 @@ mod tests {
     fn weighted_sums_are_sums_of_directions() {
         let layout = crate::nn::model::from_name("cnn-d1-w9").unwrap().layout().clone();
         let coords: Arc<[usize]> = (0..layout.n_coords()).filter(|coord| coord % 7 != 3).collect();
-        for law in [Directions::Gaussian, Directions::Sphere, Directions::PerTensor] {
+        for law in [Directions::Gaussian, Directions::Sphere, Directions::PerTensor, Directions::Rademacher] {
             let source = DirectionSource::new(law, 4, Purpose::Test, 2, coords.clone(), Some(&layout));
             let weights = [(0, 0.5), (3, -2.0), (70_000, 1e-3)];
             let mut expected = vec![0.0; coords.len()];

@@ -6,7 +6,7 @@ use deepzero::report::measured::Measured;
 use deepzero::report::verdict::{Outcome, PointVerdict, Verdict, evaluate_checks, judge, judge_point};
 use deepzero::report::{Run, html, markdown, plot, write_reports};
 use deepzero::report::{chart::Chart, metric::Metric};
-use deepzero::results::{EpochRecord, Provenance, Status, TrialRecord};
+use deepzero::results::{EpochRecord, Measures, Provenance, Status, TrialRecord};
 use deepzero::spec::{
     Cell, Check, Expected, Experiment, Figure, Rule, Scale, ScalePlan, Series, Settings, Trial,
 };
@@ -129,6 +129,7 @@ fn record(
             queries_non_finite: 0,
             gradient_norm: 1.0,
             wall_s: 60.0 * f64::from(epoch),
+            measures: Measures::default(),
         }
     });
     TrialRecord {

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::path::Path;
 
-use deepzero::results::{EpochRecord, Provenance, Status, Store, TrialRecord, compare_ignoring_time};
+use deepzero::results::{EpochRecord, Measures, Provenance, Status, Store, TrialRecord, compare_ignoring_time};
 use deepzero::spec::{Library, Scale, Trial};
 use insta::assert_snapshot;
 use polars::prelude::{ParquetReader, SerReader};
@@ -29,6 +29,7 @@ fn epoch(epoch: u32) -> EpochRecord {
         queries_non_finite: 0,
         gradient_norm: 1.0 / 3.0,
         wall_s: 1.5 * t,
+        measures: Measures { cosine: 1.0 / t, ..Measures::default() },
     }
 }
 

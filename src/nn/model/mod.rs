@@ -23,6 +23,9 @@ pub fn from_settings(settings: &Settings) -> Result<Network> {
     match settings.model {
         ModelKind::Cnn => cnn(settings.depth, settings.width),
         ModelKind::Resnet => resnet(settings.depth, settings.width),
+        ModelKind::ResnetB | ModelKind::Lenet => {
+            Err(crate::Error::setting("model", "this model does not exist yet"))
+        }
     }
 }
 

@@ -49,7 +49,7 @@ impl Estimator for Rge {
         let slopes = slopes(differences, self.mu, self.scheme);
         let coords = self.source.coords();
         let factor = match self.source.law() {
-            Directions::Gaussian => 1.0,
+            Directions::Gaussian | Directions::Rademacher => 1.0,
             Directions::Sphere => coords.len() as f64,
             Directions::PerTensor => self.mu,
         } / f64::from(self.n_dirs);

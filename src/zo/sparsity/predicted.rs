@@ -36,7 +36,7 @@ pub fn predicted_keep(layout: &Layout, ratios: LayerRatios, sparsity: f64) -> Op
         match ratios {
             LayerRatios::ZoGrasp => Some((spec.fan_in as f64).sqrt()),
             LayerRatios::ZoGraspReleased => Some((spec.fan_in as f64 * spec.len() as f64).sqrt()),
-            LayerRatios::Uniform | LayerRatios::FoGrasp => None,
+            _ => None,
         }
     };
     if ratios == LayerRatios::Uniform {
