@@ -60,7 +60,8 @@ impl Measures {
     /// The inverse of [`Measures::values`].
     #[must_use]
     pub fn from_values(values: [f64; Self::NAMES.len()]) -> Self {
-        let [cosine, relative_error, directions_s, perturbation_s, inference_s, arithmetic_s, radius] = values;
+        let [cosine, relative_error, directions_s, perturbation_s, inference_s, arithmetic_s, radius] =
+            values;
         Self { cosine, relative_error, directions_s, perturbation_s, inference_s, arithmetic_s, radius }
     }
 

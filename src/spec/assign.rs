@@ -167,11 +167,18 @@ impl Settings {
             )
         })?;
         require(self.decay == 0.0 || self.method == Method::Cocd, "decay", || {
-            format!("only method = cocd keeps stale estimates; got {} with {}", self.decay, self.text("method"))
+            format!(
+                "only method = cocd keeps stale estimates; got {} with {}",
+                self.decay,
+                self.text("method")
+            )
         })?;
         let is_spread = self.step_scale == StepScale::LossSpread;
         require(!is_spread || self.method == Method::Rge, "step-scale", || {
-            format!("loss-spread needs the losses of random directions: method = rge; got {}", self.text("method"))
+            format!(
+                "loss-spread needs the losses of random directions: method = rge; got {}",
+                self.text("method")
+            )
         })?;
         let search = self.method == Method::PatternSearch;
         for (name, is_default) in [

@@ -3,7 +3,9 @@
 use std::cmp::Ordering;
 use std::path::Path;
 
-use deepzero::results::{EpochRecord, Measures, Provenance, Status, Store, TrialRecord, compare_ignoring_time};
+use deepzero::results::{
+    EpochRecord, Measures, Provenance, Status, Store, TrialRecord, compare_ignoring_time,
+};
 use deepzero::spec::{Library, Scale, Trial};
 use insta::assert_snapshot;
 use polars::prelude::{ParquetReader, SerReader};

@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 
 use super::Buffer;
 use super::geometry::Geometry;
-use super::tile::{PIXELS, Packed, Walk, product};
+use super::tile::{Offsets, PIXELS, Packed, Walk, product};
 use super::winograd::Winograd;
 use crate::kernels::{Element, Isa};
 
@@ -123,7 +123,7 @@ impl<T: Element> Conv<T> {
             padded
         };
         let walk = Walk {
-            offsets: &self.offsets[..channels * g.kernel * g.kernel],
+            offsets: Offsets::new(&self.offsets[..channels * g.kernel * g.kernel]),
             rows: g.out_height(),
             columns: g.out_width(),
             in_row: g.stride * row,
@@ -177,7 +177,7 @@ impl<T: Element> WithSimd for Direct<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let (input, out) = (T::vectors::<S>(self.input), T::vectors_mut::<S>(self.out));
-        product::<S, T, PIXELS>(simd, self.weight, &self.walk, input, out);
+        product::<S, T>(simd, self.weight, &self.walk, input, out);
     }
 }
 
@@ -245,11 +245,11 @@ pub fn add_weight_grad<T: Element>(
         padded
     };
     let offsets = offsets(g);
-    // Sums, inputs and outputs of a tile fill the registers.
+    // Sums, outputs and an input of a tile fill the registers.
     if matches!(isa, Isa::Avx512 | Isa::Neon) {
         isa.dispatch(WeightGrad::<T, 4, 5> { g, row, offsets: &offsets, input, grad, sums });
     } else {
-        isa.dispatch(WeightGrad::<T, 3, 3> { g, row, offsets: &offsets, input, grad, sums });
+        isa.dispatch(WeightGrad::<T, 2, 6> { g, row, offsets: &offsets, input, grad, sums });
     }
 }
 
@@ -315,22 +315,29 @@ impl<T: Element, const CHANNELS: usize, const DEPTH: usize> WeightGrad<'_, T, CH
                     offsets[j] = self.offsets[(k + j).min(depth - 1)];
                 }
                 let mut sums = [[T::splat(simd, T::ZERO); DEPTH]; CHANNELS];
+                let end = bottom * width;
+                let last = ((bottom - 1) * self.row + width - 1) * g.stride;
+                for c in 0..CHANNELS {
+                    assert!(grads[c] + end <= grad.len(), "the gradient has every output");
+                }
+                for j in 0..DEPTH {
+                    assert!(offsets[j] + last < input.len(), "the padded input has every tap");
+                }
                 for y in top..bottom {
                     for x in 0..width {
                         let at = y * width + x;
                         let from = y * g.stride * self.row + x * g.stride;
-                        let mut inputs = [T::splat(simd, T::ZERO); DEPTH];
-                        for j in 0..DEPTH {
-                            inputs[j] = input[offsets[j] + from];
-                        }
-                        // All loads before the sums, or they go through memory at every check of bounds.
+                        // A check of bounds would send the sums through memory.
                         let mut outputs = [T::splat(simd, T::ZERO); CHANNELS];
                         for c in 0..CHANNELS {
-                            outputs[c] = grad[grads[c] + at];
+                            // SAFETY: at < end, and grads[c] + end is at most the length.
+                            outputs[c] = unsafe { *grad.get_unchecked(grads[c] + at) };
                         }
-                        for c in 0..CHANNELS {
-                            for j in 0..DEPTH {
-                                sums[c][j] = T::mul_add(simd, outputs[c], inputs[j], sums[c][j]);
+                        for j in 0..DEPTH {
+                            // SAFETY: from <= last, and offsets[j] + last is below the length.
+                            let input = unsafe { *input.get_unchecked(offsets[j] + from) };
+                            for c in 0..CHANNELS {
+                                sums[c][j] = T::mul_add(simd, outputs[c], input, sums[c][j]);
                             }
                         }
                     }

@@ -5,21 +5,26 @@ use pulp::Simd;
 use super::Buffer;
 use crate::kernels::{Element, Isa};
 
-/// Registers of outputs per register tile.
+/// Registers of outputs per register tile, at most.
 pub(super) const PIXELS: usize = 4;
-/// The same where few outputs at a time keep the data in the cache.
+/// The same with few registers, or where few outputs at a time keep the data in the cache.
 pub(super) const FEW_PIXELS: usize = 2;
 
-/// Most output channels per register tile: with AVX-512 and NEON 24 of 32 registers hold sums, else
-/// 12 of 16.
-fn max_channels(isa: Isa, pixels: usize) -> usize {
-    if matches!(isa, Isa::Avx512 | Isa::Neon) { 24 / pixels } else { 12 / pixels }
+/// Registers of outputs per tile and most output channels, where `n` outputs at a time are wanted. With
+/// AVX-512 and NEON 24 of 32 registers hold sums, else 12 of 16: two outputs of six channels leave room
+/// for the inputs and a weight, four of three would not.
+fn shape(isa: Isa, n: usize) -> (usize, usize) {
+    let (pixels, sums) =
+        if matches!(isa, Isa::Avx512 | Isa::Neon) { (n, 24) } else { (n.min(FEW_PIXELS), 12) };
+    (pixels, sums / pixels)
 }
 
 /// A matrix (output channels, depth) in the order in which the tiles read it: blocks of output
 /// channels, in a block the depth, then the channel.
 #[derive(Debug)]
 pub(super) struct Packed<T> {
+    /// Registers of outputs per tile.
+    pixels: usize,
     /// Widths of the blocks.
     widths: Vec<usize>,
     depth: usize,
@@ -27,15 +32,16 @@ pub(super) struct Packed<T> {
 }
 
 impl<T: Element> Packed<T> {
-    /// A matrix with entries `at(channel, k)`, for tiles of `pixels` registers.
+    /// A matrix with entries `at(channel, k)`, for products of `n` outputs at a time.
     pub(super) fn new(
         isa: Isa,
-        pixels: usize,
+        n: usize,
         channels: usize,
         depth: usize,
         at: impl Fn(usize, usize) -> T,
     ) -> Self {
-        let n_blocks = channels.div_ceil(max_channels(isa, pixels));
+        let (pixels, max_channels) = shape(isa, n);
+        let n_blocks = channels.div_ceil(max_channels);
         // Blocks of nearly equal width: 16 channels are 6, 5 and 5.
         let widths: Vec<usize> = (0..n_blocks).map(|block| (channels + block) / n_blocks).rev().collect();
         let mut values = Buffer::zeroed(channels * depth);
@@ -50,7 +56,20 @@ impl<T: Element> Packed<T> {
             }
             (rest, first) = (others, first + width);
         }
-        Self { widths, depth, values }
+        Self { pixels, widths, depth, values }
+    }
+}
+
+/// Distances in registers, with the largest of them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Offsets<'a> {
+    values: &'a [usize],
+    max: usize,
+}
+
+impl<'a> Offsets<'a> {
+    pub(super) fn new(values: &'a [usize]) -> Self {
+        Self { values, max: values.iter().copied().max().unwrap_or(0) }
     }
 }
 
@@ -58,7 +77,7 @@ impl<T: Element> Packed<T> {
 /// the sum over k of weight(o, k) · input\[offsets\[k\] + y · in_row + x · in_step\].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Walk<'a> {
-    pub(super) offsets: &'a [usize],
+    pub(super) offsets: Offsets<'a>,
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) in_row: usize,
@@ -68,14 +87,29 @@ pub(super) struct Walk<'a> {
 }
 
 #[inline(always)]
-pub(super) fn product<S: Simd, T: Element, const PIXELS: usize>(
+pub(super) fn product<S: Simd, T: Element>(
     simd: S,
     weight: &Packed<T>,
     walk: &Walk,
     input: &[T::Vector<S>],
     out: &mut [T::Vector<S>],
 ) {
-    debug_assert_eq!(weight.depth, walk.offsets.len());
+    if weight.pixels == PIXELS {
+        product_in::<S, T, PIXELS>(simd, weight, walk, input, out);
+    } else {
+        product_in::<S, T, FEW_PIXELS>(simd, weight, walk, input, out);
+    }
+}
+
+#[inline(always)]
+fn product_in<S: Simd, T: Element, const PIXELS: usize>(
+    simd: S,
+    weight: &Packed<T>,
+    walk: &Walk,
+    input: &[T::Vector<S>],
+    out: &mut [T::Vector<S>],
+) {
+    debug_assert_eq!(weight.depth, walk.offsets.values.len());
     for y in 0..walk.rows {
         let mut x = 0;
         while x < walk.columns {
@@ -133,11 +167,16 @@ impl Tile<'_> {
             at[p] = start + p.min(self.n - 1) * walk.in_step;
         }
         let mut sums = [[T::splat(simd, T::ZERO); PIXELS]; CHANNELS];
-        for k in 0..walk.offsets.len() {
-            let offset = walk.offsets[k];
+        for p in 0..PIXELS {
+            assert!(at[p] + walk.offsets.max < input.len(), "every output has its inputs");
+        }
+        let offsets = walk.offsets.values;
+        for k in 0..offsets.len() {
+            let offset = offsets[k];
             let mut x = [T::splat(simd, T::ZERO); PIXELS];
             for p in 0..PIXELS {
-                x[p] = input[at[p] + offset];
+                // SAFETY: at[p] + max is below the length, and no offset is above max.
+                x[p] = unsafe { *input.get_unchecked(at[p] + offset) };
             }
             let weights: &[T; CHANNELS] =
                 weight[k * CHANNELS..][..CHANNELS].try_into().expect("as many weights as channels");

@@ -4,7 +4,7 @@
 use pulp::{Simd, WithSimd};
 
 use super::conv::Scratch;
-use super::tile::{FEW_PIXELS, PIXELS, Packed, Walk, product};
+use super::tile::{FEW_PIXELS, Offsets, PIXELS, Packed, Walk, product};
 use crate::kernels::{Element, Isa};
 
 /// Positions of a transformed tile.
@@ -150,7 +150,7 @@ impl<T: Element> Run<'_, T> {
                 }
             }
             let walk = Walk {
-                offsets: &op.offsets,
+                offsets: Offsets::new(&op.offsets),
                 rows: 1,
                 columns: n,
                 in_row: 0,
@@ -161,7 +161,7 @@ impl<T: Element> Run<'_, T> {
             for position in 0..POSITIONS {
                 let from = &transformed[position * in_stride..][..op.c_in * GROUP];
                 let to = &mut products[position * out_stride..][..op.c_out * GROUP];
-                product::<S, T, GROUP>(simd, &op.weights[position], &walk, from, to);
+                product::<S, T>(simd, &op.weights[position], &walk, from, to);
             }
             for o in 0..op.c_out {
                 let out = &mut out[o * plane..][..plane];

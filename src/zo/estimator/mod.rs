@@ -155,14 +155,12 @@ mod tests {
         let metered = Metered::new(quadratic, &count);
         let evaluator = Full::new(&metered, &x).unwrap();
         let mu = 1e-5;
-        for (law, factor) in
-            [
-                (Directions::Gaussian, 1.0),
-                (Directions::Rademacher, 1.0),
-                (Directions::Sphere, 1.0),
-                (Directions::PerTensor, mu / n as f64),
-            ]
-        {
+        for (law, factor) in [
+            (Directions::Gaussian, 1.0),
+            (Directions::Rademacher, 1.0),
+            (Directions::Sphere, 1.0),
+            (Directions::PerTensor, mu / n as f64),
+        ] {
             let coords: Arc<[usize]> = (0..n).collect();
             let source = DirectionSource::new(law, 5, Purpose::Direction, 0, coords, None);
             let rge = Rge::new(n, Arc::new(source), 40_000, mu, Difference::Central);

@@ -53,7 +53,8 @@ impl Estimator for Rge {
             Directions::Sphere => coords.len() as f64,
             Directions::PerTensor => self.mu,
         } / f64::from(self.n_dirs);
-        let weights: Vec<(u32, f64)> = (0..).zip(slopes.iter().copied()).filter(|(_, s)| s.is_finite()).collect();
+        let weights: Vec<(u32, f64)> =
+            (0..).zip(slopes.iter().copied()).filter(|(_, s)| s.is_finite()).collect();
         let total = self.source.weighted_sum(&weights);
         let mut gradient = vec![0.0; self.n_coords];
         for (&coord, value) in coords.iter().zip(total) {
