@@ -1,6 +1,6 @@
 //! Whether two records hold the same numbers.
 
-use super::record::{EpochRecord, Measures, TrialRecord};
+use super::record::{EpochRecord, Measures, TensorRecord, TrialRecord};
 
 /// Compares two records bit for bit, leaving out what may differ between two runs of the same
 /// trial: time columns (`wall_s`, `finished_at`, seconds of stages) and `threads`. NaN equals NaN.
@@ -22,7 +22,16 @@ pub fn compare_ignoring_time(a: &TrialRecord, b: &TrialRecord) -> std::result::R
     same("kernels", &p.kernels, &q.kernels)?;
     same("data_checksum", &p.data_checksum, &q.data_checksum)?;
     same("number of epochs", &a.epochs.len(), &b.epochs.len())?;
-    a.epochs.iter().zip(&b.epochs).try_for_each(|(a, b)| same_epoch(a, b))
+    a.epochs.iter().zip(&b.epochs).try_for_each(|(a, b)| same_epoch(a, b))?;
+    same("number of tensors", &a.tensors.len(), &b.tensors.len())?;
+    a.tensors.iter().zip(&b.tensors).try_for_each(|(a, b)| same_tensor(a, b))
+}
+
+fn same_tensor(a: &TensorRecord, b: &TensorRecord) -> std::result::Result<(), String> {
+    same("tensor", &(&a.name, a.n, a.n_active), &(&b.name, b.n, b.n_active))?;
+    let bits = |value: f64| if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() };
+    same("cosine of a tensor", &bits(a.cosine), &bits(b.cosine))?;
+    same("relative error of a tensor", &bits(a.relative_error), &bits(b.relative_error))
 }
 
 fn same_epoch(a: &EpochRecord, b: &EpochRecord) -> std::result::Result<(), String> {

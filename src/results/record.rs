@@ -134,6 +134,21 @@ pub struct Provenance {
     pub finished_at: String,
 }
 
+/// What is known of one parameter tensor after a trial.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TensorRecord {
+    /// PyTorch-style name, such as `layer1.0.conv1.weight`.
+    pub name: String,
+    /// Scalars in the tensor.
+    pub n: u64,
+    /// Those in the active set.
+    pub n_active: u64,
+    /// As [`Measures::cosine`], for this tensor alone, averaged over epochs; NaN unless measured.
+    pub cosine: f64,
+    /// As [`Measures::relative_error`], likewise.
+    pub relative_error: f64,
+}
+
 /// A finished trial.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrialRecord {
@@ -150,6 +165,8 @@ pub struct TrialRecord {
     /// Epoch (1-based) with the best validation accuracy, the earliest on ties; `None` without
     /// validation images. The test set plays no part in the choice.
     pub best_epoch: Option<u32>,
+    /// Parameter tensors in declared order; empty where nothing is known of them beyond their size.
+    pub tensors: Vec<TensorRecord>,
     /// Where and with what.
     pub provenance: Provenance,
 }

@@ -1,4 +1,5 @@
-//! The folder of result files: `<root>/<experiment>/<scale>/<trial>.parquet`.
+//! The folder of result files: `<root>/<experiment>/<scale>/<trial>.parquet`, and beside it, in
+//! `tensors/` and `masks/`, what is known of a trial's parameter tensors and the mask that it kept.
 //!
 //! A file appears whole or not at all, and a finished trial's file is never replaced.
 
@@ -9,9 +10,9 @@ use std::path::{Path, PathBuf};
 use polars::prelude::*;
 
 use super::record::{Status, TrialRecord};
-use super::table::{from_frame, to_frame};
+use super::table::{from_frame, mask_to_frame, tensors_from_frame, tensors_to_frame, to_frame};
 use crate::spec::{Scale, Trial};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Results below a root folder.
 #[derive(Debug, Clone)]
@@ -68,14 +69,11 @@ impl Store {
         };
         let folder = self.folder(&record.trial.experiment, record.trial.scale);
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-        let mut frame = to_frame(record)?;
-        // Through memory: an error of the disk, such as that it is full, then says so.
-        let mut bytes = Vec::new();
-        ParquetWriter::new(&mut bytes)
-            .with_compression(ParquetCompression::Zstd(None))
-            .with_statistics(StatisticsOptions::full())
-            .set_parallel(false)
-            .finish(&mut frame)?;
+        // First, so that no record is without it.
+        if !record.tensors.is_empty() {
+            write_beside(&path, TENSORS, &mut tensors_to_frame(&record.tensors)?)?;
+        }
+        let bytes = parquet(&mut to_frame(record)?)?;
         let mut file = temporary(&folder)?;
         file.write_all(&bytes).map_err(Error::io("write", &path))?;
         file.as_file().sync_all().map_err(Error::io("write", &path))?;
@@ -89,26 +87,27 @@ impl Store {
         Ok(path)
     }
 
+    /// Writes the mask (d) that a trial kept, one row per scalar of its tensors, before its record.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Frame`] when writing fails; nothing is left behind then.
+    pub fn write_mask(&self, record: &TrialRecord, mask: &[bool]) -> Result<()> {
+        write_beside(&self.path(&record.trial), MASKS, &mut mask_to_frame(&record.tensors, mask)?)
+    }
+
     /// Reads one record.
     ///
     /// # Errors
     /// [`Error::Io`] when the file cannot be opened, [`Error::File`] when it is damaged or was
     /// written by another version.
     pub fn read(&self, path: &Path) -> Result<TrialRecord> {
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-        let damaged = |reason: String| {
-            Error::file(path, format!("{reason}; move the file away to run the trial again"))
-        };
-        let parse = || {
-            let reader = ParquetReader::new(Cursor::new(bytes)).set_rechunk(true);
-            reader.read_parallel(ParallelStrategy::None).finish()
-        };
-        // Damage in the right place makes the reader panic.
-        let frame =
-            std::panic::catch_unwind(parse).map_err(|_| damaged("damaged Parquet".to_owned()))?.map_err(
-                |error| damaged(format!("not a complete Parquet file ({})", first_line(&error.to_string()))),
-            )?;
-        from_frame(&frame).map_err(damaged)
+        let mut record = from_frame(&read_frame(path)?).map_err(|reason| damaged(path, &reason))?;
+        let tensors = beside(path, TENSORS);
+        if tensors.exists() {
+            record.tensors =
+                tensors_from_frame(&read_frame(&tensors)?).map_err(|reason| damaged(&tensors, &reason))?;
+        }
+        Ok(record)
     }
 
     /// All records of an experiment at a scale, ordered by series, x, x as text, seed and trial;
@@ -166,6 +165,50 @@ impl Store {
         paths.sort();
         Ok(paths)
     }
+}
+
+/// Folder of what is known of parameter tensors.
+const TENSORS: &str = "tensors";
+/// Folder of masks.
+const MASKS: &str = "masks";
+
+/// The file of the same name in a folder beside `path`.
+fn beside(path: &Path, folder: &str) -> PathBuf {
+    let name = path.file_name().expect("a record has a name");
+    path.with_file_name(folder).join(name)
+}
+
+/// Writes, or replaces, the file in `folder` beside `path`.
+fn write_beside(path: &Path, folder: &str, frame: &mut DataFrame) -> Result<()> {
+    let bytes = parquet(frame)?;
+    files::write_atomically(&beside(path, folder), |temporary| std::fs::write(temporary, &bytes))
+}
+
+/// A table as a Parquet file in memory: an error of the disk, such as that it is full, then says so.
+fn parquet(frame: &mut DataFrame) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    ParquetWriter::new(&mut bytes)
+        .with_compression(ParquetCompression::Zstd(None))
+        .with_statistics(StatisticsOptions::full())
+        .set_parallel(false)
+        .finish(frame)?;
+    Ok(bytes)
+}
+
+fn damaged(path: &Path, reason: &str) -> Error {
+    Error::file(path, format!("{reason}; move the file away to run the trial again"))
+}
+
+fn read_frame(path: &Path) -> Result<DataFrame> {
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let parse = || {
+        let reader = ParquetReader::new(Cursor::new(bytes)).set_rechunk(true);
+        reader.read_parallel(ParallelStrategy::None).finish()
+    };
+    // Damage in the right place makes the reader panic.
+    std::panic::catch_unwind(parse).map_err(|_| damaged(path, "damaged Parquet"))?.map_err(|error| {
+        damaged(path, &format!("not a complete Parquet file ({})", first_line(&error.to_string())))
+    })
 }
 
 /// A file that vanishes unless it is persisted, with the permissions of any new file.

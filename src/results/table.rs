@@ -3,7 +3,7 @@
 
 use polars::prelude::*;
 
-use super::record::{EpochRecord, Measures, Provenance, SCHEMA_VERSION, Status, TrialRecord};
+use super::record::{EpochRecord, Measures, Provenance, SCHEMA_VERSION, Status, TensorRecord, TrialRecord};
 use crate::spec::{Settings, Trial};
 
 /// Value of the column `row` at the end of an epoch.
@@ -206,8 +206,49 @@ pub(super) fn from_frame(frame: &DataFrame) -> Result<TrialRecord, Reason> {
         error: rows.text("error", last)?,
         epochs: (0..last).map(|row| rows.epoch(row)).collect::<Result<_, _>>()?,
         best_epoch: rows.optional_u32("best_epoch", last)?,
+        tensors: Vec::new(),
         provenance: rows.provenance(last)?,
     })
+}
+
+/// A trial's parameter tensors as a table, one row each.
+pub(super) fn tensors_to_frame(tensors: &[TensorRecord]) -> PolarsResult<DataFrame> {
+    let mut table = Columns { n_rows: tensors.len(), columns: Vec::new() };
+    table.push("tensor", tensors.iter().map(|t| t.name.as_str()).collect::<Vec<_>>());
+    table.push("n", tensors.iter().map(|t| t.n).collect::<Vec<_>>());
+    table.push("n_active", tensors.iter().map(|t| t.n_active).collect::<Vec<_>>());
+    table.push("cosine", tensors.iter().map(|t| defined(t.cosine)).collect::<Vec<_>>());
+    table.push("relative_error", tensors.iter().map(|t| defined(t.relative_error)).collect::<Vec<_>>());
+    DataFrame::new(table.n_rows, table.columns)
+}
+
+/// The inverse of [`tensors_to_frame`].
+///
+/// # Errors
+/// The first thing that is not as it leaves it.
+pub(super) fn tensors_from_frame(frame: &DataFrame) -> Result<Vec<TensorRecord>, Reason> {
+    let rows = Rows { frame };
+    let tensor = |row| {
+        Ok(TensorRecord {
+            name: rows.text("tensor", row)?,
+            n: rows.u64("n", row)?,
+            n_active: rows.u64("n_active", row)?,
+            cosine: rows.f64("cosine", row)?,
+            relative_error: rows.f64("relative_error", row)?,
+        })
+    };
+    (0..frame.height()).map(tensor).collect()
+}
+
+/// A mask (d) as a table: one row per scalar of the tensors (name, scalars), in their order.
+pub(super) fn mask_to_frame(tensors: &[TensorRecord], mask: &[bool]) -> PolarsResult<DataFrame> {
+    let mut table = Columns { n_rows: mask.len(), columns: Vec::new() };
+    let names = tensors.iter().flat_map(|t| std::iter::repeat_n(t.name.as_str(), t.n as usize));
+    table.push("tensor", names.collect::<Vec<_>>());
+    let positions = tensors.iter().flat_map(|t| 0..t.n as u32);
+    table.push("position", positions.collect::<Vec<_>>());
+    table.push("kept", mask.to_vec());
+    DataFrame::new(table.n_rows, table.columns)
 }
 
 struct Rows<'a> {

@@ -31,6 +31,10 @@ pub enum Purpose {
     Grasp = 8,
     /// Anything in tests.
     Test = 9,
+    /// Order of the coordinates in CoCD.
+    Cycle = 10,
+    /// Moves of Pattern Search.
+    Moves = 11,
 }
 
 /// Random signs from one block: one per bit.

@@ -135,19 +135,24 @@ impl<'a> Runner<'a> {
             observer,
         };
         // A bug in one trial must not take the others along; the panic's message goes to stderr.
-        let run = AssertUnwindSafe(|| task::train(&trial.settings, trial.seed, &session));
+        let run = AssertUnwindSafe(|| task::run(&trial.settings, trial.seed, &session));
         let model = std::panic::catch_unwind(run).unwrap_or_else(|_| {
             Err(Error::Objective("the trial panicked; see the message above".to_owned()))
         })?;
-        Ok(TrialRecord {
+        let record = TrialRecord {
             trial: trial.clone(),
             n_params: model.params.len() as u64,
             status: model.status,
             best_epoch: model.best_epoch(),
             error: model.error,
             epochs: model.epochs,
+            tensors: model.tensors,
             provenance: self.provenance(&prepared.checksum),
-        })
+        };
+        if let Some(mask) = model.mask {
+            self.store.write_mask(&record, &mask)?;
+        }
+        Ok(record)
     }
 
     fn failed(&self, trial: &Trial, error: String) -> TrialRecord {
@@ -158,6 +163,7 @@ impl<'a> Runner<'a> {
             error,
             epochs: Vec::new(),
             best_epoch: None,
+            tensors: Vec::new(),
             provenance: self.provenance(""),
         }
     }

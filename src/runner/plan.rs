@@ -12,7 +12,7 @@ use crate::kernels::Split;
 use crate::nn::difference::DEFAULT_MEMORY;
 use crate::nn::{Network, model};
 use crate::spec::{
-    DataSource, Difference, EvaluatorKind, LayerRatios, Method, ModelKind, Precision, Settings,
+    DataSource, Difference, EvaluatorKind, LayerRatios, Method, ModelKind, Precision, Settings, Task,
 };
 use crate::zo::sparsity::{KeepCounts, predicted_keep};
 use crate::zo::{LayeredObjective, NetworkObjective, Objective, PropagatingObjective};
@@ -83,13 +83,23 @@ impl Planner {
             (0, DataSource::Synthetic) => crate::data::SYNTHETIC_TEST,
             (n, _) => n,
         };
-        let steps = (n_train.div_ceil(settings.batch_size) * settings.epochs) as f64;
-        let images = (n_train * settings.epochs) as f64;
-        let measured = ((n_test + settings.n_val) * settings.epochs) as f64;
+        // What is timed stage by stage are complete forward passes.
+        let in_full = Settings { evaluator: EvaluatorKind::Full, ..settings.clone() };
+        let settings = if settings.task == Task::Stages { &in_full } else { settings };
+        let (steps, images, measured) = match settings.task {
+            Task::Train => (
+                (n_train.div_ceil(settings.batch_size) * settings.epochs) as f64,
+                (n_train * settings.epochs) as f64,
+                ((n_test + settings.n_val) * settings.epochs) as f64,
+            ),
+            // One estimate per epoch, and one to warm up.
+            Task::Stages => one_batch_each(settings, settings.epochs + 1),
+            Task::Quality => one_batch_each(settings, settings.epochs),
+        };
         let threads = rayon::current_num_threads() as f64;
         let full_flops = network.flops() as f64;
         let speed = self.speed(settings, &network)?;
-        let full_s = speed.full_s / threads;
+        let (full_s, backprop_s) = (speed.full_s / threads, speed.backprop_s);
         let mut cost = Cost { queries: 0.0, flops: measured * full_flops, wall_s: measured * full_s };
         let per_slope = if settings.difference == Difference::Central { 2.0 } else { 1.0 };
         let active = active_counts(settings, &network);
@@ -100,18 +110,23 @@ impl Planner {
                 cost.flops += 3.0 * images * full_flops;
                 cost.wall_s += images * speed.backprop_s;
             }
-            Method::Cge => {
-                cost.queries += steps * (1.0 + per_slope * n_active);
+            Method::PatternSearch => {}
+            Method::Cge | Method::Cocd => {
+                // CoCD refreshes a part of every layer.
+                let share = match settings.queries {
+                    n if settings.method == Method::Cocd && n > 0 => (n as f64 / n_active).min(1.0),
+                    _ => 1.0,
+                };
+                cost.queries += steps * (1.0 + per_slope * share * n_active);
                 cost.flops += images * full_flops;
                 cost.wall_s += images * full_s;
                 for (param_idx, n) in active {
-                    let probes = per_slope * n as f64 * images;
+                    let probes = per_slope * share * n as f64 * images;
                     let probe = speed.probes[&network.node_of(param_idx)];
                     cost.flops += probes * probe.flops;
                     cost.wall_s += probes * probe.wall_s;
                 }
             }
-            Method::Cocd | Method::PatternSearch => {}
             Method::Rge => {
                 let n_dirs = if settings.queries == 0 { n_active } else { settings.queries as f64 };
                 cost.queries += steps * (1.0 + per_slope * n_dirs);
@@ -120,6 +135,11 @@ impl Planner {
                 // Directions are drawn twice, at about 15 ns a number.
                 cost.wall_s += forwards * full_s + 2.0 * 15e-9 * steps * n_dirs * n_active / threads;
             }
+        }
+        if settings.task == Task::Quality {
+            let first_order = (n_train * settings.pretrain_epochs) as f64 + images;
+            cost.flops += 3.0 * first_order * full_flops;
+            cost.wall_s += first_order * backprop_s;
         }
         let uses_zo_grasp =
             matches!(settings.layer_ratios, LayerRatios::ZoGrasp | LayerRatios::ZoGraspReleased);
@@ -134,7 +154,7 @@ impl Planner {
     fn speed(&mut self, settings: &Settings, network: &Network) -> Result<&Speed> {
         let is_f64 = settings.precision == Precision::F64;
         // Only coordinate probes are timed, for the evaluator in use.
-        let evaluator = (settings.method == Method::Cge).then_some(settings.evaluator);
+        let evaluator = asks_coordinates(settings.method).then_some(settings.evaluator);
         let key = (settings.model, settings.depth, settings.width, is_f64, evaluator);
         Ok(match self.speeds.entry(key) {
             Entry::Occupied(measured) => measured.into_mut(),
@@ -144,6 +164,16 @@ impl Planner {
             }
         })
     }
+}
+
+/// Steps, images of all steps and images that are only measured, for an estimate on one batch each.
+fn one_batch_each(settings: &Settings, n: usize) -> (f64, f64, f64) {
+    (n as f64, (n * settings.batch_size) as f64, 0.0)
+}
+
+/// Whether the method's probes move single coordinates.
+fn asks_coordinates(method: Method) -> bool {
+    matches!(method, Method::Cge | Method::Cocd)
 }
 
 fn active_counts(settings: &Settings, network: &Network) -> Vec<(usize, usize)> {
@@ -190,7 +220,7 @@ fn measure(network: &Network, dtype: DType, settings: &Settings) -> Result<Speed
     let mut probes = HashMap::new();
     let nodes =
         (0..network.layout().specs().len()).map(|idx| (network.node_of(idx), network.layout().range(idx)));
-    let nodes = nodes.filter(|_| settings.method == Method::Cge);
+    let nodes = nodes.filter(|_| asks_coordinates(settings.method));
     match settings.evaluator {
         EvaluatorKind::Full => probes.extend(nodes.map(|(node, _)| (node, full))),
         EvaluatorKind::Reuse => {

@@ -180,6 +180,9 @@ impl Settings {
                 self.text("method")
             )
         })?;
+        require(!is_spread || self.queries != 1, "queries", || {
+            "the spread of losses (step-scale = loss-spread) needs at least 2; got 1".into()
+        })?;
         let search = self.method == Method::PatternSearch;
         for (name, is_default) in [
             ("normalize-logits", !self.normalize_logits),

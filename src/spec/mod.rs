@@ -15,7 +15,7 @@ pub use domain::Description;
 pub use experiment::{Cell, Check, Expected, Experiment, Figure, Rule, Scale, ScalePlan, Series, Trial};
 pub use library::Library;
 pub use settings::{
-    DataSource, Difference, Directions, EvaluatorKind, LayerRatios, Mask, Method, ModelKind, OptimizerKind,
-    Precision, Schedule, Settings, SparseTarget,
+    DataSource, Difference, Directions, EvaluatorKind, Init, LayerRatios, Mask, Method, ModelKind,
+    OptimizerKind, Precision, Schedule, Search, Settings, SparseTarget, StepScale, Task,
 };
 pub use variant::split_id;

@@ -1,5 +1,6 @@
 //! From sparsity settings to the active set of an epoch.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -7,7 +8,8 @@ use candle_core::{DType, Device};
 use crate::Result;
 use crate::data::{self, Dataset, Normalization};
 use crate::kernels::Split;
-use crate::nn::Network;
+use crate::nn::{Network, ParamSpec};
+use crate::results::TensorRecord;
 use crate::spec::{LayerRatios, Mask, Precision, Settings, SparseTarget};
 use crate::zo::sparsity::{self, KeepCounts, Uncovered};
 use crate::zo::{Metered, NetworkObjective, QueryCount};
@@ -80,6 +82,15 @@ impl ActiveSets {
         })
     }
 
+    /// The number of the active set that holds in `epoch` (1-based), from 0.
+    #[must_use]
+    pub fn draw(&self, epoch: usize, settings: &Settings) -> u32 {
+        match self {
+            Self::All | Self::Fixed(_) => 0,
+            Self::Drawn(_) => ((epoch - 1) / settings.redraw_every) as u32,
+        }
+    }
+
     /// The active coordinates in `epoch` (1-based), sorted.
     #[must_use]
     pub fn in_epoch(&self, epoch: usize, settings: &Settings, seed: u64, network: &Network) -> Arc<[usize]> {
@@ -88,24 +99,50 @@ impl ActiveSets {
             Self::All => (0..layout.n_coords()).collect(),
             Self::Fixed(active) => active.clone(),
             Self::Drawn(keep) => {
-                let draw = (epoch - 1) / settings.redraw_every;
-                sparsity::random_active(layout, keep, uncovered(settings), seed, draw as u32)
+                let draw = self.draw(epoch, settings);
+                sparsity::random_active(layout, keep, uncovered(settings), seed, draw)
             }
         }
+    }
+
+    /// Which coordinates are kept for good (d), if that is decided once.
+    #[must_use]
+    pub fn mask(&self, network: &Network) -> Option<Vec<bool>> {
+        let Self::Fixed(active) = self else { return None };
+        let mut kept = vec![false; network.layout().n_coords()];
+        active.iter().for_each(|&coord| kept[coord] = true);
+        Some(kept)
     }
 
     /// Coordinates that are pruned for good (d), if the settings prune weights.
     #[must_use]
     pub fn pruned(&self, settings: &Settings, network: &Network) -> Option<Vec<bool>> {
-        match self {
-            Self::Fixed(active) if settings.sparse_target == SparseTarget::Weights => {
-                let mut pruned = vec![true; network.layout().n_coords()];
-                active.iter().for_each(|&coord| pruned[coord] = false);
-                Some(pruned)
-            }
-            _ => None,
-        }
+        let kept = self.mask(network).filter(|_| settings.sparse_target == SparseTarget::Weights)?;
+        Some(kept.into_iter().map(|kept| !kept).collect())
     }
+}
+
+/// How much of every parameter tensor is in an active set (sorted).
+pub(super) fn tensors(network: &Network, active: &[usize]) -> Vec<TensorRecord> {
+    let layout = network.layout();
+    let tensor = |(param_idx, spec): (usize, &ParamSpec)| {
+        let range = layout.range(param_idx);
+        TensorRecord {
+            name: spec.name.clone(),
+            n: spec.len() as u64,
+            n_active: within(active, &range).len() as u64,
+            cosine: f64::NAN,
+            relative_error: f64::NAN,
+        }
+    };
+    layout.specs().iter().enumerate().map(tensor).collect()
+}
+
+/// The part of an active set (sorted) that lies in a range.
+pub(super) fn within<'a>(active: &'a [usize], range: &Range<usize>) -> &'a [usize] {
+    let start = active.partition_point(|&coord| coord < range.start);
+    let end = active.partition_point(|&coord| coord < range.end);
+    &active[start..end]
 }
 
 fn uncovered(settings: &Settings) -> Uncovered {

@@ -17,7 +17,7 @@ use crate::zo::sparsity::KeepCounts;
 use crate::{Error, Result, files};
 
 /// Raised when the contents change.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// What a trial needs to go on.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub struct Checkpoint {
     pub active: ActiveSets,
     /// Finished epochs.
     pub epochs: Vec<EpochRecord>,
+    /// CoCD's last estimate (d); empty for other methods.
+    pub stale: Vec<f64>,
 }
 
 /// How far an unfinished trial is.
@@ -103,12 +105,13 @@ impl Checkpoint {
             ActiveSets::Fixed(active) => ("fixed", as_f64(&mut active.iter().copied())),
         };
         let stats = self.stats.layers.iter().flat_map(|layer| layer.mean.iter().chain(&layer.variance));
-        let vectors: [(&str, Vec<f64>); 6] = [
+        let vectors: [(&str, Vec<f64>); 7] = [
             ("params", self.params.clone()),
             ("first_moment", first.to_vec()),
             ("second_moment", second.to_vec()),
             ("running_stats", stats.copied().collect()),
             ("active", active),
+            ("stale", self.stale.clone()),
             ("epochs", self.epochs.iter().flat_map(to_row).collect()),
         ];
         let bytes: Vec<(&str, Vec<u8>)> = vectors
@@ -190,6 +193,7 @@ impl Checkpoint {
             }
             _ => return Err(damaged("an unknown kind of active set")),
         };
+        fresh.stale = sized("stale", fresh.stale.len())?;
         fresh.epochs = vector("epochs")?.chunks_exact(N_FIELDS).map(from_row).collect();
         fresh.params = params;
         Ok((fresh, true))
@@ -229,13 +233,21 @@ mod tests {
             stats: network.initial_stats(),
             active: ActiveSets::Drawn(KeepCounts { layers: vec![(0, 3), (4, 5)] }),
             epochs: vec![epoch],
+            stale: params,
         }
     }
 
     fn fresh() -> Checkpoint {
         let params = vec![0.0; state().params.len()];
         let optimizer = Optimizer::new(OptimizerKind::Adam, 0.9, 0.0, params.len());
-        Checkpoint { params, optimizer, active: ActiveSets::All, epochs: Vec::new(), ..state() }
+        Checkpoint {
+            stale: params.clone(),
+            params,
+            optimizer,
+            active: ActiveSets::All,
+            epochs: Vec::new(),
+            stats: state().stats,
+        }
     }
 
     #[test]
@@ -246,7 +258,7 @@ mod tests {
         let (found, resumed) = Checkpoint::load(&path, "abc", fresh()).unwrap();
         assert!(resumed);
         assert_eq!((&found.params, &found.optimizer), (&state().params, &state().optimizer));
-        assert_eq!(found.active, state().active);
+        assert_eq!((&found.active, &found.stale), (&state().active, &state().stale));
         let bits = |record: &EpochRecord| to_row(record).map(f64::to_bits);
         assert_eq!(bits(&found.epochs[0]), bits(&state().epochs[0]));
         assert_eq!(Checkpoint::progress(&path), Some(Progress { epoch: 1, epochs: 9 }));

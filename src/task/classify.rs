@@ -1,26 +1,22 @@
 //! Training an image classifier with any gradient source, and measuring it.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 
-use super::active::{ActiveSets, dtype};
+use super::active::{self, ActiveSets, dtype};
 use super::checkpoint::Checkpoint;
+use super::gradient::{Asked, GradientSource};
 use super::prepared::Prepared;
-use crate::baseline::backprop;
-use crate::data::{self, Augmentation, Batch, Dataset, Normalization};
+use crate::data::{self, Augmentation, Dataset, Normalization};
 use crate::kernels::Split;
-use crate::nn::{Activations, BatchStats, Context, Mode, Network, RunningStats, loss, model};
-use crate::results::{EpochRecord, Measures, Status};
-use crate::rng::Purpose;
-use crate::spec::{EvaluatorKind, Method, Settings};
-use crate::zo::estimator::{Cge, Rge};
-use crate::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
+use crate::nn::{Context, Mode, Network, RunningStats, loss, model};
+use crate::results::{EpochRecord, Measures, Status, TensorRecord};
+use crate::spec::{Method, Settings};
+use crate::zo::QueryCount;
 use crate::zo::optimizer::{self, Optimizer};
-use crate::zo::{self, DirectionSource, Estimator, Metered, NetworkObjective, QueryCount};
 use crate::{Error, Result};
 
 /// Hears how training goes on.
@@ -72,6 +68,10 @@ pub struct Model {
     pub status: Status,
     /// Why it did not end well, else empty.
     pub error: String,
+    /// Parameter tensors in declared order; empty where nothing is known of them beyond their size.
+    pub tensors: Vec<TensorRecord>,
+    /// The scored mask (d) that was kept for the whole trial, if there was one.
+    pub mask: Option<Vec<bool>>,
 }
 
 impl Model {
@@ -115,16 +115,6 @@ pub fn evaluate(
     Ok((total / n, n_correct as f64 / n))
 }
 
-/// A gradient and what came with it.
-struct Gradient {
-    values: Vec<f64>,
-    loss: f64,
-    /// Logits (B, classes) at the parameters that the gradient is for.
-    logits: Tensor,
-    /// Batch statistics there.
-    stats: BatchStats,
-}
-
 struct Trainer<'a> {
     settings: &'a Settings,
     seed: u64,
@@ -161,8 +151,9 @@ pub fn train(settings: &Settings, seed: u64, session: &Session) -> Result<Model>
         }
     }
     let (status, error) = outcome;
+    let (tensors, mask) = (trainer.tensors(), trainer.state.active.mask(&trainer.network));
     let Checkpoint { params, stats, epochs, .. } = trainer.state;
-    Ok(Model { network: trainer.network, params, stats, epochs, status, error })
+    Ok(Model { network: trainer.network, params, stats, epochs, status, error, tensors, mask })
 }
 
 impl<'a> Trainer<'a> {
@@ -180,6 +171,7 @@ impl<'a> Trainer<'a> {
             stats: network.initial_stats(),
             active: ActiveSets::All,
             epochs: Vec::new(),
+            stale: vec![0.0; if settings.method == Method::Cocd { params.len() } else { 0 }],
             params,
         };
         let (mut state, resumed) = match session.checkpoint {
@@ -228,10 +220,30 @@ impl<'a> Trainer<'a> {
         })
     }
 
+    /// How much of every tensor is active at the end; nothing if all of it always is.
+    fn tensors(&self) -> Vec<TensorRecord> {
+        if self.state.active == ActiveSets::All {
+            return Vec::new();
+        }
+        let last = self.state.epochs.len().max(1);
+        active::tensors(
+            &self.network,
+            &self.state.active.in_epoch(last, self.settings, self.seed, &self.network),
+        )
+    }
+
     fn epoch(&mut self, epoch: usize) -> Result<()> {
         let started = Instant::now();
         let (settings, session) = (self.settings, self.session);
         let active = self.state.active.in_epoch(epoch, settings, self.seed, &self.network);
+        let draw = self.state.active.draw(epoch, settings);
+        let source = GradientSource {
+            settings,
+            seed: self.seed,
+            network: &self.network,
+            count: &self.count,
+            memory: session.memory,
+        };
         let order = data::epoch_order(session.data.train.len(), self.seed, epoch as u32);
         let augmentation = settings.augment.then_some(Augmentation { seed: self.seed, epoch: epoch as u32 });
         let n_steps = settings.epochs * self.steps_per_epoch;
@@ -256,12 +268,16 @@ impl<'a> Trainer<'a> {
                 }
                 other => other,
             };
-            let gradient = self.gradient(&batch, step as u32, &active).map_err(at)?;
+            let asked = Asked { step: step as u32, active: &active, draw, stale: &self.state.stale };
+            let gradient = source.gradient(&self.state.params, &batch, &asked).map_err(at)?;
             norm = gradient.values.iter().map(|g| g * g).sum::<f64>().sqrt();
             if !norm.is_finite() {
                 let at =
                     format!("epoch {epoch}, step {}, where the norm of the gradient is {norm}", step + 1);
                 return Err(Error::Diverged { loss: gradient.loss, at });
+            }
+            if settings.method == Method::Cocd {
+                self.state.stale.clone_from(&gradient.values);
             }
             self.state.stats.update(&gradient.stats);
             let n_warmup = settings.warmup_epochs * self.steps_per_epoch;
@@ -308,82 +324,5 @@ impl<'a> Trainer<'a> {
         }
         session.observer.epoch(&record);
         Ok(())
-    }
-
-    fn gradient(&self, batch: &Batch, step: u32, active: &Arc<[usize]>) -> Result<Gradient> {
-        let settings = self.settings;
-        let d = self.state.params.len();
-        let (mu, scheme) = (settings.mu, settings.difference);
-        match settings.method {
-            Method::Fo => self.exact_gradient(batch, active),
-            Method::Cge => self.estimate(batch, &Cge::new(d, active.clone(), mu, scheme)),
-            Method::Rge => {
-                let layout = self.network.layout();
-                let n_dirs = if settings.queries == 0 { active.len() } else { settings.queries };
-                let source = DirectionSource::new(
-                    settings.directions,
-                    self.seed,
-                    Purpose::Direction,
-                    step,
-                    active.clone(),
-                    Some(layout),
-                );
-                let n_dirs = u32::try_from(n_dirs).unwrap_or(u32::MAX);
-                self.estimate(batch, &Rge::new(d, Arc::new(source), n_dirs, mu, scheme))
-            }
-            Method::Cocd | Method::PatternSearch => {
-                Err(Error::setting("method", "this method does not exist yet"))
-            }
-        }
-    }
-
-    fn exact_gradient(&self, batch: &Batch, active: &[usize]) -> Result<Gradient> {
-        let exact = backprop::gradient(&self.network, &self.state.params, &batch.images, &batch.labels, 1.0)?;
-        if !exact.loss.is_finite() {
-            return Err(Error::Diverged { loss: exact.loss, at: String::new() });
-        }
-        let mut values = vec![0.0; exact.gradient.len()];
-        active.iter().for_each(|&coord| values[coord] = exact.gradient[coord]);
-        self.gradient_at(values, exact.loss, &exact.activations)
-    }
-
-    fn estimate(&self, batch: &Batch, estimator: &dyn Estimator) -> Result<Gradient> {
-        let objective = NetworkObjective {
-            network: &self.network,
-            images: &batch.images,
-            labels: &batch.labels,
-            split: Split::Serial,
-        };
-        let metered = Metered::new(objective, &self.count);
-        let params = &self.state.params;
-        match self.settings.evaluator {
-            EvaluatorKind::Reuse => {
-                let evaluator = Reuse::new(&metered, params)?;
-                let values = zo::estimate(estimator, &evaluator)?.gradient;
-                self.gradient_at(values, evaluator.base_loss(), &evaluator.base().activations)
-            }
-            EvaluatorKind::Difference => {
-                let evaluator = DifferencePropagation::new(&metered, params, self.session.memory)?;
-                let values = zo::estimate(estimator, &evaluator)?.gradient;
-                let base = evaluator.propagator();
-                let (logits, stats) = (base.logits().clone(), base.stats().clone());
-                Ok(Gradient { values, loss: evaluator.base_loss(), logits, stats })
-            }
-            EvaluatorKind::Full => {
-                let evaluator = Full::new(&metered, params)?;
-                let values = zo::estimate(estimator, &evaluator)?.gradient;
-                // One more forward pass, as in the released code, moves the running statistics and
-                // gives the training accuracy; the estimate does not see it.
-                let context = Context { mode: Mode::Train, split: Split::Threads };
-                let tensors = self.network.tensors(params, batch.images.dtype(), batch.images.device())?;
-                let activations = self.network.forward_all(&context, &tensors, &batch.images)?;
-                self.gradient_at(values, evaluator.base_loss(), &activations)
-            }
-        }
-    }
-
-    fn gradient_at(&self, values: Vec<f64>, loss: f64, activations: &Activations) -> Result<Gradient> {
-        let stats = self.network.batch_stats_of(activations)?;
-        Ok(Gradient { values, loss, logits: activations.logits().clone(), stats })
     }
 }

@@ -3,9 +3,27 @@
 mod active;
 mod checkpoint;
 mod classify;
+mod gradient;
 mod prepared;
+mod quality;
+mod stages;
 
 pub use active::ActiveSets;
 pub use checkpoint::{Checkpoint, Progress};
 pub use classify::{Model, Observer, Quiet, Session, evaluate, train};
 pub use prepared::Prepared;
+
+use crate::Result;
+use crate::spec::{Settings, Task};
+
+/// Does what the settings' task says.
+///
+/// # Errors
+/// As [`train`].
+pub fn run(settings: &Settings, seed: u64, session: &Session) -> Result<Model> {
+    match settings.task {
+        Task::Train => train(settings, seed, session),
+        Task::Stages => stages::measure(settings, seed, session),
+        Task::Quality => quality::measure(settings, seed, session),
+    }
+}

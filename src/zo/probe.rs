@@ -91,6 +91,17 @@ impl DirectionSource {
         self.law
     }
 
+    /// The factor c of the estimate (c/q) Σ slope · u: 1 for u with covariance I, their number d for the
+    /// unit sphere, μ per tensor as in the released code.
+    #[must_use]
+    pub fn factor(&self, mu: f64) -> f64 {
+        match self.law {
+            Directions::Gaussian | Directions::Rademacher => 1.0,
+            Directions::Sphere => self.coords.len() as f64,
+            Directions::PerTensor => mu,
+        }
+    }
+
     /// Active coordinates, sorted.
     #[must_use]
     pub fn coords(&self) -> &Arc<[usize]> {

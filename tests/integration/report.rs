@@ -147,6 +147,7 @@ fn record(
         error: String::new(),
         epochs: epochs.collect(),
         best_epoch: None,
+        tensors: Vec::new(),
         provenance: Provenance {
             version: "0.1.0".into(),
             commit: "0123456789abcdef0123-dirty".into(),

@@ -57,6 +57,7 @@ fn record(n_epochs: u32) -> TrialRecord {
         error: String::new(),
         epochs: (1..=n_epochs).map(epoch).collect(),
         best_epoch: None,
+        tensors: Vec::new(),
         provenance: provenance(),
     }
 }

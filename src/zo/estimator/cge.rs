@@ -31,6 +31,16 @@ impl Cge {
     pub fn dense(n_coords: usize, mu: f64, scheme: Difference) -> Self {
         Self::new(n_coords, (0..n_coords).collect(), mu, scheme)
     }
+
+    /// The coordinates that are estimated.
+    pub(super) fn active(&self) -> &[usize] {
+        &self.active
+    }
+
+    /// For each of them, whether its probes gave finite losses.
+    pub(super) fn answered(&self, differences: &[f64]) -> impl Iterator<Item = bool> {
+        slopes(differences, self.mu, self.scheme).into_iter().map(f64::is_finite)
+    }
 }
 
 impl Estimator for Cge {

@@ -1,9 +1,11 @@
 //! Gradient estimators: which probes to ask for, and what their losses say of the gradient.
 
 mod cge;
+mod cocd;
 mod rge;
 
 pub use cge::Cge;
+pub use cocd::{Cocd, Cycle};
 pub use rge::Rge;
 
 use super::Probe;

@@ -4,11 +4,15 @@
 //! uniform on the unit sphere c = d; the released code takes one unit direction per tensor and
 //! leaves out the division by μ, which is c = μ here. Cost: q queries beside the base (2q for
 //! central differences).
+//!
+//! FZOO (arXiv 2506.09034) takes u of random signs and divides the step by the standard deviation σ of
+//! the q losses. Since σ ≈ μ ‖∇l‖ for small μ, its step has about the same length everywhere; what
+//! [`StepScale::LossSpread`] gives is ĝ μ/σ.
 
 use std::sync::Arc;
 
 use super::{Estimate, Estimator, slopes, steps};
-use crate::spec::{Difference, Directions};
+use crate::spec::{Difference, StepScale};
 use crate::zo::{DirectionSource, Probe};
 
 /// RGE over an active set.
@@ -19,6 +23,7 @@ pub struct Rge {
     n_dirs: u32,
     mu: f64,
     scheme: Difference,
+    scale: StepScale,
 }
 
 impl Rge {
@@ -31,7 +36,14 @@ impl Rge {
         mu: f64,
         scheme: Difference,
     ) -> Self {
-        Self { n_coords, source, n_dirs, mu, scheme }
+        Self { n_coords, source, n_dirs, mu, scheme, scale: StepScale::Estimate }
+    }
+
+    /// The same, scaled as `scale` says. With [`StepScale::LossSpread`] the estimate is zero where fewer
+    /// than two losses are finite or all are equal: there is no scale to go by, and no step.
+    #[must_use]
+    pub fn scaled(self, scale: StepScale) -> Self {
+        Self { scale, ..self }
     }
 }
 
@@ -48,11 +60,15 @@ impl Estimator for Rge {
     fn tell(&self, differences: &[f64]) -> Estimate {
         let slopes = slopes(differences, self.mu, self.scheme);
         let coords = self.source.coords();
-        let factor = match self.source.law() {
-            Directions::Gaussian | Directions::Rademacher => 1.0,
-            Directions::Sphere => coords.len() as f64,
-            Directions::PerTensor => self.mu,
-        } / f64::from(self.n_dirs);
+        let factor = self.source.factor(self.mu) / f64::from(self.n_dirs);
+        let finite = || slopes.iter().copied().filter(|slope| slope.is_finite());
+        let factor = match self.scale {
+            StepScale::Estimate => factor,
+            StepScale::LossSpread => match spread(finite()) {
+                Some(spread) if spread > 0.0 => factor / spread,
+                _ => 0.0,
+            },
+        };
         let weights: Vec<(u32, f64)> =
             (0..).zip(slopes.iter().copied()).filter(|(_, s)| s.is_finite()).collect();
         let total = self.source.weighted_sum(&weights);
@@ -62,5 +78,58 @@ impl Estimator for Rge {
         }
         let n_left_out = slopes.iter().filter(|slope| !slope.is_finite()).count();
         Estimate { gradient, n_left_out }
+    }
+}
+
+/// Sample standard deviation; `None` of fewer than two.
+fn spread(values: impl Iterator<Item = f64> + Clone) -> Option<f64> {
+    let n = values.clone().count();
+    if n < 2 {
+        return None;
+    }
+    let mean = values.clone().sum::<f64>() / n as f64;
+    Some((values.map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1) as f64).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Purpose;
+    use crate::spec::Directions;
+
+    fn signs(n: usize, n_dirs: u32) -> Rge {
+        let coords: Arc<[usize]> = (0..n).collect();
+        let source = DirectionSource::new(Directions::Rademacher, 3, Purpose::Test, 0, coords, None);
+        Rge::new(n, Arc::new(source), n_dirs, 1e-3, Difference::Forward).scaled(StepScale::LossSpread)
+    }
+
+    /// Oracle: on l(x) = a·x the slopes are a·u with variance ‖a‖², so that for many directions the scaled
+    /// estimate is a/‖a‖, of length 1 whatever the length of a. Errors are of the order sqrt(n/q) = 0.02.
+    #[test]
+    fn the_spread_of_losses_normalizes_the_step() {
+        let n = 8;
+        for length in [1e-6, 1.0, 1e6] {
+            let rge = signs(n, 20_000);
+            let a: Vec<f64> = (0..n).map(|i| length * (i as f64 - 2.5)).collect();
+            let loss = |probe: &Probe| {
+                let mut point = vec![0.0; n];
+                probe.apply(&vec![0.0; n], &mut point);
+                point.iter().zip(&a).map(|(x, a)| a * x).sum::<f64>()
+            };
+            let differences: Vec<f64> = rge.ask().iter().map(loss).collect();
+            let found = rge.tell(&differences).gradient;
+            let norm = a.iter().map(|a| a * a).sum::<f64>().sqrt();
+            for (found, a) in found.iter().zip(&a) {
+                assert!((found - a / norm).abs() < 0.06, "{found} {}", a / norm);
+            }
+        }
+    }
+
+    /// Oracle: the documentation. Nothing to scale by, no step.
+    #[test]
+    fn without_a_spread_there_is_no_step() {
+        let rge = signs(4, 3);
+        assert_eq!(rge.tell(&[0.5, 0.5, 0.5]).gradient, [0.0; 4]);
+        assert_eq!(rge.tell(&[0.5, f64::NAN, f64::NAN]).gradient, [0.0; 4]);
     }
 }

@@ -1,0 +1,153 @@
+//! The gradient of one batch, from whatever source the settings name.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use crate::baseline::backprop;
+use crate::data::Batch;
+use crate::kernels::Split;
+use crate::nn::{Activations, BatchStats, Context, Mode, Network};
+use crate::rng::Purpose;
+use crate::spec::{EvaluatorKind, Method, Settings};
+use crate::zo::estimator::{Cge, Cocd, Cycle, Rge};
+use crate::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
+use crate::zo::{self, DirectionSource, Estimator, Metered, NetworkObjective, QueryCount};
+use crate::{Error, Result};
+
+/// A gradient and what came with it.
+pub(super) struct Gradient {
+    /// One value per parameter (d), zero outside the active set.
+    pub(super) values: Vec<f64>,
+    pub(super) loss: f64,
+    /// Logits (B, classes) at the parameters that the gradient is for.
+    pub(super) logits: Tensor,
+    /// Batch statistics there.
+    pub(super) stats: BatchStats,
+}
+
+/// Where in a run a gradient is asked for.
+pub(super) struct Asked<'a> {
+    /// Steps before this one in the whole run.
+    pub(super) step: u32,
+    /// Active coordinates, sorted.
+    pub(super) active: &'a Arc<[usize]>,
+    /// Number of that set, from 0.
+    pub(super) draw: u32,
+    /// CoCD's estimate of the step before (d); empty for other methods.
+    pub(super) stale: &'a [f64],
+}
+
+/// Makes gradients of a network as the settings say, counting queries.
+pub(super) struct GradientSource<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) seed: u64,
+    pub(super) network: &'a Network,
+    pub(super) count: &'a QueryCount,
+    /// Bytes that changes in flight may occupy.
+    pub(super) memory: usize,
+}
+
+impl GradientSource<'_> {
+    /// The gradient, or its estimate, at `params` (d).
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the loss there is not finite, or if a query fails.
+    pub(super) fn gradient(&self, params: &[f64], batch: &Batch, asked: &Asked) -> Result<Gradient> {
+        match self.estimator(asked)? {
+            Some(estimator) => self.estimate(params, batch, estimator.as_ref()),
+            None => self.exact_gradient(params, batch, asked.active),
+        }
+    }
+
+    /// The settings' estimator; `None` for back-propagation.
+    ///
+    /// # Errors
+    /// If the method makes no gradients.
+    pub(super) fn estimator<'s>(&self, asked: &Asked<'s>) -> Result<Option<Box<dyn Estimator + 's>>> {
+        let settings = self.settings;
+        let d = self.network.layout().n_coords();
+        let (mu, scheme, active) = (settings.mu, settings.difference, asked.active.clone());
+        Ok(match settings.method {
+            Method::Fo => None,
+            Method::Cge => Some(Box::new(Cge::new(d, active, mu, scheme))),
+            Method::Cocd => {
+                let cycle = Cycle::new(&active, self.seed, asked.draw);
+                let block = cycle.block(u64::from(asked.step), settings.queries);
+                Some(Box::new(Cocd::new(active, block, asked.stale, settings.decay, mu, scheme)))
+            }
+            Method::Rge => {
+                let layout = self.network.layout();
+                let n_dirs = if settings.queries == 0 { active.len() } else { settings.queries };
+                let source = DirectionSource::new(
+                    settings.directions,
+                    self.seed,
+                    Purpose::Direction,
+                    asked.step,
+                    active,
+                    Some(layout),
+                );
+                let n_dirs = u32::try_from(n_dirs).unwrap_or(u32::MAX);
+                let rge = Rge::new(d, Arc::new(source), n_dirs, mu, scheme);
+                Some(Box::new(rge.scaled(settings.step_scale)))
+            }
+            Method::PatternSearch => {
+                return Err(Error::setting("method", "this method does not exist yet"));
+            }
+        })
+    }
+
+    fn exact_gradient(&self, params: &[f64], batch: &Batch, active: &[usize]) -> Result<Gradient> {
+        let exact = backprop::gradient(self.network, params, &batch.images, &batch.labels, 1.0)?;
+        if !exact.loss.is_finite() {
+            return Err(Error::Diverged { loss: exact.loss, at: String::new() });
+        }
+        let mut values = vec![0.0; exact.gradient.len()];
+        active.iter().for_each(|&coord| values[coord] = exact.gradient[coord]);
+        self.gradient_at(values, exact.loss, &exact.activations)
+    }
+
+    fn estimate(&self, params: &[f64], batch: &Batch, estimator: &dyn Estimator) -> Result<Gradient> {
+        let objective = self.objective(batch);
+        match self.settings.evaluator {
+            EvaluatorKind::Reuse => {
+                let evaluator = Reuse::new(&objective, params)?;
+                let values = zo::estimate(estimator, &evaluator)?.gradient;
+                self.gradient_at(values, evaluator.base_loss(), &evaluator.base().activations)
+            }
+            EvaluatorKind::Difference => {
+                let evaluator = DifferencePropagation::new(&objective, params, self.memory)?;
+                let values = zo::estimate(estimator, &evaluator)?.gradient;
+                let base = evaluator.propagator();
+                let (logits, stats) = (base.logits().clone(), base.stats().clone());
+                Ok(Gradient { values, loss: evaluator.base_loss(), logits, stats })
+            }
+            EvaluatorKind::Full => {
+                let evaluator = Full::new(&objective, params)?;
+                let values = zo::estimate(estimator, &evaluator)?.gradient;
+                // One more forward pass, as in the released code, moves the running statistics and
+                // gives the training accuracy; the estimate does not see it.
+                let context = Context { mode: Mode::Train, split: Split::Threads };
+                let tensors = self.network.tensors(params, batch.images.dtype(), batch.images.device())?;
+                let activations = self.network.forward_all(&context, &tensors, &batch.images)?;
+                self.gradient_at(values, evaluator.base_loss(), &activations)
+            }
+        }
+    }
+
+    /// The loss on `batch` as an objective, with train-mode batch norm.
+    pub(super) fn objective<'b>(&'b self, batch: &'b Batch) -> Metered<'b, NetworkObjective<'b>> {
+        let objective = NetworkObjective {
+            network: self.network,
+            images: &batch.images,
+            labels: &batch.labels,
+            split: Split::Serial,
+        };
+        Metered::new(objective, self.count)
+    }
+
+    fn gradient_at(&self, values: Vec<f64>, loss: f64, activations: &Activations) -> Result<Gradient> {
+        let stats = self.network.batch_stats_of(activations)?;
+        Ok(Gradient { values, loss, logits: activations.logits().clone(), stats })
+    }
+}
