@@ -149,6 +149,7 @@ fn run_trial(runner: &mut Runner, trial: &Trial, position: usize, n_trials: usiz
         return Ok(false);
     };
     let line = match (record.status, record.epochs.last()) {
+        (Status::Done, Some(last)) if last.test_accuracy.is_nan() => format!("{} queries", last.queries),
         (Status::Done, Some(last)) => {
             format!("test accuracy {:.2} %, {} queries", 100.0 * last.test_accuracy, last.queries)
         }

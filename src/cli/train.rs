@@ -7,7 +7,7 @@ use clap::Args;
 use deepzero::nn::weights;
 use deepzero::results::Status;
 use deepzero::runner::Runner;
-use deepzero::spec::{Scale, Settings, Trial};
+use deepzero::spec::{Scale, Settings, Task, Trial};
 use deepzero::task::{self, Prepared, Session};
 use serde_json::json;
 
@@ -55,6 +55,9 @@ pub(super) fn run(common: &Common, args: &TrainArgs) -> Result<Exit> {
         settings.set_text(key, value)?;
     }
     settings.check()?;
+    if settings.task != Task::Train {
+        bail!("--set task: train trains a network; a sweep or an experiment file runs the other tasks");
+    }
     // The identity of the recipe, so that a state of other settings is refused.
     let trial = Trial {
         experiment: "train".to_owned(),

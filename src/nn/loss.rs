@@ -9,7 +9,11 @@ use crate::Result;
 /// # Errors
 /// If the device fails.
 pub fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<f64> {
-    let rows = rows(logits)?;
+    Ok(cross_entropy_of(&rows(logits)?, labels))
+}
+
+/// The same of logits as numbers, one list per image.
+pub(super) fn cross_entropy_of(rows: &[Vec<f64>], labels: &[u32]) -> f64 {
     let total: f64 = rows
         .iter()
         .zip(labels)
@@ -19,7 +23,7 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<f64> {
             max + sum.ln() - row[label as usize]
         })
         .sum();
-    Ok(total / labels.len() as f64)
+    total / labels.len() as f64
 }
 
 /// Number of rows of `logits` (B, classes) whose largest entry (the first, on ties) is the label.

@@ -2,7 +2,7 @@
 
 use super::domain::{ALIASES, Description, ENTRIES, Entry, did_you_mean, is_later};
 use super::settings::{
-    LayerRatios, Mask, Method, ModelKind, Search, Settings, SparseTarget, StepScale, Task,
+    EvaluatorKind, LayerRatios, Mask, Method, ModelKind, Search, Settings, SparseTarget, StepScale, Task,
 };
 use crate::{Error, Result};
 
@@ -193,6 +193,13 @@ impl Settings {
                 format!("it belongs to method = pattern-search; got method = {}", self.text("method"))
             })?;
         }
+        require(!search || self.sparsity == 0.0, "sparsity", || {
+            format!("method = pattern-search moves every coordinate: set sparsity = 0; got {}", self.sparsity)
+        })?;
+        let propagates = self.evaluator == EvaluatorKind::Difference;
+        require(!self.normalize_logits || propagates, "evaluator", || {
+            format!("normalize-logits = true needs difference; got {}", self.text("evaluator"))
+        })?;
         require(self.queries == 0 || self.search == Search::First, "queries", || {
             "a number of moves per batch goes with search = first; leave it at 0 with search = best".into()
         })?;

@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize_to_file};
 
 use super::active::ActiveSets;
+use crate::baseline::pattern_search::PatternSearch;
 use crate::nn::RunningStats;
 use crate::results::{EpochRecord, Measures};
 use crate::zo::optimizer::Optimizer;
@@ -17,7 +18,7 @@ use crate::zo::sparsity::KeepCounts;
 use crate::{Error, Result, files};
 
 /// Raised when the contents change.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 /// What a trial needs to go on.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub struct Checkpoint {
     pub epochs: Vec<EpochRecord>,
     /// CoCD's last estimate (d); empty for other methods.
     pub stale: Vec<f64>,
+    /// Where Pattern Search stands; none for other methods.
+    pub search: Option<PatternSearch>,
 }
 
 /// How far an unfinished trial is.
@@ -105,13 +108,14 @@ impl Checkpoint {
             ActiveSets::Fixed(active) => ("fixed", as_f64(&mut active.iter().copied())),
         };
         let stats = self.stats.layers.iter().flat_map(|layer| layer.mean.iter().chain(&layer.variance));
-        let vectors: [(&str, Vec<f64>); 7] = [
+        let vectors: [(&str, Vec<f64>); 8] = [
             ("params", self.params.clone()),
             ("first_moment", first.to_vec()),
             ("second_moment", second.to_vec()),
             ("running_stats", stats.copied().collect()),
             ("active", active),
             ("stale", self.stale.clone()),
+            ("search", self.search.iter().flat_map(PatternSearch::state).collect()),
             ("epochs", self.epochs.iter().flat_map(to_row).collect()),
         ];
         let bytes: Vec<(&str, Vec<u8>)> = vectors
@@ -194,6 +198,10 @@ impl Checkpoint {
             _ => return Err(damaged("an unknown kind of active set")),
         };
         fresh.stale = sized("stale", fresh.stale.len())?;
+        if let Some(search) = &mut fresh.search {
+            let state = vector("search")?.try_into().map_err(|_| damaged("a tensor has the wrong length"))?;
+            search.restore(state);
+        }
         fresh.epochs = vector("epochs")?.chunks_exact(N_FIELDS).map(from_row).collect();
         fresh.params = params;
         Ok((fresh, true))
@@ -233,6 +241,7 @@ mod tests {
             stats: network.initial_stats(),
             active: ActiveSets::Drawn(KeepCounts { layers: vec![(0, 3), (4, 5)] }),
             epochs: vec![epoch],
+            search: Some(PatternSearch::new(params.len(), 0.25, 7)),
             stale: params,
         }
     }
@@ -241,6 +250,7 @@ mod tests {
         let params = vec![0.0; state().params.len()];
         let optimizer = Optimizer::new(OptimizerKind::Adam, 0.9, 0.0, params.len());
         Checkpoint {
+            search: Some(PatternSearch::new(params.len(), 1.0, 7)),
             stale: params.clone(),
             params,
             optimizer,
@@ -259,6 +269,8 @@ mod tests {
         assert!(resumed);
         assert_eq!((&found.params, &found.optimizer), (&state().params, &state().optimizer));
         assert_eq!((&found.active, &found.stale), (&state().active, &state().stale));
+        let search = |state: &Checkpoint| state.search.as_ref().map(PatternSearch::state);
+        assert_eq!(search(&found), search(&state()));
         let bits = |record: &EpochRecord| to_row(record).map(f64::to_bits);
         assert_eq!(bits(&found.epochs[0]), bits(&state().epochs[0]));
         assert_eq!(Checkpoint::progress(&path), Some(Progress { epoch: 1, epochs: 9 }));

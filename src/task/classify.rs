@@ -8,13 +8,14 @@ use candle_core::Device;
 
 use super::active::{self, ActiveSets, dtype};
 use super::checkpoint::Checkpoint;
-use super::gradient::{Asked, GradientSource};
+use super::gradient::{Asked, GradientSource, Landing};
 use super::prepared::Prepared;
-use crate::data::{self, Augmentation, Dataset, Normalization};
+use crate::baseline::pattern_search::{PatternSearch, Rule, Stop};
+use crate::data::{self, Augmentation, Batch, Dataset, Normalization};
 use crate::kernels::Split;
 use crate::nn::{Context, Mode, Network, RunningStats, loss, model};
 use crate::results::{EpochRecord, Measures, Status, TensorRecord};
-use crate::spec::{Method, Settings};
+use crate::spec::{Method, Search, Settings};
 use crate::zo::QueryCount;
 use crate::zo::optimizer::{self, Optimizer};
 use crate::{Error, Result};
@@ -115,6 +116,67 @@ pub fn evaluate(
     Ok((total / n, n_correct as f64 / n))
 }
 
+impl Session<'_> {
+    /// [`Error::Interrupted`] when the user wants to stop.
+    pub(super) fn check_interrupt(&self) -> Result<()> {
+        if self.interrupt.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// Below this a search has nowhere to go: the networks' single precision no longer sees its moves.
+const LEAST_RADIUS: f64 = 1e-7;
+
+/// Searches on one batch as the settings ask: a number of moves tried, or a number of moves kept and
+/// halvings of the radius. What the first evaluation gave. Running statistics move with every move kept.
+fn search_batch(
+    search: &mut PatternSearch,
+    source: &GradientSource,
+    params: &mut [f64],
+    stats: &mut RunningStats,
+    batch: &Batch,
+    session: &Session,
+) -> Result<Landing> {
+    let settings = source.settings;
+    let rule = match (settings.search, settings.population) {
+        (Search::First, _) => Rule::First,
+        (Search::Best, 0) => Rule::Best { population: (AUTHORS_POINTS / session.data.train.len()).max(2) },
+        (Search::Best, population) => Rule::Best { population },
+    };
+    let (mut steps, mut budget) = match settings.queries {
+        0 => (settings.search_steps, usize::MAX),
+        budget => (usize::MAX, budget),
+    };
+    let mut first = None;
+    loop {
+        session.check_interrupt()?;
+        let (landing, kept) = source.explore(params, batch, &mut |evaluator| {
+            while steps > 0 && budget > 0 && search.radius() > LEAST_RADIUS {
+                match search.advance(rule, evaluator, &mut budget)? {
+                    Stop::Kept { coord, step } => {
+                        steps -= 1;
+                        return Ok(Some((coord, step)));
+                    }
+                    Stop::Halved => steps -= 1,
+                    Stop::Spent => break,
+                }
+            }
+            Ok(None)
+        })?;
+        stats.update(&landing.stats);
+        first.get_or_insert(landing);
+        match kept {
+            Some((coord, step)) => params[coord] += step,
+            None => return Ok(first.expect("it was just set")),
+        }
+        if steps == 0 || budget == 0 {
+            return Ok(first.expect("it was just set"));
+        }
+    }
+}
+
+/// Points that Pattern Search's authors evaluate together, times images.
+const AUTHORS_POINTS: usize = 50_000;
+
 struct Trainer<'a> {
     settings: &'a Settings,
     seed: u64,
@@ -138,6 +200,9 @@ pub fn train(settings: &Settings, seed: u64, session: &Session) -> Result<Model>
     let mut trainer = Trainer::new(settings, seed, session)?;
     let mut outcome = (Status::Done, String::new());
     for epoch in trainer.state.epochs.len() + 1..=settings.epochs {
+        if trainer.is_fitted()? {
+            break;
+        }
         let before = (trainer.state.params.clone(), trainer.state.stats.clone());
         match trainer.epoch(epoch) {
             Ok(()) => {}
@@ -172,6 +237,8 @@ impl<'a> Trainer<'a> {
             active: ActiveSets::All,
             epochs: Vec::new(),
             stale: vec![0.0; if settings.method == Method::Cocd { params.len() } else { 0 }],
+            search: (settings.method == Method::PatternSearch)
+                .then(|| PatternSearch::new(params.len(), settings.radius, seed)),
             params,
         };
         let (mut state, resumed) = match session.checkpoint {
@@ -220,6 +287,18 @@ impl<'a> Trainer<'a> {
         })
     }
 
+    /// Whether training may end before its last epoch: all training images are classified rightly.
+    fn is_fitted(&self) -> Result<bool> {
+        let (settings, session) = (self.settings, self.session);
+        if !settings.stop_when_fitted || self.state.epochs.is_empty() {
+            return Ok(false);
+        }
+        let Checkpoint { params, stats, .. } = &self.state;
+        let train = &session.data.train;
+        let (_, accuracy) = evaluate(&self.network, params, stats, train, settings, session.device)?;
+        Ok(accuracy >= 1.0)
+    }
+
     /// How much of every tensor is active at the end; nothing if all of it always is.
     fn tensors(&self) -> Vec<TensorRecord> {
         if self.state.active == ActiveSets::All {
@@ -248,11 +327,9 @@ impl<'a> Trainer<'a> {
         let augmentation = settings.augment.then_some(Augmentation { seed: self.seed, epoch: epoch as u32 });
         let n_steps = settings.epochs * self.steps_per_epoch;
         let (mut total, mut n_correct, mut n_seen) = (0.0, 0, 0);
-        let (mut rate, mut norm) = (0.0, 0.0);
+        let (mut rate, mut norm) = (f64::NAN, f64::NAN);
         for (offset, rows) in order.chunks(settings.batch_size).enumerate() {
-            if session.interrupt.load(Ordering::Relaxed) {
-                return Err(Error::Interrupted);
-            }
+            session.check_interrupt()?;
             let step = (epoch - 1) * self.steps_per_epoch + offset;
             let batch = data::make_batch(
                 &session.data.train,
@@ -268,26 +345,33 @@ impl<'a> Trainer<'a> {
                 }
                 other => other,
             };
-            let asked = Asked { step: step as u32, active: &active, draw, stale: &self.state.stale };
-            let gradient = source.gradient(&self.state.params, &batch, &asked).map_err(at)?;
-            norm = gradient.values.iter().map(|g| g * g).sum::<f64>().sqrt();
-            if !norm.is_finite() {
-                let at =
-                    format!("epoch {epoch}, step {}, where the norm of the gradient is {norm}", step + 1);
-                return Err(Error::Diverged { loss: gradient.loss, at });
-            }
-            if settings.method == Method::Cocd {
-                self.state.stale.clone_from(&gradient.values);
-            }
-            self.state.stats.update(&gradient.stats);
-            let n_warmup = settings.warmup_epochs * self.steps_per_epoch;
-            rate =
-                optimizer::learning_rate(settings.schedule, settings.learning_rate, step, n_warmup, n_steps);
-            self.state.optimizer.step(&mut self.state.params, &gradient.values, rate, self.pruned.as_deref());
-            total += gradient.loss * rows.len() as f64;
-            n_correct += loss::n_correct(&gradient.logits, &batch.labels)?;
+            let before = if let Some(search) = &mut self.state.search {
+                search_batch(search, &source, &mut self.state.params, &mut self.state.stats, &batch, session)
+                    .map_err(at)?
+            } else {
+                let asked = Asked { step: step as u32, active: &active, draw, stale: &self.state.stale };
+                let gradient = source.gradient(&self.state.params, &batch, &asked).map_err(at)?;
+                norm = gradient.values.iter().map(|g| g * g).sum::<f64>().sqrt();
+                if !norm.is_finite() {
+                    let at =
+                        format!("epoch {epoch}, step {}, where the norm of the gradient is {norm}", step + 1);
+                    return Err(Error::Diverged { loss: gradient.at.loss, at });
+                }
+                if settings.method == Method::Cocd {
+                    self.state.stale.clone_from(&gradient.values);
+                }
+                self.state.stats.update(&gradient.at.stats);
+                let (n_warmup, peak) =
+                    (settings.warmup_epochs * self.steps_per_epoch, settings.learning_rate);
+                rate = optimizer::learning_rate(settings.schedule, peak, step, n_warmup, n_steps);
+                let pruned = self.pruned.as_deref();
+                self.state.optimizer.step(&mut self.state.params, &gradient.values, rate, pruned);
+                gradient.at
+            };
+            total += before.loss * rows.len() as f64;
+            n_correct += loss::n_correct(&before.logits, &batch.labels)?;
             n_seen += rows.len();
-            session.observer.step(step + 1, n_steps, gradient.loss, n_correct as f64 / n_seen as f64);
+            session.observer.step(step + 1, n_steps, before.loss, n_correct as f64 / n_seen as f64);
         }
         let measure = |data: &Dataset| {
             let (params, stats) = (&self.state.params, &self.state.stats);
@@ -316,7 +400,10 @@ impl<'a> Trainer<'a> {
             queries_non_finite: self.count.non_finite(),
             gradient_norm: norm,
             wall_s: before + started.elapsed().as_secs_f64(),
-            measures: Measures::default(),
+            measures: Measures {
+                radius: self.state.search.as_ref().map_or(f64::NAN, PatternSearch::radius),
+                ..Measures::default()
+            },
         };
         self.state.epochs.push(record);
         if let Some((path, hash)) = session.checkpoint {

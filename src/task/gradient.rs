@@ -5,25 +5,33 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use crate::baseline::backprop;
+use crate::baseline::pattern_search::ScaledObjective;
 use crate::data::Batch;
 use crate::kernels::Split;
-use crate::nn::{Activations, BatchStats, Context, Mode, Network};
+use crate::nn::{Activations, BatchStats, Context, Mode, Network, Propagator};
 use crate::rng::Purpose;
 use crate::spec::{EvaluatorKind, Method, Settings};
 use crate::zo::estimator::{Cge, Cocd, Cycle, Rge};
 use crate::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
-use crate::zo::{self, DirectionSource, Estimator, Metered, NetworkObjective, QueryCount};
+use crate::zo::{
+    self, DirectionSource, Estimator, Metered, NetworkObjective, PropagatingObjective, QueryCount,
+};
 use crate::{Error, Result};
+
+/// What an evaluation of a batch gave.
+pub(super) struct Landing {
+    pub(super) loss: f64,
+    /// Logits (B, classes).
+    pub(super) logits: Tensor,
+    pub(super) stats: BatchStats,
+}
 
 /// A gradient and what came with it.
 pub(super) struct Gradient {
     /// One value per parameter (d), zero outside the active set.
     pub(super) values: Vec<f64>,
-    pub(super) loss: f64,
-    /// Logits (B, classes) at the parameters that the gradient is for.
-    pub(super) logits: Tensor,
-    /// Batch statistics there.
-    pub(super) stats: BatchStats,
+    /// At the parameters that the gradient is for.
+    pub(super) at: Landing,
 }
 
 /// Where in a run a gradient is asked for.
@@ -92,7 +100,7 @@ impl GradientSource<'_> {
                 Some(Box::new(rge.scaled(settings.step_scale)))
             }
             Method::PatternSearch => {
-                return Err(Error::setting("method", "this method does not exist yet"));
+                return Err(Error::setting("method", "a search makes no gradients"));
             }
         })
     }
@@ -104,50 +112,80 @@ impl GradientSource<'_> {
         }
         let mut values = vec![0.0; exact.gradient.len()];
         active.iter().for_each(|&coord| values[coord] = exact.gradient[coord]);
-        self.gradient_at(values, exact.loss, &exact.activations)
+        Ok(Gradient { values, at: self.landing(exact.loss, &exact.activations)? })
     }
 
     fn estimate(&self, params: &[f64], batch: &Batch, estimator: &dyn Estimator) -> Result<Gradient> {
+        let (at, estimate) =
+            self.explore(params, batch, &mut |evaluator| zo::estimate(estimator, evaluator))?;
+        Ok(Gradient { values: estimate.gradient, at })
+    }
+
+    /// Has `visit` look around `params` (d) through the settings' evaluator: its result, and what the
+    /// evaluation there gave.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the loss there is not finite, or if a query fails.
+    pub(super) fn explore<R>(
+        &self,
+        params: &[f64],
+        batch: &Batch,
+        visit: &mut dyn FnMut(&dyn Evaluator) -> Result<R>,
+    ) -> Result<(Landing, R)> {
+        if self.settings.normalize_logits {
+            let scaled = Metered::new(ScaledObjective(self.plain(batch)), self.count);
+            return self.explore_difference(&scaled, params, visit);
+        }
         let objective = self.objective(batch);
         match self.settings.evaluator {
+            EvaluatorKind::Difference => self.explore_difference(&objective, params, visit),
             EvaluatorKind::Reuse => {
                 let evaluator = Reuse::new(&objective, params)?;
-                let values = zo::estimate(estimator, &evaluator)?.gradient;
-                self.gradient_at(values, evaluator.base_loss(), &evaluator.base().activations)
-            }
-            EvaluatorKind::Difference => {
-                let evaluator = DifferencePropagation::new(&objective, params, self.memory)?;
-                let values = zo::estimate(estimator, &evaluator)?.gradient;
-                let base = evaluator.propagator();
-                let (logits, stats) = (base.logits().clone(), base.stats().clone());
-                Ok(Gradient { values, loss: evaluator.base_loss(), logits, stats })
+                let result = visit(&evaluator)?;
+                Ok((self.landing(evaluator.base_loss(), &evaluator.base().activations)?, result))
             }
             EvaluatorKind::Full => {
                 let evaluator = Full::new(&objective, params)?;
-                let values = zo::estimate(estimator, &evaluator)?.gradient;
+                let result = visit(&evaluator)?;
                 // One more forward pass, as in the released code, moves the running statistics and
                 // gives the training accuracy; the estimate does not see it.
                 let context = Context { mode: Mode::Train, split: Split::Threads };
                 let tensors = self.network.tensors(params, batch.images.dtype(), batch.images.device())?;
                 let activations = self.network.forward_all(&context, &tensors, &batch.images)?;
-                self.gradient_at(values, evaluator.base_loss(), &activations)
+                Ok((self.landing(evaluator.base_loss(), &activations)?, result))
             }
         }
     }
 
+    fn explore_difference<O: PropagatingObjective<Propagator = Propagator>, R>(
+        &self,
+        objective: &Metered<O>,
+        params: &[f64],
+        visit: &mut dyn FnMut(&dyn Evaluator) -> Result<R>,
+    ) -> Result<(Landing, R)> {
+        let evaluator = DifferencePropagation::new(objective, params, self.memory)?;
+        let result = visit(&evaluator)?;
+        let base = evaluator.propagator();
+        let (logits, stats) = (base.logits().clone(), base.stats().clone());
+        Ok((Landing { loss: evaluator.base_loss(), logits, stats }, result))
+    }
+
     /// The loss on `batch` as an objective, with train-mode batch norm.
     pub(super) fn objective<'b>(&'b self, batch: &'b Batch) -> Metered<'b, NetworkObjective<'b>> {
-        let objective = NetworkObjective {
+        Metered::new(self.plain(batch), self.count)
+    }
+
+    fn plain<'b>(&'b self, batch: &'b Batch) -> NetworkObjective<'b> {
+        NetworkObjective {
             network: self.network,
             images: &batch.images,
             labels: &batch.labels,
             split: Split::Serial,
-        };
-        Metered::new(objective, self.count)
+        }
     }
 
-    fn gradient_at(&self, values: Vec<f64>, loss: f64, activations: &Activations) -> Result<Gradient> {
+    fn landing(&self, loss: f64, activations: &Activations) -> Result<Landing> {
         let stats = self.network.batch_stats_of(activations)?;
-        Ok(Gradient { values, loss, logits: activations.logits().clone(), stats })
+        Ok(Landing { loss, logits: activations.logits().clone(), stats })
     }
 }

@@ -1,6 +1,5 @@
 //! How good an estimate of the gradient is: its angle to back-propagation and its error.
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::active::{self, ActiveSets, dtype};
@@ -32,9 +31,7 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
     let mut sums = vec![(0.0, 0.0); network.layout().specs().len()];
     let mut epochs: Vec<EpochRecord> = Vec::new();
     for epoch in 1..=settings.epochs {
-        if session.interrupt.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
+        session.check_interrupt()?;
         let coords = active.in_epoch(epoch, settings, seed, &network);
         let batch = batch(settings, seed, session, epoch)?;
         let draw = active.draw(epoch, settings);
@@ -50,8 +47,8 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
         let n = batch.labels.len() as f64;
         let record = EpochRecord {
             epoch: epoch as u32,
-            train_loss: found.loss,
-            train_accuracy: crate::nn::loss::n_correct(&found.logits, &batch.labels)? as f64 / n,
+            train_loss: found.at.loss,
+            train_accuracy: crate::nn::loss::n_correct(&found.at.logits, &batch.labels)? as f64 / n,
             val_loss: f64::NAN,
             val_accuracy: f64::NAN,
             test_loss: f64::NAN,

@@ -1,7 +1,6 @@
 //! What one gradient estimate spends its time on (Tab. A1 of the paper): drawing directions, perturbing
 //! the parameters, forward passes, forming the estimate.
 
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use rayon::prelude::*;
@@ -10,12 +9,12 @@ use super::active::ActiveSets;
 use super::classify::{Model, Session};
 use super::gradient::GradientSource;
 use super::quality::batch;
+use crate::Result;
 use crate::nn::model;
 use crate::results::{EpochRecord, Measures, Status};
 use crate::rng::Purpose;
 use crate::spec::{Difference, Method, Settings};
 use crate::zo::{DirectionSource, QueryCount};
-use crate::{Error, Result};
 
 /// Seconds of each stage.
 #[derive(Debug, Clone, Copy, Default)]
@@ -60,9 +59,7 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
     let source = GradientSource { settings, seed, network: &network, count: &count, memory: session.memory };
     let mut epochs: Vec<EpochRecord> = Vec::new();
     for epoch in 0..=settings.epochs {
-        if session.interrupt.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
+        session.check_interrupt()?;
         let coords = active.in_epoch(epoch.max(1), settings, seed, &network);
         let batch = batch(settings, seed, session, epoch)?;
         let objective = source.objective(&batch);

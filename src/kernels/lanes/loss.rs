@@ -46,6 +46,26 @@ impl CrossEntropy {
         Self { isa, blocks, n_classes, probabilities, logs, labels: labels.to_vec() }
     }
 
+    /// As [`CrossEntropy::change`] for logits that also change as a whole: from y = `before` · z to
+    /// `after` · (z + δ), where z + δ are the logits that the change `delta` is of.
+    #[must_use]
+    pub fn change_rescaled<T: Element>(
+        &self,
+        block: usize,
+        only: Option<usize>,
+        delta: &[T],
+        [before, after]: [f64; 2],
+    ) -> f64 {
+        let lanes = self.blocks.lanes;
+        let len = self.n_classes * lanes;
+        // Logarithms of probabilities are logits less a number per image, which the loss does not see.
+        let growth = (after - before) / before;
+        let mut all: Vec<f64> = self.logs[block * len..][..len].iter().map(|log| growth * log).collect();
+        let first = only.unwrap_or(0) * lanes;
+        all[first..].iter_mut().zip(delta).for_each(|(all, delta)| *all += after * delta.wide());
+        self.change(block, None, &all)
+    }
+
     /// Sum over the images of a block of log1p(Σ p_k expm1(δ_k)) − δ_label, for logits that change
     /// by `delta` (class, lane), or only that of class `only` by `delta` (lane).
     #[must_use]

@@ -13,6 +13,7 @@
 
 mod program;
 mod run;
+mod scale;
 
 use super::layer::{ActivationShape, Epilogue, Mode};
 use crate::kernels::lanes::Blocks;
@@ -21,6 +22,7 @@ use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::{Element, Isa};
 
 pub use run::{DEFAULT_MEMORY, Propagator};
+pub use scale::LogitScale;
 
 /// Channels of an activation that a change touches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use candle_core::{DType, Storage, Tensor};
 
 use super::program::Path;
-use super::{Base, Delta, Place, Propagate, Rule, Setup, Support};
+use super::{Base, Delta, LogitScale, Place, Propagate, Rule, Setup, Support};
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::loss::CrossEntropy;
 use crate::kernels::lanes::norm::{Affine, Moments};
@@ -57,6 +57,22 @@ impl Propagator {
         mode: Mode,
         memory: usize,
     ) -> Result<Self> {
+        Self::with_scale(network, params, images, labels, mode, memory, None)
+    }
+
+    /// The same for the cross-entropy of logits times `scale` (see [`LogitScale`]).
+    ///
+    /// # Errors
+    /// As [`Propagator::new`].
+    pub fn with_scale(
+        network: &Network,
+        params: &[f64],
+        images: &Tensor,
+        labels: &[u32],
+        mode: Mode,
+        memory: usize,
+        scale: Option<LogitScale>,
+    ) -> Result<Self> {
         if !images.device().is_cpu() {
             return Err(Error::Device {
                 device: format!("{:?}", images.device().location()),
@@ -65,11 +81,11 @@ impl Propagator {
         }
         let ((loss, logits, stats), engine) = match images.dtype() {
             DType::F64 => {
-                let (head, engine) = Engine::new(network, params, images, labels, mode, memory)?;
+                let (head, engine) = Engine::new(network, params, images, labels, mode, memory, scale)?;
                 (head, Precise::F64(engine))
             }
             _ => {
-                let (head, engine) = Engine::new(network, params, images, labels, mode, memory)?;
+                let (head, engine) = Engine::new(network, params, images, labels, mode, memory, scale)?;
                 (head, Precise::F32(engine))
             }
         };
@@ -148,6 +164,7 @@ struct Engine<T> {
     owners: Vec<(usize, usize)>,
     n_coords: usize,
     entropy: CrossEntropy,
+    scale: Option<LogitScale>,
 }
 
 type Head = (f64, Tensor, BatchStats);
@@ -163,6 +180,7 @@ where
         labels: &[u32],
         mode: Mode,
         memory: usize,
+        scale: Option<LogitScale>,
     ) -> Result<(Head, Self)> {
         let isa = Isa::current();
         let n_images = images.dim(0)?;
@@ -192,8 +210,11 @@ where
                 }
                 Ok(())
             })?;
-        let loss = loss::cross_entropy(&logits, labels)?;
-        let rows = loss::rows(&logits)?;
+        let mut rows = loss::rows(&logits)?;
+        if let Some(scale) = &scale {
+            rows.iter_mut().flatten().for_each(|logit| *logit *= scale.value());
+        }
+        let loss = loss::cross_entropy_of(&rows, labels);
         let entropy = CrossEntropy::new(isa, blocks, &rows, labels);
         let rules = steps
             .iter()
@@ -248,6 +269,7 @@ where
             owners,
             n_coords: network.layout().n_coords(),
             entropy,
+            scale,
         };
         Ok(((loss, logits, stats), engine))
     }
@@ -290,8 +312,9 @@ impl<T: Element> Engine<T> {
             .iter()
             .enumerate()
             .map(|(idx, &(coord, step))| {
+                let rescale = self.scale.as_ref().map(|scale| [scale.value(), scale.after(coord, step)]);
                 let (step_idx, coord) = self.owner_of(coord);
-                Seed { idx, step_idx, coord, step }
+                Seed { idx, step_idx, coord, step, rescale }
             })
             .collect();
         // Probes of one layer run together, the long paths first, so that the threads end together.
@@ -448,7 +471,10 @@ impl<T: Element> Engine<T> {
         }
         if step_idx + 1 == self.steps.len() {
             let only = if let Support::Channel(class) = support { Some(class) } else { None };
-            state.loss += self.entropy.change(block, only, out);
+            state.loss += match seed.rescale {
+                None => self.entropy.change(block, only, out),
+                Some(scales) => self.entropy.change_rescaled(block, only, out, scales),
+            };
         }
         if is_kept {
             state.kept[*output] = whole;
@@ -458,13 +484,15 @@ impl<T: Element> Engine<T> {
     }
 }
 
-/// A probe: its number, the step it starts in, the coordinate within it, and the step.
+/// A probe: its number, the step it starts in, the coordinate within it, the step, and the scale of the
+/// logits before and after it.
 #[derive(Debug, Clone, Copy)]
 struct Seed {
     idx: usize,
     step_idx: usize,
     coord: usize,
     step: f64,
+    rescale: Option<[f64; 2]>,
 }
 
 /// Changes of one probe.

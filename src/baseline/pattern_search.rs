@@ -1,0 +1,383 @@
+//! Pattern Search (Chiang et al., "Loss Landscapes are All You Need", ICLR 2023): moves of single
+//! coordinates by plus or minus a radius, kept if the loss falls. No gradient is formed.
+//!
+//! A *sweep* is a freshly shuffled list of all 2d moves. It ends when a move is kept, and then a new one
+//! begins; or when all of its moves have failed, and then the radius is halved first. Their released code
+//! has two versions: [`Rule::First`] (class `PatternSearch`) keeps the first move that lowers the loss,
+//! [`Rule::Best`] (class `PatternSearchFast`, behind their tables) the best of the next few.
+//!
+//! A move is a probe of one coordinate, so that any [`Evaluator`] tries it. Moves are tried several at a
+//! time; those behind the one that is kept were tried in vain, and are counted.
+
+use std::collections::HashMap;
+
+use candle_core::Tensor;
+
+use crate::Result;
+use crate::nn::difference::LogitScale;
+use crate::nn::{Context, Mode, Propagator, loss};
+use crate::rng::{Purpose, Stream};
+use crate::zo::evaluate::Evaluator;
+use crate::zo::{NetworkObjective, Objective, Probe, PropagatingObjective};
+
+/// Which move is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rule {
+    /// The first that lowers the loss.
+    First,
+    /// The best of the next `population` − 1, if it lowers the loss; the first of them on ties.
+    Best {
+        /// Points compared at a time, the present one included; at least 2.
+        population: usize,
+    },
+}
+
+/// Why a search stopped trying moves.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Stop {
+    /// A move lowers the loss: coordinate `coord` by `step`.
+    Kept {
+        /// Position in the flat parameter vector.
+        coord: usize,
+        /// ± radius.
+        step: f64,
+    },
+    /// All moves failed; the radius has been halved.
+    Halved,
+    /// As many moves as allowed were tried.
+    Spent,
+}
+
+/// Moves tried together at first, and at most, with [`Rule::First`]. Twice as many after each failure:
+/// few are tried in vain where moves succeed often, and all threads are busy where they do not.
+const FIRST_TOGETHER: usize = 4;
+const MOST_TOGETHER: usize = 256;
+
+/// A search between two moves.
+#[derive(Debug, Clone)]
+pub struct PatternSearch {
+    seed: u64,
+    n_coords: usize,
+    radius: f64,
+    sweep: u32,
+    list: ShuffledList,
+}
+
+impl PatternSearch {
+    /// A search over d = `n_coords` coordinates.
+    #[must_use]
+    pub fn new(n_coords: usize, radius: f64, seed: u64) -> Self {
+        let mut search = Self { seed, n_coords, radius, sweep: 0, list: ShuffledList::default() };
+        search.begin(0);
+        search
+    }
+
+    /// Size of a move.
+    #[must_use]
+    pub fn radius(&self) -> f64 {
+        self.radius
+    }
+
+    /// All that the rest of the search depends on: radius, number of the sweep, moves tried in it.
+    #[must_use]
+    pub fn state(&self) -> [f64; 3] {
+        [self.radius, f64::from(self.sweep), self.list.taken as f64]
+    }
+
+    /// Goes on from a stored state.
+    pub fn restore(&mut self, [radius, sweep, tried]: [f64; 3]) {
+        self.radius = radius;
+        self.begin(sweep as u32);
+        (0..tried as usize).for_each(|_| {
+            self.list.take();
+        });
+    }
+
+    /// Tries moves around the evaluator's point until one is kept, all have failed, or `budget` more have
+    /// been tried; the budget shrinks by the moves tried, up to the one kept.
+    ///
+    /// # Errors
+    /// If a query fails.
+    pub fn advance(&mut self, rule: Rule, evaluator: &dyn Evaluator, budget: &mut usize) -> Result<Stop> {
+        let mut together = match rule {
+            Rule::First => FIRST_TOGETHER,
+            Rule::Best { population } => population.saturating_sub(1).max(1),
+        };
+        while *budget > 0 {
+            let moves: Vec<(usize, f64)> =
+                std::iter::from_fn(|| self.take()).take(together.min(*budget)).collect();
+            if moves.is_empty() {
+                self.radius /= 2.0;
+                self.begin(self.sweep + 1);
+                return Ok(Stop::Halved);
+            }
+            let probes: Vec<Probe> =
+                moves.iter().map(|&(coord, step)| Probe::Coordinate { coord, step }).collect();
+            let differences = evaluator.differences(&probes)?;
+            let kept = match rule {
+                Rule::First => differences.iter().position(|&difference| difference < 0.0),
+                Rule::Best { .. } => lowest(&differences),
+            };
+            if let Some(kept) = kept {
+                *budget -= if rule == Rule::First { kept + 1 } else { moves.len() };
+                self.begin(self.sweep + 1);
+                let (coord, step) = moves[kept];
+                return Ok(Stop::Kept { coord, step });
+            }
+            *budget -= moves.len();
+            if rule == Rule::First {
+                together = (2 * together).min(MOST_TOGETHER);
+            }
+        }
+        Ok(Stop::Spent)
+    }
+
+    fn begin(&mut self, sweep: u32) {
+        self.sweep = sweep;
+        self.list = ShuffledList::new(2 * self.n_coords, Stream::new(self.seed, Purpose::Moves, sweep));
+    }
+
+    /// The next move of the sweep.
+    fn take(&mut self) -> Option<(usize, f64)> {
+        let entry = self.list.take()?;
+        Some((entry / 2, if entry % 2 == 0 { self.radius } else { -self.radius }))
+    }
+}
+
+/// The first of the smallest negative numbers.
+fn lowest(differences: &[f64]) -> Option<usize> {
+    let mut best = None;
+    let mut least = 0.0;
+    for (idx, &difference) in differences.iter().enumerate() {
+        if difference < least {
+            (best, least) = (Some(idx), difference);
+        }
+    }
+    best
+}
+
+/// The numbers 0..n in random order (Fisher and Yates), shuffled only as far as they are taken.
+#[derive(Debug, Clone)]
+struct ShuffledList {
+    n: usize,
+    taken: usize,
+    stream: Stream,
+    /// Entries that are not at their own place.
+    moved: HashMap<usize, usize>,
+}
+
+impl Default for ShuffledList {
+    fn default() -> Self {
+        Self::new(0, Stream::new(0, Purpose::Moves, 0))
+    }
+}
+
+impl ShuffledList {
+    fn new(n: usize, stream: Stream) -> Self {
+        Self { n, taken: 0, stream, moved: HashMap::new() }
+    }
+
+    fn take(&mut self) -> Option<usize> {
+        let here = self.taken;
+        if here == self.n {
+            return None;
+        }
+        let there = here + self.stream.below_at(here as u64, (self.n - here) as u64) as usize;
+        let first = self.moved.remove(&here).unwrap_or(here);
+        self.taken += 1;
+        if here == there {
+            return Some(first);
+        }
+        Some(self.moved.insert(there, first).unwrap_or(there))
+    }
+}
+
+/// Cross-entropy of a network whose logits are scaled as [`LogitScale`] says.
+#[derive(Debug, Clone, Copy)]
+pub struct ScaledObjective<'a>(pub NetworkObjective<'a>);
+
+impl ScaledObjective<'_> {
+    fn scale(&self, params: &[f64]) -> LogitScale {
+        LogitScale::new(self.0.network.layout(), params)
+    }
+}
+
+impl Objective for ScaledObjective<'_> {
+    fn n_coords(&self) -> usize {
+        self.0.n_coords()
+    }
+
+    fn loss(&self, params: &[f64]) -> Result<f64> {
+        let NetworkObjective { network, images, labels, split } = self.0;
+        let tensors = network.tensors(params, images.dtype(), images.device())?;
+        let logits: Tensor = network.forward(&Context { mode: Mode::Train, split }, &tensors, images)?;
+        loss::cross_entropy(&(logits * self.scale(params).value())?, labels)
+    }
+}
+
+impl PropagatingObjective for ScaledObjective<'_> {
+    type Propagator = Propagator;
+
+    fn propagator(&self, params: &[f64], memory: usize) -> Result<(f64, Propagator)> {
+        let NetworkObjective { network, images, labels, .. } = self.0;
+        let scale = Some(self.scale(params));
+        let propagator = Propagator::with_scale(network, params, images, labels, Mode::Train, memory, scale)?;
+        Ok((propagator.loss(), propagator))
+    }
+
+    fn propagate(&self, from: &Propagator, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
+        self.0.propagate(from, probes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::kernels::Split;
+    use crate::nn::model;
+    use crate::zo::evaluate::{DifferencePropagation, Full};
+    use crate::zo::{Metered, QueryCount};
+
+    /// (x − a)² summed over coordinates.
+    struct Bowl(Vec<f64>);
+
+    impl Objective for Bowl {
+        fn n_coords(&self) -> usize {
+            self.0.len()
+        }
+        fn loss(&self, x: &[f64]) -> Result<f64> {
+            Ok(x.iter().zip(&self.0).map(|(x, a)| (x - a) * (x - a)).sum())
+        }
+    }
+
+    /// Runs a search to a small radius; the point, and the moves kept.
+    fn minimize(rule: Rule, target: &[f64]) -> (Vec<f64>, usize) {
+        let count = QueryCount::default();
+        let bowl = Metered::new(Bowl(target.to_vec()), &count);
+        let mut search = PatternSearch::new(target.len(), 1.0, 3);
+        let mut point = vec![0.0; target.len()];
+        let mut n_kept = 0;
+        while search.radius() > 1e-3 {
+            let mut budget = usize::MAX;
+            let stop = search.advance(rule, &Full::new(&bowl, &point).unwrap(), &mut budget).unwrap();
+            if let Stop::Kept { coord, step } = stop {
+                point[coord] += step;
+                n_kept += 1;
+            }
+        }
+        (point, n_kept)
+    }
+
+    /// Oracle: at radius r a coordinate comes to rest within r/2 of its target, so that after all moves
+    /// of radius 2^-9 have failed none is farther than 2^-10.
+    #[test]
+    fn a_bowl_is_searched_to_its_bottom() {
+        let target = [2.5, -0.3, 0.0, 7.123];
+        for rule in [Rule::First, Rule::Best { population: 3 }, Rule::Best { population: 500 }] {
+            let (point, n_kept) = minimize(rule, &target);
+            for (x, a) in point.iter().zip(&target) {
+                assert!((x - a).abs() <= 2f64.powi(-10), "{rule:?}: {x} instead of {a}");
+            }
+            // 2.5 is 2 or 3 moves of length 1 and one of 1/2; 7.123 is at least 7; and so on.
+            assert!(n_kept >= 3 + 7, "{n_kept}");
+        }
+    }
+
+    /// Oracle: the definition. Around (0, 0) with radius 1, target (1, 2): the moves +0 and +1 lower the
+    /// loss by 1 and 3, the others raise it.
+    #[test]
+    fn first_and_best() {
+        let count = QueryCount::default();
+        let bowl = Metered::new(Bowl(vec![1.0, 2.0]), &count);
+        let origin = [0.0, 0.0];
+        let evaluator = Full::new(&bowl, &origin).unwrap();
+        let mut first = [0; 2];
+        for seed in 0..40 {
+            let mut search = PatternSearch::new(2, 1.0, seed);
+            let mut order = search.clone();
+            let order: Vec<_> = std::iter::from_fn(|| order.take()).collect();
+            let expected = order.iter().find(|&&(_, step)| step > 0.0).unwrap();
+            let mut budget = 100;
+            let stop = search.advance(Rule::First, &evaluator, &mut budget).unwrap();
+            assert_eq!(stop, Stop::Kept { coord: expected.0, step: 1.0 });
+            assert_eq!(100 - budget, 1 + order.iter().position(|entry| entry == expected).unwrap());
+            first[expected.0] += 1;
+            let mut search = PatternSearch::new(2, 1.0, seed);
+            let best = search.advance(Rule::Best { population: 5 }, &evaluator, &mut 100).unwrap();
+            assert_eq!(best, Stop::Kept { coord: 1, step: 1.0 });
+        }
+        assert!(first[0] > 5 && first[1] > 5, "{first:?}");
+    }
+
+    /// Oracle: the definition: the radius is halved after all 2d moves have failed, not before, however
+    /// they are split into budgets; and a restored search goes on where it was.
+    #[test]
+    fn the_radius_is_halved_after_a_complete_sweep() {
+        let count = QueryCount::default();
+        let bowl = Metered::new(Bowl(vec![0.1; 10]), &count);
+        let origin = [0.1; 10];
+        let evaluator = Full::new(&bowl, &origin).unwrap();
+        let mut search = PatternSearch::new(10, 1.0, 1);
+        let before = count.queries();
+        for _ in 0..2 {
+            let mut budget = 7;
+            assert_eq!(search.advance(Rule::First, &evaluator, &mut budget).unwrap(), Stop::Spent);
+            assert_eq!((budget, search.radius()), (0, 1.0));
+        }
+        let mut other = PatternSearch::new(10, 9.0, 1);
+        other.restore(search.state());
+        let mut rest = [search.clone(), other].map(|mut search| {
+            let rest: Vec<_> = std::iter::from_fn(|| search.take()).collect();
+            rest
+        });
+        assert_eq!(rest[0], rest[1]);
+        assert_eq!(rest[0].len(), 6);
+        rest[0].dedup_by_key(|(coord, _)| *coord);
+        assert_eq!(search.advance(Rule::First, &evaluator, &mut usize::MAX.clone()).unwrap(), Stop::Halved);
+        assert_eq!((search.radius(), count.queries() - before), (0.5, 20));
+    }
+
+    /// Oracle: 2d distinct moves; each stands first about equally often (400 draws of 8 entries, five
+    /// standard errors).
+    #[test]
+    fn lists_are_permutations() {
+        let mut counts = [0; 8];
+        for step in 0..400 {
+            let mut list = ShuffledList::new(8, Stream::new(2, Purpose::Test, step));
+            let mut all: Vec<_> = std::iter::from_fn(|| list.take()).collect();
+            counts[all[0]] += 1;
+            all.sort_unstable();
+            assert_eq!(all, (0..8).collect::<Vec<_>>());
+        }
+        let (mean, sd) = (50.0, (400.0f64 * 0.125 * 0.875).sqrt());
+        assert!(counts.iter().all(|&n| (f64::from(n) - mean).abs() < 5.0 * sd), "{counts:?}");
+    }
+
+    /// Oracle: complete forward passes in f64, scaled.
+    #[test]
+    fn scaled_differences_are_propagated() {
+        let network = model::cnn(2, 4).unwrap();
+        let params = network.layout().initial_values(5);
+        let mut pixels = vec![0.0; 3 * 3 * 32 * 32];
+        Stream::new(6, Purpose::Test, 0).fill_normal(&mut pixels);
+        let images = Tensor::from_vec(pixels, (3, 3, 32, 32), &Device::Cpu).unwrap();
+        let plain =
+            NetworkObjective { network: &network, images: &images, labels: &[7, 0, 3], split: Split::Serial };
+        let count = QueryCount::default();
+        let objective = Metered::new(ScaledObjective(plain), &count);
+        let full = Full::new(&objective, &params).unwrap();
+        let propagated = DifferencePropagation::new(&objective, &params, 1 << 28).unwrap();
+        assert!((full.base_loss() - propagated.base_loss()).abs() < 1e-12);
+        let probes: Vec<Probe> = (0..params.len())
+            .step_by(7)
+            .flat_map(|coord| [1.0, -0.25].map(|step| Probe::Coordinate { coord, step }))
+            .collect();
+        let (expected, found) =
+            (full.differences(&probes).unwrap(), propagated.differences(&probes).unwrap());
+        for ((found, expected), probe) in found.iter().zip(&expected).zip(&probes) {
+            assert!((found - expected).abs() < 1e-11, "{probe:?}: {found} {expected}");
+        }
+    }
+}
