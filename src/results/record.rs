@@ -25,6 +25,8 @@ pub struct Measures {
     pub cosine: f64,
     /// ‖estimate − gradient‖ / ‖gradient‖ on the active coordinates.
     pub relative_error: f64,
+    /// Norm of the gradient on the active coordinates over its whole norm.
+    pub gradient_share: f64,
     /// Seconds to draw the directions of one estimate (a time column, as are the next three).
     pub directions_s: f64,
     /// Seconds to perturb the parameters, for all queries of one estimate.
@@ -39,9 +41,10 @@ pub struct Measures {
 
 impl Measures {
     /// Column names, in declared order.
-    pub const NAMES: [&'static str; 7] = [
+    pub const NAMES: [&'static str; 8] = [
         "cosine",
         "relative_error",
+        "gradient_share",
         "directions_s",
         "perturbation_s",
         "inference_s",
@@ -52,17 +55,51 @@ impl Measures {
     /// The values in the order of [`Measures::NAMES`].
     #[must_use]
     pub fn values(&self) -> [f64; Self::NAMES.len()] {
-        let Self { cosine, relative_error, directions_s, perturbation_s, inference_s, arithmetic_s, radius } =
-            *self;
-        [cosine, relative_error, directions_s, perturbation_s, inference_s, arithmetic_s, radius]
+        let Self {
+            cosine,
+            relative_error,
+            gradient_share,
+            directions_s,
+            perturbation_s,
+            inference_s,
+            arithmetic_s,
+            radius,
+        } = *self;
+        [
+            cosine,
+            relative_error,
+            gradient_share,
+            directions_s,
+            perturbation_s,
+            inference_s,
+            arithmetic_s,
+            radius,
+        ]
     }
 
     /// The inverse of [`Measures::values`].
     #[must_use]
     pub fn from_values(values: [f64; Self::NAMES.len()]) -> Self {
-        let [cosine, relative_error, directions_s, perturbation_s, inference_s, arithmetic_s, radius] =
-            values;
-        Self { cosine, relative_error, directions_s, perturbation_s, inference_s, arithmetic_s, radius }
+        let [
+            cosine,
+            relative_error,
+            gradient_share,
+            directions_s,
+            perturbation_s,
+            inference_s,
+            arithmetic_s,
+            radius,
+        ] = values;
+        Self {
+            cosine,
+            relative_error,
+            gradient_share,
+            directions_s,
+            perturbation_s,
+            inference_s,
+            arithmetic_s,
+            radius,
+        }
     }
 
     /// Whether a column holds a time.

@@ -12,8 +12,9 @@ use crate::kernels::Split;
 use crate::nn::difference::DEFAULT_MEMORY;
 use crate::nn::{Network, model};
 use crate::spec::{
-    DataSource, Difference, EvaluatorKind, LayerRatios, Method, ModelKind, Precision, Settings, Task,
+    DataSource, Difference, EvaluatorKind, LayerRatios, Method, ModelKind, Precision, Search, Settings, Task,
 };
+use crate::task::population;
 use crate::zo::sparsity::{KeepCounts, predicted_keep};
 use crate::zo::{LayeredObjective, NetworkObjective, Objective, PropagatingObjective};
 
@@ -110,7 +111,19 @@ impl Planner {
                 cost.flops += 3.0 * images * full_flops;
                 cost.wall_s += images * speed.backprop_s;
             }
-            Method::PatternSearch => {}
+            Method::PatternSearch => {
+                let (moves, bases) = moves_per_batch(settings, n_train);
+                let tries = moves / network.layout().n_coords() as f64;
+                cost.queries += steps * (bases + moves);
+                cost.flops += bases * images * full_flops;
+                cost.wall_s += bases * images * full_s;
+                for (param_idx, n) in active {
+                    let probes = tries * n as f64 * images;
+                    let probe = speed.probes[&network.node_of(param_idx)];
+                    cost.flops += probes * probe.flops;
+                    cost.wall_s += probes * probe.wall_s;
+                }
+            }
             Method::Cge | Method::Cocd => {
                 // CoCD refreshes a part of every layer.
                 let share = match settings.queries {
@@ -171,9 +184,20 @@ fn one_batch_each(settings: &Settings, n: usize) -> (f64, f64, f64) {
     (n as f64, (n * settings.batch_size) as f64, 0.0)
 }
 
+/// Moves that Pattern Search tries on a batch, and evaluations of the points that it comes through. How
+/// many fail is not known beforehand: half of those tried are taken to be kept.
+fn moves_per_batch(settings: &Settings, n_train: usize) -> (f64, f64) {
+    let steps = settings.search_steps as f64;
+    match (settings.search, settings.queries) {
+        (Search::First, 0) => (2.0 * steps, steps),
+        (Search::First, moves) => (moves as f64, 0.5 * moves as f64),
+        (Search::Best, _) => (steps * (population(settings, n_train) - 1) as f64, steps),
+    }
+}
+
 /// Whether the method's probes move single coordinates.
 fn asks_coordinates(method: Method) -> bool {
-    matches!(method, Method::Cge | Method::Cocd)
+    matches!(method, Method::Cge | Method::Cocd | Method::PatternSearch)
 }
 
 fn active_counts(settings: &Settings, network: &Network) -> Vec<(usize, usize)> {

@@ -154,9 +154,6 @@ impl Settings {
     }
 
     fn check_training(&self) -> Result<()> {
-        require(self.n_train == 0 || self.n_train >= self.batch_size, "batch-size", || {
-            format!("at most n-train = {}; got {}", self.n_train, self.batch_size)
-        })?;
         let has_choice = matches!(self.method, Method::Rge | Method::Cocd | Method::PatternSearch);
         require(self.queries == 0 || has_choice, "queries", || {
             format!(

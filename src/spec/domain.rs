@@ -88,7 +88,7 @@ pub(super) const ENTRIES: [Entry; 42] = [
     entry("grasp-queries", Int(1), "Random directions of ZO-GraSP."),
     entry("grasp-images-per-class", Int(1), "Images per class in the batch that GraSP scores."),
     entry("epochs", Int(1), "Passes over the training images."),
-    entry("batch-size", Int(1), "Images per step."),
+    entry("batch-size", Int(1), "Images per step; all if there are fewer."),
     entry("optimizer", Name, "Update rule."),
     entry("learning-rate", Above(0.0, INF), "Peak learning rate."),
     entry("momentum", From(0.0, 1.0), "Momentum of SGD, β₁ of Adam."),

@@ -248,7 +248,7 @@ pub struct Settings {
     pub grasp_images_per_class: usize,
     /// Passes over the training images.
     pub epochs: usize,
-    /// Images per step.
+    /// Images per step; all if there are fewer.
     pub batch_size: usize,
     /// Update rule.
     pub optimizer: OptimizerKind,

@@ -137,10 +137,9 @@ fn search_batch(
     session: &Session,
 ) -> Result<Landing> {
     let settings = source.settings;
-    let rule = match (settings.search, settings.population) {
-        (Search::First, _) => Rule::First,
-        (Search::Best, 0) => Rule::Best { population: (AUTHORS_POINTS / session.data.train.len()).max(2) },
-        (Search::Best, population) => Rule::Best { population },
+    let rule = match settings.search {
+        Search::First => Rule::First,
+        Search::Best => Rule::Best { population: population(settings, session.data.train.len()) },
     };
     let (mut steps, mut budget) = match settings.queries {
         0 => (settings.search_steps, usize::MAX),
@@ -174,8 +173,13 @@ fn search_batch(
     }
 }
 
-/// Points that Pattern Search's authors evaluate together, times images.
-const AUTHORS_POINTS: usize = 50_000;
+/// Points that Pattern Search compares at a time on `n_train` images with `search = best`, the present one
+/// included.
+pub(crate) fn population(settings: &Settings, n_train: usize) -> usize {
+    /// Of its authors for CIFAR-10: points times images.
+    const POINTS: usize = 50_000;
+    if settings.population == 0 { (POINTS / n_train.max(1)).max(2) } else { settings.population }
+}
 
 struct Trainer<'a> {
     settings: &'a Settings,

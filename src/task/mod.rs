@@ -10,6 +10,7 @@ mod stages;
 
 pub use active::ActiveSets;
 pub use checkpoint::{Checkpoint, Progress};
+pub(crate) use classify::population;
 pub use classify::{Model, Observer, Quiet, Session, evaluate, train};
 pub use prepared::Prepared;
 

@@ -59,7 +59,10 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
             queries_non_finite: count.non_finite(),
             gradient_norm: norm(found.values.iter().copied()),
             wall_s: started.elapsed().as_secs_f64(),
-            measures: all,
+            measures: Measures {
+                gradient_share: norm(coords.iter().map(|&coord| exact[coord])) / norm(exact.iter().copied()),
+                ..all
+            },
         };
         epochs.push(record);
         session.observer.epoch(&record);
