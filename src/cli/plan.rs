@@ -18,7 +18,7 @@ use super::{Common, Exit, Selection, say};
 The time comes from a short calibration on this machine, as busy as it is now; queries and
 operations follow from the settings, with layer ratios as ZO-GraSP is expected to find them.")]
 pub(super) struct PlanArgs {
-    /// Exhibits, or `all`.
+    /// Exhibits of the paper or experiments of ours; `all` for everything but sweeps.
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
     #[command(flatten)]

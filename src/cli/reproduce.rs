@@ -19,7 +19,7 @@ use super::{Common, Exit, INTERRUPT, Selection, report, say, watch_interrupts};
 Interrupted, the same command goes on from the last finished epoch.
 Exit codes: 0 all trials done, 1 error, 3 some trials failed or diverged, 130 interrupted.")]
 pub(super) struct ReproduceArgs {
-    /// Exhibits, or `all`.
+    /// Exhibits of the paper or experiments of ours; `all` for everything but sweeps.
     #[arg(required = true, value_name = "ID")]
     ids: Vec<String>,
     #[command(flatten)]
@@ -55,13 +55,13 @@ pub(super) fn run_sweep(common: &Common, args: &SweepArgs) -> Result<Exit> {
     run_all(common, &[sweep], &args.selection)
 }
 
-/// The experiments named, with the overrides applied; `all` names every exhibit of the paper.
+/// The experiments named, with the overrides applied; `all` names everything but sweeps.
 pub(super) fn selected(common: &Common, ids: &[String], selection: &Selection) -> Result<Vec<Experiment>> {
     let library = common.library()?;
     let mut experiments = Vec::new();
     for id in ids {
         if id == "all" {
-            experiments.extend(library.all()?.into_iter().filter(|experiment| !experiment.paper.is_empty()));
+            experiments.extend(library.all()?.into_iter().filter(|experiment| !experiment.is_sweep()));
         } else {
             // The id of a variant or of a sweep without a file, as reports name it: its values are
             // those that have results.

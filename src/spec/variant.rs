@@ -8,6 +8,12 @@ use crate::{Error, Result};
 const MARK: char = '~';
 
 impl Experiment {
+    /// Whether it varies one setting of one recipe (`deepzero sweep`), and claims nothing.
+    #[must_use]
+    pub fn is_sweep(&self) -> bool {
+        self.id.starts_with(super::library::SWEEP_PREFIX)
+    }
+
     /// This experiment at one scale with `overrides` (`--set key=value`) applied to every trial.
     /// Without overrides it is the experiment itself.
     ///

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::path::Path;
 
 use deepzero::results::{
-    EpochRecord, Measures, Provenance, Status, Store, TrialRecord, compare_ignoring_time,
+    EpochRecord, Measures, Provenance, Status, Store, TensorRecord, TrialRecord, compare_ignoring_time,
 };
 use deepzero::spec::{Library, Scale, Trial};
 use insta::assert_snapshot;
@@ -96,6 +96,38 @@ fn a_record_comes_back_as_it_was() {
     assert_same(&written, &read);
     assert_same(&written, &store.find(&written.trial).unwrap().unwrap());
     assert_eq!(names(path.parent().unwrap()).len(), 1, "no temporary file is left");
+}
+
+/// Oracle: what was written. The folder holds tensors and masks beside the record.
+#[test]
+fn tensors_and_masks_stand_beside_a_record() {
+    let (_folder, store) = store();
+    let mut written = record(1);
+    let tensor = |name: &str, n, n_active, cosine| TensorRecord {
+        name: name.to_owned(),
+        n,
+        n_active,
+        cosine,
+        relative_error: f64::NAN,
+    };
+    written.tensors = vec![tensor("conv1.weight", 3, 2, 0.5), tensor("bn1.weight", 2, 2, f64::NAN)];
+    store.write_mask(&written, &[true, false, true, true, true]).unwrap();
+    let path = store.write(&written).unwrap();
+    let read = store.read(&path).unwrap();
+    assert_same(&written, &read);
+    assert!(read.tensors[1].cosine.is_nan());
+    assert_eq!(store.read_all("fig4", Scale::Smoke).unwrap().len(), 1);
+    let mask = std::fs::File::open(path.with_file_name("masks").join(path.file_name().unwrap())).unwrap();
+    let mask = ParquetReader::new(mask).finish().unwrap();
+    let kept: Vec<_> = mask.column("kept").unwrap().bool().unwrap().into_no_null_iter().collect();
+    assert_eq!(kept, [true, false, true, true, true]);
+    let positions: Vec<_> = mask.column("position").unwrap().u32().unwrap().into_no_null_iter().collect();
+    assert_eq!(positions, [0, 1, 2, 0, 1]);
+    // A damaged file is named.
+    let tensors = path.with_file_name("tensors").join(path.file_name().unwrap());
+    std::fs::write(&tensors, b"PAR1").unwrap();
+    let error = store.read(&path).unwrap_err().to_string();
+    assert!(error.contains("tensors"), "{error}");
 }
 
 #[test]
