@@ -95,7 +95,7 @@ mod tests {
     /// Oracle: candle's autograd over the same operations, in f64; a batch that fills no block.
     #[test]
     fn the_tape_agrees_with_autograd() -> Result<()> {
-        for name in ["resnet8-w4", "cnn-d2-w5"] {
+        for name in ["resnet8-w4", "cnn-d2-w5", "resnet-b10-w3", "lenet"] {
             let network = model::from_name(name)?;
             let params = network.layout().initial_values(3);
             let mut pixels = vec![0.0; 5 * 3 * 32 * 32];

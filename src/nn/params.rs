@@ -4,6 +4,7 @@
 //! black box needs no other type. Networks evaluate it in the precision asked for.
 
 use crate::rng::{Purpose, Stream};
+use crate::spec::Init;
 use crate::{Error, Result};
 
 /// What a parameter tensor does; decides initialization and whether sparsity applies.
@@ -127,7 +128,26 @@ impl Layout {
         Ok(self.offsets[param_idx] + flat_idx)
     }
 
-    /// Initial values: Kaiming-normal convolution and linear weights (standard deviation
+    /// Initial values by the law `init`.
+    #[must_use]
+    pub fn initial(&self, init: Init, seed: u64) -> Vec<f64> {
+        match init {
+            Init::Kaiming => self.initial_values(seed),
+            Init::Uniform => self.uniform_values(seed),
+        }
+    }
+
+    /// Every parameter uniform in [-1, 1].
+    fn uniform_values(&self, seed: u64) -> Vec<f64> {
+        let stream = Stream::new(seed, Purpose::Init, 0);
+        let of_tensor = |param_idx: usize| {
+            let lane = stream.lane(param_idx as u32);
+            (0..self.range(param_idx).len()).map(move |idx| 2.0 * lane.uniform_at(idx as u64) - 1.0)
+        };
+        (0..self.specs.len()).flat_map(of_tensor).collect()
+    }
+
+    /// The usual initial values: Kaiming-normal convolution and linear weights (standard deviation
     /// sqrt(2 / fan-in), He et al. 2015), biases uniform in ± 1/sqrt(fan-in), batch norm 1 and 0.
     #[must_use]
     pub fn initial_values(&self, seed: u64) -> Vec<f64> {
@@ -198,5 +218,24 @@ mod tests {
         assert!((variance / (2.0 / 288.0) - 1.0).abs() < 5.0 * (2.0 / n).sqrt());
         assert!(values[layout.range(1)].iter().all(|&v| (v - 1.0).abs() < f64::EPSILON));
         assert!(values[layout.range(2)].iter().all(|v| v.abs() <= 0.125 && v.abs() > 0.0));
+        assert_eq!(layout.initial(Init::Kaiming, 1), values);
+    }
+
+    /// Oracle: mean 0 and variance 1/3 of the law, whose squares have variance 4/45; five standard errors.
+    #[test]
+    fn uniform_values_fill_the_interval() {
+        let layout = layout();
+        let values = layout.initial(Init::Uniform, 1);
+        assert!(values.len() == layout.n_coords() && values.iter().all(|v| v.abs() <= 1.0));
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let variance = values.iter().map(|v| v * v).sum::<f64>() / n;
+        assert!(mean.abs() < 5.0 * (1.0 / 3.0 / n).sqrt(), "{mean}");
+        assert!((variance - 1.0 / 3.0).abs() < 5.0 * (4.0 / 45.0 / n).sqrt(), "{variance}");
+        // Batch norm too, each tensor from its own numbers, and another seed gives others.
+        let (scales, biases) = (&values[layout.range(1)], &values[layout.range(2)]);
+        assert!(scales.iter().any(|&v| v < -0.5) && scales.iter().any(|&v| v > 0.5));
+        assert_ne!(scales[..10], biases[..10]);
+        assert_ne!(values, layout.initial(Init::Uniform, 2));
     }
 }

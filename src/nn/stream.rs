@@ -292,7 +292,7 @@ mod tests {
     /// Oracle: the pass that keeps every value, bit for bit, in both modes and for both splits.
     #[test]
     fn equals_the_pass_that_keeps_everything() -> Result<()> {
-        for name in ["resnet8-w4", "cnn-d2-w5"] {
+        for name in ["resnet8-w4", "cnn-d2-w5", "resnet-b10-w3", "lenet"] {
             let network = model::from_name(name)?;
             let params = network.tensors(&network.layout().initial_values(1), DType::F32, &Device::Cpu)?;
             let mut pixels = vec![0.0; 37 * 3 * 32 * 32];

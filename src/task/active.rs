@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device};
 
-use crate::Result;
 use crate::data::{self, Dataset, Normalization};
 use crate::kernels::Split;
 use crate::nn::{Network, ParamSpec};
 use crate::results::TensorRecord;
 use crate::spec::{LayerRatios, Mask, Precision, Settings, SparseTarget};
-use crate::zo::sparsity::{self, KeepCounts, Uncovered};
+use crate::zo::sparsity::{self, KeepCounts, Uncovered, ZoGrasp};
 use crate::zo::{Metered, NetworkObjective, QueryCount};
+use crate::{Error, Result};
 
-/// What the active sets of a trial are drawn from; fixed at initialization.
+/// What the active sets of a trial are drawn from.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ActiveSets {
     /// Every coordinate, always.
@@ -23,6 +23,13 @@ pub enum ActiveSets {
     Drawn(KeepCounts),
     /// One set.
     Fixed(Arc<[usize]>),
+    /// The set of a scored mask, until the next scoring.
+    Rescored {
+        /// Number of the scoring, from 0 at initialization.
+        draw: u32,
+        /// Active coordinates, sorted.
+        active: Arc<[usize]>,
+    },
 }
 
 impl ActiveSets {
@@ -44,50 +51,59 @@ impl ActiveSets {
             return Ok(Self::All);
         }
         let layout = network.layout();
-        let uncovered = uncovered(settings);
-        let scores = match settings.layer_ratios {
-            LayerRatios::Uniform => {
-                let keep = KeepCounts::uniform(layout, settings.sparsity);
-                return Ok(match settings.mask {
-                    Mask::Redraw | Mask::Rescore => Self::Drawn(keep),
-                    Mask::Fixed => Self::Fixed(sparsity::random_active(layout, &keep, uncovered, seed, 0)),
-                });
-            }
-            LayerRatios::Snip | LayerRatios::Magnitude | LayerRatios::SmartRatio => {
-                return Err(crate::Error::setting("layer-ratios", "this rule does not exist yet"));
-            }
-            form => {
-                let rows = data::class_batch(train, settings.grasp_images_per_class)?;
-                let dtype = dtype(settings.precision);
-                let batch = data::make_batch(train, &rows, None, &Normalization::CIFAR10, dtype, device)?;
-                if form == LayerRatios::FoGrasp {
-                    sparsity::fo_scores(network, &batch.images, &batch.labels, params)?
-                } else {
-                    let objective = NetworkObjective {
-                        network,
-                        images: &batch.images,
-                        labels: &batch.labels,
-                        split: Split::Serial,
-                    };
-                    let metered = Metered::new(objective, count);
-                    let n_dirs = u32::try_from(settings.grasp_queries).unwrap_or(u32::MAX);
-                    sparsity::zo_scores(form, network, &metered, params, settings.mu, n_dirs, seed)?
+        if let Some(keep) = unscored(settings, network) {
+            return Ok(match settings.mask {
+                Mask::Fixed => {
+                    Self::Fixed(sparsity::random_active(layout, &keep, uncovered(settings), seed, 0))
                 }
-            }
-        };
-        let mask = sparsity::global_mask(layout, &scores, settings.sparsity)?;
+                Mask::Redraw | Mask::Rescore => Self::Drawn(keep),
+            });
+        }
+        let (keep, mask) = scored(settings, seed, network, train, params, 0, count, device)?;
+        let active = || sparsity::scored_active(layout, &mask, uncovered(settings), seed, 0);
         Ok(match settings.mask {
-            Mask::Redraw | Mask::Rescore => Self::Drawn(KeepCounts::of_mask(layout, &mask)),
-            Mask::Fixed => Self::Fixed(sparsity::fixed_active(layout, &mask, uncovered, seed)),
+            Mask::Redraw => Self::Drawn(keep),
+            Mask::Fixed => Self::Fixed(active()),
+            Mask::Rescore => Self::Rescored { draw: 0, active: active() },
         })
     }
 
-    /// The number of the active set that holds in `epoch` (1-based), from 0.
+    /// Scores the present parameters `params` (d) and takes the mask of these scores, if the settings
+    /// ask for it before `epoch` (1-based) and it has not happened; else does nothing. Queries are counted
+    /// in `count`.
+    ///
+    /// # Errors
+    /// As [`ActiveSets::at_initialization`].
+    #[expect(clippy::too_many_arguments, reason = "those of the first scoring, and the epoch")]
+    pub fn refresh(
+        &mut self,
+        epoch: usize,
+        settings: &Settings,
+        seed: u64,
+        network: &Network,
+        train: &Dataset,
+        params: &[f64],
+        count: &QueryCount,
+        device: &Device,
+    ) -> Result<()> {
+        let due = draw_of(epoch, settings);
+        let Self::Rescored { draw, active } = self else { return Ok(()) };
+        if due > *draw {
+            let (_, mask) = scored(settings, seed, network, train, params, due, count, device)?;
+            *active = sparsity::scored_active(network.layout(), &mask, uncovered(settings), seed, due);
+            *draw = due;
+        }
+        Ok(())
+    }
+
+    /// The number of the active set that holds in `epoch` (1-based), from 0; with scored masks that of the
+    /// last [refresh](ActiveSets::refresh).
     #[must_use]
     pub fn draw(&self, epoch: usize, settings: &Settings) -> u32 {
         match self {
             Self::All | Self::Fixed(_) => 0,
-            Self::Drawn(_) => ((epoch - 1) / settings.redraw_every) as u32,
+            Self::Drawn(_) => draw_of(epoch, settings),
+            Self::Rescored { draw, .. } => *draw,
         }
     }
 
@@ -97,7 +113,7 @@ impl ActiveSets {
         let layout = network.layout();
         match self {
             Self::All => (0..layout.n_coords()).collect(),
-            Self::Fixed(active) => active.clone(),
+            Self::Fixed(active) | Self::Rescored { active, .. } => active.clone(),
             Self::Drawn(keep) => {
                 let draw = self.draw(epoch, settings);
                 sparsity::random_active(layout, keep, uncovered(settings), seed, draw)
@@ -120,6 +136,72 @@ impl ActiveSets {
         let kept = self.mask(network).filter(|_| settings.sparse_target == SparseTarget::Weights)?;
         Some(kept.into_iter().map(|kept| !kept).collect())
     }
+}
+
+/// Number of the active set that is due in `epoch` (1-based).
+fn draw_of(epoch: usize, settings: &Settings) -> u32 {
+    ((epoch - 1) / settings.redraw_every) as u32
+}
+
+/// Counts per layer by the rules that see no scores; none by the others.
+fn unscored(settings: &Settings, network: &Network) -> Option<KeepCounts> {
+    let (layout, sparsity) = (network.layout(), settings.sparsity);
+    match settings.layer_ratios {
+        LayerRatios::Uniform => Some(KeepCounts::uniform(layout, sparsity)),
+        LayerRatios::SmartRatio => Some(KeepCounts::smart_ratio(layout, sparsity)),
+        _ => None,
+    }
+}
+
+/// Counts per layer and mask (d) of the settings' scores at `params` (d): scoring number `draw` of the
+/// run, from 0. All score the same images, each with random directions of its own. ZO-GraSP's queries are
+/// counted in `count`.
+///
+/// # Errors
+/// If the settings' rule has no scores, the data has too few images per class, or a query fails.
+#[expect(clippy::too_many_arguments, reason = "everything that scores depend on")]
+pub(super) fn scored(
+    settings: &Settings,
+    seed: u64,
+    network: &Network,
+    train: &Dataset,
+    params: &[f64],
+    draw: u32,
+    count: &QueryCount,
+    device: &Device,
+) -> Result<(KeepCounts, Vec<bool>)> {
+    let batch = || {
+        let rows = data::class_batch(train, settings.grasp_images_per_class)?;
+        data::make_batch(train, &rows, None, &Normalization::CIFAR10, dtype(settings.precision), device)
+    };
+    let scores = match settings.layer_ratios {
+        LayerRatios::Uniform | LayerRatios::SmartRatio => {
+            return Err(Error::setting("layer-ratios", "this rule has no scores"));
+        }
+        LayerRatios::Magnitude => params.to_vec(),
+        LayerRatios::Snip => {
+            let batch = batch()?;
+            sparsity::snip_scores(network, &batch.images, &batch.labels, params)?
+        }
+        LayerRatios::FoGrasp => {
+            let batch = batch()?;
+            sparsity::fo_scores(network, &batch.images, &batch.labels, params)?
+        }
+        form @ (LayerRatios::ZoGrasp | LayerRatios::ZoGraspReleased) => {
+            let batch = batch()?;
+            let objective = NetworkObjective {
+                network,
+                images: &batch.images,
+                labels: &batch.labels,
+                split: Split::Serial,
+            };
+            let n_dirs = u32::try_from(settings.grasp_queries).unwrap_or(u32::MAX);
+            let how = ZoGrasp { form, mu: settings.mu, n_dirs, seed, draw };
+            sparsity::zo_scores(&how, network, &Metered::new(objective, count), params)?
+        }
+    };
+    let mask = sparsity::global_mask(network.layout(), &scores, settings.sparsity)?;
+    Ok((KeepCounts::of_mask(network.layout(), &mask), mask))
 }
 
 /// How much of every parameter tensor is in an active set (sorted).
@@ -159,5 +241,151 @@ pub(super) fn dtype(precision: Precision) -> DType {
     match precision {
         Precision::F32 => DType::F32,
         Precision::F64 => DType::F64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::model;
+
+    const ALL_RULES: [LayerRatios; 7] = [
+        LayerRatios::Uniform,
+        LayerRatios::ZoGrasp,
+        LayerRatios::ZoGraspReleased,
+        LayerRatios::FoGrasp,
+        LayerRatios::Snip,
+        LayerRatios::Magnitude,
+        LayerRatios::SmartRatio,
+    ];
+
+    /// Re-scored every second epoch, with 2 (8 + 1) queries where scores take queries.
+    fn settings(layer_ratios: LayerRatios, mask: Mask) -> Settings {
+        Settings {
+            layer_ratios,
+            mask,
+            redraw_every: 2,
+            grasp_queries: 8,
+            grasp_images_per_class: 2,
+            sparsity: 0.75,
+            ..Settings::default()
+        }
+    }
+
+    /// A small network, its initial parameters, images, and the queries so far.
+    struct Scene {
+        network: Network,
+        params: Vec<f64>,
+        train: Dataset,
+        count: QueryCount,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let network = model::from_name("resnet-b10-w2").unwrap();
+            let params = network.layout().initial_values(1);
+            Self { network, params, train: data::synthetic(40, 0).train, count: QueryCount::default() }
+        }
+
+        fn start(&self, settings: &Settings) -> ActiveSets {
+            let Self { network, params, train, count } = self;
+            ActiveSets::at_initialization(settings, 3, network, train, params, count, &Device::Cpu).unwrap()
+        }
+
+        fn refresh(&self, sets: &mut ActiveSets, epoch: usize, settings: &Settings, params: &[f64]) {
+            let Self { network, train, count, .. } = self;
+            sets.refresh(epoch, settings, 3, network, train, params, count, &Device::Cpu).unwrap();
+        }
+    }
+
+    /// Every rule keeps the asked number of weights, whatever becomes of its ratios.
+    #[test]
+    fn every_rule_meets_the_sparsity() {
+        let scene = Scene::new();
+        let layout = scene.network.layout();
+        let is_covered = |coord: usize| layout.specs()[layout.param_of(coord)].kind.is_prunable();
+        let n_weights = (0..layout.n_coords()).filter(|&coord| is_covered(coord)).count();
+        for rule in ALL_RULES {
+            for mask in [Mask::Redraw, Mask::Fixed, Mask::Rescore] {
+                let settings = settings(rule, mask);
+                let sets = scene.start(&settings);
+                let active = sets.in_epoch(1, &settings, 3, &scene.network);
+                let kept = active.iter().filter(|&&coord| is_covered(coord)).count();
+                let expected = n_weights - (0.75 * n_weights as f64).round() as usize;
+                // Uniform ratios are rounded layer by layer.
+                let slack = if rule == LayerRatios::Uniform { layout.specs().len() } else { 0 };
+                assert!(kept.abs_diff(expected) <= slack, "{rule:?} {mask:?}: {kept}, not {expected}");
+                assert_eq!(active.len() - kept, layout.n_coords() - n_weights);
+                let is_kept_for_good = sets.mask(&scene.network).is_some();
+                assert_eq!(is_kept_for_good, mask == Mask::Fixed);
+            }
+        }
+    }
+
+    /// The largest |θ| are kept.
+    #[test]
+    fn magnitude_keeps_the_largest_weights() {
+        let (scene, settings) = (Scene::new(), settings(LayerRatios::Magnitude, Mask::Fixed));
+        let kept = scene.start(&settings).mask(&scene.network).unwrap();
+        let layout = scene.network.layout();
+        let sizes = |is_kept: bool| {
+            let (kept, params) = (&kept, &scene.params);
+            let covered = layout.specs().iter().enumerate().filter(|(_, spec)| spec.kind.is_prunable());
+            let coords = covered.flat_map(|(idx, _)| layout.range(idx));
+            coords.filter(move |&coord| kept[coord] == is_kept).map(move |coord| params[coord].abs())
+        };
+        assert!(sizes(true).fold(f64::INFINITY, f64::min) >= sizes(false).fold(0.0, f64::max));
+        assert_eq!(scene.count.queries(), 0);
+    }
+
+    /// A scoring is due every second epoch, counts its queries, follows the parameters, and depends on
+    /// nothing but them and its number.
+    #[test]
+    fn masks_are_scored_again() {
+        for (rule, n_queries) in
+            [(LayerRatios::ZoGrasp, 18), (LayerRatios::ZoGraspReleased, 18), (LayerRatios::Snip, 0)]
+        {
+            let (scene, settings) = (Scene::new(), settings(rule, Mask::Rescore));
+            let mut sets = scene.start(&settings);
+            let first = sets.clone();
+            assert_eq!(scene.count.queries(), n_queries);
+            for epoch in [1, 2] {
+                scene.refresh(&mut sets, epoch, &settings, &scene.params);
+                assert_eq!(sets, first);
+            }
+            assert_eq!(scene.count.queries(), n_queries);
+            let moved = scene.network.layout().initial_values(2);
+            scene.refresh(&mut sets, 3, &settings, &moved);
+            let second = sets.clone();
+            assert_eq!(scene.count.queries(), 2 * n_queries);
+            let active = |sets: &ActiveSets| sets.in_epoch(3, &settings, 3, &scene.network);
+            assert_eq!((first.draw(3, &settings), second.draw(3, &settings)), (0, 1));
+            assert_ne!(active(&first), active(&second));
+            assert_eq!(active(&first).len(), active(&second).len());
+            // Once is enough.
+            scene.refresh(&mut sets, 4, &settings, &scene.params);
+            assert_eq!(sets, second);
+            // The same again, as after an interruption.
+            let mut again = first.clone();
+            scene.refresh(&mut again, 3, &settings, &moved);
+            assert_eq!(again, second);
+            // The same parameters: exact scores stay, random directions are new ones.
+            let mut same = first.clone();
+            scene.refresh(&mut same, 3, &settings, &scene.params);
+            assert_eq!(active(&same) == active(&first), n_queries == 0, "{rule:?}");
+        }
+    }
+
+    /// Sets that are not scored again stay as they are.
+    #[test]
+    fn other_sets_are_left_alone() {
+        let scene = Scene::new();
+        for (rule, mask) in [(LayerRatios::Snip, Mask::Redraw), (LayerRatios::SmartRatio, Mask::Fixed)] {
+            let settings = settings(rule, mask);
+            let mut sets = scene.start(&settings);
+            let before = sets.clone();
+            scene.refresh(&mut sets, 9, &settings, &scene.network.layout().initial_values(2));
+            assert_eq!(sets, before);
+        }
     }
 }

@@ -9,7 +9,7 @@ use deepzero::baseline::backprop;
 use deepzero::kernels::{Isa, Split};
 use deepzero::nn::difference::DEFAULT_MEMORY;
 use deepzero::nn::graph::{Builder, Value};
-use deepzero::nn::layer::{Add, Conv2d, GlobalAvgPool, Linear, MaxPool2, Relu, ShortcutA};
+use deepzero::nn::layer::{Add, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool2, Relu, ShortcutA};
 use deepzero::nn::{Context, Mode, Network, ParamKind, Propagator, RunningStats, loss, model};
 use deepzero::rng::{Purpose, Stream};
 use deepzero::spec::{Difference, Directions};
@@ -182,6 +182,7 @@ enum Part {
     MaxPool,
     Norm,
     Relu,
+    Flatten,
 }
 
 fn part() -> impl Strategy<Value = Part> {
@@ -202,8 +203,12 @@ fn part() -> impl Strategy<Value = Part> {
         1 => Just(Part::MaxPool),
         1 => Just(Part::Norm),
         1 => Just(Part::Relu),
+        1 => Just(Part::Flatten),
     ]
 }
+
+/// Most features in the middle of a random network.
+const MAX_FEATURES: usize = 60;
 
 /// A network under construction, with names by number.
 struct Chain {
@@ -250,6 +255,15 @@ impl Chain {
             }
             Part::Norm => self.norm(value),
             Part::Relu => self.relu(value),
+            Part::Flatten => {
+                let [height, width] = self.size;
+                if self.builder.channels(value) * height * width > MAX_FEATURES {
+                    return value;
+                }
+                self.size = [1, 1];
+                let name = self.name();
+                self.builder.push(name, Flatten, &[value])
+            }
             Part::Conv { c_out, kernel, stride, padding, has_bias, after } => {
                 let too_small = self.size.iter().any(|n| n + 2 * padding < kernel);
                 let padding = if too_small { kernel / 2 } else { padding };
@@ -311,13 +325,28 @@ impl Chain {
 
 /// The parts in a row, average pooling, a linear layer, and another if there are `hidden` units.
 fn build(input: [usize; 3], parts: &[Part], hidden: Option<usize>, n_classes: usize) -> Network {
+    build_from(input, parts, false, hidden, n_classes)
+}
+
+/// The same, with all pixels as features instead of their averages if `is_flat`.
+fn build_from(
+    input: [usize; 3],
+    parts: &[Part],
+    is_flat: bool,
+    hidden: Option<usize>,
+    n_classes: usize,
+) -> Network {
     let (builder, mut value) = Builder::new(input);
     let mut chain = Chain { builder, size: [input[1], input[2]], n_layers: 0 };
     for part in parts {
         value = chain.part(part, value);
     }
     let mut builder = chain.builder;
-    value = builder.push("pool", GlobalAvgPool, &[value]);
+    value = if is_flat {
+        builder.push("flatten", Flatten, &[value])
+    } else {
+        builder.push("pool", GlobalAvgPool, &[value])
+    };
     let mut n_in = builder.channels(value);
     if let Some(n_out) = hidden {
         value = builder.push("hidden", Linear { n_in, n_out }, &[value]);
@@ -335,6 +364,7 @@ proptest! {
     fn random_networks(
         input in (1..=4usize, 5..=13usize, 5..=13usize),
         parts in prop::collection::vec(part(), 1..=4),
+        is_flat: bool,
         hidden in prop::option::of(1..=5usize),
         n_images in select(vec![1, 2, 3, 5, 17]),
         is_train: bool,
@@ -342,7 +372,7 @@ proptest! {
         seed: u64,
     ) {
         let input = [input.0, input.1, input.2];
-        let case = Case::new(build(input, &parts, hidden, 3), input, n_images, seed);
+        let case = Case::new(build_from(input, &parts, is_flat, hidden, 3), input, n_images, seed);
         let case = if is_train { case } else { case.in_eval_mode(seed) };
         case.check(&case.probes(4, &[10f64.powf(exponents[0]), -10f64.powf(exponents[1])]));
     }
@@ -420,6 +450,9 @@ fn ties_in_max_pooling() {
         // Nearly constant channels have little variance: larger steps would leave rounding alone.
         case.check(&case.probes(30, &[1e-6, -5e-3, 1.0, 10.0]));
     }
+    let mut case = Case::new(model::lenet(), model::INPUT, 3, 3);
+    case.images = (case.images.ones_like().unwrap() * 0.5).unwrap();
+    case.check(&case.probes(20, &STEPS));
 }
 
 /// Oracle: a batch norm takes off what is added to a whole channel, so that a bias two convolutions
@@ -491,7 +524,7 @@ fn a_reversal_has_a_closed_form() {
 #[test]
 fn tiny_steps_give_the_derivative() {
     const STEP: f64 = 1e-12;
-    for (name, n_images) in [("cnn-d3-w6", 5), ("resnet8-w4", 3)] {
+    for (name, n_images) in [("cnn-d3-w6", 5), ("resnet8-w4", 3), ("resnet-b10-w4", 3), ("lenet", 5)] {
         let case = Case::new(model::from_name(name).unwrap(), model::INPUT, n_images, 5);
         let exact = backprop::gradient(&case.network, &case.params, &case.images, &case.labels, 1.0).unwrap();
         let largest = exact.gradient.iter().fold(0.0, |max: f64, g| max.max(g.abs()));
@@ -572,7 +605,7 @@ fn estimates(
 /// The same gradients from the same number of queries.
 #[test]
 fn evaluators_give_the_same_estimates() {
-    for name in ["resnet8-w2", "cnn-d2-w4"] {
+    for name in ["resnet8-w2", "cnn-d2-w4", "resnet-b10-w2", "lenet"] {
         let case = Case::new(model::from_name(name).unwrap(), model::INPUT, 3, 7);
         let (objective, n) = (case.objective(), case.params.len());
         let coords: Arc<[usize]> = case.coords(3).into();
@@ -596,8 +629,9 @@ fn evaluators_give_the_same_estimates() {
 /// Every parameter tensor of the experiments' networks: in f64 each difference, in f32 all together.
 #[test]
 fn networks_of_the_experiments() {
+    let others = ["resnet8-w2", "resnet8-w4", "resnet20", "resnet-b10-w3", "resnet-b18-w2", "lenet"];
     let cnns = (1..=5).flat_map(|depth| [3, 18].map(|width| format!("cnn-d{depth}-w{width}")));
-    for name in cnns.chain(["resnet8-w2", "resnet8-w4", "resnet20"].map(str::to_owned)) {
+    for name in cnns.chain(others.map(str::to_owned)) {
         let network = || model::from_name(&name).unwrap();
         for (n_images, n_coords) in [(3, 2), (17, 1)] {
             for case in both_modes(|| Case::new(network(), model::INPUT, n_images, 8)) {
@@ -615,7 +649,7 @@ fn networks_of_the_experiments() {
 /// others.
 #[test]
 fn bits_depend_on_nothing_else() {
-    for name in ["resnet8-w8", "cnn-d3"] {
+    for name in ["resnet8-w8", "cnn-d3", "resnet-b10-w4", "lenet"] {
         for case in both_modes(|| Case::new(model::from_name(name).unwrap(), model::INPUT, 17, 9)) {
             let probes = case.probes(3, &[5e-3, -1.0]);
             for dtype in [DType::F32, DType::F64] {

@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 
 use super::Buffer;
 use super::geometry::Geometry;
-use super::tile::{Offsets, PIXELS, Packed, Walk, product};
+use super::tile::{Offsets, Packed, Walk, pixels, product};
 use super::winograd::Winograd;
 use crate::kernels::{Element, Isa};
 
@@ -61,7 +61,8 @@ impl<T: Element> Conv<T> {
     #[must_use]
     pub fn direct(isa: Isa, lanes: usize, geometry: Geometry, weight: &[f64]) -> Self {
         let depth = geometry.c_in * geometry.kernel * geometry.kernel;
-        let packed = Packed::new(isa, PIXELS, geometry.c_out, depth, |o, k| T::of(weight[o * depth + k]));
+        let n = pixels(geometry.out_width());
+        let packed = Packed::new(isa, n, geometry.c_out, depth, |o, k| T::of(weight[o * depth + k]));
         let offsets = offsets(&geometry);
         Self { isa, lanes, geometry, dense: Dense::Direct(packed), single: Vec::new(), offsets }
     }
@@ -71,8 +72,9 @@ impl<T: Element> Conv<T> {
     pub fn with_single(isa: Isa, lanes: usize, geometry: Geometry, weight: &[f64]) -> Self {
         let n_taps = geometry.kernel * geometry.kernel;
         let at = |o: usize, i: usize, k: usize| T::of(weight[(o * geometry.c_in + i) * n_taps + k]);
+        let n = pixels(geometry.out_width());
         let single = (0..geometry.c_in)
-            .map(|i| Packed::new(isa, PIXELS, geometry.c_out, n_taps, |o, k| at(o, i, k)))
+            .map(|i| Packed::new(isa, n, geometry.c_out, n_taps, |o, k| at(o, i, k)))
             .collect();
         Self { single, ..Self::new(isa, lanes, geometry, weight) }
     }
@@ -417,6 +419,9 @@ mod tests {
             (5, 9, 13, 11, 18, 3, 1, 1),
             (2, 16, 16, 16, 7, 3, 1, 1),
             (4, 2, 6, 5, 13, 5, 1, 2),
+            (3, 3, 9, 12, 6, 5, 1, 0),
+            (2, 5, 2, 2, 31, 1, 1, 0),
+            (2, 9, 1, 1, 30, 1, 1, 0),
             (2, 4, 5, 5, 6, 1, 2, 0),
             (3, 10, 1, 1, 4, 1, 1, 0),
             (2, 3, 4, 4, 2, 3, 1, 0),

@@ -9,6 +9,8 @@ use crate::kernels::{Element, Isa};
 pub(super) const PIXELS: usize = 4;
 /// The same with few registers, or where few outputs at a time keep the data in the cache.
 pub(super) const FEW_PIXELS: usize = 2;
+/// Most output channels per register tile.
+const MAX_CHANNELS: usize = 12;
 
 /// Registers of outputs per tile and most output channels, where `n` outputs at a time are wanted. With
 /// AVX-512 and NEON 24 of 32 registers hold sums, else 12 of 16: two outputs of six channels leave room
@@ -16,7 +18,16 @@ pub(super) const FEW_PIXELS: usize = 2;
 fn shape(isa: Isa, n: usize) -> (usize, usize) {
     let (pixels, sums) =
         if matches!(isa, Isa::Avx512 | Isa::Neon) { (n, 24) } else { (n.min(FEW_PIXELS), 12) };
-    (pixels, sums / pixels)
+    (pixels, (sums / pixels).min(MAX_CHANNELS))
+}
+
+/// Outputs at a time for rows of `columns` of them: no more than there are.
+pub(super) fn pixels(columns: usize) -> usize {
+    match columns {
+        0 | 1 => 1,
+        2 => FEW_PIXELS,
+        _ => PIXELS,
+    }
 }
 
 /// A matrix (output channels, depth) in the order in which the tiles read it: blocks of output
@@ -94,10 +105,10 @@ pub(super) fn product<S: Simd, T: Element>(
     input: &[T::Vector<S>],
     out: &mut [T::Vector<S>],
 ) {
-    if weight.pixels == PIXELS {
-        product_in::<S, T, PIXELS>(simd, weight, walk, input, out);
-    } else {
-        product_in::<S, T, FEW_PIXELS>(simd, weight, walk, input, out);
+    match weight.pixels {
+        PIXELS => product_in::<S, T, PIXELS>(simd, weight, walk, input, out),
+        FEW_PIXELS => product_in::<S, T, FEW_PIXELS>(simd, weight, walk, input, out),
+        _ => product_in::<S, T, 1>(simd, weight, walk, input, out),
     }
 }
 

@@ -153,6 +153,14 @@ pub fn as_conv(weight: &Tensor) -> Result<Tensor> {
     apply(AsConv, &[weight])
 }
 
+/// Features (block, C · H · W, 1, 1, lane) from planes (block, C, H, W, lane).
+///
+/// # Errors
+/// If the shape or the data type does not fit.
+pub fn as_features(x: &Tensor) -> Result<Tensor> {
+    apply(AsFeatures, &[x])
+}
+
 struct ToRows {
     blocks: Blocks,
 }
@@ -199,6 +207,23 @@ impl Op for AsConv {
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
         Ok((inputs[0].data.to_vec(), Shape::from([inputs[0].dims, &[1, 1]].concat())))
+    }
+
+    fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(grad.reshape(inputs[0].tensor.shape())?)])
+    }
+}
+
+struct AsFeatures;
+
+impl Op for AsFeatures {
+    const NAME: &'static str = "as-features";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let [channels, height, width] = sizes(inputs[0].dims)?;
+        let (count, lanes) = (inputs[0].dims[0], inputs[0].dims[4]);
+        let to = [count, channels * height * width, 1, 1, lanes];
+        Ok((inputs[0].data.to_vec(), Shape::from(&to[..])))
     }
 
     fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {

@@ -98,6 +98,7 @@ fn pointwise_operations_agree_with_candle() -> Result<()> {
             let x = x.narrow(2, 0, 2 * half_h)?.narrow(3, 0, 2 * half_w)?.contiguous()?;
             x.reshape((dims[0], channels, half_h, 2, half_w, 2))?.max(5)?.max(3)
         };
+        compare("flatten", dims, &[], |_, x| as_features(x), |x| x.flatten_from(1))?;
         compare("max pool", dims, &[], pointwise::max_pool2, theirs)?;
     }
     Ok(())
@@ -154,6 +155,7 @@ fn convolution_agrees_with_candle() -> Result<()> {
         ([3, 3, 9, 7], 5, 3, 2, 1),
         ([17, 8, 8, 8], 9, 3, 1, 1),
         ([2, 2, 6, 6], 4, 5, 1, 2),
+        ([3, 2, 9, 8], 4, 5, 1, 0),
         ([9, 4, 5, 5], 3, 1, 2, 0),
         ([1, 5, 1, 1], 3, 1, 1, 0),
     ] {

@@ -5,6 +5,7 @@
 mod add;
 mod batch_norm;
 mod conv2d;
+mod flatten;
 mod linear;
 mod pool;
 mod relu;
@@ -13,6 +14,7 @@ mod shortcut;
 pub use add::Add;
 pub use batch_norm::{BatchNorm, EPSILON, MOMENTUM};
 pub use conv2d::Conv2d;
+pub use flatten::Flatten;
 pub use linear::Linear;
 pub use pool::{GlobalAvgPool, MaxPool2};
 pub use relu::Relu;

@@ -1,4 +1,4 @@
-//! Gradient signal preservation (GraSP, Wang et al. 2020) at initialization, in three forms.
+//! Gradient signal preservation (GraSP, Wang et al. 2020) in three forms.
 //!
 //! All score weights by θ ⊙ (H g), the change of the gradient's norm when a weight is removed, and
 //! are ranked by magnitude:
@@ -21,20 +21,33 @@ use crate::zo::estimator::Rge;
 use crate::zo::evaluate::Full;
 use crate::zo::{DirectionSource, Metered, Objective, estimate};
 
-/// ZO-GraSP scores Ŝ (d) of `params` (d), in the paper's form ([`LayerRatios::ZoGrasp`]) or the
-/// released one ([`LayerRatios::ZoGraspReleased`]). The second estimate draws new directions.
+/// How ZO-GraSP scores.
+#[derive(Debug, Clone, Copy)]
+pub struct ZoGrasp {
+    /// The paper's form ([`LayerRatios::ZoGrasp`]) or the released one
+    /// ([`LayerRatios::ZoGraspReleased`]).
+    pub form: LayerRatios,
+    /// Smoothing parameter μ.
+    pub mu: f64,
+    /// Random directions q.
+    pub n_dirs: u32,
+    /// Seed of the directions.
+    pub seed: u64,
+    /// Number of the scoring in the run, from 0; each has its own directions.
+    pub draw: u32,
+}
+
+/// ZO-GraSP scores Ŝ (d) of `params` (d). The second estimate draws new directions.
 ///
 /// # Errors
 /// If a query fails or the loss is not finite.
 pub fn zo_scores<O: Objective>(
-    form: LayerRatios,
+    how: &ZoGrasp,
     network: &Network,
     objective: &Metered<O>,
     params: &[f64],
-    mu: f64,
-    n_dirs: u32,
-    seed: u64,
 ) -> Result<Vec<f64>> {
+    let ZoGrasp { form, mu, n_dirs, seed, draw } = *how;
     let layout = network.layout();
     let (law, coords): (_, Arc<[usize]>) = if form == LayerRatios::ZoGraspReleased {
         (Directions::PerTensor, super::prunable(layout).flat_map(|idx| layout.range(idx)).collect())
@@ -46,9 +59,9 @@ pub fn zo_scores<O: Objective>(
         let rge = Rge::new(layout.n_coords(), Arc::new(source), n_dirs, mu, Difference::Forward);
         Ok(estimate(&rge, &Full::new(objective, params)?)?.gradient)
     };
-    let gradient = gradient_at(params, 0)?;
+    let gradient = gradient_at(params, 2 * draw)?;
     let moved: Vec<f64> = params.iter().zip(&gradient).map(|(p, g)| p + mu * g).collect();
-    let gradient_moved = gradient_at(&moved, 1)?;
+    let gradient_moved = gradient_at(&moved, 2 * draw + 1)?;
     let score = |((p, g), moved): ((&f64, &f64), &f64)| -p * (moved - g) / mu;
     Ok(params.iter().zip(&gradient).zip(&gradient_moved).map(score).collect())
 }

@@ -6,9 +6,12 @@
 
 mod grasp;
 mod predicted;
+mod smart_ratio;
+mod snip;
 
-pub use grasp::{fo_scores, zo_scores};
+pub use grasp::{ZoGrasp, fo_scores, zo_scores};
 pub use predicted::predicted_keep;
+pub use snip::snip_scores;
 
 use std::sync::Arc;
 
@@ -110,11 +113,18 @@ pub fn random_active(
     counts.iter().enumerate().flat_map(draw_layer).collect()
 }
 
-/// The active set of a fixed mask (d), with the uncovered parameters as asked. Sorted coordinates.
+/// The active set of a scored mask (d), with the uncovered parameters as asked; they belong to draw number
+/// `draw`. Sorted coordinates.
 #[must_use]
-pub fn fixed_active(layout: &Layout, mask: &[bool], uncovered: Uncovered, seed: u64) -> Arc<[usize]> {
+pub fn scored_active(
+    layout: &Layout,
+    mask: &[bool],
+    uncovered: Uncovered,
+    seed: u64,
+    draw: u32,
+) -> Arc<[usize]> {
     let none = KeepCounts { layers: Vec::new() };
-    let mut active: Vec<usize> = random_active(layout, &none, uncovered, seed, 0).to_vec();
+    let mut active: Vec<usize> = random_active(layout, &none, uncovered, seed, draw).to_vec();
     active
         .extend(prunable(layout).flat_map(|param_idx| layout.range(param_idx)).filter(|&coord| mask[coord]));
     active.sort_unstable();
@@ -157,7 +167,7 @@ mod tests {
             if keep.total() > 50 && sparsity > 0.1 {
                 prop_assert_ne!(&active, &random_active(layout, &keep, Uncovered::Active, seed, 1));
             }
-            let fixed = fixed_active(layout, &mask, Uncovered::Active, seed);
+            let fixed = scored_active(layout, &mask, Uncovered::Active, seed, 0);
             prop_assert_eq!(fixed.len(), active.len());
             prop_assert!(fixed.iter().all(|&c| mask[c]));
         }

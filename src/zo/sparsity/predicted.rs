@@ -27,10 +27,15 @@ fn product_tail(x: f64) -> f64 {
     STEP / 3.0 * (at(0) + inner + at(N))
 }
 
-/// Expected counts per layer at initialization; `None` for ratios that do not come from ZO-GraSP
-/// and cannot be predicted.
+/// Counts per layer at initialization: exact for ratios that see no scores, expected for ZO-GraSP; `None`
+/// for those that cannot be predicted.
 #[must_use]
 pub fn predicted_keep(layout: &Layout, ratios: LayerRatios, sparsity: f64) -> Option<KeepCounts> {
+    match ratios {
+        LayerRatios::Uniform => return Some(KeepCounts::uniform(layout, sparsity)),
+        LayerRatios::SmartRatio => return Some(KeepCounts::smart_ratio(layout, sparsity)),
+        _ => {}
+    }
     let scale = |param_idx: usize| -> Option<f64> {
         let spec = &layout.specs()[param_idx];
         match ratios {
@@ -39,9 +44,6 @@ pub fn predicted_keep(layout: &Layout, ratios: LayerRatios, sparsity: f64) -> Op
             _ => None,
         }
     };
-    if ratios == LayerRatios::Uniform {
-        return Some(KeepCounts::uniform(layout, sparsity));
-    }
     let layers: Vec<(usize, f64, f64)> = prunable(layout)
         .map(|idx| Some((idx, layout.specs()[idx].len() as f64, scale(idx)?)))
         .collect::<Option<_>>()?;

@@ -1,0 +1,119 @@
+//! From planes to features.
+
+use candle_core::{Result, Tensor};
+
+use super::{ActivationShape, Layer, Pass};
+use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::norm::{Affine, Moments};
+use crate::kernels::{Element, ops};
+use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
+use crate::nn::stream::{Stream, StreamSetup, Streamed};
+
+/// (B, C, H, W) to (B, C · H · W), in PyTorch's order: channel, row, column. With images in lanes that is
+/// the order of an activation anyway.
+#[derive(Debug, Clone)]
+pub struct Flatten;
+
+impl Layer for Flatten {
+    fn output_shape(&self, inputs: &[ActivationShape]) -> ActivationShape {
+        [inputs[0].iter().product(), 1, 1]
+    }
+
+    fn flops(&self, _: &[ActivationShape]) -> u64 {
+        0
+    }
+
+    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        match pass.schedule {
+            Some(_) => ops::as_features(inputs[0]),
+            None => inputs[0].flatten_from(1),
+        }
+    }
+}
+
+/// δ itself. One channel becomes as many as it has pixels, among zeros.
+#[derive(Debug)]
+struct FlattenRule {
+    /// Pixels of a channel.
+    plane: usize,
+    lanes: usize,
+}
+
+impl<T: Element> Propagate<T> for Flatten {
+    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+        let [_, height, width] = setup.shapes[0];
+        Ok(Box::new(FlattenRule { plane: height * width, lanes: setup.blocks.lanes }))
+    }
+}
+
+impl<T: Element> Rule<T> for FlattenRule {
+    fn support(&self, inputs: &[Support]) -> Support {
+        match inputs[0] {
+            Support::Channel(_) if self.plane > 1 => Support::Dense,
+            other => other,
+        }
+    }
+
+    fn apply(&self, _: Place<T>, inputs: &[Delta<T>], _: &[Affine<T>], out: &mut [T], _: &mut Scratch<T>) {
+        match inputs[0].support {
+            Support::Channel(channel) if self.plane > 1 => {
+                out.fill(T::ZERO);
+                let len = self.plane * self.lanes;
+                out[channel * len..][..len].copy_from_slice(inputs[0].data);
+            }
+            _ => out.copy_from_slice(inputs[0].data),
+        }
+    }
+
+    fn flops(&self, _: &[Support]) -> u64 {
+        0
+    }
+}
+
+impl<T: Element> Stream<T> for Flatten {
+    fn streamed(&self, _: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
+        Ok(Box::new(StreamedFlatten))
+    }
+}
+
+struct StreamedFlatten;
+
+impl<T: Element> Streamed<T> for StreamedFlatten {
+    fn run(&self, inputs: &[&[T]], _: &[Moments], out: &mut [T], _: &mut Scratch<T>) {
+        out.copy_from_slice(inputs[0]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::kernels::lanes::Blocks;
+    use crate::kernels::ops::Schedule;
+    use crate::kernels::{Isa, Split};
+    use crate::nn::layer::{Epilogue, Mode};
+
+    /// Oracle: PyTorch's `flatten(1)`, which leaves a contiguous tensor as it lies: feature
+    /// (c · H + y) · W + x is pixel (c, y, x), here with three different sizes.
+    #[test]
+    fn features_are_in_the_order_of_pytorch() -> Result<()> {
+        let (batch, sizes) = (5, [2, 3, 4]);
+        let n: usize = sizes.iter().product();
+        let values: Vec<f64> = (0..batch * n).map(|value| value as f64).collect();
+        let images = Tensor::from_vec(values.clone(), (batch, 2, 3, 4), &Device::Cpu)?;
+        let isa = Isa::current();
+        let blocks = Blocks::new::<f64>(isa, batch);
+        let schedule = Schedule { isa, blocks, split: Split::Serial, is_exact: true };
+        let on_lanes = Pass { mode: Mode::Train, schedule: Some(schedule), epilogue: Epilogue::None };
+        let elsewhere = Pass { schedule: None, ..on_lanes };
+        let in_lanes = ops::to_lanes(&images, blocks)?;
+        let found = ops::to_rows(&Flatten.forward(&on_lanes, &[], &[&in_lanes])?, blocks)?;
+        assert_eq!(found.dims(), [batch, n]);
+        assert_eq!(found.flatten_all()?.to_vec1::<f64>()?, values);
+        let found = Flatten.forward(&elsewhere, &[], &[&images])?;
+        assert_eq!(found.dims(), [batch, n]);
+        assert_eq!(found.flatten_all()?.to_vec1::<f64>()?, values);
+        Ok(())
+    }
+}

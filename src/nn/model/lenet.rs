@@ -1,0 +1,42 @@
+//! LeNet-5 for CIFAR-10, as the authors of Pattern Search train it (Chiang et al. 2023): two
+//! convolutions 5x5 without padding, each with ReLU and 2x2 max pooling, to 6 and 16 channels; then
+//! linear layers to 120, 84 and 10 features with ReLU between them. Biases everywhere, no batch norm:
+//! 62,006 parameters.
+
+use super::{INPUT, N_CLASSES};
+use crate::nn::Network;
+use crate::nn::graph::{Builder, Value};
+use crate::nn::layer::{Conv2d, Flatten, Linear, MaxPool2, Relu};
+
+/// Output channels of the convolutions.
+const CHANNELS: [usize; 2] = [6, 16];
+/// Output features of the hidden linear layers.
+const HIDDEN: [usize; 2] = [120, 84];
+/// Pixels per channel behind the second pooling.
+const PLANE: usize = 25;
+
+/// LeNet-5 for CIFAR-10.
+#[must_use]
+pub fn lenet() -> Network {
+    let (mut builder, mut value) = Builder::new(INPUT);
+    for (number, c_out) in (1..).zip(CHANNELS) {
+        value = push_conv(&mut builder, number, c_out, value);
+    }
+    value = builder.push("flatten", Flatten, &[value]);
+    let mut n_in = CHANNELS[1] * PLANE;
+    for (number, n_out) in (1..).zip(HIDDEN) {
+        value = builder.push(format!("fc{number}"), Linear { n_in, n_out }, &[value]);
+        value = builder.push(format!("fc{number}.relu"), Relu, &[value]);
+        n_in = n_out;
+    }
+    builder.push("fc3", Linear { n_in, n_out: N_CLASSES }, &[value]);
+    builder.build()
+}
+
+fn push_conv(builder: &mut Builder, number: usize, c_out: usize, input: Value) -> Value {
+    let c_in = builder.channels(input);
+    let conv = Conv2d { c_in, c_out, kernel: 5, stride: 1, padding: 0, has_bias: true };
+    let value = builder.push(format!("conv{number}"), conv, &[input]);
+    let value = builder.push(format!("conv{number}.relu"), Relu, &[value]);
+    builder.push(format!("conv{number}.pool"), MaxPool2, &[value])
+}
