@@ -106,6 +106,9 @@ impl Checkpoint {
                 ("drawn", as_f64(&mut keep.layers.iter().flat_map(|&(idx, n)| [idx, n])))
             }
             ActiveSets::Fixed(active) => ("fixed", as_f64(&mut active.iter().copied())),
+            ActiveSets::Rescored { draw, active } => {
+                ("rescored", as_f64(&mut std::iter::once(*draw as usize).chain(active.iter().copied())))
+            }
         };
         let stats = self.stats.layers.iter().flat_map(|layer| layer.mean.iter().chain(&layer.variance));
         let vectors: [(&str, Vec<f64>); 8] = [
@@ -194,6 +197,10 @@ impl Checkpoint {
             "drawn" => {
                 let layers = active.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
                 ActiveSets::Drawn(KeepCounts { layers })
+            }
+            "rescored" => {
+                let (draw, active) = active.split_first().ok_or_else(|| damaged("no active set"))?;
+                ActiveSets::Rescored { draw: *draw as u32, active: active.into() }
             }
             _ => return Err(damaged("an unknown kind of active set")),
         };

@@ -229,7 +229,7 @@ impl<'a> Trainer<'a> {
     fn new(settings: &'a Settings, seed: u64, session: &'a Session<'a>) -> Result<Self> {
         let started = Instant::now();
         let network = model::from_settings(settings)?;
-        let params = network.layout().initial_values(seed);
+        let params = network.layout().initial(settings.init, seed);
         let fresh = Checkpoint {
             optimizer: Optimizer::new(
                 settings.optimizer,
@@ -318,6 +318,17 @@ impl<'a> Trainer<'a> {
     fn epoch(&mut self, epoch: usize) -> Result<()> {
         let started = Instant::now();
         let (settings, session) = (self.settings, self.session);
+        let (train, params) = (&session.data.train, &self.state.params);
+        self.state.active.refresh(
+            epoch,
+            settings,
+            self.seed,
+            &self.network,
+            train,
+            params,
+            &self.count,
+            session.device,
+        )?;
         let active = self.state.active.in_epoch(epoch, settings, self.seed, &self.network);
         let draw = self.state.active.draw(epoch, settings);
         let source = GradientSource {

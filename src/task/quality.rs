@@ -84,7 +84,7 @@ fn at(
 ) -> Result<(Network, Vec<f64>, crate::nn::RunningStats)> {
     if settings.pretrain_epochs == 0 {
         let network = model::from_settings(settings)?;
-        let params = network.layout().initial_values(seed);
+        let params = network.layout().initial(settings.init, seed);
         let stats = network.initial_stats();
         return Ok((network, params, stats));
     }

@@ -51,7 +51,7 @@ fn timed<R>(seconds: &mut f64, stage: impl FnOnce() -> R) -> R {
 pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Result<Model> {
     let started = Instant::now();
     let network = model::from_settings(settings)?;
-    let params = network.layout().initial_values(seed);
+    let params = network.layout().initial(settings.init, seed);
     let count = QueryCount::default();
     let train = &session.data.train;
     let active =

@@ -119,9 +119,9 @@ fn tensors_and_masks_stand_beside_a_record() {
     assert_eq!(store.read_all("fig4", Scale::Smoke).unwrap().len(), 1);
     let mask = std::fs::File::open(path.with_file_name("masks").join(path.file_name().unwrap())).unwrap();
     let mask = ParquetReader::new(mask).finish().unwrap();
-    let kept: Vec<_> = mask.column("kept").unwrap().bool().unwrap().into_no_null_iter().collect();
+    let kept: Vec<_> = mask.column("kept").unwrap().bool().unwrap().iter().flatten().collect();
     assert_eq!(kept, [true, false, true, true, true]);
-    let positions: Vec<_> = mask.column("position").unwrap().u32().unwrap().into_no_null_iter().collect();
+    let positions: Vec<_> = mask.column("position").unwrap().u32().unwrap().iter().flatten().collect();
     assert_eq!(positions, [0, 1, 2, 0, 1]);
     // A damaged file is named.
     let tensors = path.with_file_name("tensors").join(path.file_name().unwrap());

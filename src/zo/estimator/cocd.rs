@@ -136,20 +136,20 @@ mod tests {
         for number in 0..3 {
             stale = step(&active, cycle.block(number, 2), &stale, 1.0);
         }
-        for coord in 0..8 {
+        for (coord, &found) in stale.iter().enumerate() {
             let expected = if active.contains(&coord) { coord as f64 } else { 0.0 };
-            assert!(near(stale[coord], expected), "{coord}: {}", stale[coord]);
+            assert!(near(found, expected), "{coord}: {found}");
         }
         let block = cycle.block(0, 2);
         for decay in [0.0, 0.5] {
             let found = step(&active, block.clone(), &[10.0; 8], decay);
-            for coord in 0..8 {
+            for (coord, &found) in found.iter().enumerate() {
                 let expected = match () {
                     () if block.contains(&coord) => coord as f64,
                     () if active.contains(&coord) => 10.0 * decay,
                     () => 0.0,
                 };
-                assert!(near(found[coord], expected), "{coord}: {}", found[coord]);
+                assert!(near(found, expected), "{coord}: {found}");
             }
         }
     }
