@@ -231,7 +231,8 @@ impl Chart {
 
 /// The traces that an experiment has: its own, or else one over epochs, of the main figure's metric if
 /// that says how good a network is, else of test accuracy.
-pub(super) fn traces(measured: &Measured) -> Vec<Trace> {
+#[must_use]
+pub fn traces(measured: &Measured) -> Vec<Trace> {
     let experiment = measured.experiment;
     if !experiment.traces.is_empty() {
         return experiment.traces.clone();

@@ -159,7 +159,7 @@ impl Section {
             deviations: measured.plan().map(|plan| plan.deviations.clone()).unwrap_or_default(),
             problems: problems(measured),
             cost: cost(measured, n_queries, seconds),
-            cost_short: cost_short(n_queries, seconds),
+            cost_short: cost_short(n_queries, seconds, ", "),
             n_queries,
             seconds,
             settings: settings(&measured.records),
@@ -217,8 +217,8 @@ fn caution(scale: Scale) -> &'static str {
 }
 
 /// Queries and time in a few words.
-pub(super) fn cost_short(n_queries: u64, seconds: f64) -> String {
-    format!("{} queries, {}", count_short(n_queries), duration(seconds))
+pub(super) fn cost_short(n_queries: u64, seconds: f64, between: &str) -> String {
+    format!("{} queries{between}{}", count_short(n_queries), duration(seconds))
 }
 
 fn figures(panels: &[Measured]) -> Result<Vec<FigureView>> {
