@@ -37,11 +37,11 @@ pub(super) fn run(common: &Common, args: &ReportArgs) -> Result<Exit> {
 pub(super) fn write(common: &Common, ids: &[String]) -> Result<Vec<std::path::PathBuf>> {
     let mut all: BTreeSet<String> = ids.iter().cloned().collect();
     all.extend(experiments_with_results(common)?);
-    // Exhibits of the paper are on the index even before they have run.
+    // Exhibits and experiments of our own are on the index even before they have run; sweeps are not.
     let library = common.library()?;
-    all.extend(
-        library.all()?.into_iter().filter(|exhibit| !exhibit.paper.is_empty()).map(|exhibit| exhibit.id),
-    );
+    let is_sweep =
+        |experiment: &Experiment| experiment.paper.is_empty() && experiment.id.starts_with("sweep-");
+    all.extend(library.all()?.into_iter().filter(|one| !is_sweep(one)).map(|one| one.id));
     let mut runs: Vec<Run> = Vec::new();
     for id in &all {
         match gather(common, id) {

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::results::{EpochRecord, Status, TrialRecord};
+use crate::Result;
+use crate::results::TrialRecord;
+use crate::spec::{Layers, Progress, TensorMeasure, Trace};
 
-use super::measured::{Measured, Point, same_x, series_idx, x_of};
+use super::measured::{Measured, Point, same_x};
 use super::metric::Metric;
+use super::place::{Places, x_ticks};
 use super::stats::Summary;
 
 /// A figure: curves over one x axis.
@@ -21,6 +24,10 @@ pub struct Chart {
     pub x_ticks: Vec<(f64, String)>,
     /// The ticks are names at equal distances: x is an index into them.
     pub categorical: bool,
+    /// Logarithmic x axis; positions that are not positive are not drawn.
+    pub log_x: bool,
+    /// Logarithmic y axis; values that are not positive are not drawn.
+    pub log_y: bool,
     /// Values that y cannot leave, such as 0 and 100 for percent.
     pub y_bounds: (f64, f64),
     /// What is drawn, in the order of the legend.
@@ -71,7 +78,7 @@ impl Mark {
 }
 
 impl Chart {
-    /// The experiment's figure; `None` without a finished trial.
+    /// The figure; `None` without a value.
     #[must_use]
     pub fn of(measured: &Measured) -> Option<Self> {
         measured.finished().next()?;
@@ -106,12 +113,14 @@ impl Chart {
         Some(Self {
             description: format!(
                 "{}: {} against {}",
-                measured.experiment.title, figure.y_label, figure.x_label
+                measured.experiment.title, measured.panel.y_label, figure.x_label
             ),
             x_label: figure.x_label.clone(),
-            y_label: figure.y_label.clone(),
+            y_label: measured.panel.y_label.clone(),
             categorical: figure.categorical,
-            y_bounds: bounds(measured.metric),
+            log_x: measured.panel.log_x,
+            log_y: measured.panel.log_y,
+            y_bounds: if measured.is_relative() { (0.0, f64::INFINITY) } else { bounds(measured.metric) },
             curves: curves.into_iter().filter(Curve::is_drawn).collect(),
             x_ticks: if figure.categorical {
                 x_ticks.into_iter().enumerate().map(|(idx, (_, text))| (idx as f64, text)).collect()
@@ -121,53 +130,166 @@ impl Chart {
         })
     }
 
-    /// Test accuracy (or the figure's own measure of quality) against the epoch at one x, with the
-    /// text of that x; `None` if no finished trial there has two epochs.
+    /// A figure over the course of training, with its places; `None` if no finished trial there has two
+    /// epochs. `measured` is that of the main figure.
     ///
-    /// The x is the middle one among those where most series have a finished trial.
-    #[must_use]
-    pub fn of_epochs(measured: &Measured) -> Option<(Self, String)> {
-        let metric = if measured.metric.is_quality() { measured.metric } else { Metric::TestAccuracy };
-        let (x, x_text) = representative_x(measured);
+    /// # Errors
+    /// [`crate::Error::Setting`] if the y axis names no known metric.
+    pub fn of_trace(measured: &Measured, trace: &Trace) -> Result<Option<(Self, Places)>> {
+        let metric = Metric::parse(&trace.y)?;
+        let places = Places::of(measured, trace.at);
         let mut curves = Vec::new();
         for (idx, series) in measured.experiment.series.iter().enumerate() {
-            let here = measured.records.iter().filter(|r| {
-                let record_x = x_of(measured.experiment, r);
-                r.status == Status::Done
-                    && series_idx(measured.experiment, &r.trial.series) == Some(idx)
-                    && (record_x.is_none() || same_x(record_x, x))
-            });
-            let points = by_epoch(here.copied(), metric);
+            let points = if trace.series.contains(&series.id) {
+                by_epoch(places.records(measured, idx), trace.x, metric)
+            } else {
+                Vec::new()
+            };
             if points.len() > 1 {
-                let label = series.label.clone();
-                curves.push(Curve {
-                    label,
-                    look: idx,
-                    shape: Shape::Band,
-                    points,
-                    level: None,
-                    published: Vec::new(),
-                });
+                curves.push(curve(series.label.clone(), idx, Shape::Band, points));
+            }
+        }
+        if curves.is_empty() {
+            return Ok(None);
+        }
+        let along = match trace.x {
+            Progress::Epoch => "after each epoch".to_owned(),
+            _ => format!("against {}", trace.x_label),
+        };
+        let chart = Self {
+            description: format!("{}: {} {along}", measured.experiment.title, trace.y_label),
+            x_label: trace.x_label.clone(),
+            y_label: trace.y_label.clone(),
+            x_ticks: Vec::new(),
+            categorical: false,
+            log_x: trace.log_x,
+            log_y: false,
+            y_bounds: bounds(metric),
+            curves,
+        };
+        Ok(Some((chart, places)))
+    }
+
+    /// A figure over parameter tensors, with its places; `None` if nothing is known of them. `measured`
+    /// is that of the main figure.
+    #[must_use]
+    pub fn of_layers(measured: &Measured, layers: &Layers) -> Option<(Self, Places)> {
+        let places = Places::of(measured, layers.at);
+        let mut names: Vec<String> = Vec::new();
+        let mut series_values: Vec<(usize, BTreeMap<String, Vec<f64>>)> = Vec::new();
+        for (idx, series) in measured.experiment.series.iter().enumerate() {
+            if !layers.series.contains(&series.id) {
+                continue;
+            }
+            let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+            for record in places.records(measured, idx) {
+                for (name, value) in by_tensor(record, layers.y) {
+                    if !names.contains(&name) {
+                        names.push(name.clone());
+                    }
+                    values.entry(name).or_default().push(value);
+                }
+            }
+            series_values.push((idx, values));
+        }
+        let mut curves = Vec::new();
+        for (idx, values) in series_values {
+            let marks = names
+                .iter()
+                .enumerate()
+                .filter_map(|(x, name)| Some(Mark::of(x as f64, &Summary::of(values.get(name)?)?)));
+            let marks: Vec<Mark> = marks.collect();
+            if !marks.is_empty() {
+                curves.push(curve(measured.label(idx).to_owned(), idx, Shape::Markers, marks));
             }
         }
         if curves.is_empty() {
             return None;
         }
-        let y_label = if metric == measured.metric {
-            measured.experiment.figure.y_label.clone()
-        } else {
-            "Test accuracy (%)".into()
-        };
+        let ticks = names.iter().enumerate().map(|(x, name)| (x as f64, short_name(name)));
         let chart = Self {
-            description: format!("{}: {y_label} after each epoch", measured.experiment.title),
-            x_label: "Epoch".into(),
-            y_label,
-            x_ticks: Vec::new(),
-            categorical: false,
-            y_bounds: bounds(metric),
+            description: format!(
+                "{}: {} of each parameter tensor",
+                measured.experiment.title, layers.y_label
+            ),
+            x_label: "Parameter tensor".into(),
+            y_label: layers.y_label.clone(),
+            x_ticks: ticks.collect(),
+            categorical: true,
+            log_x: false,
+            log_y: false,
+            y_bounds: match layers.y {
+                TensorMeasure::Keep => (0.0, 100.0),
+                TensorMeasure::Cosine => (-1.0, 1.0),
+                TensorMeasure::RelativeError => (0.0, f64::INFINITY),
+            },
             curves,
         };
-        Some((chart, x_text))
+        Some((chart, places))
+    }
+}
+
+/// The traces that an experiment has: its own, or else one over epochs, of the main figure's metric if
+/// that says how good a network is, else of test accuracy.
+#[must_use]
+pub fn traces(measured: &Measured) -> Vec<Trace> {
+    let experiment = measured.experiment;
+    if !experiment.traces.is_empty() {
+        return experiment.traces.clone();
+    }
+    let own = measured.metric.is_quality() && !measured.is_relative();
+    let (y, y_label) = if own {
+        (&*experiment.figure.y, &*experiment.figure.y_label)
+    } else {
+        ("test-accuracy", "Test accuracy (%)")
+    };
+    vec![Trace {
+        id: "epochs".into(),
+        x: Progress::Epoch,
+        x_label: "Epoch".into(),
+        y: y.to_owned(),
+        y_label: y_label.to_owned(),
+        at: None,
+        series: experiment.series.iter().map(|series| series.id.clone()).collect(),
+        log_x: false,
+    }]
+}
+
+/// A curve of ours alone.
+fn curve(label: String, look: usize, shape: Shape, points: Vec<Mark>) -> Curve {
+    Curve { label, look, shape, points, level: None, published: Vec::new() }
+}
+
+/// Names and values of a trial's tensors, in order, as far as they are finite.
+///
+/// Of the kept share, only convolution and linear weights are shown: a tensor `….weight` unless a
+/// `….bias` of the same size stands beside it, as in normalization layers. (A convolution's or linear
+/// layer's weight has as many scalars as its bias only with a single input.)
+fn by_tensor(record: &TrialRecord, measure: TensorMeasure) -> Vec<(String, f64)> {
+    let is_matrix = |name: &str, n: u64| {
+        name.strip_suffix(".weight").is_some_and(|layer| {
+            let bias = format!("{layer}.bias");
+            !record.tensors.iter().any(|other| other.name == bias && other.n == n)
+        })
+    };
+    let values = record.tensors.iter().filter_map(|tensor| {
+        let value = match measure {
+            TensorMeasure::Keep if !is_matrix(&tensor.name, tensor.n) => return None,
+            TensorMeasure::Keep => 100.0 * tensor.n_active as f64 / tensor.n as f64,
+            TensorMeasure::Cosine => tensor.cosine,
+            TensorMeasure::RelativeError => tensor.relative_error,
+        };
+        value.is_finite().then(|| (tensor.name.clone(), value))
+    });
+    values.collect()
+}
+
+/// `layer1.0.conv1.weight` as `1.0.conv1`, `layer1.0.bn1.bias` as `1.0.bn1.b`.
+fn short_name(name: &str) -> String {
+    let name = name.strip_prefix("layer").or(name.strip_prefix("features.")).unwrap_or(name);
+    match name.strip_suffix(".bias") {
+        Some(layer) => format!("{layer}.b"),
+        None => name.strip_suffix(".weight").unwrap_or(name).to_owned(),
     }
 }
 
@@ -177,51 +299,33 @@ impl Curve {
     }
 }
 
-/// Every x of the measured and published points, with its text, in order.
-fn x_ticks(measured: &Measured) -> Vec<(f64, String)> {
-    let mut ticks: Vec<(f64, String)> = Vec::new();
-    for point in &measured.points {
-        if let Some(x) = point.x
-            && !ticks.iter().any(|(known, _)| same_x(Some(*known), Some(x)))
-        {
-            ticks.push((x, point.x_text.clone()));
-        }
-    }
-    ticks.sort_by(|a, b| a.0.total_cmp(&b.0));
-    ticks
-}
-
-fn representative_x(measured: &Measured) -> (Option<f64>, String) {
-    let count = |x: f64| measured.finished().filter(|p| same_x(p.x, Some(x))).count();
-    let ticks = x_ticks(measured);
-    let most = ticks.iter().map(|(x, _)| count(*x)).max().unwrap_or(0);
-    let best: Vec<&(f64, String)> = ticks.iter().filter(|(x, _)| count(*x) == most).collect();
-    match best.get(best.len().saturating_sub(1) / 2) {
-        Some((x, text)) => (Some(*x), text.clone()),
-        None => (None, String::new()),
-    }
-}
-
-/// Mean and spread over trials after each epoch; values that are not finite are left out.
-fn by_epoch<'r>(records: impl Iterator<Item = &'r TrialRecord>, metric: Metric) -> Vec<Mark> {
-    let mut epochs: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+/// Mean and spread over trials after each epoch; values that are not finite are left out. Where seeds
+/// differ in x, it is their mean.
+fn by_epoch<'r>(records: impl Iterator<Item = &'r TrialRecord>, x: Progress, metric: Metric) -> Vec<Mark> {
+    let mut epochs: BTreeMap<u32, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
     for epoch in records.flat_map(|r| &r.epochs) {
-        let EpochRecord { epoch: number, .. } = *epoch;
+        let x = match x {
+            Progress::Epoch => f64::from(epoch.epoch),
+            Progress::Queries => epoch.queries as f64,
+            Progress::WallS => epoch.wall_s,
+        };
         let value = metric.at(epoch);
-        if value.is_finite() {
-            epochs.entry(number).or_default().push(value);
+        if value.is_finite() && x.is_finite() {
+            let (xs, values) = epochs.entry(epoch.epoch).or_default();
+            xs.push(x);
+            values.push(value);
         }
     }
-    let marks = epochs.iter().filter_map(|(epoch, values)| {
-        let summary = Summary::of(values)?;
-        Some(Mark::of(f64::from(*epoch), &summary))
-    });
+    let marks = epochs
+        .values()
+        .filter_map(|(xs, values)| Some(Mark::of(Summary::of(xs)?.mean, &Summary::of(values)?)));
     marks.collect()
 }
 
 fn bounds(metric: Metric) -> (f64, f64) {
     match metric {
         _ if metric.unit() == " %" => (0.0, 100.0),
+        Metric::Cosine => (-1.0, 1.0),
         _ => (0.0, f64::INFINITY),
     }
 }

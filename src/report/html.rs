@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use crate::Result;
 use crate::results::TrialRecord;
-use crate::spec::{Experiment, Scale};
+use crate::spec::{Experiment, Scale, split_id};
 
 use super::exhibits::EXHIBITS;
 use super::plot;
 use super::prose;
-use super::view::Report;
+use super::view::{Report, cost_short, scale_name};
 
 /// An experiment with its records by scale.
 pub type Run = (Experiment, BTreeMap<Scale, Vec<TrialRecord>>);
@@ -67,7 +67,9 @@ pub(super) fn render(reports: &[Report]) -> String {
         .map(|figure| (figure.stem.as_str(), Value::from_safe_string(inline_svg(&plot::svg(&figure.chart)))))
         .collect();
     let page = environment.get_template("index.html").expect("it was added above").render(context! {
-        overview => Serde(overview(&reports)),
+        state => state(&reports),
+        has_findings => reports.iter().any(|report| !report.finding.is_empty()),
+        groups => Serde(overview(&reports)),
         reports => Serde(reports),
         figures => figures,
     });
@@ -82,20 +84,15 @@ fn in_order(reports: &[Report]) -> Vec<&Report> {
     ordered
 }
 
-fn overview<'r>(reports: &[&'r Report]) -> Vec<Overview<'r>> {
-    let built = |report: &&'r Report| {
-        let best = report.sections.first();
-        Overview {
-            id: &report.id,
-            paper: &report.paper,
-            title: &report.title,
-            is_built: true,
-            scale: best.map_or("—", |s| s.scale),
-            verdict: best.map_or("not run", |s| s.verdict),
-            tone: best.map_or("open", |s| s.tone),
-            cost: best.map_or("—", |s| &s.cost_short),
-        }
-    };
+/// Lines of the overview under a heading.
+#[derive(Serialize)]
+struct Group<'r> {
+    heading: &'static str,
+    rows: Vec<Overview<'r>>,
+}
+
+/// The sixteen exhibits; then our own experiments, and everything else, if there are any.
+fn overview<'r>(reports: &[&'r Report]) -> Vec<Group<'r>> {
     let exhibits = EXHIBITS.iter().map(|exhibit| {
         reports.iter().find(|r| r.id == exhibit.id).map_or(
             Overview {
@@ -108,11 +105,74 @@ fn overview<'r>(reports: &[&'r Report]) -> Vec<Overview<'r>> {
                 tone: "absent",
                 cost: "—",
             },
-            built,
+            |report| line(report),
         )
     });
-    let others = reports.iter().filter(|r| EXHIBITS.iter().all(|e| e.id != r.id)).map(built);
-    exhibits.chain(others).collect()
+    let others = reports.iter().filter(|report| !is_exhibit(report));
+    let (own, rest): (Vec<&'r Report>, Vec<&'r Report>) = others.copied().partition(|report| is_own(report));
+    let lines = |reports: Vec<&'r Report>| reports.into_iter().map(line).collect::<Vec<_>>();
+    let groups = [
+        Group { heading: "Tables and figures of the paper", rows: exhibits.collect() },
+        Group { heading: "Our own experiments", rows: lines(own) },
+        Group { heading: "Sweeps and variants", rows: lines(rest) },
+    ];
+    groups.into_iter().filter(|group| !group.rows.is_empty()).collect()
+}
+
+fn is_exhibit(report: &Report) -> bool {
+    EXHIBITS.iter().any(|exhibit| exhibit.id == report.id)
+}
+
+/// Whether it is an experiment of ours with an article of its own, rather than a sweep or an experiment
+/// with settings changed on the command line.
+fn is_own(report: &Report) -> bool {
+    let (_, overrides) = split_id(&report.id);
+    report.paper.is_empty() && !report.id.starts_with("sweep-") && overrides.is_empty()
+}
+
+/// An experiment at the highest scale that has been run. At smoke scale its verdict is worth nothing.
+fn line(report: &Report) -> Overview<'_> {
+    let best = report.sections.first();
+    let is_smoke = best.is_some_and(|section| section.scale == scale_name(Scale::Smoke));
+    Overview {
+        id: &report.id,
+        paper: &report.paper,
+        title: &report.title,
+        is_built: true,
+        scale: best.map_or("—", |s| s.scale),
+        verdict: best.map_or("not run", |s| if is_smoke { "smoke only" } else { s.verdict }),
+        tone: best.map_or("open", |s| if is_smoke { "faint" } else { s.tone }),
+        cost: best.map_or("—", |s| &s.cost_short),
+    }
+}
+
+/// How many of the sixteen exhibits are there, at which scale, and what all runs on the page have cost.
+fn state(reports: &[&Report]) -> String {
+    let built: Vec<&&Report> = reports.iter().filter(|report| is_exhibit(report)).collect();
+    let at = |scale: Scale| {
+        let name = scale_name(scale);
+        built.iter().filter(|report| report.sections.first().is_some_and(|s| s.scale == name)).count()
+    };
+    let n_not_run = built.iter().filter(|report| report.sections.is_empty()).count();
+    let counts = [
+        (at(Scale::Paper), "run at paper scale"),
+        (at(Scale::Laptop), "at laptop scale at most"),
+        (at(Scale::Smoke), "at smoke scale only"),
+        (n_not_run, "not run yet"),
+    ];
+    let counts: Vec<String> =
+        counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    let counts = if counts.is_empty() { String::new() } else { format!(" ({})", counts.join(", ")) };
+    let sections = || reports.iter().flat_map(|report| &report.sections);
+    let cost = if sections().next().is_none() {
+        "nothing on this page has been run".to_owned()
+    } else {
+        let n_queries = sections().map(|section| section.n_queries).sum();
+        let seconds = sections().map(|section| section.seconds).sum();
+        format!("all runs on this page took {}", cost_short(n_queries, seconds, " and "))
+    };
+    let are = if built.len() == 1 { "is" } else { "are" };
+    format!("{} of the {} exhibits {are} built{counts}; {cost}.", built.len(), EXHIBITS.len())
 }
 
 /// Inside HTML an SVG needs no namespace.

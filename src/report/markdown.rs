@@ -9,7 +9,8 @@ use crate::spec::{Experiment, Scale};
 
 use super::view::{Report, Section};
 
-/// The report on one experiment; figures are linked as `<id>-<scale>.png` beside it.
+/// The report on one experiment; figures are linked as `<id>-<scale>.png` and
+/// `<id>-<scale>-<figure>.png` beside it.
 ///
 /// # Errors
 /// [`crate::Error::Setting`] if the figure's y axis names no known metric.
@@ -34,6 +35,12 @@ pub(super) fn render(report: &Report) -> String {
     if !report.claim.is_empty() {
         line("");
         line(&format!("**Claim.** {}", inline(&report.claim)));
+    }
+    if !report.finding.is_empty() {
+        line("");
+        line("**What we found.**");
+        line("");
+        line(&report.finding);
     }
     if report.sections.is_empty() {
         line("");
@@ -75,13 +82,15 @@ fn write_section(page: &mut String, section: &Section) {
         let (alt, caption) = (inline(&figure.chart.description), inline(&figure.caption));
         line(format!("\n![{alt}]({}.png)\n\n{caption} [SVG]({}.svg)", figure.stem, figure.stem));
     }
-    line("\n### Values\n".into());
-    line(table_row(&section.table.header));
-    let rules: Vec<String> =
-        (0..section.table.header.len()).map(|i| if i == 0 { "---" } else { "---:" }.to_owned()).collect();
-    line(format!("|{}|", rules.join("|")));
-    for row in &section.table.rows {
-        line(table_row(&row.cells));
+    for table in &section.tables {
+        line(format!("\n### {}\n", inline(&table.heading)));
+        line(table_row(&table.header));
+        let rules: Vec<String> =
+            (0..table.header.len()).map(|i| if i == 0 { "---" } else { "---:" }.to_owned()).collect();
+        line(format!("|{}|", rules.join("|")));
+        for row in &table.rows {
+            line(table_row(&row.cells));
+        }
     }
     if !section.problems.is_empty() {
         line("\n### Trials without a value\n".into());

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::Result;
 use crate::results::{Status, TrialRecord};
-use crate::spec::{Expected, Experiment, Scale, ScalePlan};
+use crate::spec::{Expected, Experiment, Panel, Scale, ScalePlan};
 
 use super::metric::Metric;
 use super::stats::Summary;
-use super::text::position;
+use super::text::{position, significant};
 
 /// The x axis that takes its values from the networks' sizes.
 const N_PARAMS: &str = "n-params";
@@ -24,8 +24,10 @@ pub struct Point {
     pub x_text: String,
     /// Whether this scale's plan has it.
     pub planned: bool,
-    /// Finite values of finished trials at the last epoch, by seed, in y units.
+    /// Finite values of finished trials, by seed, in y units: in a relative figure, ratios.
     pub values: BTreeMap<u64, f64>,
+    /// In a relative figure, the values before the division.
+    pub absolute: BTreeMap<u64, f64>,
     /// Test accuracy (percent) of finished trials at the epoch with the best validation accuracy.
     pub best: BTreeMap<u64, f64>,
     /// Trials that diverged.
@@ -34,8 +36,10 @@ pub struct Point {
     pub n_failed: usize,
     /// Trials that ended well but have no finite value.
     pub n_without_value: usize,
-    /// The published value.
+    /// The published value, in y units.
     pub published: Option<Expected>,
+    /// In a relative figure, the published value before the division.
+    pub published_absolute: Option<Expected>,
 }
 
 impl Point {
@@ -48,7 +52,22 @@ impl Point {
     /// Whether any trial, good or bad, was run here.
     #[must_use]
     pub fn was_tried(&self) -> bool {
-        !self.values.is_empty() || self.n_lost() > 0
+        !self.values.is_empty() || !self.absolute.is_empty() || self.n_lost() > 0
+    }
+
+    /// Divides values by those of `reference` at the same seed, and the published value by the published
+    /// one. What has no divisor, or 0, has no ratio.
+    fn relative_to(mut self, reference: Option<&Self>) -> Self {
+        self.absolute = std::mem::take(&mut self.values);
+        self.published_absolute = self.published.take();
+        let Some(reference) = reference else { return self };
+        let ratio = |(seed, value): (&u64, &f64)| Some((*seed, ratio(*value, *reference.values.get(seed)?)?));
+        self.values = self.absolute.iter().filter_map(ratio).collect();
+        self.published = self.published_absolute.as_ref().and_then(|own| {
+            let value = self::ratio(own.value, reference.published.as_ref()?.value)?;
+            Some(Expected { value, unit: String::new(), ..own.clone() })
+        });
+        self
     }
 
     /// Trials that give no value.
@@ -71,14 +90,21 @@ impl Point {
     }
 }
 
-/// All that is known about an experiment at one scale.
+/// A finite quotient.
+fn ratio(value: f64, divisor: f64) -> Option<f64> {
+    Some(value / divisor).filter(|ratio| ratio.is_finite())
+}
+
+/// All that is known about an experiment at one scale, for one of its figures.
 #[derive(Debug, Clone)]
 pub struct Measured<'a> {
     /// What was asked.
     pub experiment: &'a Experiment,
     /// The scale.
     pub scale: Scale,
-    /// What the y axis shows.
+    /// The figure.
+    pub panel: Panel,
+    /// What the y axis shows, in a relative figure before the division.
     pub metric: Metric,
     /// Records of known series, ordered by series, x and seed.
     pub records: Vec<&'a TrialRecord>,
@@ -86,16 +112,44 @@ pub struct Measured<'a> {
     pub n_strangers: usize,
     /// Points ordered by series and x.
     pub points: Vec<Point>,
+    /// In a relative figure, the points of the series that the others are divided by.
+    pub reference: Vec<Point>,
 }
 
 impl<'a> Measured<'a> {
-    /// Groups the records of one scale; others are ignored. There is at most one record per series, x
-    /// and seed; should there be several, the one that finished last counts.
+    /// Groups the records of one scale for the main figure; see [`Measured::of_panel`].
     ///
     /// # Errors
     /// [`crate::Error::Setting`] if the figure's y axis names no known metric.
     pub fn gather(experiment: &'a Experiment, scale: Scale, records: &'a [TrialRecord]) -> Result<Self> {
-        let metric = Metric::parse(&experiment.figure.y)?;
+        Self::of_panel(experiment, scale, records, experiment.main_panel())
+    }
+
+    /// As [`Measured::gather`], for the main figure and all panels, in this order.
+    ///
+    /// # Errors
+    /// As [`Measured::gather`].
+    pub fn gather_all(
+        experiment: &'a Experiment,
+        scale: Scale,
+        records: &'a [TrialRecord],
+    ) -> Result<Vec<Self>> {
+        let panels = std::iter::once(experiment.main_panel()).chain(experiment.panels.iter().cloned());
+        panels.map(|panel| Self::of_panel(experiment, scale, records, panel)).collect()
+    }
+
+    /// Groups the records of one scale; others are ignored. There is at most one record per series, x
+    /// and seed; should there be several, the one that finished last counts.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] if the panel's y axis names no known metric.
+    pub fn of_panel(
+        experiment: &'a Experiment,
+        scale: Scale,
+        records: &'a [TrialRecord],
+        panel: Panel,
+    ) -> Result<Self> {
+        let metric = Metric::parse(&panel.y)?;
         let at_scale: Vec<&TrialRecord> = records.iter().filter(|r| r.trial.scale == scale).collect();
         let mut known: Vec<&TrialRecord> =
             at_scale.iter().copied().filter(|r| series_idx(experiment, &r.trial.series).is_some()).collect();
@@ -109,16 +163,83 @@ impl<'a> Measured<'a> {
                 .then(a.provenance.finished_at.cmp(&b.provenance.finished_at))
         });
         let known = last_of_each(experiment, known);
-        let mut gathered =
-            Self { experiment, scale, metric, records: known, n_strangers, points: Vec::new() };
+        let mut gathered = Self {
+            experiment,
+            scale,
+            panel,
+            metric,
+            records: known,
+            n_strangers,
+            points: Vec::new(),
+            reference: Vec::new(),
+        };
         gathered.add_planned();
         gathered.add_records();
         gathered.add_published();
+        gathered.divide();
         gathered.points.sort_by(|a, b| {
             let x = |p: &Point| p.x.unwrap_or(f64::NEG_INFINITY);
             a.series_idx.cmp(&b.series_idx).then(x(a).total_cmp(&x(b)))
         });
         Ok(gathered)
+    }
+
+    /// Whether the figure's values are ratios.
+    #[must_use]
+    pub fn is_relative(&self) -> bool {
+        self.panel.relative_to.is_some()
+    }
+
+    /// The name of the series that the others are divided by.
+    #[must_use]
+    pub fn reference_label(&self) -> Option<&'a str> {
+        let idx = series_idx(self.experiment, self.panel.relative_to.as_ref()?)?;
+        Some(self.label(idx))
+    }
+
+    /// A value of the figure in its precision, without a unit.
+    #[must_use]
+    pub fn number(&self, value: f64) -> String {
+        if self.is_relative() { significant(value) } else { self.metric.number(value) }
+    }
+
+    /// The unit of the figure's values, with the space before it.
+    #[must_use]
+    pub fn unit(&self) -> &'static str {
+        if self.is_relative() { "" } else { self.metric.unit() }
+    }
+
+    /// The unit of a difference, with the space before it.
+    #[must_use]
+    pub fn difference_unit(&self) -> &'static str {
+        if self.is_relative() { "" } else { self.metric.difference_unit() }
+    }
+
+    /// Whether the figure needs a series, by index.
+    fn needs(&self, series_idx: usize) -> bool {
+        let id = &self.experiment.series[series_idx].id;
+        self.panel.series.contains(id) || self.panel.relative_to.as_ref() == Some(id)
+    }
+
+    /// In a relative figure, divides all points by the reference's. A constant series has the same value
+    /// at every x, so over a reference that has not, it becomes a curve.
+    fn divide(&mut self) {
+        let Some(reference) = &self.panel.relative_to else { return };
+        let idx = series_idx(self.experiment, reference);
+        let (reference, points): (Vec<Point>, Vec<Point>) =
+            std::mem::take(&mut self.points).into_iter().partition(|point| Some(point.series_idx) == idx);
+        for point in points {
+            if point.x.is_none() && reference.iter().any(|other| other.x.is_some()) {
+                self.points.extend(reference.iter().map(|other| {
+                    let place = Point { x: other.x, x_text: other.x_text.clone(), ..point.clone() };
+                    place.relative_to(Some(other))
+                }));
+            } else {
+                let divisor = reference.iter().find(|other| other.x.is_none() || same_x(other.x, point.x));
+                self.points.push(point.relative_to(divisor));
+            }
+        }
+        self.reference = reference.into_iter().map(|point| point.relative_to(None)).collect();
     }
 
     /// The scale's plan, if the experiment has one.
@@ -145,7 +266,7 @@ impl<'a> Measured<'a> {
 
     fn add_planned(&mut self) {
         let Some(plan) = self.plan() else { return };
-        for cell in &plan.cells {
+        for cell in plan.cells.iter().filter(|cell| self.needs(cell.series_idx)).collect::<Vec<_>>() {
             let constant = self.experiment.series[cell.series_idx].constant;
             let x = if constant { None } else { self.planned_x(cell.series_idx, cell.x) };
             let x_text = self.x_text(x, &cell.x_text);
@@ -167,6 +288,9 @@ impl<'a> Measured<'a> {
     fn add_records(&mut self) {
         for record in self.records.clone() {
             let series_idx = series_idx(self.experiment, &record.trial.series).expect("strangers are out");
+            if !self.needs(series_idx) {
+                continue;
+            }
             let x = x_of(self.experiment, record);
             let x_text = self.x_text(x, &record.trial.x_text);
             let metric = self.metric;
@@ -186,7 +310,8 @@ impl<'a> Measured<'a> {
     }
 
     fn add_published(&mut self) {
-        for expected in &self.experiment.expected {
+        let id = self.panel.id.clone();
+        for expected in self.experiment.expected.iter().filter(|expected| expected.panel == id) {
             let Some(series_idx) = series_idx(self.experiment, &expected.series) else { continue };
             let x = if self.experiment.series[series_idx].constant { None } else { expected.x };
             let x_text = self.x_text(x, "");
@@ -204,11 +329,13 @@ impl<'a> Measured<'a> {
                 x_text,
                 planned: false,
                 values: BTreeMap::new(),
+                absolute: BTreeMap::new(),
                 best: BTreeMap::new(),
                 n_diverged: 0,
                 n_failed: 0,
                 n_without_value: 0,
                 published: None,
+                published_absolute: None,
             });
             self.points.len() - 1
         });

@@ -1,68 +1,26 @@
-//! The numbers that a figure can show, and their units.
+//! The values of the metrics that a figure can show.
 
 use crate::results::{EpochRecord, TrialRecord};
-use crate::{Error, Result};
+pub use crate::spec::Metric;
 
 use super::text::{fixed, significant};
 
-/// What stands on a y axis. Accuracies are in percent here, as in the paper; so are the published
-/// values, tolerances and margins that go with them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Metric {
-    /// `test-accuracy`, percent.
-    TestAccuracy,
-    /// `train-accuracy`, percent.
-    TrainAccuracy,
-    /// `val-accuracy`, percent.
-    ValAccuracy,
-    /// `test-loss`.
-    TestLoss,
-    /// `train-loss`.
-    TrainLoss,
-    /// `val-loss`.
-    ValLoss,
-    /// `wall-s`, seconds for the whole trial.
-    Seconds,
-    /// `wall-h`, hours for the whole trial.
-    Hours,
-    /// `epoch-s`, mean seconds per epoch.
-    SecondsPerEpoch,
-    /// `queries` in the whole trial.
-    Queries,
-}
-
-/// Names in experiment files.
-const NAMES: [(&str, Metric); 10] = [
-    ("test-accuracy", Metric::TestAccuracy),
-    ("train-accuracy", Metric::TrainAccuracy),
-    ("val-accuracy", Metric::ValAccuracy),
-    ("test-loss", Metric::TestLoss),
-    ("train-loss", Metric::TrainLoss),
-    ("val-loss", Metric::ValLoss),
-    ("wall-s", Metric::Seconds),
-    ("wall-h", Metric::Hours),
-    ("epoch-s", Metric::SecondsPerEpoch),
-    ("queries", Metric::Queries),
-];
-
 impl Metric {
-    /// The metric of that name.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] if there is none.
-    pub fn parse(name: &str) -> Result<Self> {
-        NAMES.iter().find(|(known, _)| *known == name).map(|(_, metric)| *metric).ok_or_else(|| {
-            let known: Vec<&str> = NAMES.iter().map(|(known, _)| *known).collect();
-            Error::setting("y", format!("no metric `{name}`; there are {}", known.join(", ")))
-        })
-    }
-
     /// Its value for a trial, at the last epoch; `None` if that is missing, NaN or infinite.
+    ///
+    /// The quality of estimates is a mean over the epochs that measured it, and the time of a stage a
+    /// median, every epoch being one repetition.
     #[must_use]
     pub fn of(self, record: &TrialRecord) -> Option<f64> {
         let last = record.epochs.last()?;
+        let measured = || record.epochs.iter().map(|epoch| self.at(epoch)).filter(|value| !value.is_nan());
         let value = match self {
             Self::SecondsPerEpoch => last.wall_s / record.epochs.len() as f64,
+            Self::Cosine | Self::RelativeError => measured().sum::<f64>() / measured().count() as f64,
+            Self::DirectionsSeconds
+            | Self::PerturbationSeconds
+            | Self::InferenceSeconds
+            | Self::ArithmeticSeconds => median(measured().collect())?,
             _ => self.at(last),
         };
         value.is_finite().then_some(value)
@@ -82,13 +40,29 @@ impl Metric {
             Self::Hours => epoch.wall_s / 3600.0,
             Self::SecondsPerEpoch => epoch.wall_s / f64::from(epoch.epoch),
             Self::Queries => epoch.queries as f64,
+            Self::GradientNorm => epoch.gradient_norm,
+            Self::Cosine => epoch.measures.cosine,
+            Self::RelativeError => epoch.measures.relative_error,
+            Self::DirectionsSeconds => epoch.measures.directions_s,
+            Self::PerturbationSeconds => epoch.measures.perturbation_s,
+            Self::InferenceSeconds => epoch.measures.inference_s,
+            Self::ArithmeticSeconds => epoch.measures.arithmetic_s,
+            Self::Radius => epoch.measures.radius,
         }
     }
 
-    /// Whether it says how good the network is, rather than what training cost.
+    /// Whether it says how good the network or an estimate is, rather than what it cost.
     #[must_use]
     pub fn is_quality(self) -> bool {
-        !matches!(self, Self::Seconds | Self::Hours | Self::SecondsPerEpoch | Self::Queries)
+        match self {
+            Self::TestAccuracy | Self::TrainAccuracy | Self::ValAccuracy => true,
+            Self::TestLoss | Self::TrainLoss | Self::ValLoss => true,
+            Self::Cosine | Self::RelativeError => true,
+            Self::Seconds | Self::Hours | Self::SecondsPerEpoch | Self::Queries => false,
+            Self::DirectionsSeconds | Self::PerturbationSeconds => false,
+            Self::InferenceSeconds | Self::ArithmeticSeconds => false,
+            Self::GradientNorm | Self::Radius => false,
+        }
     }
 
     /// A value in this metric's precision, without its unit.
@@ -101,20 +75,17 @@ impl Metric {
         }
     }
 
-    /// The unit, with the space before it.
-    #[must_use]
-    pub fn unit(self) -> &'static str {
-        match self {
-            Self::TestAccuracy | Self::TrainAccuracy | Self::ValAccuracy => " %",
-            Self::TestLoss | Self::TrainLoss | Self::ValLoss | Self::Queries => "",
-            Self::Seconds | Self::SecondsPerEpoch => " s",
-            Self::Hours => " h",
-        }
-    }
-
     /// The unit of a difference, with the space before it.
     #[must_use]
     pub fn difference_unit(self) -> &'static str {
         if self.unit() == " %" { " points" } else { self.unit() }
     }
+}
+
+/// The middle value, or the mean of the two in the middle; `None` without values.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let n = values.len();
+    let (low, high) = (values.get(n.checked_sub(1)? / 2)?, values.get(n / 2)?);
+    Some(f64::midpoint(*low, *high))
 }

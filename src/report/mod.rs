@@ -9,6 +9,7 @@ mod html;
 mod markdown;
 pub mod measured;
 pub mod metric;
+pub mod place;
 pub mod plot;
 mod prose;
 pub mod stats;

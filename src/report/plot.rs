@@ -18,7 +18,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{FontStyle, RGBColor, register_font};
 
 use super::chart::{Chart, Curve, Mark, Shape};
-use super::text::position;
+use super::text::{position, power_of_ten};
 
 /// Width in points.
 const WIDTH: f64 = 720.0;
@@ -39,17 +39,32 @@ const SUPERSAMPLING: u32 = 3;
 const INK: RGBColor = RGBColor(0x3c, 0x40, 0x43);
 /// Ink of an SVG on a background we do not know: 4.3 times as light or dark as white or near-black.
 const INK_ANYWHERE: &str = "#737a82";
-/// Okabe and Ito's palette without black (which is our ink) and yellow (too pale on white).
-const PALETTE: [RGBColor; 6] = [
+/// Okabe and Ito's palette without black (which is our ink) and yellow (too pale on white), then an
+/// olive and a purple that read on light and dark.
+const PALETTE: [RGBColor; 8] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
     RGBColor(0x00, 0x9e, 0x73),
     RGBColor(0xcc, 0x79, 0xa7),
     RGBColor(0xe6, 0x9f, 0x00),
     RGBColor(0x56, 0xb4, 0xe9),
+    RGBColor(0x8a, 0x8a, 0x2c),
+    RGBColor(0x8c, 0x5c, 0xc4),
 ];
 /// Lengths of strokes and gaps in points.
-const DASHES: [&[f64]; 5] = [&[], &[7.0, 4.0], &[2.0, 3.0], &[9.0, 3.0, 2.0, 3.0], &[14.0, 5.0]];
+const DASHES: [&[f64]; 8] = [
+    &[],
+    &[7.0, 4.0],
+    &[2.0, 3.0],
+    &[9.0, 3.0, 2.0, 3.0],
+    &[14.0, 5.0],
+    &[9.0, 3.0, 2.0, 3.0, 2.0, 3.0],
+    &[4.0, 2.5],
+    &[14.0, 3.0, 5.0, 3.0],
+];
+/// Shapes of markers. Eight colors and dash patterns against seven shapes: 56 combinations before one
+/// comes back.
+const N_MARKERS: usize = 7;
 
 const FAMILY: &str = "sans-serif";
 const FONT: &[u8] = include_bytes!("../../assets/Inter-Regular.otf");
@@ -145,8 +160,11 @@ struct Layout {
     right: f64,
     top: f64,
     bottom: f64,
+    /// Ends of the axes: logarithms on logarithmic ones.
     x_range: (f64, f64),
     y_range: (f64, f64),
+    log_x: bool,
+    log_y: bool,
     x_ticks: Vec<Tick>,
     y_ticks: Vec<(f64, String)>,
     legend: Vec<Entry>,
@@ -190,6 +208,8 @@ impl Layout {
             bottom,
             x_range,
             y_range,
+            log_x: chart.log_x,
+            log_y: chart.log_y,
             x_ticks: Vec::new(),
             y_ticks,
             legend: Vec::new(),
@@ -213,17 +233,22 @@ impl Layout {
 
     fn x(&self, x: f64) -> f64 {
         let (low, high) = self.x_range;
-        self.left + (x - low) / (high - low) * (self.right - self.left)
+        self.left + (along(x, self.log_x) - low) / (high - low) * (self.right - self.left)
     }
 
     fn y(&self, y: f64) -> f64 {
         let (low, high) = self.y_range;
-        self.bottom - (y - low) / (high - low) * (self.bottom - self.top)
+        self.bottom - (along(y, self.log_y) - low) / (high - low) * (self.bottom - self.top)
+    }
+
+    /// The marks of a curve that have a place on the axes.
+    fn visible(&self, marks: &[Mark]) -> Vec<Mark> {
+        marks.iter().filter(|mark| is_visible(mark, self.log_x, self.log_y)).copied().collect()
     }
 
     /// Smallest distance between two positions that have points; 0 without such positions.
     fn tick_spacing(&self, chart: &Chart) -> f64 {
-        let xs: Vec<f64> = chart.x_ticks.iter().map(|(x, _)| self.x(*x)).collect();
+        let xs: Vec<f64> = chart.x_ticks.iter().map(|(x, _)| self.x(*x)).filter(|x| x.is_finite()).collect();
         let distances = xs.windows(2).map(|ends| ends[1] - ends[0]);
         match xs.len() {
             0 => 0.0,
@@ -234,7 +259,9 @@ impl Layout {
 
     /// Where a mark's spread ends, above (`side` = 1) or below (−1).
     fn y_edge(&self, mark: &Mark, side: f64) -> f64 {
-        self.y(mark.y + side * mark.spread).clamp(self.top, self.bottom)
+        let edge = mark.y + side * mark.spread;
+        // What has no logarithm lies below every axis.
+        if self.log_y && edge <= 0.0 { self.bottom } else { self.y(edge).clamp(self.top, self.bottom) }
     }
 
     fn place_x_ticks(&self, chart: &Chart) -> Vec<Tick> {
@@ -244,17 +271,27 @@ impl Layout {
         /// More labels than this are no longer read one by one.
         const N_LABELS_MAX: usize = 12;
         let given = !chart.x_ticks.is_empty() && (chart.categorical || chart.x_ticks.len() <= N_LABELS_MAX);
+        /// More names than this stand in one row, only every so many of them.
+        const N_NAMES_MAX: usize = 16;
         let candidates: Vec<(f64, String)> = if given {
-            chart.x_ticks.clone()
+            chart.x_ticks.iter().filter(|(x, _)| self.x(*x).is_finite()).cloned().collect()
+        } else if chart.log_x {
+            log_ticks(self.x_range)
         } else {
             let (low, high) = self.x_range;
             let step = nice_step((high - low) / 8.0).max(if chart.x_ticks.is_empty() { 1.0 } else { 0.0 });
             steps(low, high, step).map(|x| (x, position(x))).collect()
         };
-        let n_rows = if chart.categorical { N_ROWS_MAX } else { 1 };
+        let is_thinned = chart.categorical && candidates.len() > N_NAMES_MAX;
+        let n_rows = if chart.categorical && !is_thinned { N_ROWS_MAX } else { 1 };
+        let stride = if is_thinned { self.stride(&candidates, GAP) } else { 1 };
         let mut row_ends = [f64::NEG_INFINITY; N_ROWS_MAX];
         let mut ticks = Vec::new();
-        for (x, text) in candidates {
+        for (idx, (x, text)) in candidates.into_iter().enumerate() {
+            if idx % stride != 0 {
+                ticks.push(Tick { x, center: self.x(x), text: String::new(), row: 0 });
+                continue;
+            }
             let half = text_width(&text) / 2.0;
             let center = self.x(x).clamp(MARGIN + half, (WIDTH - MARGIN - half).max(MARGIN + half));
             let start = center - half;
@@ -266,6 +303,16 @@ impl Layout {
             }
         }
         ticks
+    }
+
+    /// The smallest step at which names at equal distances do not touch each other.
+    fn stride(&self, names: &[(f64, String)], gap: f64) -> usize {
+        let spacing = (self.right - self.left) / names.len().max(1) as f64;
+        let fits = |stride: &usize| {
+            let shown: Vec<f64> = names.iter().step_by(*stride).map(|(_, text)| text_width(text)).collect();
+            shown.windows(2).all(|ends| f64::midpoint(ends[0], ends[1]) + gap <= spacing * *stride as f64)
+        };
+        (1..names.len()).find(fits).unwrap_or(names.len().max(1))
     }
 
     fn place_legend(&self, chart: &Chart, top: f64) -> Vec<Entry> {
@@ -293,6 +340,15 @@ fn y_axis(chart: &Chart) -> ((f64, f64), Vec<(f64, String)>) {
     let ours = chart.curves.iter().flat_map(|c| c.points.iter().chain(c.level.iter()));
     let published = chart.curves.iter().flat_map(|c| &c.published);
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+    if chart.log_y {
+        for mark in ours.chain(published).filter(|m| m.y > 0.0 && m.y.is_finite()) {
+            let foot = mark.y - mark.spread;
+            low = low.min(if foot > 0.0 { foot } else { mark.y });
+            high = high.max(mark.y + mark.spread);
+        }
+        let range = log_range(low, high, 0.06);
+        return (range, log_ticks(range));
+    }
     for mark in ours.chain(published).filter(|m| m.y.is_finite()) {
         low = low.min(mark.y - mark.spread);
         high = high.max(mark.y + mark.spread);
@@ -318,18 +374,74 @@ fn x_range(chart: &Chart) -> (f64, f64) {
     }
     let marks = chart.curves.iter().flat_map(|c| c.points.iter().chain(&c.published));
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-    for x in marks.map(|m| m.x).filter(|x| x.is_finite()) {
+    for x in marks.map(|m| m.x).filter(|x| x.is_finite() && (*x > 0.0 || !chart.log_x)) {
         (low, high) = (low.min(x), high.max(x));
+    }
+    let is_trace = chart.curves.iter().any(|c| c.shape == Shape::Band);
+    if chart.log_x {
+        return log_range(low, high, if is_trace { 0.0 } else { 0.05 });
     }
     if low > high {
         return (0.0, 1.0);
     }
-    let is_trace = chart.curves.iter().any(|c| c.shape == Shape::Band);
     let pad = match high - low {
         span if span > 0.0 => span * if is_trace { 0.0 } else { 0.05 },
         _ => 0.5 * high.abs().max(1.0),
     };
     (low - pad, high + pad)
+}
+
+/// How far along an axis a value stands; NaN if it has no logarithm.
+fn along(value: f64, is_log: bool) -> f64 {
+    match is_log {
+        true if value > 0.0 => value.log10(),
+        true => f64::NAN,
+        false => value,
+    }
+}
+
+/// Whether a mark has a place; a level, whose x is NaN, needs only its y.
+fn is_visible(mark: &Mark, log_x: bool, log_y: bool) -> bool {
+    along(mark.y, log_y).is_finite()
+        && mark.spread.is_finite()
+        && (mark.x.is_nan() || along(mark.x, log_x).is_finite())
+}
+
+/// Logarithms of the ends of an axis, a share of its length beyond `low` and `high`.
+fn log_range(low: f64, high: f64, share: f64) -> (f64, f64) {
+    /// Length in decades of an axis with a single value, on either side.
+    const ALONE: f64 = 0.3;
+    if low > high {
+        return (0.0, 1.0);
+    }
+    let (low, high) = (low.log10(), high.log10());
+    let pad = if high - low > 1e-9 { share * (high - low) } else { ALONE };
+    (low - pad, high + pad)
+}
+
+/// Ticks of a logarithmic axis whose ends have the logarithms given: powers of ten; with less than two
+/// decades also 2 and 5 times those; with less than two such values round numbers at equal distances.
+fn log_ticks((low, high): (f64, f64)) -> Vec<(f64, String)> {
+    const EPSILON: f64 = 1e-9;
+    /// More powers of ten than this are not all shown.
+    const N_DECADES_MAX: i32 = 8;
+    let is_inside = |value: &f64| (low - EPSILON..=high + EPSILON).contains(&value.log10());
+    let decades = (low - EPSILON).floor() as i32..=(high + EPSILON).ceil() as i32;
+    if high - low >= 2.0 {
+        let step = (((high - low) / f64::from(N_DECADES_MAX)).ceil() as i32).max(1);
+        let powers: Vec<i32> =
+            decades.filter(|power| power.rem_euclid(step) == 0 && is_inside(&10f64.powi(*power))).collect();
+        let is_short = powers.iter().all(|power| (-3..=4).contains(power));
+        let text = |power: i32| if is_short { position(10f64.powi(power)) } else { power_of_ten(power) };
+        return powers.into_iter().map(|power| (10f64.powi(power), text(power))).collect();
+    }
+    let round = |power: i32| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power));
+    let values: Vec<f64> = decades.flat_map(round).filter(is_inside).collect();
+    if values.len() > 1 {
+        return values.into_iter().map(|value| (value, position(value))).collect();
+    }
+    let (low, high) = (10f64.powf(low), 10f64.powf(high));
+    steps(low, high, nice_step((high - low) / 6.0)).filter(|y| *y > 0.0).map(|y| (y, position(y))).collect()
 }
 
 /// The smallest of 1, 2, 2.5 or 5 times a power of ten that is not below `rough`.
@@ -485,12 +597,12 @@ fn draw_axes<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas
 /// The spread around a level or a line without markers.
 fn draw_band<DB: DrawingBackend>(curve: &Curve, layout: &Layout, canvas: &Canvas<DB>) {
     let color = PALETTE[curve.look % PALETTE.len()].mix(0.18);
-    if let Some(level) = curve.level.filter(|m| m.spread > 0.0) {
+    if let Some(level) = curve.level.filter(|m| m.spread > 0.0 && is_visible(m, false, layout.log_y)) {
         let edge = |side| layout.y_edge(&level, side);
         let Layout { left, right, .. } = *layout;
         canvas.fill(&[(left, edge(1.0)), (right, edge(1.0)), (right, edge(-1.0)), (left, edge(-1.0))], color);
     }
-    let points = finite(&curve.points);
+    let points = layout.visible(&curve.points);
     if curve.shape == Shape::Band && points.iter().any(|m| m.spread > 0.0) {
         let edge = |side: f64| move |m: &Mark| (layout.x(m.x), layout.y_edge(m, side));
         let upper = points.iter().map(edge(1.0));
@@ -502,9 +614,9 @@ fn draw_band<DB: DrawingBackend>(curve: &Curve, layout: &Layout, canvas: &Canvas
 fn draw_curve<DB: DrawingBackend>(curve: &Curve, layout: &Layout, canvas: &Canvas<DB>, shift: f64) {
     let color = PALETTE[curve.look % PALETTE.len()];
     let dashes = DASHES[curve.look % DASHES.len()];
-    let points = finite(&curve.points);
+    let points = layout.visible(&curve.points);
     let Layout { left, right, .. } = *layout;
-    if let Some(level) = curve.level.filter(|m| m.y.is_finite()) {
+    if let Some(level) = curve.level.filter(|m| is_visible(m, false, layout.log_y)) {
         let y = layout.y(level.y);
         canvas.dashed(&[(left, y), (right, y)], dashes, color, 1.8);
         draw_marker(curve.look, (left + 14.0, y), canvas);
@@ -525,14 +637,10 @@ fn draw_curve<DB: DrawingBackend>(curve: &Curve, layout: &Layout, canvas: &Canva
         }
         draw_marker(curve.look, (x, layout.y(mark.y)), canvas);
     }
-    for mark in curve.published.iter().filter(|m| m.y.is_finite()) {
+    for mark in &layout.visible(&curve.published) {
         let x = if mark.x.is_nan() { right - 14.0 } else { x(mark) };
         draw_diamond((x, layout.y(mark.y)), color, canvas);
     }
-}
-
-fn finite(marks: &[Mark]) -> Vec<Mark> {
-    marks.iter().filter(|m| m.y.is_finite() && m.spread.is_finite()).copied().collect()
 }
 
 /// The paper's value: large enough to frame the marker of an equal value of ours.
@@ -551,16 +659,20 @@ fn draw_marker<DB: DrawingBackend>(look: usize, (x, y): Spot, canvas: &Canvas<DB
         let spots: Vec<Spot> = corners.iter().map(|(dx, dy)| (x + dx, y + dy)).collect();
         canvas.fill(&spots, color);
     };
-    // Five shapes against six colors: 30 combinations before one comes back.
-    match look % 5 {
+    match look % N_MARKERS {
         0 => canvas.disc((x, y), 4.2, color),
         1 => polygon(&[(-3.9, -3.9), (3.9, -3.9), (3.9, 3.9), (-3.9, 3.9)]),
         2 => polygon(&[(0.0, -5.0), (4.9, 3.6), (-4.9, 3.6)]),
         3 => polygon(&[(0.0, 5.0), (4.9, -3.6), (-4.9, -3.6)]),
-        _ => {
+        4 => {
             canvas.line(&[(x - 4.0, y - 4.0), (x + 4.0, y + 4.0)], color, 2.4);
             canvas.line(&[(x - 4.0, y + 4.0), (x + 4.0, y - 4.0)], color, 2.4);
         }
+        5 => {
+            canvas.line(&[(x - 5.0, y), (x + 5.0, y)], color, 2.4);
+            canvas.line(&[(x, y - 5.0), (x, y + 5.0)], color, 2.4);
+        }
+        _ => polygon(&[(-2.4, -5.2), (2.4, -5.2), (2.4, 5.2), (-2.4, 5.2)]),
     }
 }
 
@@ -581,4 +693,55 @@ fn draw_entry<DB: DrawingBackend>(chart: &Chart, entry: &Entry, canvas: &Canvas<
         }
     }
     canvas.text(&entry.text, (x + LEGEND_SAMPLE + 7.0, baseline), HPos::Left);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(low: f64, high: f64) -> Vec<String> {
+        log_ticks((low.log10(), high.log10())).into_iter().map(|(_, text)| text).collect()
+    }
+
+    #[test]
+    fn logarithmic_ticks_are_decades_or_round_numbers() {
+        assert_eq!(texts(1.0, 1000.0), ["1", "10", "100", "1000"]);
+        assert_eq!(texts(0.5, 200.0), ["1", "10", "100"]);
+        assert_eq!(texts(0.02, 0.6), ["0.02", "0.05", "0.1", "0.2", "0.5"]);
+        assert_eq!(texts(3e4, 2e7), ["10⁵", "10⁶", "10⁷"]);
+        assert_eq!(texts(2.1, 4.3), ["2.5", "3", "3.5", "4"]);
+        assert_eq!(texts(1e-9, 1e7).len(), 9, "every second decade, of 17");
+    }
+
+    #[test]
+    fn logarithmic_ranges_forget_what_is_not_positive() {
+        let mark = |y, spread| Mark { x: 1.0, y, spread };
+        let curve = Curve {
+            label: "made up".into(),
+            look: 0,
+            shape: Shape::Markers,
+            points: vec![mark(0.0, 0.0), mark(-3.0, 1.0), mark(10.0, 20.0), mark(1000.0, 0.0)],
+            level: None,
+            published: Vec::new(),
+        };
+        let chart = Chart {
+            description: String::new(),
+            x_label: String::new(),
+            y_label: String::new(),
+            x_ticks: Vec::new(),
+            categorical: false,
+            log_x: false,
+            log_y: true,
+            y_bounds: (0.0, f64::INFINITY),
+            curves: vec![curve],
+        };
+        // From 10, whose error bar ends below zero, to 1000: two decades and 6 % on either side.
+        let ((low, high), ticks) = y_axis(&chart);
+        assert!((low - 0.88).abs() < 1e-9 && (high - 3.12).abs() < 1e-9, "{low} to {high}");
+        assert_eq!(ticks.len(), 3);
+        let layout = Layout::of(&chart);
+        assert_eq!(layout.visible(&chart.curves[0].points).len(), 2);
+        assert_eq!(layout.y_edge(&chart.curves[0].points[2], -1.0), layout.bottom);
+        assert!(!svg(&chart).contains("NaN"));
+    }
 }

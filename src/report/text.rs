@@ -26,14 +26,19 @@ pub(super) fn significant(value: f64) -> String {
     if !magnitude.is_finite() {
         fixed(value, 0)
     } else if !(-4.0..12.0).contains(&magnitude) {
-        let power: String = format!("{magnitude}").chars().map(superscript).collect();
-        format!("{} × 10{power}", fixed(value / 10f64.powf(magnitude), 2))
+        format!("{} × {}", fixed(value / 10f64.powf(magnitude), 2), power_of_ten(magnitude as i32))
     } else if magnitude >= 3.0 {
         let digits = count(value.abs().round() as u64);
         if value < 0.0 { format!("−{digits}") } else { digits }
     } else {
         fixed(value, (3.0 - magnitude) as usize)
     }
+}
+
+/// 10⁶ and its like.
+pub(super) fn power_of_ten(power: i32) -> String {
+    let power: String = power.to_string().chars().map(superscript).collect();
+    format!("10{power}")
 }
 
 /// A count in groups of three digits.

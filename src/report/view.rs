@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use crate::Result;
 use crate::results::{Status, TrialRecord};
-use crate::spec::{Experiment, Scale, Settings, split_id};
+use crate::spec::{Experiment, Progress, Scale, Settings, TensorMeasure, split_id};
 
-use super::chart::Chart;
+use super::chart::{Chart, traces};
 use super::measured::{Measured, Point};
 use super::metric::Metric;
 use super::text::{count, duration, position, signed, significant};
@@ -26,6 +26,8 @@ pub(super) struct Report {
     /// `Fig. 4`; empty for an experiment that is not in the paper.
     pub paper: String,
     pub claim: String,
+    /// Markdown; empty if there is none.
+    pub finding: String,
     /// Markdown.
     pub notes: String,
     /// One per scale with records, highest scale first.
@@ -46,7 +48,8 @@ pub(super) struct Section {
     pub caution: &'static str,
     pub checks: Vec<CheckView>,
     pub figures: Vec<FigureView>,
-    pub table: Table,
+    /// One per figure with values, the main one first.
+    pub tables: Vec<Table>,
     /// Trials done out of those planned.
     pub progress: String,
     pub deviations: Vec<String>,
@@ -54,6 +57,10 @@ pub(super) struct Section {
     pub cost: Vec<(&'static str, String)>,
     /// Queries and time in a few words, for the overview.
     pub cost_short: String,
+    /// Queries of all trials.
+    pub n_queries: u64,
+    /// Seconds of all trials.
+    pub seconds: f64,
     /// Settings that all trials share, and the values of those that differ.
     pub settings: Vec<(String, String)>,
 }
@@ -78,6 +85,7 @@ pub(super) struct FigureView {
 
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Table {
+    pub heading: String,
     pub header: Vec<String>,
     pub rows: Vec<Row>,
 }
@@ -98,13 +106,14 @@ impl Report {
             .iter()
             .rev()
             .filter(|(scale, records)| records.iter().any(|r| r.trial.scale == **scale))
-            .map(|(scale, records)| Section::new(&Measured::gather(experiment, *scale, records)?))
+            .map(|(scale, records)| Section::new(&Measured::gather_all(experiment, *scale, records)?))
             .collect::<Result<_>>()?;
         Ok(Self {
             id: experiment.id.clone(),
             title: experiment.title.clone(),
             paper: experiment.paper.clone(),
             claim: experiment.claim.clone(),
+            finding: experiment.finding.trim().to_owned(),
             notes: experiment.notes.trim().to_owned(),
             sections,
         })
@@ -112,9 +121,10 @@ impl Report {
 }
 
 impl Section {
-    fn new(measured: &Measured) -> Result<Self> {
-        let checks = evaluate_checks(measured);
-        let (verdict, counts) = judge(measured, &checks);
+    fn new(panels: &[Measured]) -> Result<Self> {
+        let measured = &panels[0];
+        let checks = evaluate_checks(panels);
+        let (verdict, counts) = judge(panels, &checks);
         let scale = scale_name(measured.scale);
         let n_queries: u64 = measured.records.iter().map(|r| queries(r)).sum();
         let seconds: f64 = measured.records.iter().map(|r| wall_s(r)).sum();
@@ -143,13 +153,15 @@ impl Section {
                     details: check.details,
                 })
                 .collect(),
-            figures: figures(measured),
-            table: table(measured),
+            figures: figures(panels)?,
+            tables: panels.iter().map(|measured| table(measured, panels.len() > 1)).collect(),
             progress: progress(measured),
             deviations: measured.plan().map(|plan| plan.deviations.clone()).unwrap_or_default(),
             problems: problems(measured),
             cost: cost(measured, n_queries, seconds),
-            cost_short: format!("{} queries, {}", count_short(n_queries), duration(seconds)),
+            cost_short: cost_short(n_queries, seconds, ", "),
+            n_queries,
+            seconds,
             settings: settings(&measured.records),
         })
     }
@@ -204,51 +216,90 @@ fn caution(scale: Scale) -> &'static str {
     }
 }
 
-fn figures(measured: &Measured) -> Vec<FigureView> {
-    let stem = format!("{}-{}", measured.experiment.id, scale_name(measured.scale));
-    let several = measured.finished().any(|p| p.values.len() > 1);
+/// Queries and time in a few words.
+pub(super) fn cost_short(n_queries: u64, seconds: f64, between: &str) -> String {
+    format!("{} queries{between}{}", count_short(n_queries), duration(seconds))
+}
+
+fn figures(panels: &[Measured]) -> Result<Vec<FigureView>> {
+    let main = &panels[0];
+    let stem = format!("{}-{}", main.experiment.id, scale_name(main.scale));
+    let several = panels.iter().any(|panel| panel.finished().any(|p| p.values.len() > 1));
     let spread = |what: &str| {
         if several { format!(" {what}: ± one standard deviation over seeds.") } else { String::new() }
     };
-    let mut figures = Vec::new();
-    if let Some(chart) = Chart::of(measured) {
-        let paper = if measured.experiment.expected.is_empty() {
-            ""
-        } else {
-            " Hollow diamonds: values published in the paper, in the color of their series."
+    let mut figures: Vec<FigureView> = panels
+        .iter()
+        .filter_map(|measured| figure(measured, &stem, &spread("Error bars and bands")))
+        .collect();
+    for trace in traces(main) {
+        let Some((chart, places)) = Chart::of_trace(main, &trace)? else { continue };
+        let along = match trace.x {
+            Progress::Epoch => "after each epoch".to_owned(),
+            _ => format!("against {} during training", trace.x_label),
         };
-        let side_by_side = if chart.curves.iter().filter(|c| c.level.is_none()).count() > 1 {
-            " Series are drawn slightly apart at the same x."
-        } else {
-            ""
-        };
-        let spread = spread("Error bars and bands");
-        let caption = format!("{} against {}.{spread}{side_by_side}{paper}", chart.y_label, chart.x_label);
-        figures.push(FigureView { stem: stem.clone(), caption, chart });
+        let caption = format!("{} {along}{}.{}", chart.y_label, places.text, spread("Bands"));
+        figures.push(FigureView { stem: format!("{stem}-{}", trace.id), caption, chart });
     }
-    if let Some((chart, x_text)) = Chart::of_epochs(measured) {
-        let place = if x_text.is_empty() {
-            String::new()
-        } else {
-            format!(" at {} = {x_text}", measured.experiment.figure.x_label)
+    for layers in &main.experiment.layers {
+        let Some((chart, places)) = Chart::of_layers(main, layers) else { continue };
+        let which = match layers.y {
+            TensorMeasure::Keep => "convolution and linear weight",
+            TensorMeasure::Cosine | TensorMeasure::RelativeError => "parameter tensor",
         };
-        let caption = format!("{} after each epoch{place}.{}", chart.y_label, spread("Bands"));
-        figures.push(FigureView { stem: format!("{stem}-epochs"), caption, chart });
+        let caption = format!(
+            "{} of each {which}, from the input to the output{}.{}",
+            chart.y_label,
+            places.text,
+            spread("Error bars")
+        );
+        figures.push(FigureView { stem: format!("{stem}-{}", layers.id), caption, chart });
     }
-    figures
+    Ok(figures)
 }
 
-fn table(measured: &Measured) -> Table {
-    let metric = measured.metric;
-    let has_best = measured.points.iter().any(|p| !p.best.is_empty());
-    let unit = metric.unit().trim();
-    let in_unit = |name: &str| if unit.is_empty() { name.to_owned() } else { format!("{name} ({unit})") };
+/// The figure of a panel.
+fn figure(measured: &Measured, stem: &str, spread: &str) -> Option<FigureView> {
+    let chart = Chart::of(measured)?;
+    let id = &measured.panel.id;
+    let paper = if measured.points.iter().all(|point| point.published.is_none()) {
+        ""
+    } else {
+        " Hollow diamonds: values published in the paper, in the color of their series."
+    };
+    let side_by_side = if chart.curves.iter().filter(|c| c.level.is_none()).count() > 1 {
+        " Series are drawn slightly apart at the same x."
+    } else {
+        ""
+    };
+    let divided = measured.reference_label().map_or(String::new(), |reference| {
+        format!(
+            " Every value is divided by that of {reference} at the same seed{}.",
+            match measured.reference.iter().any(|point| point.x.is_some()) {
+                true => format!(" and {}", chart.x_label),
+                false => String::new(),
+            }
+        )
+    });
+    let caption =
+        format!("{} against {}.{divided}{spread}{side_by_side}{paper}", chart.y_label, chart.x_label);
+    let stem = if id.is_empty() { stem.to_owned() } else { format!("{stem}-{id}") };
+    Some(FigureView { stem, caption, chart })
+}
+
+/// The values of a panel; `several` if it is not the only one.
+fn table(measured: &Measured, several: bool) -> Table {
+    let is_main = measured.panel.id.is_empty();
+    let has_best = is_main && measured.points.iter().any(|p| !p.best.is_empty());
+    let unit = if measured.is_relative() { "ratio" } else { measured.metric.unit().trim() };
+    let with_unit =
+        |name: &str, unit: &str| if unit.is_empty() { name.to_owned() } else { format!("{name} ({unit})") };
     let comparable = measured.scale == Scale::Paper;
     let mut header = vec![
         "series".to_owned(),
         measured.experiment.figure.x_label.clone(),
-        in_unit("paper"),
-        in_unit("ours, mean ± std"),
+        with_unit("paper", unit),
+        with_unit("ours, mean ± std", unit),
         "95 % interval".into(),
         "n".into(),
         if comparable { "difference" } else { "difference (not comparable)" }.into(),
@@ -257,43 +308,72 @@ fn table(measured: &Measured) -> Table {
     if has_best {
         header.insert(6, "test accuracy at best validation epoch (%)".into());
     }
-    let rows = measured.points.iter().map(|point| row(measured, point, has_best)).collect();
-    Table { header, rows }
+    let mut rows: Vec<Row> = measured.points.iter().map(|point| row(measured, point, has_best)).collect();
+    if measured.is_relative() {
+        rows.extend(measured.reference.iter().map(|point| row(measured, point, has_best)));
+        let absolute = with_unit("ours before division, mean ± std", measured.metric.unit().trim());
+        header.splice(4..4, [absolute, "paper, as published".to_owned()]);
+        for (row, point) in rows.iter_mut().zip(measured.points.iter().chain(&measured.reference)) {
+            row.cells.splice(4..4, absolute_cells(measured, point));
+        }
+    }
+    let relative = measured.reference_label().map_or(String::new(), |label| format!(", relative to {label}"));
+    let heading = match several || measured.is_relative() {
+        true => format!("Values: {}{relative}", measured.panel.y_label),
+        false => "Values".to_owned(),
+    };
+    Table { heading, header, rows }
 }
 
+/// In a relative figure, our value and the published one before the division.
+fn absolute_cells(measured: &Measured, point: &Point) -> [String; 2] {
+    let summary = super::stats::Summary::of(&point.absolute.values().copied().collect::<Vec<_>>());
+    let ours = summary.map(|s| mean_and_std(|value| measured.metric.number(value), s.mean, s.std));
+    let published = point.published_absolute.as_ref().map(|p| {
+        let space = if p.unit.is_empty() { "" } else { " " };
+        format!("{}{space}{} ({})", p.value, p.unit, p.source)
+    });
+    [ours.unwrap_or(ABSENT.into()), published.unwrap_or(ABSENT.into())]
+}
+
+/// In place of a number that there is not.
+const ABSENT: &str = "—";
+
 fn row(measured: &Measured, point: &Point, has_best: bool) -> Row {
-    const ABSENT: &str = "—";
-    let metric = measured.metric;
+    let number = |value: f64| measured.number(value);
     let summary = point.summary();
     let verdict = judge_point(measured.scale, point);
     let published = point.published.as_ref();
     let ours = match &summary {
         None => ABSENT.to_owned(),
-        Some(s) => mean_and_std(metric, s.mean, s.std),
+        Some(s) => mean_and_std(number, s.mean, s.std),
     };
-    let interval =
-        summary.and_then(|s| Some((s.mean, s.ci95_half?))).map_or(ABSENT.into(), |(mean, half)| {
-            format!("{} to {}", metric.number(mean - half), metric.number(mean + half))
-        });
+    let interval = summary
+        .and_then(|s| Some((s.mean, s.ci95_half?)))
+        .map_or(ABSENT.into(), |(mean, half)| format!("{} to {}", number(mean - half), number(mean + half)));
     let difference = match (&summary, published) {
-        (Some(s), Some(p)) => signed(&metric.number(s.mean - p.value)),
+        (Some(s), Some(p)) => signed(&number(s.mean - p.value)),
         _ => ABSENT.to_owned(),
     };
     let losses = point.losses();
-    let n = match (point.values.len(), losses.is_empty()) {
+    let n = match (point.values.len().max(point.absolute.len()), losses.is_empty()) {
         (n, true) => n.to_string(),
         (n, false) => format!("{n} ({losses})"),
     };
     let judged = match (verdict, published) {
         (PointVerdict::Reproduced | PointVerdict::NotReproduced, Some(p)) => {
-            format!("{} (± {})", verdict.label(), metric.number(p.tolerance))
+            format!("{} (± {})", verdict.label(), number(p.tolerance))
         }
         _ => verdict.label().to_owned(),
     };
+    let mut label = measured.label(point.series_idx).to_owned();
+    if measured.reference.iter().any(|reference| reference.series_idx == point.series_idx) {
+        label.push_str(" (divisor)");
+    }
     let mut cells = vec![
-        measured.label(point.series_idx).to_owned(),
+        label,
         if point.x.is_some() { point.x_text.clone() } else { "all".into() },
-        published.map_or(ABSENT.into(), |p| metric.number(p.value)),
+        published.map_or(ABSENT.into(), |p| number(p.value)),
         ours,
         interval,
         n,
@@ -302,7 +382,9 @@ fn row(measured: &Measured, point: &Point, has_best: bool) -> Row {
     ];
     if has_best {
         let best = super::stats::Summary::of(&point.best.values().copied().collect::<Vec<_>>());
-        let text = best.map_or(ABSENT.into(), |s| mean_and_std(Metric::TestAccuracy, s.mean, s.std));
+        let text = best.map_or(ABSENT.into(), |s| {
+            mean_and_std(|value| Metric::TestAccuracy.number(value), s.mean, s.std)
+        });
         cells.insert(6, text);
     }
     let tone = match verdict {
@@ -313,10 +395,10 @@ fn row(measured: &Measured, point: &Point, has_best: bool) -> Row {
     Row { cells, tone }
 }
 
-fn mean_and_std(metric: Metric, mean: f64, std: Option<f64>) -> String {
+fn mean_and_std(number: impl Fn(f64) -> String, mean: f64, std: Option<f64>) -> String {
     match std {
-        Some(std) => format!("{} ± {}", metric.number(mean), metric.number(std)),
-        None => metric.number(mean),
+        Some(std) => format!("{} ± {}", number(mean), number(std)),
+        None => number(mean),
     }
 }
 

@@ -8,7 +8,7 @@ use super::html::{self, Run};
 use super::view::Report;
 use super::{markdown, plot};
 
-/// Writes `<id>.md`, its figures `<id>-<scale>.svg` and `.png` (and `<id>-<scale>-epochs.…`) for every
+/// Writes `<id>.md`, its figures `<id>-<scale>.svg` and `.png` (and `<id>-<scale>-<figure>.…`) for every
 /// experiment, and `index.html` over all of them. Returns the paths written, in that order.
 ///
 /// An experiment without records has a line on the index and no page. Each file appears whole or not

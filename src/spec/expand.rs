@@ -5,28 +5,18 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::assign::text_of;
-use super::experiment::{Cell, Check, Expected, Experiment, Figure, Rule, Scale, ScalePlan, Series};
+use super::experiment::{
+    At, Cell, Check, Expected, Experiment, Figure, Layers, Metric, Panel, Progress, Rule, Scale, ScalePlan,
+    Series, TensorMeasure, Trace, Trend,
+};
 use super::settings::Settings;
 use super::source::{Source, Sources};
 use super::trial::number_text;
-use super::wire::{Assignments, WireCheck, WireExperiment, WireScale};
+use super::wire::{Assignments, BEST, WireCheck, WireExperiment, WireScale, number_of, same_value};
 use crate::{Error, Result};
 
 /// The x axis that counts network parameters; another setting varies, see `figure.axis`.
 pub(super) const N_PARAMS: &str = "n-params";
-
-/// Metrics that a figure can show.
-const METRICS: [&str; 9] = [
-    "test-accuracy",
-    "test-loss",
-    "val-accuracy",
-    "val-loss",
-    "train-accuracy",
-    "train-loss",
-    "wall-s",
-    "queries",
-    "gradient-norm",
-];
 
 impl Experiment {
     /// Reads an experiment file. A file that `extends` another finds it in the same folder, or else
@@ -56,10 +46,30 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
     let figure = expander.figure()?;
     let series = expander.series()?;
     let scales = expander.scales()?;
-    let expected = expander.expected()?;
-    let checks = expander.checks()?;
-    let WireExperiment { id, title, paper, claim, notes, .. } = expander.wire;
-    Ok(Experiment { id, title, paper, claim, checks, notes, figure, series, expected, scales })
+    let panels = expander.panels(figure.categorical)?;
+    let traces = expander.traces()?;
+    let layers = expander.layers()?;
+    expander.check_ids()?;
+    let WireExperiment { id, title, paper, claim, finding, notes, .. } = expander.wire.clone();
+    let mut experiment = Experiment {
+        id,
+        title,
+        paper,
+        claim,
+        finding,
+        checks: Vec::new(),
+        notes,
+        figure,
+        panels,
+        traces,
+        layers,
+        series,
+        expected: Vec::new(),
+        scales,
+    };
+    experiment.expected = expander.expected(&experiment)?;
+    experiment.checks = expander.checks(&experiment)?;
+    Ok(experiment)
 }
 
 /// The setting that varies along x.
@@ -108,20 +118,171 @@ impl Expander {
             return self.error("figure.coordinates", "needed exactly when x is not the axis that varies");
         }
         let Some(y) = wire.y.clone() else {
-            return self.error("figure.y", format!("missing; one of {}", METRICS.join(", ")));
+            return self.error("figure.y", format!("missing; one of {}", metric_names()));
         };
-        if !METRICS.contains(&y.as_str()) {
-            return self.error("figure.y", format!("expected one of {}; got {y}", METRICS.join(", ")));
-        }
+        self.check_metric("figure.y", &y)?;
         self.check_list("figure.values", &wire.values)?;
         let named = wire.values.iter().any(|value| number_of(value).is_none());
+        let categorical = named || wire.categorical.unwrap_or(false);
+        if wire.log_x && categorical {
+            return self.error("figure.log-x", NO_LOG_X);
+        }
+        let relative_to = wire.relative_to.as_ref();
         Ok(Figure {
             x: x.to_owned(),
             x_label: wire.x_label.clone(),
             y_label: wire.y_label.clone().unwrap_or_else(|| y.clone()),
             y,
-            categorical: named || wire.categorical.unwrap_or(false),
+            categorical,
+            relative_to: relative_to.map(|id| self.known_series("figure.relative-to", id)).transpose()?,
+            log_x: wire.log_x,
+            log_y: wire.log_y,
         })
+    }
+
+    fn check_metric(&self, path: &str, name: &str) -> Result<()> {
+        match Metric::parse(name) {
+            Ok(_) => Ok(()),
+            Err(_) => self.error(path, format!("expected one of {}; got {name}", metric_names())),
+        }
+    }
+
+    fn panels(&self, categorical: bool) -> Result<Vec<Panel>> {
+        let panels = self.wire.panel.iter().enumerate().map(|(idx, wire)| {
+            let path = format!("panel[{idx}]");
+            self.check_metric(&format!("{path}.y"), &wire.y)?;
+            if wire.log_x && categorical {
+                return self.error(&format!("{path}.log-x"), NO_LOG_X);
+            }
+            let relative_to = wire.relative_to.as_ref();
+            let reference = format!("{path}.relative-to");
+            Ok(Panel {
+                id: wire.id.clone(),
+                y: wire.y.clone(),
+                y_label: wire.y_label.clone().unwrap_or_else(|| wire.y.clone()),
+                relative_to: relative_to.map(|id| self.known_series(&reference, id)).transpose()?,
+                series: self.some_series(&path, wire.series.as_deref())?,
+                log_x: wire.log_x,
+                log_y: wire.log_y,
+            })
+        });
+        panels.collect()
+    }
+
+    fn traces(&self) -> Result<Vec<Trace>> {
+        let traces = self.wire.trace.iter().enumerate().map(|(idx, wire)| {
+            let path = format!("trace[{idx}]");
+            self.check_metric(&format!("{path}.y"), &wire.y)?;
+            let x_label = match wire.x {
+                Progress::Epoch => "Epoch",
+                Progress::Queries => "Queries",
+                Progress::WallS => "Seconds",
+            };
+            Ok(Trace {
+                id: wire.id.clone(),
+                x: wire.x,
+                x_label: wire.x_label.clone().unwrap_or_else(|| x_label.to_owned()),
+                y: wire.y.clone(),
+                y_label: wire.y_label.clone().unwrap_or_else(|| wire.y.clone()),
+                at: self.at(&format!("{path}.at"), wire.at.as_ref())?,
+                series: self.some_series(&path, wire.series.as_deref())?,
+                log_x: wire.log_x,
+            })
+        });
+        traces.collect()
+    }
+
+    fn layers(&self) -> Result<Vec<Layers>> {
+        let layers = self.wire.layers.iter().enumerate().map(|(idx, wire)| {
+            let path = format!("layers[{idx}]");
+            let y_label = match wire.y {
+                TensorMeasure::Keep => "Kept (%)",
+                TensorMeasure::Cosine => "Cosine",
+                TensorMeasure::RelativeError => "Relative error",
+            };
+            Ok(Layers {
+                id: wire.id.clone(),
+                y: wire.y,
+                y_label: wire.y_label.clone().unwrap_or_else(|| y_label.to_owned()),
+                at: self.at(&format!("{path}.at"), wire.at.as_ref())?,
+                series: self.some_series(&path, wire.series.as_deref())?,
+            })
+        });
+        layers.collect()
+    }
+
+    /// Requires the ids of panels, traces and layers to be fit for file names and to differ.
+    fn check_ids(&self) -> Result<()> {
+        let wire = &self.wire;
+        let panels =
+            wire.panel.iter().enumerate().map(|(idx, panel)| (format!("panel[{idx}].id"), &panel.id));
+        let traces =
+            wire.trace.iter().enumerate().map(|(idx, trace)| (format!("trace[{idx}].id"), &trace.id));
+        let layers = wire.layers.iter().enumerate().map(|(idx, one)| (format!("layers[{idx}].id"), &one.id));
+        let mut known: Vec<&str> = Vec::new();
+        if wire.trace.is_empty() {
+            // The figure that is there without traces.
+            known.push("epochs");
+        }
+        for (path, id) in panels.chain(traces).chain(layers) {
+            self.check_id(&path, id)?;
+            if known.contains(&id.as_str()) {
+                return self.error(&path, format!("`{id}` occurs twice among panels, traces and layers"));
+            }
+            known.push(id);
+        }
+        Ok(())
+    }
+
+    fn check_id(&self, path: &str, id: &str) -> Result<()> {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if id.is_empty() || !id.chars().all(plain) {
+            return self.error(path, format!("expected lower-case letters, digits and hyphens; got `{id}`"));
+        }
+        Ok(())
+    }
+
+    /// The series asked for, or all.
+    fn some_series(&self, path: &str, ids: Option<&[String]>) -> Result<Vec<String>> {
+        let path = format!("{path}.series");
+        match ids {
+            None => Ok(self.wire.series.iter().map(|series| series.id.clone()).collect()),
+            Some([]) => self.error(&path, "expected at least one"),
+            Some(ids) => {
+                let ids = ids.iter().enumerate();
+                ids.map(|(idx, id)| self.known_series(&format!("{path}[{idx}]"), id)).collect()
+            }
+        }
+    }
+
+    /// Where on the x axis `at` points to: a place in the figure's grid or that of any scale.
+    fn at(&self, path: &str, at: Option<&toml::Value>) -> Result<Option<At>> {
+        let Some(at) = at else { return Ok(None) };
+        if at.as_str() == Some(BEST) {
+            return Ok(Some(At::Best));
+        }
+        let wire = &self.wire.scale;
+        let mut points = self.points("figure", None)?;
+        for (name, scale) in [("smoke", &wire.smoke), ("laptop", &wire.laptop), ("paper", &wire.paper)] {
+            if let Some(scale) = scale {
+                points.extend(self.points(&format!("scale.{name}"), Some(scale))?);
+            }
+        }
+        let is_here = |point: &&Point| match (number_of(at), number_of(&point.value)) {
+            (Some(x), Some(_)) => point.x == x,
+            _ => same_value(&point.value, at),
+        };
+        if let Some(point) = points.iter().find(is_here) {
+            return Ok(Some(At::X(point.x)));
+        }
+        let mut known: Vec<&str> = Vec::new();
+        for point in &points {
+            if !known.contains(&point.x_text.as_str()) {
+                known.push(&point.x_text);
+            }
+        }
+        let got = text_of(at);
+        self.error(path, format!("expected one of {}, or {BEST}; got {got}", known.join(", ")))
     }
 
     fn check_list(&self, path: &str, values: &[toml::Value]) -> Result<()> {
@@ -141,14 +302,7 @@ impl Expander {
             return self.error("series", "expected at least one");
         }
         for (idx, series) in self.wire.series.iter().enumerate() {
-            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-            if series.id.is_empty() || !series.id.chars().all(plain) {
-                let path = format!("series[{idx}].id");
-                return self.error(
-                    &path,
-                    format!("expected lower-case letters, digits and hyphens; got `{}`", series.id),
-                );
-            }
+            self.check_id(&format!("series[{idx}].id"), &series.id)?;
             if self.wire.series[..idx].iter().any(|other| other.id == series.id) {
                 return self.error(&format!("series[{idx}].id"), format!("`{}` occurs twice", series.id));
             }
@@ -168,27 +322,74 @@ impl Expander {
         self.error(path, format!("no series `{id}`; expected one of {}", ids.join(", ")))
     }
 
-    fn expected(&self) -> Result<Vec<Expected>> {
+    /// The panel with that id; the main figure for the empty one.
+    fn known_panel(&self, path: &str, experiment: &Experiment, id: &str) -> Result<Panel> {
+        if id.is_empty() {
+            return Ok(experiment.main_panel());
+        }
+        if let Some(panel) = experiment.panels.iter().find(|panel| panel.id == id) {
+            return Ok(panel.clone());
+        }
+        let ids: Vec<&str> = experiment.panels.iter().map(|panel| panel.id.as_str()).collect();
+        let known = if ids.is_empty() { "there are none".to_owned() } else { ids.join(", ") };
+        self.error(path, format!("no panel `{id}`; expected one of those in [[panel]]: {known}"))
+    }
+
+    /// Requires `id` to be a series with values in the panel.
+    fn shown_series(&self, path: &str, panel: &Panel, id: &str) -> Result<String> {
+        let id = self.known_series(path, id)?;
+        if panel.relative_to.as_ref() == Some(&id) {
+            return self.error(path, format!("the figure is relative to `{id}`, which has no values in it"));
+        }
+        if !panel.series.contains(&id) {
+            return self.error(path, format!("`{id}` is not among the panel's series"));
+        }
+        Ok(id)
+    }
+
+    fn expected(&self, experiment: &Experiment) -> Result<Vec<Expected>> {
         let points = self.points("figure", None)?;
-        let mut all = Vec::new();
+        let mut all: Vec<Expected> = Vec::new();
         for (idx, wire) in self.wire.expected.iter().enumerate() {
-            let series = self.known_series(&format!("expected[{idx}].series"), &wire.series)?;
+            let path = format!("expected[{idx}]");
+            let panel = self.known_panel(&format!("{path}.panel"), experiment, &wire.panel)?;
+            let is_reference = panel.relative_to.as_ref() == Some(&wire.series);
+            let series_path = format!("{path}.series");
+            let series = match is_reference {
+                true => self.known_series(&series_path, &wire.series)?,
+                false => self.shown_series(&series_path, &panel, &wire.series)?,
+            };
             let constant = self.wire.series.iter().any(|s| s.id == series && s.constant);
             let xs = if constant { vec![None] } else { points.iter().map(|point| Some(point.x)).collect() };
             if xs.len() != wire.values.len() {
-                let path = format!("expected[{idx}].values");
+                let path = format!("{path}.values");
                 return self
                     .error(&path, format!("expected {}, one per x; got {}", xs.len(), wire.values.len()));
             }
             if !(wire.tolerance > 0.0 && wire.tolerance.is_finite()) {
-                let path = format!("expected[{idx}].tolerance");
+                let path = format!("{path}.tolerance");
                 return self
                     .error(&path, format!("expected a finite number above 0; got {}", wire.tolerance));
             }
+            let own = Metric::parse(&panel.y)?.unit().trim();
+            let unit = wire.unit.as_deref().unwrap_or(own);
+            let unit_path = format!("{path}.unit");
+            if panel.relative_to.is_none() && unit != own {
+                let reason =
+                    format!("only the published values of a relative figure may differ from `{own}`");
+                return self.error(&unit_path, reason);
+            }
+            if let Some(other) = all.iter().find(|other| other.panel == panel.id && other.unit != unit) {
+                let reason =
+                    format!("all published values of a figure share one; others have `{}`", other.unit);
+                return self.error(&unit_path, reason);
+            }
             all.extend(xs.into_iter().zip(&wire.values).map(|(x, value)| Expected {
+                panel: panel.id.clone(),
                 series: series.clone(),
                 x,
                 value: *value,
+                unit: unit.to_owned(),
                 tolerance: wire.tolerance,
                 source: wire.source.clone(),
             }));
@@ -196,44 +397,90 @@ impl Expander {
         Ok(all)
     }
 
-    fn checks(&self) -> Result<Vec<Check>> {
-        let checks = self.wire.check.iter().enumerate();
-        checks.map(|(idx, wire)| Ok(Check { text: wire.text.clone(), rule: self.rule(idx, wire)? })).collect()
+    fn checks(&self, experiment: &Experiment) -> Result<Vec<Check>> {
+        let checks = self.wire.check.iter().enumerate().map(|(idx, wire)| {
+            let path = format!("check[{idx}]");
+            let panel = self.known_panel(&format!("{path}.panel"), experiment, &wire.panel)?;
+            Ok(Check {
+                text: wire.text.clone(),
+                rule: self.rule(&path, wire, &panel)?,
+                at_best: wire.at.is_some(),
+                panel: panel.id,
+            })
+        });
+        checks.collect()
     }
 
-    fn rule(&self, idx: usize, wire: &WireCheck) -> Result<Rule> {
-        let path = format!("check[{idx}]");
-        let pair = |name: &str, [left, right]: &[String; 2]| {
-            let path = format!("{path}.{name}");
-            Ok::<_, Error>((self.known_series(&path, left)?, self.known_series(&path, right)?))
+    fn rule(&self, path: &str, wire: &WireCheck, panel: &Panel) -> Result<Rule> {
+        let kind = self.kind(path, wire)?;
+        let (min_x, max_x) = (wire.min_x.unwrap_or(f64::NEG_INFINITY), wire.max_x.unwrap_or(f64::INFINITY));
+        let margin = wire.margin.unwrap_or(0.0);
+        if matches!(kind, "close" | "flat") && wire.margin.is_none() {
+            return self.error(path, format!("{kind} needs a margin"));
+        }
+        let path = format!("{path}.{kind}");
+        if let Some([left, right]) = wire.above.as_ref().or(wire.close.as_ref()).or(wire.widens.as_ref()) {
+            let left = self.shown_series(&path, panel, left)?;
+            let right = self.shown_series(&path, panel, right)?;
+            return Ok(match kind {
+                "above" => Rule::Above { left, right, margin, min_x, max_x },
+                "close" => Rule::Close { left, right, margin, min_x, max_x },
+                _ => Rule::Widens { left, right },
+            });
+        }
+        let one = [&wire.within, &wire.falls, &wire.rises, &wire.flat].into_iter().flatten().next();
+        let series = self.shown_series(&path, panel, one.expect("exactly one kind is given"))?;
+        let trend = match kind {
+            "falls" => Trend::Falls,
+            "rises" => Trend::Rises,
+            "flat" => Trend::Flat,
+            _ => {
+                return match (wire.low, wire.high) {
+                    (Some(low), Some(high)) if low <= high => {
+                        Ok(Rule::Within { series, low, high, min_x, max_x })
+                    }
+                    _ => self.error(&path, "within needs low and high, low being no larger"),
+                };
+            }
         };
-        let bounded = wire.min_x.is_some() || wire.max_x.is_some();
-        match (&wire.above, &wire.close, &wire.widens) {
-            (Some(both), None, None) => {
-                let (left, right) = pair("above", both)?;
-                Ok(Rule::Above {
-                    left,
-                    right,
-                    margin: wire.margin.unwrap_or(0.0),
-                    min_x: wire.min_x.unwrap_or(f64::NEG_INFINITY),
-                    max_x: wire.max_x.unwrap_or(f64::INFINITY),
-                })
+        Ok(Rule::Trend { series, trend, margin, min_x, max_x })
+    }
+
+    /// The kind of a check; an error unless there is exactly one, with none but its own keys.
+    fn kind(&self, path: &str, wire: &WireCheck) -> Result<&'static str> {
+        const RANGE: [&str; 2] = ["min-x", "max-x"];
+        let kinds = [
+            ("above", wire.above.is_some(), &["margin", "at"][..]),
+            ("close", wire.close.is_some(), &["margin", "at"]),
+            ("widens", wire.widens.is_some(), &[]),
+            ("within", wire.within.is_some(), &["low", "high"]),
+            ("falls", wire.falls.is_some(), &["margin"]),
+            ("rises", wire.rises.is_some(), &["margin"]),
+            ("flat", wire.flat.is_some(), &["margin"]),
+        ];
+        let mut given = kinds.iter().filter(|(_, is_given, _)| *is_given);
+        let (Some((kind, _, own)), None) = (given.next(), given.next()) else {
+            let names: Vec<&str> = kinds.iter().map(|(kind, ..)| *kind).collect();
+            return self.error(path, format!("expected exactly one of {}", names.join(", ")));
+        };
+        let keys = [
+            ("margin", wire.margin.is_some()),
+            ("low", wire.low.is_some()),
+            ("high", wire.high.is_some()),
+            ("min-x", wire.min_x.is_some()),
+            ("max-x", wire.max_x.is_some()),
+            ("at", wire.at.is_some()),
+        ];
+        for (key, _) in keys.iter().filter(|(_, is_given)| *is_given) {
+            let has_range = *kind != "widens" && wire.at.is_none();
+            if !own.contains(key) && !(has_range && RANGE.contains(key)) {
+                let beside = if wire.at.is_some() && RANGE.contains(key) { "at" } else { *kind };
+                return self.error(&format!("{path}.{key}"), format!("has no meaning beside {beside}"));
             }
-            (None, Some(both), None) if !bounded => match wire.margin {
-                Some(margin) => {
-                    let (left, right) = pair("close", both)?;
-                    Ok(Rule::Close { left, right, margin })
-                }
-                None => self.error(&path, "close needs a margin"),
-            },
-            (None, None, Some(both)) if !bounded && wire.margin.is_none() => {
-                let (left, right) = pair("widens", both)?;
-                Ok(Rule::Widens { left, right })
-            }
-            _ => self.error(
-                &path,
-                "expected one of above (with margin, min-x, max-x), close (with margin) and widens (alone)",
-            ),
+        }
+        match wire.at.as_deref() {
+            Some(at) if at != BEST => self.error(&format!("{path}.at"), format!("expected {BEST}; got {at}")),
+            _ => Ok(kind),
         }
     }
 
@@ -379,9 +626,11 @@ impl Expander {
     }
 }
 
-/// A number's value, or `None` for a name or a truth value.
-fn number_of(value: &toml::Value) -> Option<f64> {
-    value.as_float().or(value.as_integer().map(|value| value as f64))
+const NO_LOG_X: &str = "an axis whose values stand at equal distances has no logarithm";
+
+/// The metrics that a figure can show.
+fn metric_names() -> String {
+    Metric::NAMES.map(|(name, _)| name).join(", ")
 }
 
 /// What is wrong, without the key: the file position names it.

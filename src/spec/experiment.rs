@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::settings::Settings;
+use crate::{Error, Result};
 
 /// How much of the paper's protocol a run follows.
 #[derive(
@@ -38,24 +39,214 @@ pub struct Figure {
     pub x: String,
     /// Axis title.
     pub x_label: String,
-    /// Metric on the y axis: `test-accuracy`, `test-loss`, `wall-s`, ….
+    /// Metric on the y axis: the name of a [`Metric`].
     pub y: String,
     /// Axis title.
     pub y_label: String,
     /// Draw the x values at equal distances rather than to scale.
     pub categorical: bool,
+    /// See [`Panel::relative_to`].
+    pub relative_to: Option<String>,
+    /// Logarithmic x axis.
+    pub log_x: bool,
+    /// Logarithmic y axis.
+    pub log_y: bool,
+}
+
+/// A figure and a value table over the experiment's x axis: the main one, or a further one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Panel {
+    /// Short name, the end of file names; empty for the main figure.
+    pub id: String,
+    /// Metric on the y axis: the name of a [`Metric`].
+    pub y: String,
+    /// Axis title.
+    pub y_label: String,
+    /// Series by which the others are divided, at the same x and seed; it has no points itself.
+    pub relative_to: Option<String>,
+    /// Ids of the series shown.
+    pub series: Vec<String>,
+    /// Logarithmic x axis.
+    pub log_x: bool,
+    /// Logarithmic y axis.
+    pub log_y: bool,
+}
+
+/// A figure over the course of training, at one x of the experiment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trace {
+    /// Short name, the end of file names.
+    pub id: String,
+    /// What the x axis counts.
+    pub x: Progress,
+    /// Axis title.
+    pub x_label: String,
+    /// Metric on the y axis: the name of a [`Metric`].
+    pub y: String,
+    /// Axis title.
+    pub y_label: String,
+    /// Which trials; `None` for the middle x among those where most series have finished trials.
+    pub at: Option<At>,
+    /// Ids of the series shown.
+    pub series: Vec<String>,
+    /// Logarithmic x axis.
+    pub log_x: bool,
+}
+
+/// What grows in the course of training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Progress {
+    /// Finished epochs.
+    Epoch,
+    /// Queries since the trial began.
+    Queries,
+    /// Seconds since the trial began.
+    WallS,
+}
+
+/// A figure over the parameter tensors of the networks, at one x of the experiment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layers {
+    /// Short name, the end of file names.
+    pub id: String,
+    /// What is shown of each tensor.
+    pub y: TensorMeasure,
+    /// Axis title.
+    pub y_label: String,
+    /// As [`Trace::at`].
+    pub at: Option<At>,
+    /// Ids of the series shown.
+    pub series: Vec<String>,
+}
+
+/// What a [`Layers`] figure shows of each tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TensorMeasure {
+    /// Percent of the tensor's scalars in the active set.
+    Keep,
+    /// Cosine of the angle between estimate and gradient.
+    Cosine,
+    /// ‖estimate − gradient‖ / ‖gradient‖.
+    RelativeError,
+}
+
+/// Which trials of a series a figure is about.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum At {
+    /// Those at this x.
+    X(f64),
+    /// Those at the series' own x with the highest mean validation accuracy, the smallest on ties.
+    Best,
+}
+
+/// What stands on a y axis. Accuracies are in percent there, as in the paper; so are the published
+/// values, tolerances and margins that go with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    /// `test-accuracy`, percent.
+    TestAccuracy,
+    /// `train-accuracy`, percent.
+    TrainAccuracy,
+    /// `val-accuracy`, percent.
+    ValAccuracy,
+    /// `test-loss`.
+    TestLoss,
+    /// `train-loss`.
+    TrainLoss,
+    /// `val-loss`.
+    ValLoss,
+    /// `wall-s`, seconds for the whole trial.
+    Seconds,
+    /// `wall-h`, hours for the whole trial.
+    Hours,
+    /// `epoch-s`, mean seconds per epoch.
+    SecondsPerEpoch,
+    /// `queries` in the whole trial.
+    Queries,
+    /// `gradient-norm`: norm of the last gradient estimate.
+    GradientNorm,
+    /// `cosine` of the angle between estimate and back-propagation, mean over epochs.
+    Cosine,
+    /// `relative-error` of the estimate, mean over epochs.
+    RelativeError,
+    /// `directions-s`: seconds to draw the directions of an estimate, median over epochs.
+    DirectionsSeconds,
+    /// `perturbation-s`: seconds to perturb the parameters, likewise.
+    PerturbationSeconds,
+    /// `inference-s`: seconds of forward passes, likewise.
+    InferenceSeconds,
+    /// `arithmetic-s`: seconds to form the estimate from its losses, likewise.
+    ArithmeticSeconds,
+    /// `radius` of Pattern Search at the end.
+    Radius,
+}
+
+impl Metric {
+    /// Names in experiment files.
+    pub const NAMES: [(&'static str, Self); 18] = [
+        ("test-accuracy", Self::TestAccuracy),
+        ("train-accuracy", Self::TrainAccuracy),
+        ("val-accuracy", Self::ValAccuracy),
+        ("test-loss", Self::TestLoss),
+        ("train-loss", Self::TrainLoss),
+        ("val-loss", Self::ValLoss),
+        ("wall-s", Self::Seconds),
+        ("wall-h", Self::Hours),
+        ("epoch-s", Self::SecondsPerEpoch),
+        ("queries", Self::Queries),
+        ("gradient-norm", Self::GradientNorm),
+        ("cosine", Self::Cosine),
+        ("relative-error", Self::RelativeError),
+        ("directions-s", Self::DirectionsSeconds),
+        ("perturbation-s", Self::PerturbationSeconds),
+        ("inference-s", Self::InferenceSeconds),
+        ("arithmetic-s", Self::ArithmeticSeconds),
+        ("radius", Self::Radius),
+    ];
+
+    /// The metric of that name.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if there is none.
+    pub fn parse(name: &str) -> Result<Self> {
+        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, metric)| *metric).ok_or_else(|| {
+            let known: Vec<&str> = Self::NAMES.iter().map(|(known, _)| *known).collect();
+            Error::setting("y", format!("no metric `{name}`; there are {}", known.join(", ")))
+        })
+    }
+
+    /// The unit, with the space before it.
+    #[must_use]
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::TestAccuracy | Self::TrainAccuracy | Self::ValAccuracy => " %",
+            Self::TestLoss | Self::TrainLoss | Self::ValLoss | Self::Queries => "",
+            Self::GradientNorm | Self::Cosine | Self::RelativeError | Self::Radius => "",
+            Self::Seconds | Self::SecondsPerEpoch => " s",
+            Self::DirectionsSeconds | Self::PerturbationSeconds => " s",
+            Self::InferenceSeconds | Self::ArithmeticSeconds => " s",
+            Self::Hours => " h",
+        }
+    }
 }
 
 /// A published number.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expected {
+    /// Id of the [`Panel`] it belongs to; empty for the main figure.
+    pub panel: String,
     /// Series it belongs to.
     pub series: String,
     /// Position on the x axis; `None` for a constant series.
     pub x: Option<f64>,
-    /// The published value, in the unit of the figure's y axis.
+    /// The published value, in [`Expected::unit`].
     pub value: f64,
-    /// Difference up to which our value at paper scale counts as reproduced.
+    /// Unit of the value: that of the metric, or in a relative figure any other.
+    pub unit: String,
+    /// Difference up to which our value at paper scale counts as reproduced, in units of the figure's y
+    /// axis (ratios in a relative figure).
     pub tolerance: f64,
     /// Where the number was published.
     pub source: String,
@@ -66,11 +257,16 @@ pub struct Expected {
 pub struct Check {
     /// What is tested, as a sentence.
     pub text: String,
+    /// Id of the [`Panel`] whose values are compared; empty for the main figure.
+    pub panel: String,
+    /// Compare each series at its own best x (see [`At::Best`]) rather than both at every x.
+    pub at_best: bool,
     /// The test.
     pub rule: Rule,
 }
 
-/// What a [`Check`] compares; every comparison is of means over seeds at equal x.
+/// What a [`Check`] compares; every comparison is of means over seeds, of two series at equal x unless
+/// the check is at the best x.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rule {
     /// mean(left) > mean(right) + margin at every x in `min_x..=max_x`.
@@ -86,7 +282,7 @@ pub enum Rule {
         /// Highest x looked at.
         max_x: f64,
     },
-    /// |mean(left) − mean(right)| ≤ margin at every x.
+    /// |mean(left) − mean(right)| ≤ margin at every x in `min_x..=max_x`.
     Close {
         /// One series.
         left: String,
@@ -94,6 +290,10 @@ pub enum Rule {
         right: String,
         /// Largest difference that still counts as close, in y units.
         margin: f64,
+        /// Lowest x looked at.
+        min_x: f64,
+        /// Highest x looked at.
+        max_x: f64,
     },
     /// mean(left) − mean(right) is larger at the largest x than at the smallest.
     Widens {
@@ -102,6 +302,43 @@ pub enum Rule {
         /// Series that should fall behind.
         right: String,
     },
+    /// `low` ≤ mean(series) ≤ `high` at every x in `min_x..=max_x`.
+    Within {
+        /// The series.
+        series: String,
+        /// Lowest mean allowed.
+        low: f64,
+        /// Highest mean allowed.
+        high: f64,
+        /// Lowest x looked at.
+        min_x: f64,
+        /// Highest x looked at.
+        max_x: f64,
+    },
+    /// How mean(series) at the largest x in `min_x..=max_x` compares with that at the smallest.
+    Trend {
+        /// The series.
+        series: String,
+        /// Where it should go.
+        trend: Trend,
+        /// By more than this, or for [`Trend::Flat`] by no more than this, in y units.
+        margin: f64,
+        /// Lowest x looked at.
+        min_x: f64,
+        /// Highest x looked at.
+        max_x: f64,
+    },
+}
+
+/// Where a series goes along the x axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trend {
+    /// Down.
+    Falls,
+    /// Up.
+    Rises,
+    /// Neither.
+    Flat,
 }
 
 /// One scale of an experiment.
@@ -140,18 +377,43 @@ pub struct Experiment {
     pub paper: String,
     /// What the paper says it shows.
     pub claim: String,
+    /// What we found and what to do with it (Markdown); empty before anything was.
+    pub finding: String,
     /// The parts of the claim a program can test.
     pub checks: Vec<Check>,
     /// What else a reader should know (Markdown).
     pub notes: String,
-    /// Axes and metric.
+    /// Axes and metric of the main figure.
     pub figure: Figure,
+    /// Further figures over the same x axis.
+    pub panels: Vec<Panel>,
+    /// Figures over the course of training; empty for one over epochs, of the main figure's metric.
+    pub traces: Vec<Trace>,
+    /// Figures over parameter tensors.
+    pub layers: Vec<Layers>,
     /// Curves.
     pub series: Vec<Series>,
     /// Published values.
     pub expected: Vec<Expected>,
     /// The three scales.
     pub scales: BTreeMap<Scale, ScalePlan>,
+}
+
+impl Experiment {
+    /// The main figure as a panel, with all series.
+    #[must_use]
+    pub fn main_panel(&self) -> Panel {
+        let figure = &self.figure;
+        Panel {
+            id: String::new(),
+            y: figure.y.clone(),
+            y_label: figure.y_label.clone(),
+            relative_to: figure.relative_to.clone(),
+            series: self.series.iter().map(|series| series.id.clone()).collect(),
+            log_x: figure.log_x,
+            log_y: figure.log_y,
+        }
+    }
 }
 
 /// One run: a cell with a seed.

@@ -12,7 +12,10 @@ mod variant;
 mod wire;
 
 pub use domain::Description;
-pub use experiment::{Cell, Check, Expected, Experiment, Figure, Rule, Scale, ScalePlan, Series, Trial};
+pub use experiment::{
+    At, Cell, Check, Expected, Experiment, Figure, Layers, Metric, Panel, Progress, Rule, Scale, ScalePlan,
+    Series, TensorMeasure, Trace, Trend, Trial,
+};
 pub use library::Library;
 pub use settings::{
     DataSource, Difference, Directions, EvaluatorKind, Init, LayerRatios, Mask, Method, ModelKind,

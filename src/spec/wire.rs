@@ -5,6 +5,7 @@
 //! title = "…"                    # one line
 //! paper = "Fig. 4"               # where in the paper; leave out for a sweep
 //! claim = "…"                    # what the paper says it shows
+//! finding = "…"                  # Markdown: what we found, and what to do with it
 //! notes = "…"                    # Markdown: what else a reader should know
 //! extends = "sweep-sparsity"     # optional, sweeps only, see below
 //!
@@ -17,6 +18,26 @@
 //! categorical = false            # equal distances; always so for named values
 //! values = [0.8, 0.9]            # the paper's grid
 //! coordinates = [730, 3700]      # x of each value, when x is not the axis itself
+//! relative-to = "fo"             # y divided by that of this series, see below
+//! log-x = true                   # logarithmic axes; log-x not with categorical
+//! log-y = true
+//!
+//! [[panel]]                      # a further figure and value table over the same trials and x
+//! id = "time"                    # lower-case, unique; the files are <experiment>-<scale>-time
+//! y = "wall-s"                   # as in figure, also y-label, relative-to, log-x, log-y
+//! series = ["deepzero"]          # which; left out: all
+//!
+//! [[trace]]                      # a figure over the course of training; none: one over epochs
+//! id = "queries"
+//! x = "queries"                  # or epoch, wall-s
+//! x-label = "Queries"            # left out: Epoch, Queries, Seconds
+//! y = "test-accuracy"            # also y-label, series, log-x
+//! at = 0.9                       # which x of the figure, see below
+//!
+//! [[layers]]                     # a figure over the parameter tensors, in order
+//! id = "keep"
+//! y = "keep"                     # percent in the active set; or cosine, relative-error
+//! at = 0.9                       # also y-label, series
 //!
 //! [base]                         # settings of every trial, over the program's defaults
 //! model = "resnet"
@@ -29,17 +50,28 @@
 //!
 //! [[expected]]                   # published numbers of one series
 //! series = "deepzero"
+//! panel = "time"                 # which they belong to; left out: the main figure
 //! values = [86.94, 86.46]        # one per figure value; a constant series has one
+//! unit = "h"                     # of values, in a relative figure; left out: the metric's
 //! tolerance = 1.0                # difference that still counts as reproduced at paper scale
 //! source = "Fig. 4, labels"
 //!
-//! [[check]]                      # what a program can test; one of above, close, widens
+//! [[check]]                      # what a program can test; exactly one kind, with its own keys
 //! text = "…"
+//! panel = "time"                 # whose values; left out: the main figure
 //! above = ["deepzero", "fo"]     # left > right + margin, at every x in min-x..=max-x
-//! close = ["deepzero", "fo"]     # |left − right| ≤ margin, at every x
+//! close = ["deepzero", "fo"]     # |left − right| ≤ margin, likewise
 //! widens = ["deepzero", "fo"]    # left − right is larger at the largest x than at the smallest
-//! margin = 2.0
+//! within = "deepzero"            # low ≤ mean ≤ high, at every x in min-x..=max-x
+//! falls = "deepzero"             # lower by more than margin at the largest x of min-x..=max-x
+//! rises = "deepzero"             # than at the smallest; or higher
+//! flat = "deepzero"              # or different by no more than margin
+//! margin = 2.0                   # needed for close and flat, else 0 unless given; not for widens, within
+//! low = 0.9
+//! high = 1.1
 //! min-x = 0.9
+//! max-x = 0.99
+//! at = "best"                    # above and close: each series at its own best x, not every x
 //!
 //! [scale.smoke]                  # likewise laptop and paper
 //! seeds = 2                      # seeds 0 and 1
@@ -50,6 +82,16 @@
 //! series.fo = { mu = 0.01 }      # settings of one series at this scale
 //! ```
 //!
+//! **Relative figures.** With `relative-to`, every value is divided by that of the named series at the
+//! same x and seed (by its only one, if it is constant), and every published value by the published one
+//! of that series at the same x. The named series has no points itself. `values` are as published, in
+//! `unit`; `tolerance`, `margin`, `low` and `high` are in units of what is drawn, so ratios.
+//!
+//! **At.** The x whose trials a trace or layers figure shows: a number, or the name of a value on an axis
+//! of names. A scale without it shows the middle x among those where most series have finished trials,
+//! and so does a figure without `at`. `"best"` takes for every series its own x with the highest
+//! mean validation accuracy, the smallest on ties; where there are no validation images, the middle x.
+//!
 //! **Units.** A metric that is an accuracy (`test-accuracy`, `val-accuracy`, `train-accuracy`) is in
 //! percent wherever it appears in these files: `values`, `tolerance`, `margin`. Losses are mean
 //! cross-entropy in nats, times seconds. Settings have the units of their descriptions; sparsity is
@@ -59,13 +101,19 @@
 //! `scale.S.set`, the series' `set`, `scale.S.series.ID`, the value on the x axis (not for constant
 //! series) and `--set`, each winning over those before it.
 //!
-//! **Extending.** A sweep that names another in `extends` takes over `base`, `series`, `figure.y`
-//! and each scale's `seeds`, `deviations`, `set` and `series`; what it says itself wins, settings
-//! one by one, the rest as a whole. Everything about the x axis is its own.
+//! **Extending.** A sweep that names another in `extends` takes over `base`, `series`, `figure.y` with
+//! its `y-label`, `relative-to` and `log-y`, and each scale's `seeds`, `deviations`, `set` and `series`; what it says itself wins, settings
+//! one by one, the rest as a whole. Everything about the x axis is its own, and so are panels, traces,
+//! layers, published values and checks.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+
+use super::experiment::{Progress, TensorMeasure};
+
+/// Stands for a series' own best x.
+pub(super) const BEST: &str = "best";
 
 /// Settings by name, not yet checked.
 pub(super) type Assignments = BTreeMap<String, toml::Value>;
@@ -80,9 +128,17 @@ pub(super) struct WireExperiment {
     #[serde(default)]
     pub(super) claim: String,
     #[serde(default)]
+    pub(super) finding: String,
+    #[serde(default)]
     pub(super) notes: String,
     pub(super) extends: Option<String>,
     pub(super) figure: WireFigure,
+    #[serde(default)]
+    pub(super) panel: Vec<WirePanel>,
+    #[serde(default)]
+    pub(super) trace: Vec<WireTrace>,
+    #[serde(default)]
+    pub(super) layers: Vec<WireLayers>,
     #[serde(default)]
     pub(super) base: Assignments,
     #[serde(default)]
@@ -106,6 +162,49 @@ pub(super) struct WireFigure {
     pub(super) categorical: Option<bool>,
     pub(super) values: Vec<toml::Value>,
     pub(super) coordinates: Option<Vec<f64>>,
+    pub(super) relative_to: Option<String>,
+    #[serde(default)]
+    pub(super) log_x: bool,
+    #[serde(default)]
+    pub(super) log_y: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct WirePanel {
+    pub(super) id: String,
+    pub(super) y: String,
+    pub(super) y_label: Option<String>,
+    pub(super) relative_to: Option<String>,
+    pub(super) series: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) log_x: bool,
+    #[serde(default)]
+    pub(super) log_y: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct WireTrace {
+    pub(super) id: String,
+    pub(super) x: Progress,
+    pub(super) x_label: Option<String>,
+    pub(super) y: String,
+    pub(super) y_label: Option<String>,
+    pub(super) at: Option<toml::Value>,
+    pub(super) series: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) log_x: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct WireLayers {
+    pub(super) id: String,
+    pub(super) y: TensorMeasure,
+    pub(super) y_label: Option<String>,
+    pub(super) at: Option<toml::Value>,
+    pub(super) series: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -122,8 +221,11 @@ pub(super) struct WireSeries {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct WireExpected {
+    #[serde(default)]
+    pub(super) panel: String,
     pub(super) series: String,
     pub(super) values: Vec<f64>,
+    pub(super) unit: Option<String>,
     pub(super) tolerance: f64,
     pub(super) source: String,
 }
@@ -132,12 +234,21 @@ pub(super) struct WireExpected {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct WireCheck {
     pub(super) text: String,
+    #[serde(default)]
+    pub(super) panel: String,
     pub(super) above: Option<[String; 2]>,
     pub(super) close: Option<[String; 2]>,
     pub(super) widens: Option<[String; 2]>,
+    pub(super) within: Option<String>,
+    pub(super) falls: Option<String>,
+    pub(super) rises: Option<String>,
+    pub(super) flat: Option<String>,
     pub(super) margin: Option<f64>,
+    pub(super) low: Option<f64>,
+    pub(super) high: Option<f64>,
     pub(super) min_x: Option<f64>,
     pub(super) max_x: Option<f64>,
+    pub(super) at: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -170,6 +281,8 @@ impl WireExperiment {
         }
         if self.figure.y.is_none() {
             self.figure.y = parent.figure.y;
+            self.figure.relative_to = self.figure.relative_to.take().or(parent.figure.relative_to);
+            self.figure.log_y |= parent.figure.log_y;
             self.figure.y_label = self.figure.y_label.take().or(parent.figure.y_label);
         }
         inherit_scale(&mut self.scale.smoke, parent.scale.smoke);
@@ -177,8 +290,15 @@ impl WireExperiment {
         inherit_scale(&mut self.scale.paper, parent.scale.paper);
     }
 
-    /// Replaces the grid at every scale.
+    /// Replaces the grid at every scale. What was said of an x that is not on it is forgotten.
     pub(super) fn replace_values(&mut self, values: Vec<toml::Value>) {
+        let ats = self.trace.iter_mut().map(|trace| &mut trace.at);
+        for at in ats.chain(self.layers.iter_mut().map(|layers| &mut layers.at)) {
+            let stays = |at: &toml::Value| {
+                at.as_str() == Some(BEST) || values.iter().any(|value| same_value(value, at))
+            };
+            *at = at.take().filter(stays);
+        }
         self.figure.values = values;
         self.figure.coordinates = None;
         self.expected.clear();
@@ -188,6 +308,16 @@ impl WireExperiment {
             scale.coordinates = None;
         }
     }
+}
+
+/// Whether two values are the same, `1` and `1.0` being so.
+pub(super) fn same_value(a: &toml::Value, b: &toml::Value) -> bool {
+    a == b || number_of(a).is_some_and(|number| number_of(b) == Some(number))
+}
+
+/// A number's value, or `None` for a name or a truth value.
+pub(super) fn number_of(value: &toml::Value) -> Option<f64> {
+    value.as_float().or(value.as_integer().map(|value| value as f64))
 }
 
 fn inherit_scale(own: &mut Option<WireScale>, parent: Option<WireScale>) {

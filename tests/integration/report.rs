@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use deepzero::report::chart::{Chart, traces};
 use deepzero::report::measured::Measured;
-use deepzero::report::verdict::{Outcome, PointVerdict, Verdict, evaluate_checks, judge, judge_point};
+use deepzero::report::metric::Metric;
+use deepzero::report::place::{Places, best};
+use deepzero::report::verdict::{
+    CheckResult, Outcome, PointVerdict, Verdict, evaluate_checks, judge, judge_point,
+};
 use deepzero::report::{Run, html, markdown, plot, write_reports};
-use deepzero::report::{chart::Chart, metric::Metric};
-use deepzero::results::{EpochRecord, Measures, Provenance, Status, TrialRecord};
+use deepzero::results::{EpochRecord, Measures, Provenance, Status, TensorRecord, TrialRecord};
 use deepzero::spec::{
-    Cell, Check, Expected, Experiment, Figure, Rule, Scale, ScalePlan, Series, Settings, Trial,
+    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, Progress, Rule, Scale, ScalePlan, Series,
+    Settings, TensorMeasure, Trace, Trend, Trial,
 };
 
 const SPARSITIES: [(f64, &str); 4] = [(0.80, "80 %"), (0.90, "90 %"), (0.95, "95 %"), (0.99, "99 %")];
@@ -18,7 +23,9 @@ fn series(id: &str, label: &str, constant: bool) -> Series {
 }
 
 fn expected(series: &str, x: Option<f64>, value: f64) -> Expected {
-    Expected { series: series.into(), x, value, tolerance: 1.0, source: "made up".into() }
+    let panel = String::new();
+    let source = "made up".into();
+    Expected { panel, series: series.into(), x, value, unit: "%".into(), tolerance: 1.0, source }
 }
 
 fn cells(series: &[Series], xs: &[(f64, &str)]) -> Vec<Cell> {
@@ -36,17 +43,42 @@ fn cells(series: &[Series], xs: &[(f64, &str)]) -> Vec<Cell> {
     cells
 }
 
+fn check(text: &str, rule: Rule) -> Check {
+    Check { text: text.into(), panel: String::new(), at_best: false, rule }
+}
+
 fn above(left: &str, right: &str, min_x: f64) -> Check {
-    Check {
-        text: format!("`{left}` beats `{right}`."),
-        rule: Rule::Above {
-            left: left.into(),
-            right: right.into(),
-            margin: 0.0,
-            min_x,
-            max_x: f64::INFINITY,
-        },
-    }
+    let rule =
+        Rule::Above { left: left.into(), right: right.into(), margin: 0.0, min_x, max_x: f64::INFINITY };
+    check(&format!("`{left}` beats `{right}`."), rule)
+}
+
+fn close(left: &str, right: &str, margin: f64) -> Rule {
+    let (left, right) = (left.into(), right.into());
+    Rule::Close { left, right, margin, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
+}
+
+fn widens(left: &str, right: &str) -> Rule {
+    Rule::Widens { left: left.into(), right: right.into() }
+}
+
+fn within(series: &str, low: f64, high: f64) -> Rule {
+    Rule::Within { series: series.into(), low, high, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
+}
+
+fn trend(series: &str, trend: Trend, margin: f64) -> Rule {
+    Rule::Trend { series: series.into(), trend, margin, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
+}
+
+/// Checks and verdict of the main figure alone.
+fn judged(measured: &Measured) -> (Verdict, Vec<CheckResult>) {
+    let checks = evaluate_checks(std::slice::from_ref(measured));
+    (judge(std::slice::from_ref(measured), &checks).0, checks)
+}
+
+/// The figure over epochs.
+fn of_epochs(measured: &Measured) -> Option<Chart> {
+    Some(Chart::of_trace(measured, &traces(measured)[0]).unwrap()?.0)
 }
 
 /// A made-up comparison over sparsity with a constant series.
@@ -65,14 +97,15 @@ fn made_up_experiment() -> Experiment {
         id: "made-up".into(),
         title: "Made-up accuracy over sparsity".into(),
         paper: "Fig. 0".into(),
+        finding: String::new(),
+        panels: Vec::new(),
+        traces: Vec::new(),
+        layers: Vec::new(),
         claim: "DeepZero beats sparse-weight training from 90 % up; dense training stays ahead.".into(),
         checks: vec![
             above("deepzero", "fo-weights", 0.9),
             above("fo-dense", "deepzero", 0.0),
-            Check {
-                text: "The lead over sparse weights grows with sparsity.".into(),
-                rule: Rule::Widens { left: "deepzero".into(), right: "fo-weights".into() },
-            },
+            check("The lead over sparse weights grows with sparsity.", widens("deepzero", "fo-weights")),
         ],
         notes: "A note with `code` and a list:\n\n- one\n- two".into(),
         figure: Figure {
@@ -81,6 +114,9 @@ fn made_up_experiment() -> Experiment {
             y: "test-accuracy".into(),
             y_label: "Test accuracy (%)".into(),
             categorical: true,
+            relative_to: None,
+            log_x: false,
+            log_y: false,
         },
         expected: vec![
             expected("deepzero", Some(0.8), 70.0),
@@ -262,7 +298,7 @@ fn reduced_scale_has_no_point_verdicts() {
     let records = made_up_records(Scale::Laptop, 2);
     let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
     assert!(measured.points.iter().all(|p| judge_point(Scale::Laptop, p) == PointVerdict::None));
-    let (verdict, _) = judge(&measured, &evaluate_checks(&measured));
+    let (verdict, _) = judged(&measured);
     assert_eq!(verdict, Verdict::TrendConfirmed);
 }
 
@@ -280,7 +316,7 @@ fn tolerance_is_inclusive_and_strict() {
         let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
         let point = measured.points.iter().find(|p| p.x.is_none()).unwrap();
         assert_eq!(judge_point(Scale::Paper, point), verdict, "{accuracy}");
-        let (overall, _) = judge(&measured, &evaluate_checks(&measured));
+        let (overall, _) = judged(&measured);
         assert_ne!(overall, Verdict::Reproduced, "most trials are missing");
     }
 }
@@ -290,18 +326,12 @@ fn failing_checks_say_where() {
     let mut experiment = made_up_experiment();
     experiment.checks = vec![
         above("deepzero", "fo-weights", 0.0),
-        Check {
-            text: "Close.".into(),
-            rule: Rule::Close { left: "deepzero".into(), right: "fo-weights".into(), margin: 2.0 },
-        },
-        Check {
-            text: "The other way round.".into(),
-            rule: Rule::Widens { left: "fo-weights".into(), right: "deepzero".into() },
-        },
+        check("Close.", close("deepzero", "fo-weights", 2.0)),
+        check("The other way round.", widens("fo-weights", "deepzero")),
     ];
     let records = made_up_records(Scale::Laptop, 2);
     let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
-    let checks = evaluate_checks(&measured);
+    let checks = judged(&measured).1;
     assert!(checks.iter().all(|c| c.outcome == Outcome::NotConfirmed));
     let reasons: Vec<&str> = checks.iter().map(|c| c.reason.as_str()).collect();
     insta::assert_snapshot!(reasons.join("\n"), @r#"
@@ -309,7 +339,7 @@ fn failing_checks_say_where() {
     The difference is not within ±2.00 points at Sparsity = 95 %, Sparsity = 99 %.
     From Sparsity = 80 % to Sparsity = 99 % the difference goes from +1.05 to −7.90 (−8.95 points).
     "#);
-    assert_eq!(judge(&measured, &checks).0, Verdict::TrendNotConfirmed);
+    assert_eq!(judged(&measured).0, Verdict::TrendNotConfirmed);
 }
 
 #[test]
@@ -320,7 +350,7 @@ fn a_confirmed_check_admits_its_uncertainty() {
     let noisy = records.iter_mut().find(|r| r.trial.x == Some(0.9) && r.trial.seed == 1).unwrap();
     noisy.epochs.last_mut().unwrap().test_accuracy += 0.02;
     let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
-    let check = &evaluate_checks(&measured)[0];
+    let check = &judged(&measured).1[0];
     assert_eq!(check.outcome, Outcome::Confirmed);
     insta::assert_snapshot!(check.reason, @"The difference is above zero at all 3 positions. At 1 of 3 it does not exceed its uncertainty.");
     insta::assert_snapshot!(check.details[0], @"At Sparsity = 90 %: DeepZero 69.65 % (n = 2); FO, sparse weights 67.05 % (n = 2); difference +2.60 points (paired over 2 seeds: +2.60 ± 11.44 points, which does not exceed its 95 % uncertainty). Holds.");
@@ -332,11 +362,11 @@ fn missing_series_are_not_run() {
     let mut records = made_up_records(Scale::Laptop, 2);
     records.retain(|r| r.trial.series != "fo-weights");
     let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
-    let checks = evaluate_checks(&measured);
+    let checks = judged(&measured).1;
     let outcomes: Vec<Outcome> = checks.iter().map(|c| c.outcome).collect();
     assert_eq!(outcomes, [Outcome::NotRun, Outcome::Confirmed, Outcome::NotRun]);
     insta::assert_snapshot!(checks[2].reason, @"No finished trial of FO, sparse weights at Sparsity = 80 %; FO, sparse weights at Sparsity = 99 %.");
-    assert_eq!(judge(&measured, &checks).0, Verdict::NotRun);
+    assert_eq!(judged(&measured).0, Verdict::NotRun);
 }
 
 #[test]
@@ -376,8 +406,8 @@ fn all_trials_failed() {
     let scales = at_scale(Scale::Paper, records);
     let measured = Measured::gather(&experiment, Scale::Paper, &scales[&Scale::Paper]).unwrap();
     assert!(Chart::of(&measured).is_none());
-    assert!(Chart::of_epochs(&measured).is_none());
-    assert_eq!(judge(&measured, &evaluate_checks(&measured)).0, Verdict::NotRun);
+    assert!(of_epochs(&measured).is_none());
+    assert_eq!(judged(&measured).0, Verdict::NotRun);
     let page = markdown(&experiment, &scales).unwrap();
     assert!(page.contains("## Scale `paper`: not run"));
     assert!(page.contains("made-up failure"));
@@ -454,7 +484,7 @@ fn svg_names_every_series_and_leaves_the_ink_to_the_page() {
     let experiment = made_up_experiment();
     let records = made_up_records(Scale::Paper, 3);
     let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
-    for chart in [Chart::of(&measured).unwrap(), Chart::of_epochs(&measured).unwrap().0] {
+    for chart in [Chart::of(&measured).unwrap(), of_epochs(&measured).unwrap()] {
         let svg = plot::svg(&chart);
         for series in &experiment.series {
             assert!(svg.contains(&format!(">{}</text>", series.label)));
@@ -488,7 +518,7 @@ fn odd_charts_can_be_drawn() {
         experiment.figure.categorical = categorical;
         let records = vec![record(Scale::Smoke, ("deepzero", Some(SPARSITIES[0])), 0, 0.5, 1)];
         let measured = Measured::gather(&experiment, Scale::Smoke, &records).unwrap();
-        assert!(Chart::of_epochs(&measured).is_none(), "one epoch makes no curve");
+        assert!(of_epochs(&measured).is_none(), "one epoch makes no curve");
         assert!(!plot::png(&Chart::of(&measured).unwrap()).is_empty());
         for (y, wall_s) in [("test-loss", 1.0), ("wall-s", 0.0), ("wall-s", 1e9), ("queries", 1e-9)] {
             experiment.figure.y = y.into();
@@ -598,21 +628,337 @@ fn made_up_sizes() -> Run {
         }
     }
     experiment.checks = vec![
-        Check {
-            text: "CGE is close to FO.".into(),
-            rule: Rule::Close { left: "cge".into(), right: "fo".into(), margin: 2.0 },
-        },
+        check("CGE is close to FO.", close("cge", "fo", 2.0)),
         above("cge", "rge", 0.0),
-        Check {
-            text: "The gap to RGE widens.".into(),
-            rule: Rule::Widens { left: "cge".into(), right: "rge".into() },
-        },
+        check("The gap to RGE widens.", widens("cge", "rge")),
     ];
     experiment.scales = BTreeMap::from([(
         Scale::Laptop,
         ScalePlan { n_seeds: 3, deviations: vec![], cells: cells(&experiment.series, &SIZES) },
     )]);
     (experiment, at_scale(Scale::Laptop, records))
+}
+
+/// A made-up experiment over three widths, on a numeric axis: seconds of "slow" and "fast" and of "one",
+/// which is constant; validation accuracy highest at width 16 for "slow" and at 8 for "fast".
+fn made_up_times() -> Experiment {
+    let mut experiment = made_up_experiment();
+    experiment.id = "made-up-times".into();
+    experiment.title = "Made-up times over width".into();
+    experiment.series =
+        vec![series("slow", "Slow", false), series("fast", "Fast", false), series("one", "One", true)];
+    experiment.figure.x = "width".into();
+    experiment.figure.x_label = "Width".into();
+    experiment.figure.categorical = false;
+    experiment.expected.clear();
+    experiment.checks.clear();
+    experiment.panels = vec![Panel {
+        id: "time".into(),
+        y: "wall-s".into(),
+        y_label: "Time relative to slow".into(),
+        relative_to: Some("slow".into()),
+        series: vec!["fast".into(), "one".into()],
+        log_x: true,
+        log_y: true,
+    }];
+    experiment.scales = BTreeMap::from([(
+        Scale::Paper,
+        ScalePlan { n_seeds: 2, deviations: vec![], cells: cells(&experiment.series, &WIDTHS) },
+    )]);
+    experiment
+}
+
+const WIDTHS: [(f64, &str); 3] = [(4.0, "4"), (8.0, "8"), (16.0, "16")];
+
+fn timed(series: &str, x: Option<(f64, &str)>, seed: u64, wall_s: f64, val_accuracy: f64) -> TrialRecord {
+    let mut record = record(Scale::Paper, (series, x), seed, 0.5, 2);
+    record.trial.experiment = "made-up-times".into();
+    let last = record.epochs.last_mut().unwrap();
+    (last.wall_s, last.val_accuracy) = (wall_s, val_accuracy);
+    record
+}
+
+/// By width and seed: slow 10, 20, 40 and twice that; fast 5, 5, 5 and 8, 8, 8; one 20 and 40.
+fn times() -> Vec<TrialRecord> {
+    let mut records = Vec::new();
+    for (idx, place) in WIDTHS.into_iter().enumerate() {
+        let slow = 10.0 * f64::from(1 << idx);
+        records.push(timed("slow", Some(place), 0, slow, [0.5, 0.6, 0.7][idx]));
+        records.push(timed("slow", Some(place), 1, 2.0 * slow, [0.5, 0.6, 0.7][idx]));
+        records.push(timed("fast", Some(place), 0, 5.0, [0.4, 0.65, 0.6][idx]));
+        records.push(timed("fast", Some(place), 1, 8.0, [0.4, 0.55, 0.6][idx]));
+    }
+    records.push(timed("one", None, 0, 20.0, 0.5));
+    records.push(timed("one", None, 1, 40.0, 0.5));
+    records
+}
+
+/// Published hours of "slow" and "fast".
+fn published_hours(experiment: &mut Experiment) {
+    for (series, hours) in [("slow", [2.0, 4.0, 0.0]), ("fast", [1.0, 1.0, 1.0])] {
+        for (place, value) in WIDTHS.iter().zip(hours) {
+            experiment.expected.push(Expected {
+                panel: "time".into(),
+                unit: "h".into(),
+                tolerance: 0.2,
+                ..expected(series, Some(place.0), value)
+            });
+        }
+    }
+}
+
+/// Oracle, by hand: fast/slow = 5/10 and 8/20 at width 4, 5/20 and 8/40 at 8, 5/40 and 8/80 at 16;
+/// one/slow = 20/10 and 40/20 at 4 and so on; published 1/2, 1/4, and none, since 0 divides nothing.
+#[test]
+fn relative_values_are_ratios_at_the_same_x_and_seed() {
+    let mut experiment = made_up_times();
+    published_hours(&mut experiment);
+    let records = times();
+    let all = Measured::gather_all(&experiment, Scale::Paper, &records).unwrap();
+    let time = &all[1];
+    let values: Vec<Vec<f64>> = time.points.iter().map(|p| p.values.values().copied().collect()).collect();
+    assert_eq!(
+        values,
+        [[0.5, 0.4], [0.25, 0.2], [0.125, 0.1], [2.0, 2.0], [1.0, 1.0], [0.5, 0.5]].map(Vec::from)
+    );
+    let published: Vec<Option<f64>> =
+        time.points[..3].iter().map(|p| p.published.as_ref().map(|e| e.value)).collect();
+    assert_eq!(published, [Some(0.5), Some(0.25), None]);
+    let verdicts: Vec<PointVerdict> = time.points.iter().map(|p| judge_point(Scale::Paper, p)).collect();
+    assert_eq!(verdicts[..3], [PointVerdict::Reproduced, PointVerdict::Reproduced, PointVerdict::None]);
+    assert_eq!(judge(&all, &[]), (Verdict::Reproduced, "2 of 2 published values reproduced".into()));
+    let page = markdown(&experiment, &at_scale(Scale::Paper, records)).unwrap();
+    insta::assert_snapshot!(part(&page, "### Values: Time"), @"");
+}
+
+#[test]
+fn a_reference_that_is_missing_or_zero_leaves_no_ratio() {
+    let experiment = made_up_times();
+    let mut records = times();
+    records.retain(|r| !(r.trial.series == "slow" && r.trial.x == Some(4.0)));
+    let zero = records.iter_mut().find(|r| r.trial.series == "slow" && r.trial.seed == 0).unwrap();
+    zero.epochs.last_mut().unwrap().wall_s = 0.0;
+    let all = Measured::gather_all(&experiment, Scale::Paper, &records).unwrap();
+    let n: Vec<usize> = all[1].points[..3].iter().map(|p| p.values.len()).collect();
+    assert_eq!(n, [0, 1, 2]);
+    let page = markdown(&experiment, &at_scale(Scale::Paper, records)).unwrap();
+    assert!(page.contains("| Fast | 4 | — | — | 6.500 ± 2.121 | — | — | 2 | — | — |"), "{page}");
+    assert!(!page.contains("NaN") && !page.contains("inf "), "{page}");
+}
+
+/// Oracle: the values above; the mean of fast/slow is 0.45, 0.225, 0.1125.
+#[test]
+fn new_kinds_of_checks() {
+    let mut experiment = made_up_times();
+    let in_time = |rule| Check { panel: "time".into(), ..check("Made up.", rule) };
+    let outcomes = |experiment: &Experiment| -> Vec<(Outcome, String)> {
+        let records = times();
+        let all = Measured::gather_all(experiment, Scale::Paper, &records).unwrap();
+        evaluate_checks(&all).into_iter().map(|c| (c.outcome, c.reason)).collect()
+    };
+    for (rule, expected) in [
+        (within("fast", 0.1125, 0.45), true),
+        (within("fast", 0.2, 0.45), false),
+        (trend("fast", Trend::Falls, 0.3), true),
+        (trend("fast", Trend::Falls, 0.3375), false),
+        (trend("fast", Trend::Rises, 0.0), false),
+        (trend("fast", Trend::Flat, 0.3375), true),
+        (trend("fast", Trend::Flat, 0.33), false),
+        (trend("one", Trend::Falls, 1.4), true),
+    ] {
+        experiment.checks = vec![in_time(rule.clone())];
+        let outcome = if expected { Outcome::Confirmed } else { Outcome::NotConfirmed };
+        assert_eq!(outcomes(&experiment)[0].0, outcome, "{rule:?}");
+    }
+    let at_8 = |rule| match rule {
+        Rule::Within { series, low, high, .. } => Rule::Within { series, low, high, min_x: 8.0, max_x: 8.0 },
+        Rule::Trend { series, trend, margin, .. } => {
+            Rule::Trend { series, trend, margin, min_x: 8.0, max_x: 8.0 }
+        }
+        other => other,
+    };
+    experiment.checks = vec![
+        in_time(within("fast", 0.2, 0.45)),
+        in_time(trend("fast", Trend::Falls, 0.1)),
+        in_time(trend("fast", Trend::Flat, 0.1)),
+        in_time(at_8(within("fast", 0.2, 0.3))),
+        in_time(at_8(trend("fast", Trend::Falls, 0.0))),
+        Check { panel: "nowhere".into(), ..check("Made up.", within("fast", 0.0, 1.0)) },
+    ];
+    let lines: Vec<String> =
+        outcomes(&experiment).into_iter().map(|(outcome, reason)| format!("{outcome:?}: {reason}")).collect();
+    insta::assert_snapshot!(lines.join("\n"), @"");
+    let records = times();
+    let all = Measured::gather_all(&experiment, Scale::Paper, &records).unwrap();
+    let details: Vec<String> = evaluate_checks(&all)[..2].iter().flat_map(|c| c.details.clone()).collect();
+    insta::assert_snapshot!(details.join("\n"), @"");
+}
+
+/// Oracle: by the validation accuracies above, "slow" is best at 16 and "fast" ties between 8
+/// (0.65 and 0.55) and 16 (0.6 twice).
+#[test]
+fn best_x_is_that_of_the_highest_validation_accuracy() {
+    let mut experiment = made_up_times();
+    let mut records = times();
+    let choose = |records: &[TrialRecord]| {
+        let measured = Measured::gather(&experiment, Scale::Paper, records).unwrap();
+        (0..3).map(|idx| best(&measured, idx).map(|place| place.x)).collect::<Vec<_>>()
+    };
+    assert_eq!(choose(&records), [Some(Some(16.0)), Some(Some(8.0)), Some(None)]);
+    {
+        let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
+        insta::assert_snapshot!(Places::of(&measured, Some(At::Best)).text, @"");
+        assert_eq!(Places::of(&measured, Some(At::X(4.0))).text, " at Width = 4");
+        assert_eq!(Places::of(&measured, Some(At::X(5.0))).text, " at Width = 8", "5 is not there");
+        assert_eq!(Places::of(&measured, None).text, " at Width = 8");
+    }
+    let rule = close("slow", "fast", 100.0);
+    experiment.checks = vec![Check { at_best: true, ..check("Close at the best width.", rule) }];
+    let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
+    let result = &judged(&measured).1[0];
+    assert_eq!(result.outcome, Outcome::Confirmed);
+    insta::assert_snapshot!(format!("{}\n{}", result.reason, result.details.join("\n")), @"");
+    records.iter_mut().flat_map(|r| &mut r.epochs).for_each(|e| e.val_accuracy = f64::NAN);
+    let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
+    assert_eq!(judged(&measured).1[0].outcome, Outcome::NotRun);
+    insta::assert_snapshot!(judged(&measured).1[0].reason, @"");
+    assert_eq!(Places::of(&measured, Some(At::Best)).of_series[0].x, Some(8.0));
+}
+
+/// Oracle: median of 3, 1, 9 is 3, of 3, 1, 9, 5 is 4; mean of 0.5 and 0.7, one epoch not measuring, 0.6.
+#[test]
+fn repeated_measures_are_medians_and_means() {
+    let with = |times: &[f64], cosines: &[f64]| {
+        let mut record = record(Scale::Smoke, ("deepzero", None), 0, 0.5, times.len() as u32);
+        for ((epoch, time), cosine) in record.epochs.iter_mut().zip(times).zip(cosines) {
+            epoch.measures =
+                Measures { inference_s: *time, cosine: *cosine, radius: *time, ..epoch.measures };
+        }
+        record
+    };
+    let three = with(&[3.0, 1.0, 9.0], &[0.5, f64::NAN, 0.7]);
+    assert_eq!(Metric::parse("inference-s").unwrap().of(&three), Some(3.0));
+    assert!((Metric::Cosine.of(&three).unwrap() - 0.6).abs() < 1e-12);
+    assert_eq!(Metric::Radius.of(&three), Some(9.0), "the last one");
+    assert_eq!(Metric::InferenceSeconds.of(&with(&[3.0, 1.0, 9.0, 5.0], &[0.0; 4])), Some(4.0));
+    let nothing = with(&[f64::NAN; 2], &[f64::NAN; 2]);
+    assert_eq!((Metric::InferenceSeconds.of(&nothing), Metric::Cosine.of(&nothing)), (None, None));
+    for (name, metric) in Metric::NAMES {
+        assert_eq!(Metric::parse(name).unwrap(), metric);
+    }
+}
+
+fn trace(id: &str, x: Progress, at: Option<At>) -> Trace {
+    Trace {
+        id: id.into(),
+        x,
+        x_label: "Made-up progress".into(),
+        y: "test-accuracy".into(),
+        y_label: "Test accuracy (%)".into(),
+        at,
+        series: vec!["deepzero".into(), "fo-weights".into()],
+        log_x: x == Progress::Queries,
+    }
+}
+
+#[test]
+fn traces_take_their_x_from_the_records() {
+    let mut experiment = made_up_experiment();
+    experiment.traces = vec![
+        trace("queries", Progress::Queries, Some(At::X(0.9))),
+        trace("seconds", Progress::WallS, None),
+        trace("epochs", Progress::Epoch, None),
+    ];
+    let mut records = made_up_records(Scale::Laptop, 2);
+    // At twice the queries in one of two seeds, the mean is 1.5 times as many.
+    for record in records.iter_mut().filter(|r| r.trial.seed == 1) {
+        record.epochs.iter_mut().for_each(|e| e.queries *= 2);
+    }
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    let charts: Vec<Chart> =
+        experiment.traces.iter().map(|t| Chart::of_trace(&measured, t).unwrap().unwrap().0).collect();
+    let first = |chart: &Chart| chart.curves[0].points[0].x;
+    assert_eq!(charts.iter().map(first).collect::<Vec<_>>(), [1.5e6, 60.0, 1.0]);
+    assert!(charts.iter().all(|chart| chart.curves.len() == 2), "FO, dense was not asked for");
+    assert!(
+        charts[0].log_x && plot::svg(&charts[0]).contains(">10⁶</text>")
+            || !plot::svg(&charts[0]).contains("NaN")
+    );
+    let page = markdown(&experiment, &at_scale(Scale::Laptop, records)).unwrap();
+    for text in [
+        "(made-up-laptop-queries.png)",
+        "(made-up-laptop-seconds.png)",
+        "(made-up-laptop-epochs.png)",
+        "Test accuracy (%) against Made-up progress during training at Sparsity = 90 %. Bands",
+    ] {
+        assert!(page.contains(text), "{text} in {page}");
+    }
+}
+
+fn tensor(name: &str, n: u64, n_active: u64, cosine: f64) -> TensorRecord {
+    TensorRecord { name: name.into(), n, n_active, cosine, relative_error: f64::NAN }
+}
+
+fn layers(id: &str, y: TensorMeasure) -> Layers {
+    Layers { id: id.into(), y, y_label: "Made up".into(), at: None, series: vec!["deepzero".into()] }
+}
+
+/// Oracle: of seeds that keep 10 and 30 of 100 scalars, the mean is 20 %.
+#[test]
+fn layers_show_weights_of_convolutions_and_linear_layers() {
+    let mut experiment = made_up_experiment();
+    experiment.layers = vec![layers("keep", TensorMeasure::Keep), layers("cosine", TensorMeasure::Cosine)];
+    let mut records = made_up_records(Scale::Laptop, 2);
+    for record in &mut records {
+        record.tensors = vec![
+            tensor("features.0.weight", 100, 10 + 20 * record.trial.seed, 0.5),
+            tensor("features.1.weight", 18, 18, 0.25),
+            tensor("features.1.bias", 18, 18, f64::NAN),
+            tensor("fc.weight", 180, 90, 1.0),
+            tensor("fc.bias", 10, 10, 0.75),
+        ];
+    }
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    let (keep, _) = Chart::of_layers(&measured, &experiment.layers[0]).unwrap();
+    let names = |chart: &Chart| chart.x_ticks.iter().map(|(_, name)| name.clone()).collect::<Vec<_>>();
+    let ys = |chart: &Chart| chart.curves[0].points.iter().map(|m| m.y).collect::<Vec<_>>();
+    assert_eq!((names(&keep), ys(&keep)), (vec!["0".to_owned(), "fc".into()], vec![20.0, 50.0]));
+    let (cosine, _) = Chart::of_layers(&measured, &experiment.layers[1]).unwrap();
+    assert_eq!(names(&cosine), ["0", "1", "fc", "fc.b"]);
+    assert_eq!(ys(&cosine), [0.5, 0.25, 1.0, 0.75]);
+    let page = markdown(&experiment, &at_scale(Scale::Laptop, records)).unwrap();
+    assert!(page.contains("(made-up-laptop-keep.png)") && page.contains("(made-up-laptop-cosine.png)"));
+}
+
+#[test]
+fn index_says_what_there_is_and_what_was_found() {
+    let mut exhibit = made_up_experiment();
+    exhibit.id = "fig4".into();
+    exhibit.finding = "Use **nothing** made up.".into();
+    let mut own = made_up_experiment();
+    (own.id, own.paper) = ("own".into(), String::new());
+    let mut sweep = own.clone();
+    sweep.id = "sweep-made-up".into();
+    let smoke = || at_scale(Scale::Smoke, made_up_records(Scale::Smoke, 1));
+    let laptop = at_scale(Scale::Laptop, made_up_records(Scale::Laptop, 1));
+    let page = html(&[(exhibit.clone(), smoke()), (own, laptop), (sweep, smoke())]).unwrap();
+    // Nine trials each of 10 million queries and 600 seconds, three times.
+    let state = "1 of the 16 exhibits is built (1 at smoke scale only); all runs on this page took 270 million \
+                 queries and 4 h 30 min.";
+    assert!(page.contains(state), "{page}");
+    let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text}"));
+    let order = [
+        at("Tables and figures of the paper"),
+        at("Our own experiments"),
+        at("Sweeps and variants"),
+        at(">What we found</h2>"),
+        at("<p>Use <strong>nothing</strong> made up.</p>"),
+        at("<article id=\"fig4\">"),
+    ];
+    assert!(order.is_sorted(), "{order:?}");
+    assert_eq!(page.matches("<span class=\"badge faint\">smoke only</span>").count(), 3);
+    let page = markdown(&exhibit, &smoke()).unwrap();
+    assert!(page.contains("\n**What we found.**\n\nUse **nothing** made up.\n"), "{page}");
 }
 
 /// Writes made-up reports to look at; run with `--ignored`.
@@ -649,7 +995,65 @@ fn demonstration() {
     }
     names.checks.clear();
     names.scales.clear();
-    let runs = [(exhibit, scales), made_up_sizes(), (names, at_scale(Scale::Laptop, records))];
+    let mut times_run = made_up_times();
+    published_hours(&mut times_run);
+    times_run.finding = "All of this is *made up*.".into();
+    times_run.checks =
+        vec![Check { panel: "time".into(), ..check("Fast is fast.", within("fast", 0.1, 0.5)) }];
+    times_run.traces = vec![
+        Trace {
+            series: vec!["slow".into(), "fast".into()],
+            ..trace("queries", Progress::Queries, Some(At::Best))
+        },
+        Trace { series: vec!["slow".into(), "one".into()], ..trace("seconds", Progress::WallS, None) },
+    ];
+    let series_of_layers = vec!["slow".into(), "fast".into()];
+    times_run.layers = vec![
+        Layers { series: series_of_layers.clone(), ..layers("keep", TensorMeasure::Keep) },
+        Layers { series: series_of_layers, ..layers("cosine", TensorMeasure::Cosine) },
+    ];
+    let mut timed = times();
+    for record in &mut timed {
+        record.epochs = (1..=40)
+            .map(|epoch| EpochRecord {
+                epoch,
+                test_accuracy: 0.6 * (1.0 - (-f64::from(epoch) / 9.0).exp())
+                    + 0.02 * record.trial.seed as f64,
+                queries: 3_000_000 * u64::from(epoch) / (1 + u64::from(record.trial.series == "fast")),
+                wall_s: record.epochs[1].wall_s / 40.0 * f64::from(epoch),
+                ..record.epochs[1]
+            })
+            .collect();
+        let mut add = |name: String, n: u64, share: f64| {
+            let active = (n as f64 * share) as u64;
+            record.tensors.push(tensor(
+                &name,
+                n,
+                active,
+                0.5 + 0.4 * share + 0.03 * record.trial.seed as f64,
+            ));
+        };
+        for stage in 1..=3 {
+            for block in 0..3 {
+                for conv in 1..=2 {
+                    let n = 16_u64.pow(2) * 9 * 4_u64.pow(stage - 1);
+                    let name = |layer: &str| format!("layer{stage}.{block}.{layer}{conv}");
+                    let share = 1.0 / f64::from(stage * 3 + block) + 0.02 * f64::from(conv);
+                    add(format!("{}.weight", name("conv")), n, share);
+                    add(format!("{}.weight", name("bn")), 16, 1.0);
+                    add(format!("{}.bias", name("bn")), 16, 1.0);
+                }
+            }
+        }
+        add("fc.weight".into(), 640, 0.4);
+        add("fc.bias".into(), 10, 1.0);
+    }
+    let runs = [
+        (exhibit, scales),
+        made_up_sizes(),
+        (names, at_scale(Scale::Laptop, records)),
+        (times_run, at_scale(Scale::Paper, timed)),
+    ];
     let dir = std::env::temp_dir().join("report-demo");
     let paths = write_reports(&runs, &dir).unwrap();
     println!("{}", paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join("\n"));

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use deepzero::Error;
-use deepzero::spec::{Experiment, Library, Mask, Method, Scale, Settings, SparseTarget};
+use deepzero::spec::{
+    At, Experiment, Library, Mask, Method, Progress, Rule, Scale, Settings, SparseTarget, TensorMeasure,
+    Trend,
+};
 use insta::assert_snapshot;
 use proptest::prelude::*;
 
@@ -182,6 +185,112 @@ fn file_errors_name_file_line_and_key() {
     assert_snapshot!(broken("tolerance = 1.0", "tolerance = -1.0"), @"demo.toml:26: expected[0].tolerance: expected a finite number above 0; got -1");
     assert_snapshot!(broken("label = \"ZO\"", ""), @"demo.toml:13: series[0].label: missing field `label`");
     assert_snapshot!(broken("id = \"demo\"", "id = \"demo\"\nextends = \"swap\""), @"demo.toml:2: extends: no experiment `swap`");
+}
+
+/// What the sound experiment can have beside its main figure.
+const FURTHER: &str = r#"
+[[panel]]
+id = "time"
+y = "wall-s"
+relative-to = "dense"
+log-y = true
+
+[[trace]]
+id = "queries"
+x = "queries"
+y = "test-accuracy"
+at = 0.9
+
+[[layers]]
+id = "keep"
+y = "keep"
+at = "best"
+series = ["zo"]
+
+[[expected]]
+panel = "time"
+series = "zo"
+values = [4.0, 3.0]
+unit = "h"
+tolerance = 0.5
+source = "nowhere"
+
+[[check]]
+panel = "time"
+text = "The ratio falls."
+falls = "zo"
+margin = 0.5
+min-x = 0.8
+
+[[check]]
+text = "Close at the best."
+close = ["zo", "dense"]
+margin = 1.0
+at = "best"
+"#;
+
+#[test]
+fn further_figures() {
+    let demo = parse(&format!("finding = \"Something.\"\n{SOUND}{FURTHER}")).unwrap();
+    assert_eq!(demo.finding, "Something.");
+    let panel = &demo.panels[0];
+    assert_eq!((panel.id.as_str(), panel.relative_to.as_deref(), panel.log_y), ("time", Some("dense"), true));
+    assert_eq!((panel.y_label.as_str(), panel.series.len()), ("wall-s", 2));
+    let trace = &demo.traces[0];
+    assert_eq!((trace.x, trace.x_label.as_str(), trace.at), (Progress::Queries, "Queries", Some(At::X(0.9))));
+    let layers = &demo.layers[0];
+    assert_eq!((layers.y, layers.at, layers.series.len()), (TensorMeasure::Keep, Some(At::Best), 1));
+    let time: Vec<_> = demo.expected.iter().filter(|expected| expected.panel == "time").collect();
+    assert_eq!((time.len(), time[0].unit.as_str(), demo.expected[0].unit.as_str()), (2, "h", "%"));
+    assert_eq!(demo.checks[1].panel, "time");
+    assert_eq!(
+        demo.checks[1].rule,
+        Rule::Trend {
+            series: "zo".into(),
+            trend: Trend::Falls,
+            margin: 0.5,
+            min_x: 0.8,
+            max_x: f64::INFINITY
+        }
+    );
+    assert!(demo.checks[2].at_best);
+    let named =
+        SOUND.replace("x = \"sparsity\"", "x = \"method\"").replace("[0.8, 0.9]", "[\"cge\", \"rge\"]");
+    let named = named.replace("values = [0.9]\n", "")
+        + &FURTHER.replace("at = 0.9", "at = \"rge\"").replace("min-x = 0.8", "");
+    assert_eq!(parse(&named).unwrap().traces[0].at, Some(At::X(1.0)));
+}
+
+#[test]
+fn errors_of_further_figures() {
+    let broken = |from: &str, to: &str| {
+        assert!(FURTHER.contains(from), "{from} is not in the text");
+        let text = format!("{SOUND}{}", FURTHER.replacen(from, to, 1));
+        parse(&text).expect_err("it is broken").to_string()
+    };
+    assert_snapshot!(broken("series = [\"zo\"]", "series = [\"oz\"]"), @"");
+    assert_snapshot!(broken("series = [\"zo\"]", "series = []"), @"");
+    assert_snapshot!(broken("id = \"keep\"", "id = \"time\""), @"");
+    assert_snapshot!(broken("id = \"queries\"", "id = \"Queries\""), @"");
+    assert_snapshot!(broken("y = \"wall-s\"", "y = \"wall\""), @"");
+    assert_snapshot!(broken("x = \"queries\"", "x = \"steps\""), @"");
+    assert_snapshot!(broken("at = 0.9", "at = 0.7"), @"");
+    assert_snapshot!(broken("at = 0.9", "at = \"worst\""), @"");
+    assert_snapshot!(broken("relative-to = \"dense\"", "relative-to = \"sparse\""), @"");
+    assert_snapshot!(broken("panel = \"time\"\nseries", "panel = \"cost\"\nseries"), @"");
+    assert_snapshot!(broken("panel = \"time\"\nseries", "series"), @"");
+    assert_snapshot!(broken("falls = \"zo\"", "falls = \"dense\""), @"");
+    assert_snapshot!(broken("falls = \"zo\"", "within = \"zo\""), @"");
+    assert_snapshot!(broken("falls = \"zo\"\nmargin = 0.5", "within = \"zo\"\nlow = 0.9"), @"");
+    assert_snapshot!(broken("falls = \"zo\"\nmargin = 0.5", "flat = \"zo\""), @"");
+    assert_snapshot!(broken("falls = \"zo\"", "falls = \"zo\"\nrises = \"zo\""), @"");
+    assert_snapshot!(broken("margin = 1.0\nat = \"best\"", "margin = 1.0\nat = \"worst\""), @"");
+    assert_snapshot!(broken("margin = 1.0\n", "margin = 1.0\nmax-x = 0.9\n"), @"");
+    let log_x =
+        SOUND.replace("y = \"test-accuracy\"", "y = \"test-accuracy\"\nlog-x = true\ncategorical = true");
+    assert_snapshot!(parse(&log_x).unwrap_err(), @"");
+    let epochs = format!("{SOUND}\n[[panel]]\nid = \"epochs\"\ny = \"wall-s\"\n");
+    assert_snapshot!(parse(&epochs).unwrap_err(), @"");
 }
 
 #[test]
