@@ -16,7 +16,9 @@ impl Metric {
         let measured = || record.epochs.iter().map(|epoch| self.at(epoch)).filter(|value| !value.is_nan());
         let value = match self {
             Self::SecondsPerEpoch => last.wall_s / record.epochs.len() as f64,
-            Self::Cosine | Self::RelativeError => measured().sum::<f64>() / measured().count() as f64,
+            Self::Cosine | Self::RelativeError | Self::GradientShare => {
+                measured().sum::<f64>() / measured().count() as f64
+            }
             Self::DirectionsSeconds
             | Self::PerturbationSeconds
             | Self::InferenceSeconds
@@ -43,6 +45,7 @@ impl Metric {
             Self::GradientNorm => epoch.gradient_norm,
             Self::Cosine => epoch.measures.cosine,
             Self::RelativeError => epoch.measures.relative_error,
+            Self::GradientShare => epoch.measures.gradient_share,
             Self::DirectionsSeconds => epoch.measures.directions_s,
             Self::PerturbationSeconds => epoch.measures.perturbation_s,
             Self::InferenceSeconds => epoch.measures.inference_s,
@@ -57,7 +60,7 @@ impl Metric {
         match self {
             Self::TestAccuracy | Self::TrainAccuracy | Self::ValAccuracy => true,
             Self::TestLoss | Self::TrainLoss | Self::ValLoss => true,
-            Self::Cosine | Self::RelativeError => true,
+            Self::Cosine | Self::RelativeError | Self::GradientShare => true,
             Self::Seconds | Self::Hours | Self::SecondsPerEpoch | Self::Queries => false,
             Self::DirectionsSeconds | Self::PerturbationSeconds => false,
             Self::InferenceSeconds | Self::ArithmeticSeconds => false,

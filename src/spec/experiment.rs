@@ -171,6 +171,8 @@ pub enum Metric {
     Cosine,
     /// `relative-error` of the estimate, mean over epochs.
     RelativeError,
+    /// `gradient-share`: norm of the gradient on the active set over its whole norm, mean over epochs.
+    GradientShare,
     /// `directions-s`: seconds to draw the directions of an estimate, median over epochs.
     DirectionsSeconds,
     /// `perturbation-s`: seconds to perturb the parameters, likewise.
@@ -185,7 +187,7 @@ pub enum Metric {
 
 impl Metric {
     /// Names in experiment files.
-    pub const NAMES: [(&'static str, Self); 18] = [
+    pub const NAMES: [(&'static str, Self); 19] = [
         ("test-accuracy", Self::TestAccuracy),
         ("train-accuracy", Self::TrainAccuracy),
         ("val-accuracy", Self::ValAccuracy),
@@ -199,6 +201,7 @@ impl Metric {
         ("gradient-norm", Self::GradientNorm),
         ("cosine", Self::Cosine),
         ("relative-error", Self::RelativeError),
+        ("gradient-share", Self::GradientShare),
         ("directions-s", Self::DirectionsSeconds),
         ("perturbation-s", Self::PerturbationSeconds),
         ("inference-s", Self::InferenceSeconds),
@@ -223,7 +226,8 @@ impl Metric {
         match self {
             Self::TestAccuracy | Self::TrainAccuracy | Self::ValAccuracy => " %",
             Self::TestLoss | Self::TrainLoss | Self::ValLoss | Self::Queries => "",
-            Self::GradientNorm | Self::Cosine | Self::RelativeError | Self::Radius => "",
+            Self::GradientNorm | Self::Cosine | Self::RelativeError => "",
+            Self::GradientShare | Self::Radius => "",
             Self::Seconds | Self::SecondsPerEpoch => " s",
             Self::DirectionsSeconds | Self::PerturbationSeconds => " s",
             Self::InferenceSeconds | Self::ArithmeticSeconds => " s",
