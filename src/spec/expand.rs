@@ -220,14 +220,14 @@ impl Expander {
             wire.trace.iter().enumerate().map(|(idx, trace)| (format!("trace[{idx}].id"), &trace.id));
         let layers = wire.layers.iter().enumerate().map(|(idx, one)| (format!("layers[{idx}].id"), &one.id));
         let mut known: Vec<&str> = Vec::new();
-        if wire.trace.is_empty() {
-            // The figure that is there without traces.
-            known.push("epochs");
-        }
         for (path, id) in panels.chain(traces).chain(layers) {
             self.check_id(&path, id)?;
             if known.contains(&id.as_str()) {
                 return self.error(&path, format!("`{id}` occurs twice among panels, traces and layers"));
+            }
+            if wire.trace.is_empty() && id == EPOCHS {
+                return self
+                    .error(&path, format!("`{EPOCHS}` is the figure that there is without any [[trace]]"));
             }
             known.push(id);
         }
@@ -625,6 +625,9 @@ impl Expander {
         Ok(settings)
     }
 }
+
+/// Id of the figure over the course of training that an experiment without traces has.
+const EPOCHS: &str = "epochs";
 
 const NO_LOG_X: &str = "an axis whose values stand at equal distances has no logarithm";
 
