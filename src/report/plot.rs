@@ -743,7 +743,7 @@ mod tests {
         assert_eq!(ticks.len(), 3);
         let layout = Layout::of(&chart);
         assert_eq!(layout.visible(&chart.curves[0].points).len(), 2);
-        assert_eq!(layout.y_edge(&chart.curves[0].points[2], -1.0), layout.bottom);
+        assert!((layout.y_edge(&chart.curves[0].points[2], -1.0) - layout.bottom).abs() < 1e-9);
         assert!(!svg(&chart).contains("NaN"));
     }
 }

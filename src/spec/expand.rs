@@ -269,7 +269,7 @@ impl Expander {
             }
         }
         let is_here = |point: &&Point| match (number_of(at), number_of(&point.value)) {
-            (Some(x), Some(_)) => point.x == x,
+            (Some(_), Some(_)) => same_value(&toml::Value::Float(point.x), at),
             _ => same_value(&point.value, at),
         };
         if let Some(point) = points.iter().find(is_here) {
@@ -473,7 +473,8 @@ impl Expander {
         ];
         for (key, _) in keys.iter().filter(|(_, is_given)| *is_given) {
             let has_range = *kind != "widens" && wire.at.is_none();
-            if !own.contains(key) && !(has_range && RANGE.contains(key)) {
+            let is_own = own.contains(key) || (has_range && RANGE.contains(key));
+            if !is_own {
                 let beside = if wire.at.is_some() && RANGE.contains(key) { "at" } else { *kind };
                 return self.error(&format!("{path}.{key}"), format!("has no meaning beside {beside}"));
             }
