@@ -56,6 +56,8 @@ pub struct Curve {
 pub enum Shape {
     /// A marker with an error bar at each point, and a line through them.
     Markers,
+    /// A marker with an error bar at each point, and no line.
+    Dots,
     /// A line only, in a band.
     Band,
 }
@@ -192,6 +194,8 @@ impl Chart {
             }
             series_values.push((idx, values));
         }
+        // Weights follow each other; among all tensors, a line would lead from one kind to another.
+        let shape = if layers.y == TensorMeasure::Keep { Shape::Markers } else { Shape::Dots };
         let mut curves = Vec::new();
         for (idx, values) in series_values {
             let marks = names
@@ -200,7 +204,7 @@ impl Chart {
                 .filter_map(|(x, name)| Some(Mark::of(x as f64, &Summary::of(values.get(name)?)?)));
             let marks: Vec<Mark> = marks.collect();
             if !marks.is_empty() {
-                curves.push(curve(measured.label(idx).to_owned(), idx, Shape::Markers, marks));
+                curves.push(curve(measured.label(idx).to_owned(), idx, shape, marks));
             }
         }
         if curves.is_empty() {

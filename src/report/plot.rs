@@ -623,10 +623,10 @@ fn draw_curve<DB: DrawingBackend>(curve: &Curve, layout: &Layout, canvas: &Canva
     }
     let x = |m: &Mark| layout.x(m.x) + shift;
     let line: Vec<Spot> = points.iter().map(|m| (x(m), layout.y(m.y))).collect();
-    if line.len() > 1 {
+    if line.len() > 1 && curve.shape != Shape::Dots {
         canvas.dashed(&line, dashes, color, 1.8);
     }
-    for mark in points.iter().filter(|_| curve.shape == Shape::Markers) {
+    for mark in points.iter().filter(|_| curve.shape != Shape::Band) {
         let x = x(mark);
         if mark.spread > 0.0 {
             let ends = [layout.y_edge(mark, 1.0), layout.y_edge(mark, -1.0)];
@@ -686,8 +686,10 @@ fn draw_entry<DB: DrawingBackend>(chart: &Chart, entry: &Entry, canvas: &Canvas<
             let curve = &chart.curves[idx];
             let color = PALETTE[curve.look % PALETTE.len()];
             let dashes = DASHES[curve.look % DASHES.len()];
-            canvas.dashed(&[(x, middle), (x + LEGEND_SAMPLE, middle)], dashes, color, 1.8);
-            if curve.shape == Shape::Markers {
+            if curve.shape != Shape::Dots {
+                canvas.dashed(&[(x, middle), (x + LEGEND_SAMPLE, middle)], dashes, color, 1.8);
+            }
+            if curve.shape != Shape::Band {
                 draw_marker(curve.look, (x + LEGEND_SAMPLE / 2.0, middle), canvas);
             }
         }
@@ -741,7 +743,7 @@ mod tests {
         assert_eq!(ticks.len(), 3);
         let layout = Layout::of(&chart);
         assert_eq!(layout.visible(&chart.curves[0].points).len(), 2);
-        assert_eq!(layout.y_edge(&chart.curves[0].points[2], -1.0), layout.bottom);
+        assert!((layout.y_edge(&chart.curves[0].points[2], -1.0) - layout.bottom).abs() < 1e-9);
         assert!(!svg(&chart).contains("NaN"));
     }
 }

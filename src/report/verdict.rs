@@ -216,7 +216,7 @@ const EVERYWHERE: (f64, f64) = (f64::NEG_INFINITY, f64::INFINITY);
 
 /// Whether x is in the range, up to rounding in a file; a constant series is in all.
 fn is_in(x: Option<f64>, (low, high): (f64, f64)) -> bool {
-    x.is_none_or(|x| (low..=high).contains(&x) || same_x(Some(x), Some(low)) || same_x(Some(x), Some(high)))
+    x.is_none_or(|x| (low - ROUNDING * x.abs()..=high + ROUNDING * x.abs()).contains(&x))
 }
 
 /// Outcome, reason and details, or why there is none.

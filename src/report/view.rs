@@ -317,7 +317,7 @@ fn table(measured: &Measured, several: bool) -> Table {
             row.cells.splice(4..4, absolute_cells(measured, point));
         }
     }
-    let relative = measured.reference_label().map_or(String::new(), |label| format!(", relative to {label}"));
+    let relative = measured.reference_label().map_or(String::new(), |label| format!(" (divided by {label})"));
     let heading = match several || measured.is_relative() {
         true => format!("Values: {}{relative}", measured.panel.y_label),
         false => "Values".to_owned(),

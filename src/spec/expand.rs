@@ -220,14 +220,14 @@ impl Expander {
             wire.trace.iter().enumerate().map(|(idx, trace)| (format!("trace[{idx}].id"), &trace.id));
         let layers = wire.layers.iter().enumerate().map(|(idx, one)| (format!("layers[{idx}].id"), &one.id));
         let mut known: Vec<&str> = Vec::new();
-        if wire.trace.is_empty() {
-            // The figure that is there without traces.
-            known.push("epochs");
-        }
         for (path, id) in panels.chain(traces).chain(layers) {
             self.check_id(&path, id)?;
             if known.contains(&id.as_str()) {
                 return self.error(&path, format!("`{id}` occurs twice among panels, traces and layers"));
+            }
+            if wire.trace.is_empty() && id == EPOCHS {
+                return self
+                    .error(&path, format!("`{EPOCHS}` is the figure that there is without any [[trace]]"));
             }
             known.push(id);
         }
@@ -269,7 +269,7 @@ impl Expander {
             }
         }
         let is_here = |point: &&Point| match (number_of(at), number_of(&point.value)) {
-            (Some(x), Some(_)) => point.x == x,
+            (Some(_), Some(_)) => same_value(&toml::Value::Float(point.x), at),
             _ => same_value(&point.value, at),
         };
         if let Some(point) = points.iter().find(is_here) {
@@ -473,7 +473,8 @@ impl Expander {
         ];
         for (key, _) in keys.iter().filter(|(_, is_given)| *is_given) {
             let has_range = *kind != "widens" && wire.at.is_none();
-            if !own.contains(key) && !(has_range && RANGE.contains(key)) {
+            let is_own = own.contains(key) || (has_range && RANGE.contains(key));
+            if !is_own {
                 let beside = if wire.at.is_some() && RANGE.contains(key) { "at" } else { *kind };
                 return self.error(&format!("{path}.{key}"), format!("has no meaning beside {beside}"));
             }
@@ -625,6 +626,9 @@ impl Expander {
         Ok(settings)
     }
 }
+
+/// Id of the figure over the course of training that an experiment without traces has.
+const EPOCHS: &str = "epochs";
 
 const NO_LOG_X: &str = "an axis whose values stand at equal distances has no logarithm";
 

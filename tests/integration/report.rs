@@ -254,11 +254,11 @@ fn verdict_sentences_spell_the_numbers_out() {
     insta::assert_snapshot!(part(&page, "### Checks"), @r#"
     ### Checks
 
-    - **trend confirmed**: `deepzero` beats `fo-weights`. The difference is above zero at all 3 positions.
+    - **trend confirmed**: `deepzero` beats `fo-weights`. The difference is above zero at all 3 positions. At 3 of 3 it is above zero by more than its 95 % uncertainty.
       - At Sparsity = 90 %: DeepZero 68.65 % (n = 2); FO, sparse weights 67.05 % (n = 2); difference +1.60 points (paired over 2 seeds: +1.60 ± 1.27 points, which exceeds its 95 % uncertainty). Holds.
       - At Sparsity = 95 %: DeepZero 64.55 % (n = 2); FO, sparse weights 60.60 % (n = 2); difference +3.95 points (paired over 2 seeds: +3.95 ± 1.91 points, which exceeds its 95 % uncertainty). Holds.
       - At Sparsity = 99 %: DeepZero 55.15 % (n = 2); FO, sparse weights 47.25 % (n = 2); difference +7.90 points (paired over 2 seeds: +7.90 ± 1.27 points, which exceeds its 95 % uncertainty). Holds.
-    - **trend confirmed**: `fo-dense` beats `deepzero`. The difference is above zero at all 4 positions.
+    - **trend confirmed**: `fo-dense` beats `deepzero`. The difference is above zero at all 4 positions. At 4 of 4 it is above zero by more than its 95 % uncertainty.
       - At Sparsity = 80 %: FO, dense 80.50 % (n = 2); DeepZero 70.20 % (n = 2); difference +10.30 points (paired over 2 seeds: +10.30 ± 2.54 points, which exceeds its 95 % uncertainty). Holds.
       - At Sparsity = 90 %: FO, dense 80.50 % (n = 2); DeepZero 68.65 % (n = 2); difference +11.85 points (paired over 2 seeds: +11.85 ± 0.64 points, which exceeds its 95 % uncertainty). Holds.
       - At Sparsity = 95 %: FO, dense 80.50 % (n = 2); DeepZero 64.55 % (n = 2); difference +15.95 points (paired over 2 seeds: +15.95 ± 0.64 points, which exceeds its 95 % uncertainty). Holds.
@@ -335,7 +335,7 @@ fn failing_checks_say_where() {
     assert!(checks.iter().all(|c| c.outcome == Outcome::NotConfirmed));
     let reasons: Vec<&str> = checks.iter().map(|c| c.reason.as_str()).collect();
     insta::assert_snapshot!(reasons.join("\n"), @r#"
-    The difference is not above zero at Sparsity = 80 %.
+    The difference is not above zero at Sparsity = 80 %. At 3 of 4 it is above zero by more than its 95 % uncertainty.
     The difference is not within ±2.00 points at Sparsity = 95 %, Sparsity = 99 %.
     From Sparsity = 80 % to Sparsity = 99 % the difference goes from +1.05 to −7.90 (−8.95 points).
     "#);
@@ -352,7 +352,7 @@ fn a_confirmed_check_admits_its_uncertainty() {
     let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
     let check = &judged(&measured).1[0];
     assert_eq!(check.outcome, Outcome::Confirmed);
-    insta::assert_snapshot!(check.reason, @"The difference is above zero at all 3 positions. At 1 of 3 it does not exceed its uncertainty.");
+    insta::assert_snapshot!(check.reason, @"The difference is above zero at all 3 positions. At 2 of 3 it is above zero by more than its 95 % uncertainty.");
     insta::assert_snapshot!(check.details[0], @"At Sparsity = 90 %: DeepZero 69.65 % (n = 2); FO, sparse weights 67.05 % (n = 2); difference +2.60 points (paired over 2 seeds: +2.60 ± 11.44 points, which does not exceed its 95 % uncertainty). Holds.");
 }
 
@@ -728,7 +728,21 @@ fn relative_values_are_ratios_at_the_same_x_and_seed() {
     assert_eq!(verdicts[..3], [PointVerdict::Reproduced, PointVerdict::Reproduced, PointVerdict::None]);
     assert_eq!(judge(&all, &[]), (Verdict::Reproduced, "2 of 2 published values reproduced".into()));
     let page = markdown(&experiment, &at_scale(Scale::Paper, records)).unwrap();
-    insta::assert_snapshot!(part(&page, "### Values: Time"), @"");
+    insta::assert_snapshot!(part(&page, "### Values: Time"), @r#"
+    ### Values: Time relative to slow (divided by Slow)
+
+    | series | Width | paper (ratio) | ours, mean ± std (ratio) | ours before division, mean ± std (s) | paper, as published | 95 % interval | n | difference | verdict |
+    |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|
+    | Fast | 4 | 0.5000 | 0.4500 ± 0.07071 | 6.500 ± 2.121 | 1 h (made up) | −0.1853 to 1.085 | 2 | −0.05000 | reproduced (± 0.2000) |
+    | Fast | 8 | 0.2500 | 0.2250 ± 0.03536 | 6.500 ± 2.121 | 1 h (made up) | −0.09266 to 0.5427 | 2 | −0.02500 | reproduced (± 0.2000) |
+    | Fast | 16 | — | 0.1125 ± 0.01768 | 6.500 ± 2.121 | 1 h (made up) | −0.04633 to 0.2713 | 2 | — | — |
+    | One | 4 | — | 2.000 ± 0 | 30.00 ± 14.14 | — | 2.000 to 2.000 | 2 | — | — |
+    | One | 8 | — | 1.000 ± 0 | 30.00 ± 14.14 | — | 1.000 to 1.000 | 2 | — | — |
+    | One | 16 | — | 0.5000 ± 0 | 30.00 ± 14.14 | — | 0.5000 to 0.5000 | 2 | — | — |
+    | Slow (divisor) | 4 | — | — | 15.00 ± 7.071 | 2 h (made up) | — | 2 | — | — |
+    | Slow (divisor) | 8 | — | — | 30.00 ± 14.14 | 4 h (made up) | — | 2 | — | — |
+    | Slow (divisor) | 16 | — | — | 60.00 ± 28.28 | 0 h (made up) | — | 2 | — | — |
+    "#);
 }
 
 #[test]
@@ -787,11 +801,25 @@ fn new_kinds_of_checks() {
     ];
     let lines: Vec<String> =
         outcomes(&experiment).into_iter().map(|(outcome, reason)| format!("{outcome:?}: {reason}")).collect();
-    insta::assert_snapshot!(lines.join("\n"), @"");
+    insta::assert_snapshot!(lines.join("\n"), @r#"
+    NotConfirmed: Fast is not within 0.2000 to 0.4500 at Width = 16.
+    Confirmed: From Width = 4 to Width = 16 Fast goes from 0.4500 to 0.1125 (−0.3375; more than 0.1000 was asked for).
+    NotConfirmed: From Width = 4 to Width = 16 Fast goes from 0.4500 to 0.1125 (−0.3375; at most 0.1000 counts as flat).
+    Confirmed: Fast is within 0.2000 to 0.3000.
+    NotRun: The series has fewer than two positions in that range at this scale.
+    NotRun: There is no panel `nowhere`.
+    "#);
     let records = times();
     let all = Measured::gather_all(&experiment, Scale::Paper, &records).unwrap();
     let details: Vec<String> = evaluate_checks(&all)[..2].iter().flat_map(|c| c.details.clone()).collect();
-    insta::assert_snapshot!(details.join("\n"), @"");
+    insta::assert_snapshot!(details.join("\n"), @r#"
+    At Width = 4: Fast 0.4500 (n = 2), 95 % interval −0.1853 to 1.085. Holds.
+    At Width = 8: Fast 0.2250 (n = 2), 95 % interval −0.09266 to 0.5427. Holds.
+    At Width = 16: Fast 0.1125 (n = 2), 95 % interval −0.04633 to 0.2713. Fails.
+    At Width = 4: Fast 0.4500 (n = 2).
+    At Width = 16: Fast 0.1125 (n = 2).
+    Change: paired over 2 seeds: −0.3375 ± 0.4765, which does not exceed its 95 % uncertainty.
+    "#);
 }
 
 /// Oracle: by the validation accuracies above, "slow" is best at 16 and "fast" ties between 8
@@ -807,7 +835,7 @@ fn best_x_is_that_of_the_highest_validation_accuracy() {
     assert_eq!(choose(&records), [Some(Some(16.0)), Some(Some(8.0)), Some(None)]);
     {
         let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
-        insta::assert_snapshot!(Places::of(&measured, Some(At::Best)).text, @"");
+        insta::assert_snapshot!(Places::of(&measured, Some(At::Best)).text, @", each series at the Width with its highest validation accuracy (Slow 16; Fast 8)");
         assert_eq!(Places::of(&measured, Some(At::X(4.0))).text, " at Width = 4");
         assert_eq!(Places::of(&measured, Some(At::X(5.0))).text, " at Width = 8", "5 is not there");
         assert_eq!(Places::of(&measured, None).text, " at Width = 8");
@@ -817,11 +845,14 @@ fn best_x_is_that_of_the_highest_validation_accuracy() {
     let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
     let result = &judged(&measured).1[0];
     assert_eq!(result.outcome, Outcome::Confirmed);
-    insta::assert_snapshot!(format!("{}\n{}", result.reason, result.details.join("\n")), @"");
+    insta::assert_snapshot!(format!("{}\n{}", result.reason, result.details.join("\n")), @r#"
+    The difference is within ±100.00 points.
+    At each series' highest validation accuracy: Slow at Width = 16 50.00 % (n = 2); Fast at Width = 8 50.00 % (n = 2); difference 0.00 points (paired over 2 seeds: 0.00 ± 0.00 points, which does not exceed its 95 % uncertainty). Holds.
+    "#);
     records.iter_mut().flat_map(|r| &mut r.epochs).for_each(|e| e.val_accuracy = f64::NAN);
     let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
     assert_eq!(judged(&measured).1[0].outcome, Outcome::NotRun);
-    insta::assert_snapshot!(judged(&measured).1[0].reason, @"");
+    insta::assert_snapshot!(judged(&measured).1[0].reason, @"No finished trial of Slow has a validation accuracy to choose x by.");
     assert_eq!(Places::of(&measured, Some(At::Best)).of_series[0].x, Some(8.0));
 }
 
@@ -880,10 +911,8 @@ fn traces_take_their_x_from_the_records() {
     let first = |chart: &Chart| chart.curves[0].points[0].x;
     assert_eq!(charts.iter().map(first).collect::<Vec<_>>(), [1.5e6, 60.0, 1.0]);
     assert!(charts.iter().all(|chart| chart.curves.len() == 2), "FO, dense was not asked for");
-    assert!(
-        charts[0].log_x && plot::svg(&charts[0]).contains(">10⁶</text>")
-            || !plot::svg(&charts[0]).contains("NaN")
-    );
+    let svg = plot::svg(&charts[0]);
+    assert!(charts[0].log_x && svg.contains(">2,000,000</text>") && !svg.contains("NaN"));
     let page = markdown(&experiment, &at_scale(Scale::Laptop, records)).unwrap();
     for text in [
         "(made-up-laptop-queries.png)",

@@ -105,22 +105,22 @@ fn impossible_requests_for_trials() {
     assert_snapshot!(error(Scale::Laptop, None, "mu", "1"), @"setting `scale`: demo has no scale laptop, only smoke, paper");
     assert_snapshot!(error(Scale::Smoke, Some(0), "mu", "1"), @"setting `seeds`: expected an integer of at least 1; got 0");
     assert_snapshot!(error(Scale::Smoke, None, "sparsity", "0.5"), @"setting `sparsity`: it is what the x axis of demo varies, so it cannot be set for all trials");
-    assert_snapshot!(error(Scale::Smoke, None, "queries", "5"), @"setting `queries`: only method = rge has a choice of queries; got 5 with method = cge, leave it at 0");
+    assert_snapshot!(error(Scale::Smoke, None, "queries", "5"), @"setting `queries`: only method = rge, cocd and pattern-search have a choice of queries; got 5 with method = cge, leave it at 0");
     assert_snapshot!(error(Scale::Smoke, None, "warmup", "5"), @"setting `warmup`: no such setting; did you mean `warmup-epochs`?");
 }
 
 #[test]
 fn settings_errors_name_what_is_possible() {
     assert_snapshot!(set("batch-sise", "3"), @"setting `batch-sise`: no such setting; did you mean `batch-size`?");
-    assert_snapshot!(set("zzz", "3"), @"setting `zzz`: no such setting; the settings are data, n-train, n-val, n-test, augment, model, depth, width, method, difference, mu, queries, directions, evaluator, sparsity, layer-ratios, mask, redraw-every, sparse-target, always-active, grasp-queries, grasp-images-per-class, epochs, batch-size, optimizer, learning-rate, momentum, weight-decay, warmup-epochs, schedule, precision");
+    assert_snapshot!(set("zzz", "3"), @"setting `zzz`: no such setting; the settings are data, n-train, n-val, n-test, augment, model, depth, width, method, difference, mu, queries, directions, evaluator, sparsity, layer-ratios, mask, redraw-every, sparse-target, always-active, grasp-queries, grasp-images-per-class, epochs, batch-size, optimizer, learning-rate, momentum, weight-decay, warmup-epochs, schedule, precision, task, init, pretrain-epochs, decay, step-scale, search, radius, population, search-steps, normalize-logits, stop-when-fitted");
     assert_snapshot!(set("batch-size", "0"), @"setting `batch-size`: expected an integer of at least 1; got 0");
     assert_snapshot!(set("batch_size", "many"), @"setting `batch_size`: expected an integer of at least 1; got many");
     assert_snapshot!(set("sparsity", "1"), @"setting `sparsity`: expected a number in [0, 1); got 1");
     assert_snapshot!(set("mu", "nan"), @"setting `mu`: expected a finite number above 0; got NaN");
     assert_snapshot!(set("learning-rate", "inf"), @"setting `learning-rate`: expected a finite number above 0; got inf");
     assert_snapshot!(set("augment", "1"), @"setting `augment`: expected true or false; got 1");
-    assert_snapshot!(set("layer-ratios", "grasp"), @"setting `layer-ratios`: expected one of uniform, zo-grasp, zo-grasp-released, fo-grasp; got grasp; did you mean `fo-grasp` or `zo-grasp` or `zo-grasp-released`?");
-    assert_snapshot!(set("estimator", "zo"), @"setting `estimator`: expected one of cge, rge, fo; got zo; did you mean `fo`?");
+    assert_snapshot!(set("layer-ratios", "grasp"), @"setting `layer-ratios`: expected one of uniform, zo-grasp, zo-grasp-released, fo-grasp, snip, magnitude, smart-ratio; got grasp; did you mean `fo-grasp` or `zo-grasp` or `zo-grasp-released`?");
+    assert_snapshot!(set("estimator", "zo"), @"setting `estimator`: expected one of cge, rge, fo, cocd, pattern-search; got zo; did you mean `fo`?");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn contradictory_settings() {
     assert_snapshot!(with(&[("sparse-target", "weights"), ("method", "fo")]), @"setting `mask`: sparse-target = weights needs mask = fixed, as pruned weights stay zero; got redraw");
     assert_snapshot!(with(&[("n-train", "300"), ("batch-size", "301")]), @"setting `batch-size`: at most n-train = 300; got 301");
     assert_snapshot!(with(&[("n-train", "200"), ("batch-size", "100")]), @"setting `grasp-images-per-class`: 25 of each of 10 classes are more than the 200 training images; at most 20");
-    assert_snapshot!(with(&[("queries", "7")]), @"setting `queries`: only method = rge has a choice of queries; got 7 with method = cge, leave it at 0");
+    assert_snapshot!(with(&[("queries", "7")]), @"setting `queries`: only method = rge, cocd and pattern-search have a choice of queries; got 7 with method = cge, leave it at 0");
     assert_snapshot!(with(&[("epochs", "2")]), @"setting `warmup-epochs`: at most epochs = 2; got 3");
     let by_hand = Settings { mu: f64::NAN, ..Settings::default() };
     assert_snapshot!(by_hand.check().unwrap_err(), @"setting `mu`: expected a finite number above 0; got NaN");
@@ -160,16 +160,16 @@ fn sound_settings() {
 
 #[test]
 fn file_errors_name_file_line_and_key() {
-    assert_snapshot!(broken("epochs = 10", "epoch = 10"), @"demo.toml:11: base.epoch: no such setting; did you mean `epochs` or `warmup-epochs`?");
+    assert_snapshot!(broken("epochs = 10", "epoch = 10"), @"demo.toml:11: base.epoch: no such setting; did you mean `epochs` or `pretrain-epochs` or `warmup-epochs`?");
     assert_snapshot!(broken("epochs = 10", "epochs = \"ten\""), @"demo.toml:11: base.epochs: expected an integer of at least 1; got ten");
     assert_snapshot!(broken("epochs = 5,", "epochs = 2,"), @"demo.toml:35: scale.smoke.set.epochs: warmup-epochs: at most epochs = 2; got 3 (series `zo` at sparsity = 0.8, scale smoke)");
     assert_snapshot!(broken("series.zo =", "series.fo ="), @"demo.toml:36: scale.smoke.series.fo: no series `fo`; expected one of zo, dense");
     assert_snapshot!(broken("[0.8, 0.9]", "[0.8, 1.5]"), @"demo.toml:8: figure.values[1]: expected a number in [0, 1); got 1.5");
     assert_snapshot!(broken("[0.8, 0.9]", "[0.8, 0.8]"), @"demo.toml:8: figure.values[1]: 0.8 occurs twice");
     assert_snapshot!(broken("x = \"sparsity\"", "x = \"sparsness\""), @"demo.toml:5: figure.x: no such setting; did you mean `sparsity`?");
-    assert_snapshot!(broken("y = \"test-accuracy\"", "y = \"accuracy\""), @"demo.toml:7: figure.y: expected one of test-accuracy, test-loss, val-accuracy, val-loss, train-accuracy, train-loss, wall-s, queries, gradient-norm; got accuracy");
-    assert_snapshot!(broken("y = \"test-accuracy\"\n", ""), @"demo.toml:4: figure.y: missing; one of test-accuracy, test-loss, val-accuracy, val-loss, train-accuracy, train-loss, wall-s, queries, gradient-norm");
-    assert_snapshot!(broken("title =", "titel ="), @"demo.toml:2: titel: unknown field `titel`, expected one of `id`, `title`, `paper`, `claim`, `notes`, `extends`, `figure`, `base`, `series`, `expected`, `check`, `scale`");
+    assert_snapshot!(broken("y = \"test-accuracy\"", "y = \"accuracy\""), @"demo.toml:7: figure.y: expected one of test-accuracy, train-accuracy, val-accuracy, test-loss, train-loss, val-loss, wall-s, wall-h, epoch-s, queries, gradient-norm, cosine, relative-error, directions-s, perturbation-s, inference-s, arithmetic-s, radius; got accuracy");
+    assert_snapshot!(broken("y = \"test-accuracy\"\n", ""), @"demo.toml:4: figure.y: missing; one of test-accuracy, train-accuracy, val-accuracy, test-loss, train-loss, val-loss, wall-s, wall-h, epoch-s, queries, gradient-norm, cosine, relative-error, directions-s, perturbation-s, inference-s, arithmetic-s, radius");
+    assert_snapshot!(broken("title =", "titel ="), @"demo.toml:2: titel: unknown field `titel`, expected one of `id`, `title`, `paper`, `claim`, `finding`, `notes`, `extends`, `figure`, `panel`, `trace`, `layers`, `base`, `series`, `expected`, `check`, `scale`");
     assert_snapshot!(broken("title = \"Demonstration\"", ""), @"demo.toml:1: title: missing field `title`");
     assert_snapshot!(broken("label = \"ZO\"", "lable = \"ZO\""), @"demo.toml:15: series[0].lable: unknown field `lable`, expected one of `id`, `label`, `constant`, `set`");
     assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { sparsity = 0.5 }"), @"demo.toml:16: series[0].set.sparsity: this is the x axis; only a constant series sets it");
@@ -177,7 +177,7 @@ fn file_errors_name_file_line_and_key() {
     assert_snapshot!(broken("values = [86.94, 86.46]", "values = [86.94]"), @"demo.toml:25: expected[0].values: expected 2, one per x; got 1");
     assert_snapshot!(broken("[\"dense\", \"zo\"]", "[\"dense\", \"oz\"]"), @"demo.toml:31: check[0].above: no series `oz`; expected one of zo, dense");
     assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "close = [\"dense\", \"zo\"]"), @"demo.toml:29: check[0]: close needs a margin");
-    assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "margin = 1"), @"demo.toml:29: check[0]: expected one of above (with margin, min-x, max-x), close (with margin) and widens (alone)");
+    assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "margin = 1"), @"demo.toml:29: check[0]: expected exactly one of above, close, widens, within, falls, rises, flat");
     assert_snapshot!(broken("seeds = 2", "seeds = -2"), @"demo.toml:34: scale.smoke.seeds: invalid value: integer `-2`, expected usize");
     assert_snapshot!(broken("seeds = 2\n", ""), @"demo.toml:33: scale.smoke.seeds: missing");
     assert_snapshot!(broken("[scale.smoke]", "[scale.tiny]"), @"demo.toml:33: scale.tiny: unknown field `tiny`, expected one of `smoke`, `laptop`, `paper`");
@@ -268,29 +268,29 @@ fn errors_of_further_figures() {
         let text = format!("{SOUND}{}", FURTHER.replacen(from, to, 1));
         parse(&text).expect_err("it is broken").to_string()
     };
-    assert_snapshot!(broken("series = [\"zo\"]", "series = [\"oz\"]"), @"");
-    assert_snapshot!(broken("series = [\"zo\"]", "series = []"), @"");
-    assert_snapshot!(broken("id = \"keep\"", "id = \"time\""), @"");
-    assert_snapshot!(broken("id = \"queries\"", "id = \"Queries\""), @"");
-    assert_snapshot!(broken("y = \"wall-s\"", "y = \"wall\""), @"");
-    assert_snapshot!(broken("x = \"queries\"", "x = \"steps\""), @"");
-    assert_snapshot!(broken("at = 0.9", "at = 0.7"), @"");
-    assert_snapshot!(broken("at = 0.9", "at = \"worst\""), @"");
-    assert_snapshot!(broken("relative-to = \"dense\"", "relative-to = \"sparse\""), @"");
-    assert_snapshot!(broken("panel = \"time\"\nseries", "panel = \"cost\"\nseries"), @"");
-    assert_snapshot!(broken("panel = \"time\"\nseries", "series"), @"");
-    assert_snapshot!(broken("falls = \"zo\"", "falls = \"dense\""), @"");
-    assert_snapshot!(broken("falls = \"zo\"", "within = \"zo\""), @"");
-    assert_snapshot!(broken("falls = \"zo\"\nmargin = 0.5", "within = \"zo\"\nlow = 0.9"), @"");
-    assert_snapshot!(broken("falls = \"zo\"\nmargin = 0.5", "flat = \"zo\""), @"");
-    assert_snapshot!(broken("falls = \"zo\"", "falls = \"zo\"\nrises = \"zo\""), @"");
-    assert_snapshot!(broken("margin = 1.0\nat = \"best\"", "margin = 1.0\nat = \"worst\""), @"");
-    assert_snapshot!(broken("margin = 1.0\n", "margin = 1.0\nmax-x = 0.9\n"), @"");
+    assert_snapshot!(broken("series = [\"zo\"]", "series = [\"oz\"]"), @"demo.toml:58: layers[0].series[0]: no series `oz`; expected one of zo, dense");
+    assert_snapshot!(broken("series = [\"zo\"]", "series = []"), @"demo.toml:58: layers[0].series: expected at least one");
+    assert_snapshot!(broken("id = \"keep\"", "id = \"time\""), @"demo.toml:55: layers[0].id: `time` occurs twice among panels, traces and layers");
+    assert_snapshot!(broken("id = \"queries\"", "id = \"Queries\""), @"demo.toml:49: trace[0].id: expected lower-case letters, digits and hyphens; got `Queries`");
+    assert_snapshot!(broken("y = \"wall-s\"", "y = \"wall\""), @"demo.toml:44: panel[0].y: expected one of test-accuracy, train-accuracy, val-accuracy, test-loss, train-loss, val-loss, wall-s, wall-h, epoch-s, queries, gradient-norm, cosine, relative-error, directions-s, perturbation-s, inference-s, arithmetic-s, radius; got wall");
+    assert_snapshot!(broken("x = \"queries\"", "x = \"steps\""), @"demo.toml:50: trace[0].x: unknown variant `steps`, expected one of `epoch`, `queries`, `wall-s`");
+    assert_snapshot!(broken("at = 0.9", "at = 0.7"), @"demo.toml:52: trace[0].at: expected one of 0.8, 0.9, or best; got 0.7");
+    assert_snapshot!(broken("at = 0.9", "at = \"worst\""), @"demo.toml:52: trace[0].at: expected one of 0.8, 0.9, or best; got worst");
+    assert_snapshot!(broken("relative-to = \"dense\"", "relative-to = \"sparse\""), @"demo.toml:45: panel[0].relative-to: no series `sparse`; expected one of zo, dense");
+    assert_snapshot!(broken("panel = \"time\"\nseries", "panel = \"cost\"\nseries"), @"demo.toml:61: expected[1].panel: no panel `cost`; expected one of those in [[panel]]: time");
+    assert_snapshot!(broken("panel = \"time\"\nseries", "series"), @"demo.toml:63: expected[1].unit: only the published values of a relative figure may differ from `%`");
+    assert_snapshot!(broken("falls = \"zo\"", "falls = \"dense\""), @"demo.toml:71: check[1].falls: the figure is relative to `dense`, which has no values in it");
+    assert_snapshot!(broken("falls = \"zo\"", "within = \"zo\""), @"demo.toml:72: check[1].margin: has no meaning beside within");
+    assert_snapshot!(broken("falls = \"zo\"\nmargin = 0.5", "within = \"zo\"\nlow = 0.9"), @"demo.toml:71: check[1].within: within needs low and high, low being no larger");
+    assert_snapshot!(broken("falls = \"zo\"\nmargin = 0.5", "flat = \"zo\""), @"demo.toml:68: check[1]: flat needs a margin");
+    assert_snapshot!(broken("falls = \"zo\"", "falls = \"zo\"\nrises = \"zo\""), @"demo.toml:68: check[1]: expected exactly one of above, close, widens, within, falls, rises, flat");
+    assert_snapshot!(broken("margin = 1.0\nat = \"best\"", "margin = 1.0\nat = \"worst\""), @"demo.toml:79: check[2].at: expected best; got worst");
+    assert_snapshot!(broken("margin = 1.0\n", "margin = 1.0\nmax-x = 0.9\n"), @"demo.toml:79: check[2].max-x: has no meaning beside at");
     let log_x =
         SOUND.replace("y = \"test-accuracy\"", "y = \"test-accuracy\"\nlog-x = true\ncategorical = true");
-    assert_snapshot!(parse(&log_x).unwrap_err(), @"");
+    assert_snapshot!(parse(&log_x).unwrap_err(), @"demo.toml:8: figure.log-x: an axis whose values stand at equal distances has no logarithm");
     let epochs = format!("{SOUND}\n[[panel]]\nid = \"epochs\"\ny = \"wall-s\"\n");
-    assert_snapshot!(parse(&epochs).unwrap_err(), @"");
+    assert_snapshot!(parse(&epochs).unwrap_err(), @"demo.toml:43: panel[0].id: `epochs` is the figure that there is without any [[trace]]");
 }
 
 #[test]
@@ -390,8 +390,8 @@ fn sweeps_come_from_files_values_or_both() {
     let named = library.sweep("mask", Some(&texts(&["fixed", "redraw"]))).unwrap();
     assert!(named.figure.categorical);
     assert_snapshot!(library.sweep("momentum", None).unwrap_err(), @"setting `momentum`: a sweep over it needs values: a number in [0, 1)");
-    assert_snapshot!(library.sweep("masks", None).unwrap_err(), @"setting `masks`: no such setting; did you mean `mask`?");
-    assert_snapshot!(library.sweep("mask", Some(&texts(&["redrawn"]))).unwrap_err(), @"setting `mask`: expected one of redraw, fixed; got redrawn; did you mean `redraw`?");
+    assert_snapshot!(library.sweep("masks", None).unwrap_err(), @"setting `masks`: no such setting; did you mean `mask` or `task`?");
+    assert_snapshot!(library.sweep("mask", Some(&texts(&["redrawn"]))).unwrap_err(), @"setting `mask`: expected one of redraw, fixed, rescore; got redrawn; did you mean `redraw`?");
     assert_snapshot!(library.sweep("depth", Some(&texts(&["9"]))).unwrap_err(), @"experiments/sweep-depth.toml:9: figure.values[0]: depth: a resnet has depth 6n+2 (8, 14, 20, 32, …); got 9 (series `deepzero` at depth = 9, scale smoke)");
     assert_snapshot!(library.sweep("queries", Some(&[])).unwrap_err(), @"setting `queries`: a sweep needs at least one value");
 }
@@ -419,38 +419,49 @@ fn every_setting_is_described() {
     let lines: Vec<String> =
         Settings::describe().iter().map(|d| format!("{} = {} ({})", d.name, d.default, d.allowed)).collect();
     assert_snapshot!(lines.join("\n"), @r#"
-data = cifar10 (one of synthetic, cifar10)
-n-train = 0 (an integer of at least 0)
-n-val = 0 (an integer of at least 0)
-n-test = 0 (an integer of at least 0)
-augment = true (true or false)
-model = resnet (one of cnn, resnet)
-depth = 20 (an integer of at least 1)
-width = 16 (an integer of at least 1)
-method = cge (one of cge, rge, fo)
-difference = forward (one of forward, central)
-mu = 0.005 (a finite number above 0)
-queries = 0 (an integer of at least 0)
-directions = gaussian (one of gaussian, sphere, per-tensor)
-evaluator = difference (one of full, reuse, difference)
-sparsity = 0.9 (a number in [0, 1))
-layer-ratios = zo-grasp (one of uniform, zo-grasp, zo-grasp-released, fo-grasp)
-mask = redraw (one of redraw, fixed)
-redraw-every = 5 (an integer of at least 1)
-sparse-target = gradient (one of gradient, weights)
-always-active = true (true or false)
-grasp-queries = 192 (an integer of at least 1)
-grasp-images-per-class = 25 (an integer of at least 1)
-epochs = 50 (an integer of at least 1)
-batch-size = 256 (an integer of at least 1)
-optimizer = sgd (one of sgd, adam)
-learning-rate = 0.1 (a finite number above 0)
-momentum = 0.9 (a number in [0, 1))
-weight-decay = 0.0005 (a finite number of at least 0)
-warmup-epochs = 3 (an integer of at least 0)
-schedule = cosine (one of cosine, constant)
-precision = f32 (one of f32, f64)
-"#);
+    data = cifar10 (one of synthetic, cifar10)
+    n-train = 0 (an integer of at least 0)
+    n-val = 0 (an integer of at least 0)
+    n-test = 0 (an integer of at least 0)
+    augment = true (true or false)
+    model = resnet (one of cnn, resnet, resnet-b, lenet)
+    depth = 20 (an integer of at least 1)
+    width = 16 (an integer of at least 1)
+    method = cge (one of cge, rge, fo, cocd, pattern-search)
+    difference = forward (one of forward, central)
+    mu = 0.005 (a finite number above 0)
+    queries = 0 (an integer of at least 0)
+    directions = gaussian (one of gaussian, sphere, per-tensor, rademacher)
+    evaluator = difference (one of full, reuse, difference)
+    sparsity = 0.9 (a number in [0, 1))
+    layer-ratios = zo-grasp (one of uniform, zo-grasp, zo-grasp-released, fo-grasp, snip, magnitude, smart-ratio)
+    mask = redraw (one of redraw, fixed, rescore)
+    redraw-every = 5 (an integer of at least 1)
+    sparse-target = gradient (one of gradient, weights)
+    always-active = true (true or false)
+    grasp-queries = 192 (an integer of at least 1)
+    grasp-images-per-class = 25 (an integer of at least 1)
+    epochs = 50 (an integer of at least 1)
+    batch-size = 256 (an integer of at least 1)
+    optimizer = sgd (one of sgd, adam)
+    learning-rate = 0.1 (a finite number above 0)
+    momentum = 0.9 (a number in [0, 1))
+    weight-decay = 0.0005 (a finite number of at least 0)
+    warmup-epochs = 3 (an integer of at least 0)
+    schedule = cosine (one of cosine, constant)
+    precision = f32 (one of f32, f64)
+    task = train (one of train, stages, quality)
+    init = kaiming (one of kaiming, uniform)
+    pretrain-epochs = 0 (an integer of at least 0)
+    decay = 0 (a number in [0, 1])
+    step-scale = estimate (one of estimate, loss-spread)
+    search = first (one of first, best)
+    radius = 1 (a finite number above 0)
+    population = 0 (an integer of at least 0)
+    search-steps = 1 (an integer of at least 1)
+    normalize-logits = false (true or false)
+    stop-when-fitted = false (true or false)
+    "#);
 }
 
 proptest! {
