@@ -710,7 +710,7 @@ fn mistakes_get_advice() {
         ("plan fig4 --set mu=many", "expected a finite number above 0; got many"),
         ("plan fig4 --set sparsity=0.5", "it is what the x axis of fig4 varies"),
         ("plan fig4 --seeds 0", "expected an integer of at least 1; got 0"),
-        ("plan fig5", "did you mean `fig2` or `fig4`"),
+        ("plan fig9", "did you mean `fig2` or `fig3` or `fig4`"),
         ("reproduce fig4 fgi2", "no experiment `fgi2`"),
         ("status fig5", "no experiment `fig5`"),
         ("report fig5", "no experiment `fig5`"),

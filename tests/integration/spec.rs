@@ -138,10 +138,32 @@ fn contradictory_settings() {
     assert_snapshot!(with(&[("model", "cnn"), ("depth", "6")]), @"setting `depth`: a cnn has 1 to 5 blocks, each halving the 32 pixel image; got 6");
     assert_snapshot!(with(&[("sparse-target", "weights")]), @"setting `sparse-target`: `weights` works with method = fo only: zeroth-order training keeps the model dense and makes its gradient sparse; use `gradient`");
     assert_snapshot!(with(&[("sparse-target", "weights"), ("method", "fo")]), @"setting `mask`: sparse-target = weights needs mask = fixed, as pruned weights stay zero; got redraw");
-    assert_snapshot!(with(&[("n-train", "300"), ("batch-size", "301")]), @"setting `batch-size`: at most n-train = 300; got 301");
     assert_snapshot!(with(&[("n-train", "200"), ("batch-size", "100")]), @"setting `grasp-images-per-class`: 25 of each of 10 classes are more than the 200 training images; at most 20");
     assert_snapshot!(with(&[("queries", "7")]), @"setting `queries`: only method = rge, cocd and pattern-search have a choice of queries; got 7 with method = cge, leave it at 0");
     assert_snapshot!(with(&[("epochs", "2")]), @"setting `warmup-epochs`: at most epochs = 2; got 3");
+    for (pairs, expected) in [
+        (&[("decay", "0.5")][..], "`decay`: only method = cocd keeps stale estimates"),
+        (&[("step-scale", "loss-spread")], "`step-scale`: loss-spread needs the losses of random directions"),
+        (&[("method", "rge"), ("step-scale", "loss-spread"), ("queries", "1")], "needs at least 2; got 1"),
+        (&[("method", "pattern-search")], "`sparsity`: method = pattern-search moves every coordinate"),
+        (&[("search", "best")], "`search`: it belongs to method = pattern-search"),
+        (
+            &[
+                ("method", "pattern-search"),
+                ("sparsity", "0"),
+                ("evaluator", "full"),
+                ("normalize-logits", "true"),
+            ],
+            "`evaluator`: normalize-logits = true needs difference; got full",
+        ),
+        (&[("task", "quality"), ("method", "fo")], "`task`: quality needs method = cge or rge"),
+        (&[("pretrain-epochs", "3")], "`pretrain-epochs`: it belongs to task = quality"),
+        (&[("mask", "rescore"), ("layer-ratios", "smart-ratio")], "`mask`: rescore needs scores"),
+        (&[("model", "resnet-b"), ("depth", "20")], "`depth`: a resnet-b has depth 8n+2"),
+    ] {
+        let error = with(pairs);
+        assert!(error.contains(expected), "{error}");
+    }
     let by_hand = Settings { mu: f64::NAN, ..Settings::default() };
     assert_snapshot!(by_hand.check().unwrap_err(), @"setting `mu`: expected a finite number above 0; got NaN");
 }
@@ -167,8 +189,8 @@ fn file_errors_name_file_line_and_key() {
     assert_snapshot!(broken("[0.8, 0.9]", "[0.8, 1.5]"), @"demo.toml:8: figure.values[1]: expected a number in [0, 1); got 1.5");
     assert_snapshot!(broken("[0.8, 0.9]", "[0.8, 0.8]"), @"demo.toml:8: figure.values[1]: 0.8 occurs twice");
     assert_snapshot!(broken("x = \"sparsity\"", "x = \"sparsness\""), @"demo.toml:5: figure.x: no such setting; did you mean `sparsity`?");
-    assert_snapshot!(broken("y = \"test-accuracy\"", "y = \"accuracy\""), @"demo.toml:7: figure.y: expected one of test-accuracy, train-accuracy, val-accuracy, test-loss, train-loss, val-loss, wall-s, wall-h, epoch-s, queries, gradient-norm, cosine, relative-error, directions-s, perturbation-s, inference-s, arithmetic-s, radius; got accuracy");
-    assert_snapshot!(broken("y = \"test-accuracy\"\n", ""), @"demo.toml:4: figure.y: missing; one of test-accuracy, train-accuracy, val-accuracy, test-loss, train-loss, val-loss, wall-s, wall-h, epoch-s, queries, gradient-norm, cosine, relative-error, directions-s, perturbation-s, inference-s, arithmetic-s, radius");
+    assert_snapshot!(broken("y = \"test-accuracy\"", "y = \"accuracy\""), @"demo.toml:7: figure.y: expected one of test-accuracy, train-accuracy, val-accuracy, test-loss, train-loss, val-loss, wall-s, wall-h, epoch-s, queries, gradient-norm, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius; got accuracy");
+    assert_snapshot!(broken("y = \"test-accuracy\"\n", ""), @"demo.toml:4: figure.y: missing; one of test-accuracy, train-accuracy, val-accuracy, test-loss, train-loss, val-loss, wall-s, wall-h, epoch-s, queries, gradient-norm, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius");
     assert_snapshot!(broken("title =", "titel ="), @"demo.toml:2: titel: unknown field `titel`, expected one of `id`, `title`, `paper`, `claim`, `finding`, `notes`, `extends`, `figure`, `panel`, `trace`, `layers`, `base`, `series`, `expected`, `check`, `scale`");
     assert_snapshot!(broken("title = \"Demonstration\"", ""), @"demo.toml:1: title: missing field `title`");
     assert_snapshot!(broken("label = \"ZO\"", "lable = \"ZO\""), @"demo.toml:15: series[0].lable: unknown field `lable`, expected one of `id`, `label`, `constant`, `set`");
@@ -272,7 +294,7 @@ fn errors_of_further_figures() {
     assert_snapshot!(broken("series = [\"zo\"]", "series = []"), @"demo.toml:58: layers[0].series: expected at least one");
     assert_snapshot!(broken("id = \"keep\"", "id = \"time\""), @"demo.toml:55: layers[0].id: `time` occurs twice among panels, traces and layers");
     assert_snapshot!(broken("id = \"queries\"", "id = \"Queries\""), @"demo.toml:49: trace[0].id: expected lower-case letters, digits and hyphens; got `Queries`");
-    assert_snapshot!(broken("y = \"wall-s\"", "y = \"wall\""), @"demo.toml:44: panel[0].y: expected one of test-accuracy, train-accuracy, val-accuracy, test-loss, train-loss, val-loss, wall-s, wall-h, epoch-s, queries, gradient-norm, cosine, relative-error, directions-s, perturbation-s, inference-s, arithmetic-s, radius; got wall");
+    assert_snapshot!(broken("y = \"wall-s\"", "y = \"wall\""), @"demo.toml:44: panel[0].y: expected one of test-accuracy, train-accuracy, val-accuracy, test-loss, train-loss, val-loss, wall-s, wall-h, epoch-s, queries, gradient-norm, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius; got wall");
     assert_snapshot!(broken("x = \"queries\"", "x = \"steps\""), @"demo.toml:50: trace[0].x: unknown variant `steps`, expected one of `epoch`, `queries`, `wall-s`");
     assert_snapshot!(broken("at = 0.9", "at = 0.7"), @"demo.toml:52: trace[0].at: expected one of 0.8, 0.9, or best; got 0.7");
     assert_snapshot!(broken("at = 0.9", "at = \"worst\""), @"demo.toml:52: trace[0].at: expected one of 0.8, 0.9, or best; got worst");
@@ -366,8 +388,17 @@ fn fig4_is_the_papers_recipe() {
 
 #[test]
 fn library_lists_ids_when_asked_for_another() {
-    assert_snapshot!(Library::embedded().get("fig5").unwrap_err(), @"setting `experiment`: no experiment `fig5`; did you mean `fig2` or `fig4`? the experiments are fig2, fig4, sweep-batch-size, sweep-depth, sweep-estimator, sweep-learning-rate, sweep-mu, sweep-queries, sweep-sparsity, sweep-width");
-    assert_snapshot!(Library::embedded().get("batch-size").unwrap_err(), @"setting `experiment`: no experiment `batch-size`; did you mean `sweep-batch-size`? the experiments are fig2, fig4, sweep-batch-size, sweep-depth, sweep-estimator, sweep-learning-rate, sweep-mu, sweep-queries, sweep-sparsity, sweep-width");
+    let error = |id: &str| Library::embedded().get(id).unwrap_err().to_string();
+    let ids: Vec<String> = Library::embedded().ids().map(str::to_owned).collect();
+    assert_eq!(
+        error("figA9"),
+        format!(
+            "setting `experiment`: no experiment `figA9`; did you mean `figA2` or `figA3` or `figA4`? the \
+             experiments are {}",
+            ids.join(", ")
+        )
+    );
+    assert!(error("batch-size").contains("did you mean `sweep-batch-size`? the experiments are"));
     assert_snapshot!(Library::open(Some(Path::new("/no/such/folder"))).unwrap_err(), @"list /no/such/folder: No such file or directory (os error 2)");
 }
 

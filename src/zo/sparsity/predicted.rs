@@ -103,9 +103,9 @@ mod tests {
         }
     }
 
-    /// Oracle: the law, for both forms, on ResNet-20 with 24 images and 48 directions. What is left of the
-    /// gradient beside the noise, and 500 to 37,000 weights a layer, allow 4 points. In the last layer the
-    /// gradient is not small beside the noise, which is why it is left out.
+    /// Oracle: the law, for both forms, on ResNet-20 with 24 images and 48 directions; five standard errors
+    /// of a share of n weights, and 2 points for what is left of the gradient beside the noise. In the last
+    /// layer the gradient is not small beside the noise, which is why it is left out.
     #[test]
     fn zo_grasp_keeps_what_the_law_says() {
         let network = model::resnet(20, 16).unwrap();
@@ -133,7 +133,12 @@ mod tests {
                 let spec = &layout.specs()[param_idx];
                 let share = |n: usize| n as f64 / spec.len() as f64;
                 let (found, expected) = (share(found), share(expected));
-                assert!((found - expected).abs() < 0.04, "{form:?} {}: {found} {expected}", spec.name);
+                let error = (expected * (1.0 - expected) / spec.len() as f64).sqrt();
+                assert!(
+                    (found - expected).abs() < 0.02 + 5.0 * error,
+                    "{form:?} {}: {found} {expected}",
+                    spec.name
+                );
             }
         }
         assert_eq!(count.queries(), 2 * 2 * 49);
