@@ -148,6 +148,29 @@ pub struct EpochRecord {
     pub measures: Measures,
 }
 
+impl EpochRecord {
+    /// A record that says nothing but its number: metrics NaN, counts zero.
+    #[must_use]
+    pub fn blank(epoch: u32) -> Self {
+        Self {
+            epoch,
+            train_loss: f64::NAN,
+            train_accuracy: f64::NAN,
+            val_loss: f64::NAN,
+            val_accuracy: f64::NAN,
+            test_loss: f64::NAN,
+            test_accuracy: f64::NAN,
+            learning_rate: f64::NAN,
+            n_active: 0,
+            queries: 0,
+            queries_non_finite: 0,
+            gradient_norm: f64::NAN,
+            wall_s: f64::NAN,
+            measures: Measures::default(),
+        }
+    }
+}
+
 /// Where and with what a trial ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {

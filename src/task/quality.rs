@@ -46,14 +46,8 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
         }
         let n = batch.labels.len() as f64;
         let record = EpochRecord {
-            epoch: epoch as u32,
             train_loss: found.at.loss,
             train_accuracy: crate::nn::loss::n_correct(&found.at.logits, &batch.labels)? as f64 / n,
-            val_loss: f64::NAN,
-            val_accuracy: f64::NAN,
-            test_loss: f64::NAN,
-            test_accuracy: f64::NAN,
-            learning_rate: f64::NAN,
             n_active: coords.len() as u64,
             queries: count.queries(),
             queries_non_finite: count.non_finite(),
@@ -63,6 +57,7 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
                 gradient_share: norm(coords.iter().map(|&coord| exact[coord])) / norm(exact.iter().copied()),
                 ..all
             },
+            ..EpochRecord::blank(epoch as u32)
         };
         epochs.push(record);
         session.observer.epoch(&record);

@@ -79,14 +79,7 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
             continue;
         }
         let record = EpochRecord {
-            epoch: epoch as u32,
             train_loss: base,
-            train_accuracy: f64::NAN,
-            val_loss: f64::NAN,
-            val_accuracy: f64::NAN,
-            test_loss: f64::NAN,
-            test_accuracy: f64::NAN,
-            learning_rate: f64::NAN,
             n_active: coords.len() as u64,
             queries: count.queries(),
             queries_non_finite: count.non_finite(),
@@ -99,6 +92,7 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
                 arithmetic_s: stages.arithmetic,
                 ..Measures::default()
             },
+            ..EpochRecord::blank(epoch as u32)
         };
         epochs.push(record);
         session.observer.epoch(&record);
