@@ -221,6 +221,11 @@ fn training_does_not_depend_on_threads() {
         "method=cge difference=central sparsity=0.7 augment=false momentum=0 evaluator=full",
         "method=cge model=resnet depth=8 width=2 sparsity=0.9 epochs=1 n-train=40",
         "method=rge directions=gaussian queries=150",
+        "method=rge directions=rademacher step-scale=loss-spread queries=40 momentum=0",
+        "method=cocd queries=30 decay=0.5",
+        "method=pattern-search queries=150 radius=0.2",
+        "method=pattern-search search=best population=20 search-steps=4 normalize-logits=true",
+        "method=fo model=lenet init=uniform n-train=40 batch-size=99",
         "method=rge directions=sphere queries=70",
         "method=rge directions=per-tensor sparsity=0.5 layer-ratios=zo-grasp-released queries=70",
         "method=fo",
@@ -303,6 +308,44 @@ pub(crate) fn distance(found: &[f64], expected: &[f64]) -> (f64, f64) {
     let difference: Vec<f64> = found.iter().zip(expected).map(|(f, e)| f - e).collect();
     let norm = dot(expected, expected).sqrt();
     (dot(&difference, &difference).sqrt() / norm, dot(found, expected) / (norm * dot(found, found).sqrt()))
+}
+
+/// What other tasks measure. Oracle: CGE's error at this μ is small and RGE's of q = d directions is not (a
+/// cosine near 0.71); only what a task measures is there; the sum over tensors is the whole.
+#[test]
+fn quality_and_stages_are_measured() {
+    let settings = |more: &str| format!("sparsity = 0.5\nlayer-ratios = \"uniform\"\nepochs = 3\n{more}");
+    let methods = "[\"cge\", \"rge\"]";
+    let quality = settings("task = \"quality\"\npretrain-epochs = 1\nprecision = \"f64\"\nmu = 1e-6");
+    let place = Place::with(&[
+        ("quality", experiment("quality", "method", methods, &quality)),
+        ("stages", experiment("stages", "method", methods, &settings("task = \"stages\""))),
+    ]);
+    let ran = place.run("reproduce quality stages --scale smoke");
+    assert!(!ran.stderr.contains("NaN"), "{}", ran.stderr);
+    ran.ok();
+    let records = place.records("quality");
+    let [cge, rge] = &records[..] else { panic!("two records") };
+    for epoch in cge.epochs.iter().chain(&rge.epochs) {
+        assert!(epoch.measures.gradient_share > 0.1 && epoch.measures.gradient_share < 1.0);
+        assert!(epoch.measures.directions_s.is_nan() && epoch.test_accuracy.is_nan());
+    }
+    for (cge, rge) in cge.epochs.iter().zip(&rge.epochs) {
+        assert!(cge.measures.cosine > 0.9999 && cge.measures.relative_error < 1e-3, "{cge:?}");
+        assert!(rge.measures.cosine < 0.95 && rge.measures.relative_error > 0.2, "{rge:?}");
+    }
+    let n_active: u64 = cge.tensors.iter().map(|tensor| tensor.n_active).sum();
+    assert_eq!((n_active, cge.epochs.len()), (cge.epochs[2].n_active, 3));
+    assert!(cge.tensors.iter().all(|tensor| tensor.relative_error < 1e-2 || tensor.n_active == 0));
+    for record in place.records("stages") {
+        for epoch in &record.epochs {
+            let m = &epoch.measures;
+            let seconds = [m.directions_s, m.perturbation_s, m.inference_s, m.arithmetic_s];
+            assert!(seconds.iter().all(|s| *s >= 0.0) && m.inference_s > 0.0 && m.cosine.is_nan(), "{m:?}");
+        }
+    }
+    let refused = place.run("train --set data=synthetic --set task=quality --out w.safetensors");
+    assert!(refused.refusal().contains("train trains a network"), "{}", refused.stderr);
 }
 
 /// Oracle: PyTorch in double precision. Single precision gives differences with about 5e-3 relative
