@@ -336,7 +336,9 @@ fn quality_and_stages_are_measured() {
     }
     let n_active: u64 = cge.tensors.iter().map(|tensor| tensor.n_active).sum();
     assert_eq!((n_active, cge.epochs.len()), (cge.epochs[2].n_active, 3));
-    assert!(cge.tensors.iter().all(|tensor| tensor.relative_error < 1e-2 || tensor.n_active == 0));
+    // A bias before a batch norm has no gradient to compare with.
+    let weights = cge.tensors.iter().filter(|tensor| tensor.name.ends_with("weight"));
+    assert!(weights.clone().count() == 3 && weights.clone().all(|t| t.relative_error < 1e-2));
     for record in place.records("stages") {
         for epoch in &record.epochs {
             let m = &epoch.measures;
@@ -755,8 +757,8 @@ fn mistakes_get_advice() {
         ("plan fig4 --seeds 0", "expected an integer of at least 1; got 0"),
         ("plan fig9", "did you mean `fig2` or `fig3` or `fig4`"),
         ("reproduce fig4 fgi2", "no experiment `fgi2`"),
-        ("status fig5", "no experiment `fig5`"),
-        ("report fig5", "no experiment `fig5`"),
+        ("status fig9", "no experiment `fig5`"),
+        ("report fig9", "no experiment `fig5`"),
         ("sweep colour --values 1,2", "`colour`: no such setting"),
         ("sweep sparsty", "did you mean `sparsity`"),
         ("sweep weight-decay", "a sweep over it needs values"),
