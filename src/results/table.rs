@@ -240,13 +240,11 @@ pub(super) fn tensors_from_frame(frame: &DataFrame) -> Result<Vec<TensorRecord>,
     (0..frame.height()).map(tensor).collect()
 }
 
-/// A mask (d) as a table: one row per scalar of the tensors (name, scalars), in their order.
+/// A mask (d) as a table: one row per scalar of the tensors, in their order and row by row within.
 pub(super) fn mask_to_frame(tensors: &[TensorRecord], mask: &[bool]) -> PolarsResult<DataFrame> {
     let mut table = Columns { n_rows: mask.len(), columns: Vec::new() };
     let names = tensors.iter().flat_map(|t| std::iter::repeat_n(t.name.as_str(), t.n as usize));
     table.push("tensor", names.collect::<Vec<_>>());
-    let positions = tensors.iter().flat_map(|t| 0..t.n as u32);
-    table.push("position", positions.collect::<Vec<_>>());
     table.push("kept", mask.to_vec());
     DataFrame::new(table.n_rows, table.columns)
 }

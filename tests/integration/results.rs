@@ -121,8 +121,8 @@ fn tensors_and_masks_stand_beside_a_record() {
     let mask = ParquetReader::new(mask).finish().unwrap();
     let kept: Vec<_> = mask.column("kept").unwrap().bool().unwrap().iter().flatten().collect();
     assert_eq!(kept, [true, false, true, true, true]);
-    let positions: Vec<_> = mask.column("position").unwrap().u32().unwrap().iter().flatten().collect();
-    assert_eq!(positions, [0, 1, 2, 0, 1]);
+    let names: Vec<_> = mask.column("tensor").unwrap().str().unwrap().iter().flatten().collect();
+    assert_eq!(names[2..4], ["conv1.weight", "bn1.weight"]);
     // A damaged file is named.
     let tensors = path.with_file_name("tensors").join(path.file_name().unwrap());
     std::fs::write(&tensors, b"PAR1").unwrap();
