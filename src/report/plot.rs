@@ -360,9 +360,9 @@ fn y_axis(chart: &Chart) -> ((f64, f64), Vec<(f64, String)>) {
     low = (low - pad).max(chart.y_bounds.0.min(low));
     high = (high + pad).min(chart.y_bounds.1.max(high));
     let step = nice_step((high - low) / 6.0);
-    let decimals = (-step.log10().floor()).max(0.0) as usize;
+    let decimals = decimals_of(step);
     let label = |y: f64| {
-        if step >= 1.0 { position(y.round()) } else { super::text::fixed(y, decimals) }
+        if decimals == 0 { position(y.round()) } else { super::text::fixed(y, decimals) }
     };
     let ticks = steps(low, high, step).map(|y| (y, label(y))).collect();
     ((low, high), ticks)
@@ -442,6 +442,13 @@ fn log_ticks((low, high): (f64, f64)) -> Vec<(f64, String)> {
     }
     let (low, high) = (10f64.powf(low), 10f64.powf(high));
     steps(low, high, nice_step((high - low) / 6.0)).filter(|y| *y > 0.0).map(|y| (y, position(y))).collect()
+}
+
+/// Decimals that a positive number of few digits, such as a distance of ticks, needs.
+fn decimals_of(step: f64) -> usize {
+    const MAX: usize = 12;
+    let is_whole = |value: f64| (value - value.round()).abs() < 1e-6 * value;
+    (0..MAX).find(|&decimals| is_whole(step * 10f64.powi(decimals as i32))).unwrap_or(MAX)
 }
 
 /// The smallest of 1, 2, 2.5 or 5 times a power of ten that is not below `rough`.
@@ -703,6 +710,13 @@ mod tests {
 
     fn texts(low: f64, high: f64) -> Vec<String> {
         log_ticks((low.log10(), high.log10())).into_iter().map(|(_, text)| text).collect()
+    }
+
+    /// Oracle: by hand; a step of 2.5 and of 0.25 has one decimal more than its size suggests.
+    #[test]
+    fn labels_have_the_decimals_of_the_step() {
+        let steps = [10.0, 5.0, 2.5, 1.0, 0.5, 0.25, 0.2, 0.1, 0.025, 2e-5];
+        assert_eq!(steps.map(decimals_of), [0, 0, 1, 0, 1, 2, 1, 1, 3, 5]);
     }
 
     #[test]
