@@ -7,11 +7,12 @@
 //! - [`spec`], [`task`], [`runner`], [`results`], [`report`]: experiments as data, one trial, many
 //!   trials, what they leave behind, what a reader sees of it.
 //! - [`bench`](mod@bench): how fast all of that is.
-//! - [`data`], [`rng`], [`files`], [`error`]: what all of them stand on.
+//! - [`data`], [`rng`], [`device`], [`files`], [`error`]: what all of them stand on.
 
 pub mod baseline;
 pub mod bench;
 pub mod data;
+pub mod device;
 pub mod error;
 pub mod files;
 pub mod kernels;

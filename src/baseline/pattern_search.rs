@@ -14,10 +14,11 @@ use std::collections::HashMap;
 use candle_core::Tensor;
 
 use crate::Result;
-use crate::nn::difference::LogitScale;
+use crate::nn::difference::{LogitScale, Options};
 use crate::nn::{Context, Mode, Propagator, loss};
 use crate::rng::{Purpose, Stream};
 use crate::zo::evaluate::Evaluator;
+use crate::zo::objective::one_by_one;
 use crate::zo::{NetworkObjective, Objective, Probe, PropagatingObjective};
 
 /// Which move is kept.
@@ -208,10 +209,18 @@ impl Objective for ScaledObjective<'_> {
     }
 
     fn loss(&self, params: &[f64]) -> Result<f64> {
-        let NetworkObjective { network, images, labels, split } = self.0;
+        let NetworkObjective { network, images, labels, split, .. } = self.0;
         let tensors = network.tensors(params, images.dtype(), images.device())?;
         let logits: Tensor = network.forward(&Context { mode: Mode::Train, split }, &tensors, images)?;
         loss::cross_entropy(&(logits * self.scale(params).value())?, labels)
+    }
+
+    fn losses(&self, params: &[f64], probes: &[Probe]) -> Result<Vec<f64>> {
+        let Some(batch) = self.0.stacked() else { return one_by_one(self, params, probes) };
+        batch.losses(probes.len(), |idx, point| {
+            probes[idx].apply(params, point);
+            self.scale(point).value()
+        })
     }
 }
 
@@ -220,8 +229,8 @@ impl PropagatingObjective for ScaledObjective<'_> {
 
     fn propagator(&self, params: &[f64], memory: usize) -> Result<(f64, Propagator)> {
         let NetworkObjective { network, images, labels, .. } = self.0;
-        let scale = Some(self.scale(params));
-        let propagator = Propagator::with_scale(network, params, images, labels, Mode::Train, memory, scale)?;
+        let options = Options { scale: Some(self.scale(params)), ..self.0.options(memory) };
+        let propagator = Propagator::with(network, params, images, labels, Mode::Train, options)?;
         Ok((propagator.loss(), propagator))
     }
 
@@ -235,7 +244,6 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::kernels::Split;
     use crate::nn::model;
     use crate::zo::evaluate::{DifferencePropagation, Full};
     use crate::zo::{Metered, QueryCount};
@@ -363,8 +371,7 @@ mod tests {
         let mut pixels = vec![0.0; 3 * 3 * 32 * 32];
         Stream::new(6, Purpose::Test, 0).fill_normal(&mut pixels);
         let images = Tensor::from_vec(pixels, (3, 3, 32, 32), &Device::Cpu).unwrap();
-        let plain =
-            NetworkObjective { network: &network, images: &images, labels: &[7, 0, 3], split: Split::Serial };
+        let plain = NetworkObjective::new(&network, &images, &[7, 0, 3]);
         let count = QueryCount::default();
         let objective = Metered::new(ScaledObjective(plain), &count);
         let full = Full::new(&objective, &params).unwrap();

@@ -6,7 +6,6 @@ use candle_core::{DType, Device};
 
 use crate::Result;
 use crate::data::{self, Batch, Dataset, Normalization};
-use crate::kernels::Split;
 use crate::nn::{Network, model, weights};
 use crate::zo::NetworkObjective;
 
@@ -63,11 +62,6 @@ impl Workload {
 
     /// The network's loss on `batch`, one thread per probe.
     pub(super) fn objective<'a>(&'a self, batch: &'a Batch) -> NetworkObjective<'a> {
-        NetworkObjective {
-            network: &self.network,
-            images: &batch.images,
-            labels: &batch.labels,
-            split: Split::Serial,
-        }
+        NetworkObjective::new(&self.network, &batch.images, &batch.labels)
     }
 }

@@ -151,7 +151,7 @@ pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<Exit> {
     }
     match &args.verb {
         BenchVerb::Cge(args) => {
-            let config = args.config(common.memory())?;
+            let config = args.config(common.memory(&candle_core::Device::Cpu)?)?;
             let measured = cge::measure(&args.workload.workload()?, &config)?;
             show(common, "cge", &measured, say_cge)
         }

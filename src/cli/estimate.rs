@@ -10,10 +10,9 @@ use clap::{Args, ValueEnum};
 use deepzero::baseline::backprop;
 use deepzero::data::Normalization;
 use deepzero::files;
-use deepzero::kernels::Split;
 use deepzero::nn::{model, weights};
 use deepzero::rng::Purpose;
-use deepzero::spec::{Difference, Directions, EvaluatorKind};
+use deepzero::spec::{Difference, Directions, EvaluatorKind, Method, Precision};
 use deepzero::zo::estimator::{Cge, Rge};
 use deepzero::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
 use deepzero::zo::{self, DirectionSource, Estimator, Metered, NetworkObjective, QueryCount};
@@ -60,9 +59,9 @@ pub(super) struct EstimateArgs {
     /// Seed of rge's directions.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Precision of the forward passes.
-    #[arg(long, value_enum, default_value_t = PrecisionName::F32)]
-    precision: PrecisionName,
+    /// Arithmetic of the forward passes.
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
     /// Also compute the exact gradient, by back-propagation in double precision.
     #[arg(long)]
     backprop: bool,
@@ -77,12 +76,6 @@ enum EstimatorName {
     Rge,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum PrecisionName {
-    F32,
-    F64,
-}
-
 pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     if !(args.mu > 0.0 && args.mu.is_finite()) {
         bail!("--mu must be a positive number, got {}", args.mu);
@@ -92,10 +85,17 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     let (params, _) = weights::load(&network, &args.weights)?;
     let (images, labels) = read_batch(&args.batch)?;
     let coords = read_coords(&args.coords, network.layout())?;
-    let dtype = if args.precision == PrecisionName::F64 { DType::F64 } else { DType::F32 };
-    let inputs = images.to_dtype(dtype)?.to_device(&device)?;
-    let objective =
-        NetworkObjective { network: &network, images: &inputs, labels: &labels, split: Split::Serial };
+    let method = match args.estimator {
+        EstimatorName::Cge => Method::Cge,
+        EstimatorName::Rge => Method::Rge,
+    };
+    args.precision.check(args.evaluator, method)?;
+    let inputs = images.to_dtype(args.precision.dtype())?.to_device(&device)?;
+    let objective = NetworkObjective {
+        memory: common.memory(&device)?,
+        rounding: args.precision.rounding(),
+        ..NetworkObjective::new(&network, &inputs, &labels)
+    };
     let count = QueryCount::default();
     let metered = Metered::new(objective, &count);
     let scheme = if args.central { Difference::Central } else { Difference::Forward };
@@ -118,7 +118,7 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
         EvaluatorKind::Full => Box::new(Full::new(&metered, &params)?),
         EvaluatorKind::Reuse => Box::new(Reuse::new(&metered, &params)?),
         EvaluatorKind::Difference => {
-            Box::new(DifferencePropagation::new(&metered, &params, common.memory())?)
+            Box::new(DifferencePropagation::new(&metered, &params, common.memory(&device)?)?)
         }
     };
     let estimate = zo::estimate(&*estimator, &*evaluator)?;

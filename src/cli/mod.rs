@@ -15,9 +15,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use deepzero::data::Location;
+use deepzero::device;
 use deepzero::results::Store;
 use deepzero::spec::{Experiment, Library, Scale, split_id};
 
@@ -54,10 +55,11 @@ struct Common {
     /// Threads; by default one per core. Results do not depend on it.
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Machine")]
     threads: Option<u16>,
-    /// Memory for changes in flight when differences are propagated, in MiB beside the base
-    /// activations. Results do not depend on it.
-    #[arg(long, global = true, default_value_t = 1024, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Machine")]
-    memory: u32,
+    /// Memory for changes in flight when differences are propagated, and for points evaluated together on a GPU,
+    /// in MiB beside the base activations; by default 1024, on a GPU most of what is free. Results do not depend on
+    /// it.
+    #[arg(long, global = true, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Machine")]
+    memory: Option<u32>,
     /// Where tensors live: cpu, cuda or cuda:N.
     #[arg(long, global = true, default_value = "cpu", value_name = "DEVICE", help_heading = "Machine")]
     device: String,
@@ -211,9 +213,12 @@ macro_rules! say {
 use say;
 
 impl Common {
-    /// Bytes for changes in flight.
-    fn memory(&self) -> usize {
-        (self.memory as usize) << 20
+    /// Bytes for changes in flight, and for points evaluated together.
+    fn memory(&self, device: &candle_core::Device) -> Result<usize> {
+        match self.memory {
+            Some(mib) => Ok((mib as usize) << 20),
+            None => Ok(device::default_memory(device)?),
+        }
     }
 
     fn store(&self) -> Store {
@@ -230,20 +235,7 @@ impl Common {
 
     /// The device, and its name for the results.
     fn device(&self) -> Result<(candle_core::Device, String)> {
-        let refuse = |reason: String| deepzero::Error::Device { device: self.device.clone(), reason };
-        let ordinal = match self.device.as_str() {
-            "cpu" => return Ok((candle_core::Device::Cpu, "cpu".to_owned())),
-            "cuda" => 0,
-            other => match other.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
-                Some(ordinal) => ordinal,
-                None => bail!(refuse("expected cpu, cuda or cuda:N".to_owned())),
-            },
-        };
-        if !candle_core::utils::cuda_is_available() {
-            bail!(refuse("this build has no CUDA support; use --device cpu".to_owned()));
-        }
-        let device = candle_core::Device::new_cuda(ordinal).map_err(|error| refuse(error.to_string()))?;
-        Ok((device, self.device.clone()))
+        Ok(device::open(&self.device)?)
     }
 
     /// The experiment with this id; `fig4~mu=0.01` is fig4 with a setting changed, and a sweep

@@ -84,9 +84,10 @@ fn run_all(common: &Common, experiments: &[Experiment], selection: &Selection) -
     let store = common.store();
     let location = common.location();
     let (device, device_name) = common.device()?;
+    let memory = common.memory(&device)?;
     let downloads = DownloadProgress::default();
     let mut runner = Runner::new(&store, &location, &downloads, device, device_name, &INTERRUPT);
-    runner.memory = common.memory();
+    runner.memory = memory;
     let (mut n_bad, mut n_elsewhere, mut pages) = (0, 0, Vec::new());
     for experiment in experiments {
         let trials = experiment.trials(selection.scale, selection.seeds, &[])?;

@@ -82,9 +82,10 @@ pub(super) fn run(common: &Common, args: &TrainArgs) -> Result<Exit> {
         bail!("{} holds an unfinished run; add --resume to go on, or delete it", state.display());
     }
     let (device, device_name) = common.device()?;
+    let memory = common.memory(&device)?;
     let (store, location, downloads) = (common.store(), common.location(), DownloadProgress::default());
     let mut runner = Runner::new(&store, &location, &downloads, device.clone(), device_name, &INTERRUPT);
-    runner.memory = common.memory();
+    runner.memory = memory;
     let splits = runner.splits(&settings)?;
     let prepared = Prepared::new(&settings, args.seed, &splits)?;
     let progress = TrialProgress::new("train".to_owned(), settings.epochs);
@@ -92,7 +93,7 @@ pub(super) fn run(common: &Common, args: &TrainArgs) -> Result<Exit> {
     let session = Session {
         data: &prepared,
         device: &device,
-        memory: common.memory(),
+        memory,
         checkpoint: Some((&state, &hash)),
         interrupt: &INTERRUPT,
         observer: &progress,

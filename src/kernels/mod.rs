@@ -9,12 +9,15 @@ pub mod element;
 pub mod lanes;
 pub mod memory;
 pub mod ops;
+mod rounding;
+pub mod stack;
 
 use std::sync::OnceLock;
 
 use pulp::{Simd, WithSimd};
 
 pub use element::Element;
+pub use rounding::Rounding;
 
 /// Instruction set that the fast kernels use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::layer::{ActivationShape, Context, Epilogue, Layer, MOMENTUM, Mode, Pass, Role};
 use super::params::Layout;
+use super::stacked::forward as stacked;
 use super::stream;
 use crate::kernels::lanes::Blocks;
 use crate::kernels::lanes::norm::Moments;
@@ -54,7 +55,8 @@ pub struct Network {
 /// What a forward pass leaves: the values that other steps read, and the logits.
 #[derive(Debug, Clone)]
 pub struct Activations {
-    /// By value; none where a layer's output was never there on its own.
+    /// By value; none where a layer's output was never there on its own. On a GPU, stacks of one unless
+    /// autograd follows them.
     values: Vec<Option<Tensor>>,
     logits: Tensor,
     schedule: Schedule,
@@ -65,6 +67,11 @@ impl Activations {
     #[must_use]
     pub fn logits(&self) -> &Tensor {
         &self.logits
+    }
+
+    /// By value: stacks of one, where the pass was stacked.
+    pub(super) fn stacked(&self) -> &Vec<Option<Tensor>> {
+        &self.values
     }
 
     /// The values kept, input first. On the CPU their images are in lanes.
@@ -327,6 +334,17 @@ impl Network {
             .collect()
     }
 
+    /// The same as stacks with one member, (1, …).
+    pub(super) fn stacked_tensors(
+        &self,
+        params: &[f64],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Vec<Tensor>> {
+        let tensors = self.tensors(params, dtype, device)?;
+        Ok(tensors.iter().map(stacked::alone).collect::<candle_core::Result<_>>()?)
+    }
+
     /// One parameter tensor from its values.
     ///
     /// # Errors
@@ -379,7 +397,7 @@ impl Network {
         match (images.device().is_cpu(), images.dtype()) {
             (true, DType::F32) => stream::forward::<f32>(self, context, params, images),
             (true, DType::F64) => stream::forward::<f64>(self, context, params, images),
-            _ => self.forward_visit(context, params, images, false, &mut |_, _, _| Ok(())),
+            _ => Ok(self.forward_stacked(context, params, images, |_| false)?.logits),
         }
     }
 
@@ -423,11 +441,30 @@ impl Network {
         }
     }
 
+    /// A pass as a stack of one, for GPUs; keeps the values that `keep` asks for.
+    pub(super) fn forward_stacked(
+        &self,
+        context: &Context,
+        params: &[Tensor],
+        images: &Tensor,
+        keep: impl Fn(usize) -> bool,
+    ) -> Result<Activations> {
+        let params: Vec<Tensor> = params.iter().map(stacked::alone).collect::<candle_core::Result<_>>()?;
+        let values = stacked::values(self, context.mode, &params, images, keep)?;
+        let last = values.last().and_then(Option::as_ref);
+        let logits = stacked::rows(last.expect("the last step's value is never dropped"))?;
+        Ok(Activations { values, logits, schedule: Self::schedule(context, images)? })
+    }
+
     /// All values of a forward pass on `images` (B, C, H, W).
     ///
     /// # Errors
     /// If shapes do not fit or the device fails.
     pub fn forward_all(&self, context: &Context, params: &[Tensor], images: &Tensor) -> Result<Activations> {
+        // Autograd follows candle's operations only.
+        if !images.device().is_cpu() && !params.iter().any(Tensor::track_op) {
+            return self.forward_stacked(context, params, images, |_| true);
+        }
         let mut values: Vec<Option<Tensor>> = vec![None; self.nodes.len() + 1];
         let logits = self.forward_visit(context, params, images, false, &mut |_, value, tensor| {
             values[value] = Some(tensor.clone());
@@ -480,17 +517,29 @@ impl Network {
     /// If the activations are not of this network.
     pub fn batch_stats_of(&self, activations: &Activations) -> Result<BatchStats> {
         let schedule = Schedule { split: Split::Threads, ..activations.schedule };
+        if !activations.logits.device().is_cpu() {
+            let of =
+                |value: &Tensor| if value.rank() == 4 { stacked::alone(value) } else { Ok(value.clone()) };
+            let values = activations.values.iter().map(|value| value.as_ref().map(of).transpose());
+            let values = values.collect::<candle_core::Result<Vec<_>>>()?;
+            return self.device_stats(schedule.blocks.images, &stacked::moments(self, &values)?);
+        }
         let mut moments = vec![None; activations.values.len()];
         for node in self.nodes.iter().filter(|node| node.layer.norm_idx().is_some()) {
             let Some(input) = &activations.values[node.inputs[0]] else { continue };
-            let on_cpu = if input.device().is_cpu() {
-                input.clone()
-            } else {
-                ops::to_lanes(&input.to_device(&Device::Cpu)?, schedule.blocks)?
-            };
-            moments[node.inputs[0]] = Some(ops::norm::moments(schedule, &on_cpu)?);
+            moments[node.inputs[0]] = Some(ops::norm::moments(schedule, input)?);
         }
         Ok(self.batch_stats(schedule.blocks.images, &moments))
+    }
+
+    /// The same from moments (C, 2) by value, on a device.
+    pub(super) fn device_stats(&self, n_images: usize, moments: &[Option<Tensor>]) -> Result<BatchStats> {
+        let of = |moments: &Tensor| -> candle_core::Result<Vec<Moments>> {
+            let rows = moments.to_vec2::<f64>()?;
+            Ok(rows.iter().map(|row| Moments { mean: row[0], variance: row[1] }).collect())
+        };
+        let moments = moments.iter().map(|moments| moments.as_ref().map(of).transpose());
+        Ok(self.batch_stats(n_images, &moments.collect::<candle_core::Result<Vec<_>>>()?))
     }
 
     /// The same from moments by value.
@@ -528,6 +577,20 @@ impl Network {
     /// What runs, in order.
     pub(super) fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// The step that owns a parameter tensor.
+    ///
+    /// # Panics
+    /// If none does.
+    pub(super) fn step_of(&self, param_idx: usize) -> usize {
+        let owns = |step: &Step| self.params_of(step.node).contains(&param_idx);
+        self.steps.iter().position(owns).expect("every parameter has an owner")
+    }
+
+    /// The last step that reads a value.
+    pub(super) fn last_reader(&self, value: usize) -> Option<usize> {
+        self.last_reader[value]
     }
 
     /// Parameter tensors of a node.

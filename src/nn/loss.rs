@@ -26,6 +26,13 @@ pub(super) fn cross_entropy_of(rows: &[Vec<f64>], labels: &[u32]) -> f64 {
     total / labels.len() as f64
 }
 
+/// Logarithms of the probabilities of one image's logits.
+pub(super) fn log_probabilities(row: &[f64]) -> impl Iterator<Item = f64> {
+    let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let log_total = row.iter().map(|logit| (logit - max).exp()).sum::<f64>().ln();
+    row.iter().map(move |logit| logit - max - log_total)
+}
+
 /// Number of rows of `logits` (B, classes) whose largest entry (the first, on ties) is the label.
 ///
 /// # Errors

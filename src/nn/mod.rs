@@ -6,6 +6,7 @@ pub mod layer;
 pub mod loss;
 pub mod model;
 pub mod params;
+pub mod stacked;
 pub mod stream;
 pub mod weights;
 

@@ -8,7 +8,6 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::Result;
 use crate::baseline::backprop;
-use crate::kernels::Split;
 use crate::nn::difference::DEFAULT_MEMORY;
 use crate::nn::{Network, model};
 use crate::spec::{
@@ -224,7 +223,7 @@ fn measure(network: &Network, dtype: DType, settings: &Settings) -> Result<Speed
     let images = calibration_images(CALIBRATION_BATCH, dtype)?;
     let labels: Vec<u32> = (0..CALIBRATION_BATCH as u32).map(|n| n % model::N_CLASSES as u32).collect();
     let params = network.layout().initial_values(0);
-    let objective = NetworkObjective { network, images: &images, labels: &labels, split: Split::Serial };
+    let objective = NetworkObjective::new(network, &images, &labels);
     let per_image = |run: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
         (0..WARM_UP_RUNS).try_for_each(|_| run())?;
         let mut seconds = [0.0; TIMED_RUNS];

@@ -194,6 +194,7 @@ impl Settings {
             format!("method = pattern-search moves every coordinate: set sparsity = 0; got {}", self.sparsity)
         })?;
         let propagates = self.evaluator == EvaluatorKind::Difference;
+        self.precision.check(self.evaluator, self.method)?;
         require(!self.normalize_logits || propagates, "evaluator", || {
             format!("normalize-logits = true needs difference; got {}", self.text("evaluator"))
         })?;

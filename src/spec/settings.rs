@@ -4,7 +4,11 @@
 //! applying named values one at a time through [`Settings::set`], so an experiment file, `--set
 //! key=value` and a sweep axis all go through the same gate.
 
+use candle_core::DType;
 use serde::{Deserialize, Serialize};
+
+use crate::kernels::Rounding;
+use crate::{Error, Result};
 
 /// What a trial does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,13 +193,61 @@ pub enum Schedule {
 }
 
 /// Arithmetic of the forward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Precision {
     /// Single precision.
     F32,
     /// Double precision.
     F64,
+    /// Single precision; where differences are propagated, convolutions multiply numbers rounded to TF32.
+    Tf32,
+    /// Single precision; where differences are propagated, convolutions multiply numbers rounded to bfloat16.
+    Bf16,
+}
+
+impl Precision {
+    /// Number type of activations.
+    #[must_use]
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 | Self::Tf32 | Self::Bf16 => DType::F32,
+            Self::F64 => DType::F64,
+        }
+    }
+
+    /// What is rounded where differences are propagated.
+    #[must_use]
+    pub fn rounding(self) -> Rounding {
+        match self {
+            Self::F32 | Self::F64 => Rounding::None,
+            Self::Tf32 => Rounding::Tf32,
+            Self::Bf16 => Rounding::Bf16,
+        }
+    }
+
+    /// Checks that an estimate survives the rounding: a propagated difference is as accurate as what it is
+    /// multiplied with, the difference of two rounded losses is noise.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if losses are rounded and subtracted.
+    pub fn check(self, evaluator: EvaluatorKind, method: Method) -> Result<()> {
+        let is_propagated = evaluator == EvaluatorKind::Difference
+            && matches!(method, Method::Cge | Method::Cocd | Method::PatternSearch);
+        if self.rounding() == Rounding::None || is_propagated {
+            return Ok(());
+        }
+        Err(Error::setting(
+            "precision",
+            format!(
+                "{self:?} rounds what convolutions multiply. Propagated differences of single coordinates stand \
+                 that, the difference of two losses drowns in it: use f32, or evaluator = difference with method = \
+                 cge, cocd or pattern-search; got evaluator = {evaluator:?} with method = {method:?}"
+            )
+            .to_lowercase()
+            .replacen("propagated", "Propagated", 1),
+        ))
+    }
 }
 
 /// Every choice that can change a number in a trial. Field order is the order in files and tables.

@@ -3,16 +3,25 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 
 use crate::data::{self, Dataset, Normalization};
-use crate::kernels::Split;
 use crate::nn::{Network, ParamSpec};
 use crate::results::TensorRecord;
-use crate::spec::{LayerRatios, Mask, Precision, Settings, SparseTarget};
+use crate::spec::{LayerRatios, Mask, Settings, SparseTarget};
 use crate::zo::sparsity::{self, KeepCounts, Uncovered, ZoGrasp};
 use crate::zo::{Metered, NetworkObjective, QueryCount};
 use crate::{Error, Result};
+
+/// Where tensors live.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The device.
+    pub device: &'a Device,
+    /// Bytes that changes in flight, or points evaluated together on a GPU, may occupy; results do not depend
+    /// on it.
+    pub memory: usize,
+}
 
 /// What the active sets of a trial are drawn from.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +54,7 @@ impl ActiveSets {
         train: &Dataset,
         params: &[f64],
         count: &QueryCount,
-        device: &Device,
+        place: Place,
     ) -> Result<Self> {
         if settings.sparsity == 0.0 {
             return Ok(Self::All);
@@ -59,7 +68,7 @@ impl ActiveSets {
                 Mask::Redraw | Mask::Rescore => Self::Drawn(keep),
             });
         }
-        let (keep, mask) = scored(settings, seed, network, train, params, 0, count, device)?;
+        let (keep, mask) = scored(settings, seed, network, train, params, 0, count, place)?;
         let active = || sparsity::scored_active(layout, &mask, uncovered(settings), seed, 0);
         Ok(match settings.mask {
             Mask::Redraw => Self::Drawn(keep),
@@ -84,12 +93,12 @@ impl ActiveSets {
         train: &Dataset,
         params: &[f64],
         count: &QueryCount,
-        device: &Device,
+        place: Place,
     ) -> Result<()> {
         let due = draw_of(epoch, settings);
         let Self::Rescored { draw, active } = self else { return Ok(()) };
         if due > *draw {
-            let (_, mask) = scored(settings, seed, network, train, params, due, count, device)?;
+            let (_, mask) = scored(settings, seed, network, train, params, due, count, place)?;
             *active = sparsity::scored_active(network.layout(), &mask, uncovered(settings), seed, due);
             *draw = due;
         }
@@ -168,11 +177,18 @@ pub(super) fn scored(
     params: &[f64],
     draw: u32,
     count: &QueryCount,
-    device: &Device,
+    place: Place,
 ) -> Result<(KeepCounts, Vec<bool>)> {
     let batch = || {
         let rows = data::class_batch(train, settings.grasp_images_per_class)?;
-        data::make_batch(train, &rows, None, &Normalization::CIFAR10, dtype(settings.precision), device)
+        data::make_batch(
+            train,
+            &rows,
+            None,
+            &Normalization::CIFAR10,
+            settings.precision.dtype(),
+            place.device,
+        )
     };
     let scores = match settings.layer_ratios {
         LayerRatios::Uniform | LayerRatios::SmartRatio => {
@@ -190,10 +206,8 @@ pub(super) fn scored(
         form @ (LayerRatios::ZoGrasp | LayerRatios::ZoGraspReleased) => {
             let batch = batch()?;
             let objective = NetworkObjective {
-                network,
-                images: &batch.images,
-                labels: &batch.labels,
-                split: Split::Serial,
+                memory: place.memory,
+                ..NetworkObjective::new(network, &batch.images, &batch.labels)
             };
             let n_dirs = u32::try_from(settings.grasp_queries).unwrap_or(u32::MAX);
             let how = ZoGrasp { form, mu: settings.mu, n_dirs, seed, draw };
@@ -236,18 +250,12 @@ fn uncovered(settings: &Settings) -> Uncovered {
     }
 }
 
-/// candle's name for a precision.
-pub(super) fn dtype(precision: Precision) -> DType {
-    match precision {
-        Precision::F32 => DType::F32,
-        Precision::F64 => DType::F64,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::nn::model;
+
+    const CPU: Place = Place { device: &Device::Cpu, memory: 1 << 30 };
 
     const ALL_RULES: [LayerRatios; 7] = [
         LayerRatios::Uniform,
@@ -289,12 +297,12 @@ mod tests {
 
         fn start(&self, settings: &Settings) -> ActiveSets {
             let Self { network, params, train, count } = self;
-            ActiveSets::at_initialization(settings, 3, network, train, params, count, &Device::Cpu).unwrap()
+            ActiveSets::at_initialization(settings, 3, network, train, params, count, CPU).unwrap()
         }
 
         fn refresh(&self, sets: &mut ActiveSets, epoch: usize, settings: &Settings, params: &[f64]) {
             let Self { network, train, count, .. } = self;
-            sets.refresh(epoch, settings, 3, network, train, params, count, &Device::Cpu).unwrap();
+            sets.refresh(epoch, settings, 3, network, train, params, count, CPU).unwrap();
         }
     }
 

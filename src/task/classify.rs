@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 
-use super::active::{self, ActiveSets, dtype};
+use super::active::{self, ActiveSets, Place};
 use super::checkpoint::Checkpoint;
 use super::gradient::{Asked, GradientSource, Landing};
 use super::prepared::Prepared;
@@ -101,7 +101,7 @@ pub fn evaluate(
 ) -> Result<(f64, f64)> {
     /// Large enough to fill two cores, small enough for the cache.
     const BATCH: usize = 100;
-    let dtype = dtype(settings.precision);
+    let dtype = settings.precision.dtype();
     let tensors = network.tensors(params, dtype, device)?;
     let context = Context { mode: Mode::Eval(stats), split: Split::Threads };
     let (mut total, mut n_correct) = (0.0, 0);
@@ -117,6 +117,11 @@ pub fn evaluate(
 }
 
 impl Session<'_> {
+    /// Where tensors live.
+    pub(super) fn place(&self) -> Place<'_> {
+        Place { device: self.device, memory: self.memory }
+    }
+
     /// [`Error::Interrupted`] when the user wants to stop.
     pub(super) fn check_interrupt(&self) -> Result<()> {
         if self.interrupt.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
@@ -261,7 +266,6 @@ impl<'a> Trainer<'a> {
             ));
         } else {
             let train = &session.data.train;
-            let device = session.device;
             state.active = ActiveSets::at_initialization(
                 settings,
                 seed,
@@ -269,7 +273,7 @@ impl<'a> Trainer<'a> {
                 train,
                 &state.params,
                 &count,
-                device,
+                session.place(),
             )?;
         }
         let pruned = state.active.pruned(settings, &network);
@@ -327,7 +331,7 @@ impl<'a> Trainer<'a> {
             train,
             params,
             &self.count,
-            session.device,
+            session.place(),
         )?;
         let active = self.state.active.in_epoch(epoch, settings, self.seed, &self.network);
         let draw = self.state.active.draw(epoch, settings);
@@ -351,7 +355,7 @@ impl<'a> Trainer<'a> {
                 rows,
                 augmentation.as_ref(),
                 &Normalization::CIFAR10,
-                dtype(settings.precision),
+                settings.precision.dtype(),
                 session.device,
             )?;
             let at = |error| match error {

@@ -177,10 +177,9 @@ impl GradientSource<'_> {
 
     fn plain<'b>(&'b self, batch: &'b Batch) -> NetworkObjective<'b> {
         NetworkObjective {
-            network: self.network,
-            images: &batch.images,
-            labels: &batch.labels,
-            split: Split::Serial,
+            memory: self.memory,
+            rounding: self.settings.precision.rounding(),
+            ..NetworkObjective::new(self.network, &batch.images, &batch.labels)
         }
     }
 

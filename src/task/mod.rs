@@ -8,7 +8,7 @@ mod prepared;
 mod quality;
 mod stages;
 
-pub use active::ActiveSets;
+pub use active::{ActiveSets, Place};
 pub use checkpoint::{Checkpoint, Progress};
 pub(crate) use classify::population;
 pub use classify::{Model, Observer, Quiet, Session, evaluate, train};

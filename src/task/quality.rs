@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::active::{self, ActiveSets, dtype};
+use super::active::{self, ActiveSets};
 use super::classify::{Model, Quiet, Session, train};
 use super::gradient::{Asked, GradientSource};
 use crate::baseline::backprop;
@@ -26,7 +26,7 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
     let count = QueryCount::default();
     let train = &session.data.train;
     let active =
-        ActiveSets::at_initialization(settings, seed, &network, train, &params, &count, session.device)?;
+        ActiveSets::at_initialization(settings, seed, &network, train, &params, &count, session.place())?;
     let source = GradientSource { settings, seed, network: &network, count: &count, memory: session.memory };
     let mut sums = vec![(0.0, 0.0); network.layout().specs().len()];
     let mut epochs: Vec<EpochRecord> = Vec::new();
@@ -112,7 +112,7 @@ pub(super) fn batch(settings: &Settings, seed: u64, session: &Session, epoch: us
         &order[..settings.batch_size.min(order.len())],
         augmentation.as_ref(),
         &Normalization::CIFAR10,
-        dtype(settings.precision),
+        settings.precision.dtype(),
         session.device,
     )
 }

@@ -55,7 +55,7 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
     let count = QueryCount::default();
     let train = &session.data.train;
     let active =
-        ActiveSets::at_initialization(settings, seed, &network, train, &params, &count, session.device)?;
+        ActiveSets::at_initialization(settings, seed, &network, train, &params, &count, session.place())?;
     let source = GradientSource { settings, seed, network: &network, count: &count, memory: session.memory };
     let mut epochs: Vec<EpochRecord> = Vec::new();
     for epoch in 0..=settings.epochs {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::Probe;
 use super::objective::{LayeredObjective, Objective, PropagatingObjective};
 use crate::Result;
 
@@ -67,6 +68,19 @@ impl<'c, O: Objective> Metered<'c, O> {
         Ok(loss)
     }
 
+    /// One query per probe.
+    ///
+    /// # Errors
+    /// As [`Objective::losses`].
+    pub fn losses(&self, params: &[f64], probes: &[Probe]) -> Result<Vec<f64>> {
+        Ok(self.counted(self.objective.losses(params, probes)?))
+    }
+
+    fn counted(&self, losses: Vec<f64>) -> Vec<f64> {
+        losses.iter().for_each(|&loss| self.count.record(loss));
+        losses
+    }
+
     /// One query, while there are no others.
     ///
     /// # Errors
@@ -89,14 +103,12 @@ impl<O: LayeredObjective> Metered<'_, O> {
         Ok((loss, base))
     }
 
-    /// One query that starts from a base.
+    /// One query per (coordinate, step) that starts from a base.
     ///
     /// # Errors
-    /// As [`LayeredObjective::loss_from`].
-    pub fn loss_from(&self, base: &O::Base, params: &[f64], coord: usize, step: f64) -> Result<f64> {
-        let loss = self.objective.loss_from(base, params, coord, step)?;
-        self.count.record(loss);
-        Ok(loss)
+    /// As [`LayeredObjective::losses_from`].
+    pub fn losses_from(&self, base: &O::Base, params: &[f64], probes: &[(usize, f64)]) -> Result<Vec<f64>> {
+        Ok(self.counted(self.objective.losses_from(base, params, probes)?))
     }
 }
 
@@ -116,8 +128,6 @@ impl<O: PropagatingObjective> Metered<'_, O> {
     /// # Errors
     /// As [`PropagatingObjective::propagate`].
     pub fn propagate(&self, from: &O::Propagator, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
-        let differences = self.objective.propagate(from, probes)?;
-        differences.iter().for_each(|&difference| self.count.record(difference));
-        Ok(differences)
+        Ok(self.counted(self.objective.propagate(from, probes)?))
     }
 }

@@ -1,8 +1,12 @@
 //! What is minimized: a function of a flat parameter vector, and networks as such functions.
 
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 
-use crate::kernels::Split;
+use super::Probe;
+use crate::kernels::{Rounding, Split};
+use crate::nn::difference::{DEFAULT_MEMORY, Options};
+use crate::nn::stacked::forward::Batch;
 use crate::nn::{Activations, Context, Mode, Network, Propagator, loss};
 use crate::{Error, Result};
 
@@ -28,6 +32,29 @@ pub trait Objective: Sync {
     fn loss_alone(&self, params: &[f64]) -> Result<f64> {
         self.loss(params)
     }
+
+    /// Losses at `params` (d) moved by each probe, in order. By default one call of [`Objective::loss`] for each,
+    /// spread over the threads; another way is worth it where many points cost less together: on a GPU, or with a
+    /// service that takes batches.
+    ///
+    /// # Errors
+    /// As [`Objective::loss`].
+    fn losses(&self, params: &[f64], probes: &[Probe]) -> Result<Vec<f64>> {
+        one_by_one(self, params, probes)
+    }
+}
+
+/// One loss per probe, spread over the threads.
+pub(crate) fn one_by_one<O: Objective + ?Sized>(
+    objective: &O,
+    params: &[f64],
+    probes: &[Probe],
+) -> Result<Vec<f64>> {
+    let loss = |point: &mut Vec<f64>, probe: &Probe| {
+        probe.apply(params, point);
+        objective.loss(point)
+    };
+    probes.par_iter().map_init(|| params.to_vec(), loss).collect()
 }
 
 /// An objective made of layers, of which everything before a perturbed one can be reused.
@@ -46,6 +73,14 @@ pub trait LayeredObjective: Objective {
     /// # Errors
     /// As [`Objective::loss`].
     fn loss_from(&self, base: &Self::Base, params: &[f64], coord: usize, step: f64) -> Result<f64>;
+
+    /// The same for every (coordinate, step), in order; as [`Objective::losses`].
+    ///
+    /// # Errors
+    /// As [`Objective::loss`].
+    fn losses_from(&self, base: &Self::Base, params: &[f64], probes: &[(usize, f64)]) -> Result<Vec<f64>> {
+        probes.par_iter().map(|&(coord, step)| self.loss_from(base, params, coord, step)).collect()
+    }
 }
 
 /// An objective that can carry the change of one coordinate through its parts to the loss, instead of
@@ -80,6 +115,11 @@ pub struct NetworkObjective<'a> {
     pub labels: &'a [u32],
     /// Use of the machine by one evaluation: [`Split::Serial`] where probes fill the threads.
     pub split: Split,
+    /// Bytes that points evaluated together may occupy on a GPU.
+    pub memory: usize,
+    /// Rounding of what convolutions multiply where differences are propagated. Complete evaluations know none:
+    /// the difference of two rounded losses is noise.
+    pub rounding: Rounding,
 }
 
 /// Reusable part of a network's base evaluation.
@@ -100,7 +140,25 @@ impl NetworkBase {
     }
 }
 
-impl NetworkObjective<'_> {
+impl<'a> NetworkObjective<'a> {
+    /// The loss of `network` on `images` (B, C, H, W) with `labels` (B): one thread per evaluation, no rounding.
+    #[must_use]
+    pub fn new(network: &'a Network, images: &'a Tensor, labels: &'a [u32]) -> Self {
+        let (split, memory, rounding) = (Split::Serial, DEFAULT_MEMORY, Rounding::None);
+        Self { network, images, labels, split, memory, rounding }
+    }
+
+    /// Points that are evaluated together, on a GPU; none on the CPU, where each has a thread.
+    pub(crate) fn stacked(&self) -> Option<Batch<'a>> {
+        let Self { network, images, labels, memory, .. } = *self;
+        (!images.device().is_cpu()).then_some(Batch { network, images, labels, memory })
+    }
+
+    /// Options of propagation with `memory` bytes for changes in flight.
+    pub(crate) fn options(&self, memory: usize) -> Options {
+        Options { memory, rounding: self.rounding, ..Options::default() }
+    }
+
     fn dtype(&self) -> DType {
         self.images.dtype()
     }
@@ -137,6 +195,14 @@ impl Objective for NetworkObjective<'_> {
     fn loss_alone(&self, params: &[f64]) -> Result<f64> {
         Self { split: Split::Threads, ..*self }.loss(params)
     }
+
+    fn losses(&self, params: &[f64], probes: &[Probe]) -> Result<Vec<f64>> {
+        let Some(batch) = self.stacked() else { return one_by_one(self, params, probes) };
+        batch.losses(probes.len(), |idx, point| {
+            probes[idx].apply(params, point);
+            1.0
+        })
+    }
 }
 
 impl LayeredObjective for NetworkObjective<'_> {
@@ -153,6 +219,9 @@ impl LayeredObjective for NetworkObjective<'_> {
 
     fn loss_from(&self, base: &NetworkBase, params: &[f64], coord: usize, step: f64) -> Result<f64> {
         self.check(coord)?;
+        if let Some(batch) = self.stacked() {
+            return Ok(batch.losses_from(&base.activations, params, &[(coord, step)])?[0]);
+        }
         let layout = self.network.layout();
         let param_idx = layout.param_of(coord);
         let range = layout.range(param_idx);
@@ -164,19 +233,30 @@ impl LayeredObjective for NetworkObjective<'_> {
         let logits = self.network.forward_from(node_idx, &self.context(), &tensors, &base.activations)?;
         loss::cross_entropy(&logits, self.labels)
     }
+
+    fn losses_from(&self, base: &NetworkBase, params: &[f64], probes: &[(usize, f64)]) -> Result<Vec<f64>> {
+        probes.iter().try_for_each(|&(coord, _)| self.check(coord))?;
+        match self.stacked() {
+            Some(batch) => batch.losses_from(&base.activations, params, probes),
+            None => {
+                probes.par_iter().map(|&(coord, step)| self.loss_from(base, params, coord, step)).collect()
+            }
+        }
+    }
 }
 
 impl PropagatingObjective for NetworkObjective<'_> {
     type Propagator = Propagator;
 
     fn propagator(&self, params: &[f64], memory: usize) -> Result<(f64, Propagator)> {
+        let Self { network, images, labels, .. } = *self;
         let propagator =
-            Propagator::new(self.network, params, self.images, self.labels, self.context().mode, memory)?;
+            Propagator::with(network, params, images, labels, self.context().mode, self.options(memory))?;
         Ok((propagator.loss(), propagator))
     }
 
     fn propagate(&self, from: &Propagator, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
         probes.iter().try_for_each(|&(coord, _)| self.check(coord))?;
-        Ok(from.differences(probes))
+        from.differences(probes)
     }
 }

@@ -793,7 +793,7 @@ fn a_gpu_that_is_not_there_is_an_error() {
     let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
     for args in ["reproduce tiny", "train --set data=synthetic"] {
         let ran = place.run(&format!("{args} --device cuda"));
-        assert!(ran.refusal_alone().contains("device `cuda`: this build has no CUDA support"));
+        assert!(ran.refusal_alone().contains("device `cuda`: this program is built without CUDA"));
     }
     assert_eq!(place.names(""), ["experiments"]);
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use deepzero::baseline::backprop;
 use deepzero::kernels::{Isa, Split};
-use deepzero::nn::difference::DEFAULT_MEMORY;
+use deepzero::nn::difference::{DEFAULT_MEMORY, Options};
 use deepzero::nn::graph::{Builder, Value};
 use deepzero::nn::layer::{Add, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool2, Relu, ShortcutA};
 use deepzero::nn::{Context, Mode, Network, ParamKind, Propagator, RunningStats, loss, model};
@@ -86,8 +86,7 @@ impl Case {
     }
 
     fn objective(&self) -> NetworkObjective<'_> {
-        let Self { network, images, labels, .. } = self;
-        NetworkObjective { network, images, labels, split: Split::Serial }
+        NetworkObjective::new(&self.network, &self.images, &self.labels)
     }
 
     fn loss(&self, params: &[f64]) -> f64 {
@@ -136,9 +135,17 @@ impl Case {
     #[track_caller]
     fn check(&self, probes: &[(usize, f64)]) {
         let base = self.loss(&self.params);
-        let propagator = self.propagator(DType::F64, DEFAULT_MEMORY);
+        self.check_with(probes, &self.propagator(DType::F64, DEFAULT_MEMORY), base);
+        let options = Options { is_stacked: true, ..Options::default() };
+        let Self { network, params, images, labels, .. } = self;
+        let stacked = Propagator::with(network, params, images, labels, self.mode(), options).unwrap();
+        self.check_with(probes, &stacked, base);
+    }
+
+    #[track_caller]
+    fn check_with(&self, probes: &[(usize, f64)], propagator: &Propagator, base: f64) {
         assert!((propagator.loss() - base).abs() <= 1e-12 * (1.0 + base), "{} {base}", propagator.loss());
-        let found = propagator.differences(probes);
+        let found = propagator.differences(probes).unwrap();
         for ((&(coord, step), moved), found) in probes.iter().zip(self.losses(probes)).zip(found) {
             let expected = moved - base;
             // A step puts numbers of its size into activations, from which means are subtracted.
@@ -412,7 +419,7 @@ fn dead_relus() {
                 .filter(|(coord, step)| !case.name(*coord).starts_with("fc") && step.abs() < 0.1)
                 .collect();
             // Nothing gets through: exactly zero, not nearly.
-            let found = case.propagator(DType::F64, DEFAULT_MEMORY).differences(&small);
+            let found = case.propagator(DType::F64, DEFAULT_MEMORY).differences(&small).unwrap();
             assert!(found.iter().all(|difference| difference.abs() == 0.0), "{found:?}");
         }
     }
@@ -467,7 +474,8 @@ fn shifts_of_a_channel_cancel_in_f32() {
     let propagator = case.propagator(DType::F32, DEFAULT_MEMORY);
     for coord in case.network.layout().range(1) {
         for step in [0.01, 0.1, 1.0, 10.0, 100.0] {
-            let (found, floor) = (propagator.differences(&[(coord, step)])[0], 1e-7 * (1.0 + step / 0.02));
+            let (found, floor) =
+                (propagator.differences(&[(coord, step)]).unwrap()[0], 1e-7 * (1.0 + step / 0.02));
             assert!(found.abs() <= floor, "step {step}: {found:e} instead of 0 ± {floor:e}");
         }
     }
@@ -495,7 +503,7 @@ fn a_bias_step_has_a_closed_form() {
     let steps = [1e-12, -1e-12, 1e-3, 1.0, -1.0, 20.0, -20.0, 40.0, -40.0, 800.0, -800.0];
     let probes = steps.map(|step| (2, step));
     let propagator = case.propagator(DType::F64, DEFAULT_MEMORY);
-    for (step, found) in steps.into_iter().zip(propagator.differences(&probes)) {
+    for (step, found) in steps.into_iter().zip(propagator.differences(&probes).unwrap()) {
         // ln((1 + e^-s) / 2) without cancellation.
         let expected = if step < -1.0 {
             -step + step.exp().ln_1p() - 2f64.ln()
@@ -514,7 +522,7 @@ fn a_reversal_has_a_closed_form() {
     for a in [1e-3, 1.0, 20.0, 40.0, 400.0, 800.0, -40.0, -400.0, -800.0] {
         let mut case = Case::new(build(input, &[], None, 2), input, 1, 0);
         (case.params, case.labels) = (vec![0.0, 0.0, a, 0.0], vec![1]);
-        let found = case.propagator(DType::F64, DEFAULT_MEMORY).differences(&[(2, -2.0 * a)])[0];
+        let found = case.propagator(DType::F64, DEFAULT_MEMORY).differences(&[(2, -2.0 * a)]).unwrap()[0];
         assert!((found / -a - 1.0).abs() < 1e-12, "{a}: {found} instead of {}", -a);
     }
 }
@@ -529,7 +537,7 @@ fn tiny_steps_give_the_derivative() {
         let exact = backprop::gradient(&case.network, &case.params, &case.images, &case.labels, 1.0).unwrap();
         let largest = exact.gradient.iter().fold(0.0, |max: f64, g| max.max(g.abs()));
         let probes = case.probes(20, &[STEP, -STEP]);
-        let found = case.propagator(DType::F64, DEFAULT_MEMORY).differences(&probes);
+        let found = case.propagator(DType::F64, DEFAULT_MEMORY).differences(&probes).unwrap();
         for (&(coord, step), found) in probes.iter().zip(found) {
             let (slope, expected) = (found / step, exact.gradient[coord]);
             // Biases before a batch norm have no effect but rounding.
@@ -551,7 +559,7 @@ fn non_finite_probes_are_left_out() {
     for case in both_modes(|| Case::new(build(input, &parts, Some(4), 3), input, 5, 6)) {
         let base = case.loss(&case.params);
         let probes = case.probes(6, &[1e-3, 1e160, -1e160, 1e308, -1e308, f64::INFINITY, f64::NAN]);
-        let found = case.propagator(DType::F64, DEFAULT_MEMORY).differences(&probes);
+        let found = case.propagator(DType::F64, DEFAULT_MEMORY).differences(&probes).unwrap();
         let mut n_broken = 0;
         for ((&(coord, step), moved), found) in probes.iter().zip(case.losses(&probes)).zip(found) {
             let what = format!("{} by {step:e}: {found:e} instead of {:e}", case.name(coord), moved - base);
@@ -637,7 +645,7 @@ fn networks_of_the_experiments() {
             for case in both_modes(|| Case::new(network(), model::INPUT, n_images, 8)) {
                 let probes = case.probes(n_coords, &[5e-3]);
                 case.check(&probes);
-                let of = |dtype| case.propagator(dtype, DEFAULT_MEMORY).differences(&probes);
+                let of = |dtype| case.propagator(dtype, DEFAULT_MEMORY).differences(&probes).unwrap();
                 let (error, _) = distance(&of(DType::F32), &of(DType::F64));
                 assert!(error < F32, "{name}: {error}");
             }
@@ -655,7 +663,7 @@ fn bits_depend_on_nothing_else() {
             for dtype in [DType::F32, DType::F64] {
                 let run = |threads: usize, memory: usize, probes: &[(usize, f64)]| -> Vec<u64> {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                    let found = pool.install(|| case.propagator(dtype, memory).differences(probes));
+                    let found = pool.install(|| case.propagator(dtype, memory).differences(probes).unwrap());
                     found.into_iter().map(f64::to_bits).collect()
                 };
                 let expected = run(1, DEFAULT_MEMORY, &probes);

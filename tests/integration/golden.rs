@@ -158,12 +158,7 @@ fn backpropagation() {
 
 fn check_cge(golden: &Golden, dtype: DType, coords: &[usize], expected: &[f64]) {
     let images = golden.images(dtype);
-    let objective = NetworkObjective {
-        network: &golden.network,
-        images: &images,
-        labels: &golden.labels,
-        split: Split::Serial,
-    };
+    let objective = NetworkObjective::new(&golden.network, &images, &golden.labels);
     let count = QueryCount::default();
     let metered = Metered::new(objective, &count);
     let cge = Cge::new(golden.params.len(), coords.into(), golden.expected.mu, Difference::Forward);

@@ -480,7 +480,7 @@ fn every_setting_is_described() {
     weight-decay = 0.0005 (a finite number of at least 0)
     warmup-epochs = 3 (an integer of at least 0)
     schedule = cosine (one of cosine, constant)
-    precision = f32 (one of f32, f64)
+    precision = f32 (one of f32, f64, tf32, bf16)
     task = train (one of train, stages, quality)
     init = kaiming (one of kaiming, uniform)
     pretrain-epochs = 0 (an integer of at least 0)

@@ -15,13 +15,14 @@ mod program;
 mod run;
 mod scale;
 
+use super::graph::{BatchStats, Network};
 use super::layer::{ActivationShape, Epilogue, Mode};
 use crate::kernels::lanes::Blocks;
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
-use crate::kernels::{Element, Isa};
+use crate::kernels::{Element, Isa, Rounding};
 
-pub use run::{DEFAULT_MEMORY, Propagator};
+pub use run::{DEFAULT_MEMORY, Options, Propagator};
 pub use scale::LogitScale;
 
 /// Channels of an activation that a change touches.
@@ -151,6 +152,39 @@ pub struct Setup<'a> {
     pub moments: Option<&'a [Moments]>,
     /// What the rule takes over.
     pub epilogue: Epilogue,
+    /// Rounding of what convolutions multiply.
+    pub rounding: Rounding,
+}
+
+/// Loss, logits (B, classes) and batch statistics at a base point.
+pub(super) type Head = (f64, candle_core::Tensor, BatchStats);
+
+/// Which step owns which coordinates.
+#[derive(Debug)]
+pub(super) struct Owners {
+    /// First coordinate of every step with parameters, and the step; sorted.
+    firsts: Vec<(usize, usize)>,
+    n_coords: usize,
+}
+
+impl Owners {
+    pub(super) fn new(network: &Network) -> Self {
+        let owned = |(idx, node): (usize, usize)| {
+            let own = network.params_of(node);
+            (!own.is_empty()).then(|| (network.layout().range(own.start).start, idx))
+        };
+        let nodes = network.steps().iter().map(|step| step.node).enumerate();
+        let mut firsts: Vec<_> = nodes.filter_map(owned).collect();
+        firsts.sort_unstable();
+        Self { firsts, n_coords: network.layout().n_coords() }
+    }
+
+    /// The step that owns a coordinate, and the coordinate's number within it.
+    pub(super) fn of(&self, coord: usize) -> (usize, usize) {
+        assert!(coord < self.n_coords, "coordinate {coord} of {}", self.n_coords);
+        let (first, step_idx) = self.firsts[self.firsts.partition_point(|&(first, _)| first <= coord) - 1];
+        (step_idx, coord - first)
+    }
 }
 
 /// The difference rule of one layer (or of several fused ones) at one base point.

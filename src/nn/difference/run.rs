@@ -6,16 +6,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use candle_core::{DType, Storage, Tensor};
 
 use super::program::Path;
-use super::{Base, Delta, LogitScale, Place, Propagate, Rule, Setup, Support};
+use super::{Base, Delta, Head, LogitScale, Owners, Place, Propagate, Rule, Setup, Support};
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::loss::CrossEntropy;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::{Blocks, Buffer, Pool};
 use crate::kernels::ops::norm;
-use crate::kernels::{Element, Isa, Split};
+use crate::kernels::{Element, Isa, Rounding, Split};
 use crate::nn::graph::{BatchStats, Network, Step};
 use crate::nn::layer::{Context, Layer, Mode, Role};
 use crate::nn::loss;
+use crate::nn::stacked::change as stacked;
 use crate::{Error, Result};
 
 /// Memory for changes in flight, beside the base activations: 1 GiB.
@@ -40,15 +41,36 @@ pub struct Propagator {
 enum Precise {
     F32(Engine<f32>),
     F64(Engine<f64>),
+    Stacked(stacked::Engine),
+}
+
+/// How differences are propagated.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Bytes that the changes of all threads occupy at most, however many probes there are; one probe at a time
+    /// always runs.
+    pub memory: usize,
+    /// Scale of the logits, if the loss sees one (see [`LogitScale`]).
+    pub scale: Option<LogitScale>,
+    /// Rounding of what convolutions of dense changes multiply, as tensor cores round it. Everything else stays in
+    /// the precision of the images.
+    pub rounding: Rounding,
+    /// Whether probes are stacked on the CPU too, as they are on GPUs. It is slow there, and for tests.
+    pub is_stacked: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { memory: DEFAULT_MEMORY, scale: None, rounding: Rounding::None, is_stacked: false }
+    }
 }
 
 impl Propagator {
-    /// Runs `network` at `params` (d) on `images` (B, C, H, W, on the CPU, f32 or f64) with `labels`
-    /// (B), and keeps what differences start from. `memory` bounds, in bytes, what the changes of all
-    /// threads occupy at a time, however many probes there are; one probe at a time always runs.
+    /// Runs `network` at `params` (d) on `images` (B, C, H, W, f32 or f64) with `labels` (B), and keeps what
+    /// differences start from, where the images are. `memory` as in [`Options::memory`].
     ///
     /// # Errors
-    /// If the images are not on the CPU, or sizes do not fit.
+    /// If sizes do not fit or the device fails.
     pub fn new(
         network: &Network,
         params: &[f64],
@@ -57,37 +79,30 @@ impl Propagator {
         mode: Mode,
         memory: usize,
     ) -> Result<Self> {
-        Self::with_scale(network, params, images, labels, mode, memory, None)
+        Self::with(network, params, images, labels, mode, Options { memory, ..Options::default() })
     }
 
-    /// The same for the cross-entropy of logits times `scale` (see [`LogitScale`]).
+    /// The same with all options.
     ///
     /// # Errors
     /// As [`Propagator::new`].
-    pub fn with_scale(
+    pub fn with(
         network: &Network,
         params: &[f64],
         images: &Tensor,
         labels: &[u32],
         mode: Mode,
-        memory: usize,
-        scale: Option<LogitScale>,
+        options: Options,
     ) -> Result<Self> {
-        if !images.device().is_cpu() {
-            return Err(Error::Device {
-                device: format!("{:?}", images.device().location()),
-                reason: "difference propagation runs on the CPU; use the evaluator `reuse`".to_owned(),
-            });
-        }
-        let ((loss, logits, stats), engine) = match images.dtype() {
-            DType::F64 => {
-                let (head, engine) = Engine::new(network, params, images, labels, mode, memory, scale)?;
-                (head, Precise::F64(engine))
-            }
-            _ => {
-                let (head, engine) = Engine::new(network, params, images, labels, mode, memory, scale)?;
-                (head, Precise::F32(engine))
-            }
+        let ((loss, logits, stats), engine) = if options.is_stacked || !images.device().is_cpu() {
+            let (head, engine) = stacked::Engine::new(network, params, images, labels, mode, options)?;
+            (head, Precise::Stacked(engine))
+        } else if images.dtype() == DType::F64 {
+            let (head, engine) = Engine::new(network, params, images, labels, mode, options)?;
+            (head, Precise::F64(engine))
+        } else {
+            let (head, engine) = Engine::new(network, params, images, labels, mode, options)?;
+            (head, Precise::F32(engine))
         };
         Ok(Self { loss, logits, stats, engine })
     }
@@ -116,19 +131,23 @@ impl Propagator {
         match &self.engine {
             Precise::F32(engine) => engine.base_bytes(),
             Precise::F64(engine) => engine.base_bytes(),
+            Precise::Stacked(engine) => engine.base_bytes(),
         }
     }
 
     /// l(θ + step · e_coord) − l(θ) for every (coord, step), in order; NaN where an activation
     /// becomes NaN or infinite. The bits do not depend on the number of threads.
     ///
+    /// # Errors
+    /// If the device fails.
+    ///
     /// # Panics
     /// If a coordinate is not below d.
-    #[must_use]
-    pub fn differences(&self, probes: &[(usize, f64)]) -> Vec<f64> {
+    pub fn differences(&self, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
         match &self.engine {
-            Precise::F32(engine) => engine.differences(probes),
-            Precise::F64(engine) => engine.differences(probes),
+            Precise::F32(engine) => Ok(engine.differences(probes)),
+            Precise::F64(engine) => Ok(engine.differences(probes)),
+            Precise::Stacked(engine) => engine.differences(probes),
         }
     }
 
@@ -141,6 +160,7 @@ impl Propagator {
         match &self.engine {
             Precise::F32(engine) => engine.path_of(coord).flops,
             Precise::F64(engine) => engine.path_of(coord).flops,
+            Precise::Stacked(engine) => engine.flops_of(coord),
         }
     }
 }
@@ -160,14 +180,10 @@ struct Engine<T> {
     /// Numbers per channel, and channels, of every value.
     planes: Vec<usize>,
     channels: Vec<usize>,
-    /// First coordinate of every step with parameters, and the step; sorted.
-    owners: Vec<(usize, usize)>,
-    n_coords: usize,
+    owners: Owners,
     entropy: CrossEntropy,
     scale: Option<LogitScale>,
 }
-
-type Head = (f64, Tensor, BatchStats);
 
 impl<T: Element> Engine<T>
 where
@@ -179,9 +195,9 @@ where
         images: &Tensor,
         labels: &[u32],
         mode: Mode,
-        memory: usize,
-        scale: Option<LogitScale>,
+        options: Options,
     ) -> Result<(Head, Self)> {
+        let Options { memory, scale, rounding, .. } = options;
         let isa = Isa::current();
         let n_images = images.dim(0)?;
         if n_images != labels.len() || n_images == 0 {
@@ -231,21 +247,17 @@ where
                     params: &own,
                     moments: moments[step.inputs[0]].as_deref(),
                     epilogue: step.epilogue,
+                    rounding,
                 };
                 Propagate::<T>::rule(network.layer(step.node), &setup)
             })
             .collect::<Result<Vec<Box<dyn Rule<T>>>>>()?;
         let stage_of = network.stages(mode);
         let mut paths = Vec::new();
-        let mut owners = Vec::new();
         for (idx, step) in steps.iter().enumerate() {
             let own = network.params_of(step.node);
             paths.push((!own.is_empty()).then(|| Path::new(network, &stage_of, &rules, idx)));
-            if !own.is_empty() {
-                owners.push((network.layout().range(own.start).start, idx));
-            }
         }
-        owners.sort_unstable();
         let coupled_readers = steps
             .iter()
             .map(|step| {
@@ -266,8 +278,7 @@ where
             paths,
             planes: shapes.iter().map(|[_, height, width]| height * width).collect(),
             channels: shapes.iter().map(|shape| shape[0]).collect(),
-            owners,
-            n_coords: network.layout().n_coords(),
+            owners: Owners::new(network),
             entropy,
             scale,
         };
@@ -276,15 +287,8 @@ where
 }
 
 impl<T: Element> Engine<T> {
-    /// The step that owns a coordinate, and the coordinate's number within it.
-    fn owner_of(&self, coord: usize) -> (usize, usize) {
-        assert!(coord < self.n_coords, "coordinate {coord} of {}", self.n_coords);
-        let (first, step_idx) = self.owners[self.owners.partition_point(|&(first, _)| first <= coord) - 1];
-        (step_idx, coord - first)
-    }
-
     fn path_of(&self, coord: usize) -> &Path {
-        self.path(self.owner_of(coord).0)
+        self.path(self.owners.of(coord).0)
     }
 
     fn path(&self, step_idx: usize) -> &Path {
@@ -313,7 +317,7 @@ impl<T: Element> Engine<T> {
             .enumerate()
             .map(|(idx, &(coord, step))| {
                 let rescale = self.scale.as_ref().map(|scale| [scale.value(), scale.after(coord, step)]);
-                let (step_idx, coord) = self.owner_of(coord);
+                let (step_idx, coord) = self.owners.of(coord);
                 Seed { idx, step_idx, coord, step, rescale }
             })
             .collect();

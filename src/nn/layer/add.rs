@@ -6,8 +6,10 @@ use super::{ActivationShape, Layer, Pass, Role, elements};
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
+use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
+use crate::nn::stacked::{Setup as StackedSetup, StackedRule};
 use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// Sum of two activations of equal shape.
@@ -28,6 +30,14 @@ impl Layer for Add {
             Some(schedule) => ops::pointwise::add(schedule, inputs[0], inputs[1]),
             None => inputs[0] + inputs[1],
         }
+    }
+
+    fn forward_stacked(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        inputs[0].broadcast_add(inputs[1])
+    }
+
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedAdd { shape: setup.shapes[0] }))
     }
 
     fn role(&self) -> Role {
@@ -72,6 +82,31 @@ impl<T: Element> Rule<T> for AddRule {
     fn flops(&self, inputs: &[Support]) -> u64 {
         let [channels, height, width] = self.shape;
         (inputs[0].union(inputs[1]).planes(channels) * height * width) as u64
+    }
+}
+
+/// As [`AddRule`], for stacked probes.
+#[derive(Debug)]
+struct StackedAdd {
+    shape: ActivationShape,
+}
+
+impl StackedRule for StackedAdd {
+    fn support(&self, inputs: &[Support]) -> Support {
+        inputs[0].union(inputs[1])
+    }
+
+    fn apply(&self, inputs: &[Option<&Change>], channels: Option<&Tensor>) -> Result<Tensor> {
+        let mut terms = inputs.iter().copied().flatten();
+        match terms.next() {
+            Some(first) => stack::add_change(first, terms.next(), self.shape[0], channels),
+            None => candle_core::bail!("a sum of no changes"),
+        }
+    }
+
+    fn flops(&self, inputs: &[Support]) -> u64 {
+        let [channels, height, width] = self.shape;
+        (self.support(inputs).planes(channels) * height * width) as u64
     }
 }
 

@@ -1,16 +1,18 @@
 //! Batch normalization (Ioffe and Szegedy, 2015).
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use super::{ActivationShape, Epilogue, Layer, Mode, Pass, Role, elements};
 use crate::Error;
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::{self, Affine, Change, Plane, Relu, SUMS, add_sums};
 use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
-use crate::kernels::ops::stack;
+use crate::kernels::ops::stack as joined;
+use crate::kernels::stack::{self, Change as StackedChange, NormBase, NormChange};
 use crate::kernels::{Element, Isa};
 use crate::nn::difference::{Coupling, Delta, Place, Propagate, Rule, Setup, Support};
 use crate::nn::params::{ParamKind, ParamSpec};
+use crate::nn::stacked::{Setup as StackedSetup, StackedRule};
 use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// Added to the variance, as in PyTorch.
@@ -56,7 +58,7 @@ impl Layer for BatchNorm {
                 Mode::Train => Stats::Batch,
                 Mode::Eval(running) => Stats::Given(running.layer(self.norm_idx).moments()),
             };
-            let params = stack(&params[0], &params[1])?;
+            let params = joined(&params[0], &params[1])?;
             return batch_norm(schedule, x, &params, stats, EPSILON, other, is_relu);
         }
         let (scale, shift) = (&params[0], &params[1]);
@@ -80,6 +82,22 @@ impl Layer for BatchNorm {
             None => out,
         };
         if is_relu { out.relu() } else { Ok(out) }
+    }
+
+    fn forward_stacked(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        let (x, other) = (inputs[0], inputs.get(1).copied());
+        let moments = match pass.mode {
+            Mode::Train => stack::moments(x)?,
+            Mode::Eval(running) => {
+                moments_tensor(&running.layer(self.norm_idx).moments(), x.device())?.unsqueeze(0)?
+            }
+        };
+        let is_relu = pass.epilogue != Epilogue::None;
+        stack::normalize(x, &moments, [&params[0], &params[1]], EPSILON, other, is_relu)
+    }
+
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedNorm::new(self, setup)?))
     }
 
     fn norm_idx(&self) -> Option<usize> {
@@ -144,7 +162,7 @@ impl<T: Element> Propagate<T> for BatchNorm {
                 moments.iter().enumerate().map(|(idx, m)| at(idx, m.mean, m.variance)).collect()
             }
             (Mode::Train, None) => {
-                return Err(Error::Objective(format!("batch norm {} has no batch moments", self.norm_idx)));
+                return Err(no_moments(self));
             }
         };
         Ok(Box::new(BatchNormRule {
@@ -244,9 +262,8 @@ impl<T: Element> Rule<T> for BatchNormRule {
     }
 
     fn flops(&self, inputs: &[Support]) -> u64 {
-        // Sums, affine map, and about six operations for what follows.
         let support = Rule::<T>::support(self, inputs);
-        (16 * support.planes(self.channels.len()) * self.plane) as u64
+        change_flops(support.planes(self.channels.len()) * self.plane)
     }
 }
 
@@ -287,6 +304,133 @@ impl<T: Element> Coupling<T> for BatchNormRule {
             });
         }
     }
+}
+
+/// Mean and variance (C, 2).
+fn moments_tensor(moments: &[norm::Moments], device: &Device) -> Result<Tensor> {
+    let flat: Vec<f64> = moments.iter().flat_map(|m| [m.mean, m.variance]).collect();
+    Tensor::from_vec(flat, (moments.len(), 2), device)
+}
+
+/// As [`BatchNormRule`], for stacked probes.
+#[derive(Debug)]
+struct StackedNorm {
+    base: NormBase,
+    channels: Vec<Channel>,
+    /// Numbers per channel and image.
+    plane: usize,
+    /// With running statistics: the map of every channel's change (1, C, 4).
+    eval: Option<Tensor>,
+    epilogue: Epilogue,
+    /// The other term of an addition that the rule took over, at the base point.
+    other: Option<Tensor>,
+}
+
+impl StackedNorm {
+    fn new(layer: &BatchNorm, setup: &StackedSetup) -> crate::Result<Self> {
+        let z = setup.base()?;
+        let (device, dtype) = (z.device().clone(), z.dtype());
+        let moments = match (setup.mode, setup.moments) {
+            (Mode::Eval(running), _) => moments_tensor(&running.layer(layer.norm_idx).moments(), &device)?,
+            (Mode::Train, Some(moments)) => moments.clone(),
+            (Mode::Train, None) => return Err(no_moments(layer)),
+        };
+        let (scale, shift) = (setup.values[0], setup.values[1]);
+        let channels: Vec<Channel> = moments
+            .to_vec2::<f64>()?
+            .iter()
+            .zip(scale.iter().zip(shift))
+            .map(|(m, (&scale, &shift))| Channel { mean: m[0], variance: m[1], scale, shift })
+            .collect();
+        let n = channels.len();
+        let tensor = |rows: Vec<f64>, dims: &[usize]| Tensor::from_vec(rows, dims, &device)?.to_dtype(dtype);
+        let row = |at: &Channel| [at.mean, at.scale * at.inverse_std(), at.shift];
+        let table = tensor(channels.iter().flat_map(row).collect(), &[n, 3])?;
+        let map = |at: &Channel| [at.scale * at.inverse_std(), 0.0, 0.0, 0.0];
+        let eval = match setup.mode {
+            Mode::Train => None,
+            Mode::Eval(_) => Some(tensor(channels.iter().flat_map(map).collect(), &[1, n, 4])?),
+        };
+        let scales = Tensor::from_slice(scale, n, &device)?;
+        let [_, height, width] = setup.shapes[0];
+        Ok(Self {
+            base: NormBase { z, moments, scales, table, epsilon: EPSILON },
+            channels,
+            plane: height * width,
+            eval,
+            epilogue: setup.epilogue,
+            other: setup.inputs.get(1).cloned().flatten(),
+        })
+    }
+
+    /// The change with what the epilogue says.
+    fn plain(&self) -> NormChange<'_> {
+        NormChange {
+            delta: None,
+            affine: None,
+            is_seed: false,
+            added: None,
+            other: self.other.as_ref(),
+            is_relu: self.epilogue != Epilogue::None,
+            channels: None,
+            probes: 0,
+        }
+    }
+}
+
+impl StackedRule for StackedNorm {
+    fn seed_channel(&self, coord: usize) -> usize {
+        coord % self.channels.len()
+    }
+
+    fn seed(&self, seeds: &[(usize, f64)], channels: &Tensor) -> Result<Tensor> {
+        let n = self.channels.len();
+        let map = |&(coord, step): &(usize, f64)| match self.channels.get(coord) {
+            Some(at) => [0.0, 0.0, step * at.inverse_std(), 0.0],
+            None => [0.0, 0.0, 0.0, step],
+        };
+        debug_assert!(seeds.iter().all(|&(coord, _)| coord < 2 * n));
+        let maps: Vec<f64> = seeds.iter().flat_map(map).collect();
+        let z = &self.base.z;
+        let maps = Tensor::from_vec(maps, (seeds.len(), 1, 4), z.device())?.to_dtype(z.dtype())?;
+        let change = NormChange {
+            affine: Some(&maps),
+            is_seed: true,
+            channels: Some(channels),
+            probes: seeds.len(),
+            ..self.plain()
+        };
+        stack::norm_change(&change, &self.base)
+    }
+
+    fn support(&self, inputs: &[Support]) -> Support {
+        inputs.iter().fold(Support::None, |support, &input| support.union(input))
+    }
+
+    fn apply(&self, inputs: &[Option<&StackedChange>], channels: Option<&Tensor>) -> Result<Tensor> {
+        let (delta, added) = (inputs[0], inputs.get(1).copied().flatten());
+        let Some(any) = delta.or(added) else { candle_core::bail!("a batch norm of no changes") };
+        let affine = match (delta, &self.eval) {
+            (Some(delta), None) => Some(stack::norm_affine(delta, &self.base)?),
+            (_, eval) => eval.clone(),
+        };
+        let (affine, probes) = (affine.as_ref(), any.data.dim(0)?);
+        let change = NormChange { delta, affine, added, channels, probes, ..self.plain() };
+        stack::norm_change(&change, &self.base)
+    }
+
+    fn flops(&self, inputs: &[Support]) -> u64 {
+        change_flops(self.support(inputs).planes(self.channels.len()) * self.plane)
+    }
+}
+
+/// Of a change of so many numbers: sums, affine map, and about six operations for what follows.
+fn change_flops(numbers: usize) -> u64 {
+    16 * numbers as u64
+}
+
+fn no_moments(layer: &BatchNorm) -> Error {
+    Error::Objective(format!("batch norm {} has no batch moments", layer.norm_idx))
 }
 
 /// The map itself, with what it takes over.

@@ -3,13 +3,16 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::{ActivationShape, Layer, Pass, elements};
+use crate::kernels::lanes::Buffer;
 use crate::kernels::lanes::conv::{Conv, Scratch};
 use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
-use crate::kernels::{Element, Isa, ops};
+use crate::kernels::stack::{self, Change, Convolution};
+use crate::kernels::{Element, Isa, Rounding, ops};
 use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
 use crate::nn::params::{ParamKind, ParamSpec};
+use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
 use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// Convolution with a square kernel.
@@ -77,8 +80,95 @@ impl Layer for Conv2d {
         }
     }
 
+    fn forward_stacked(&self, _: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        let out = stack::conv(inputs[0], &params[0], None, self.how(Rounding::None))?;
+        match params.get(1) {
+            Some(bias) => out.broadcast_add(&bias.reshape((bias.dim(0)?, 1, self.c_out, 1, 1))?),
+            None => Ok(out),
+        }
+    }
+
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        self.stacked_rule_with(setup, setup.params[0].clone())
+    }
+
     fn reads_base(&self) -> bool {
         true
+    }
+}
+
+impl Conv2d {
+    fn how(&self, rounding: Rounding) -> Convolution {
+        Convolution { stride: self.stride, padding: self.padding, rounding }
+    }
+
+    /// The rule with a weight (1, C_out, C_in, K, K).
+    pub(super) fn stacked_rule_with(
+        &self,
+        setup: &StackedSetup,
+        weight: Tensor,
+    ) -> crate::Result<Box<dyn StackedRule>> {
+        let pixels = self.output_shape(setup.shapes)[1..].iter().product();
+        let how = self.how(setup.rounding);
+        Ok(Box::new(StackedConv { base: setup.base()?, weight, layer: self.clone(), how, pixels }))
+    }
+}
+
+/// As [`ConvRule`], for stacked probes.
+#[derive(Debug)]
+struct StackedConv {
+    /// Input at the base point.
+    base: Tensor,
+    weight: Tensor,
+    layer: Conv2d,
+    how: Convolution,
+    /// Of an output channel.
+    pixels: usize,
+}
+
+impl StackedConv {
+    fn taps(&self) -> usize {
+        self.layer.kernel * self.layer.kernel
+    }
+
+    /// Input channel and place in the kernel of a weight; none of a bias.
+    fn place_of(&self, coord: usize) -> Option<(usize, usize)> {
+        let n_weights = self.layer.c_out * self.layer.c_in * self.taps();
+        (coord < n_weights).then(|| (coord / self.taps() % self.layer.c_in, coord % self.taps()))
+    }
+}
+
+impl StackedRule for StackedConv {
+    fn seed_channel(&self, coord: usize) -> usize {
+        let per_output = self.layer.c_in * self.taps();
+        match self.place_of(coord) {
+            Some(_) => coord / per_output,
+            None => coord - self.layer.c_out * per_output,
+        }
+    }
+
+    fn seed(&self, seeds: &[(usize, f64)], _: &Tensor) -> Result<Tensor> {
+        let places = || seeds.iter().map(|&(coord, _)| self.place_of(coord));
+        let inputs: Vec<i32> = places().map(|place| place.map_or(-1, |(input, _)| input as i32)).collect();
+        let taps: Vec<u32> = places().map(|place| place.map_or(0, |(_, tap)| tap as u32)).collect();
+        let steps: Vec<f64> = seeds.iter().map(|&(_, step)| step).collect();
+        stack::conv_seed(&self.base, self.layer.kernel, self.how, &inputs, &taps, &steps)
+    }
+
+    fn support(&self, inputs: &[Support]) -> Support {
+        match inputs[0] {
+            Support::None => Support::None,
+            Support::Channel(_) | Support::Dense => Support::Dense,
+        }
+    }
+
+    fn apply(&self, inputs: &[Option<&Change>], _: Option<&Tensor>) -> Result<Tensor> {
+        let Change { data, channels } = only(inputs)?;
+        stack::conv(data, &self.weight, channels.as_ref(), self.how)
+    }
+
+    fn flops(&self, inputs: &[Support]) -> u64 {
+        (2 * self.layer.c_out * inputs[0].planes(self.layer.c_in) * self.taps() * self.pixels) as u64
     }
 }
 
@@ -87,6 +177,9 @@ impl Layer for Conv2d {
 #[derive(Debug)]
 pub(super) struct ConvRule<T> {
     op: Conv<T>,
+    /// With rounded weights, where products of dense changes are rounded.
+    rounded: Option<Conv<T>>,
+    rounding: Rounding,
     input: usize,
     geometry: Geometry,
     lanes: usize,
@@ -94,9 +187,14 @@ pub(super) struct ConvRule<T> {
 
 impl<T: Element> ConvRule<T> {
     pub(super) fn new(setup: &Setup, geometry: Geometry) -> Self {
-        let lanes = setup.blocks.lanes;
+        let (lanes, rounding) = (setup.blocks.lanes, setup.rounding);
         let op = Conv::with_single(setup.isa, lanes, geometry, setup.params[0]);
-        Self { op, input: setup.inputs[0], geometry, lanes }
+        let rounded = (rounding != Rounding::None).then(|| {
+            let round = |&weight: &f64| f64::from(rounding.apply(weight as f32));
+            let weight: Vec<f64> = setup.params[0].iter().map(round).collect();
+            Conv::new(setup.isa, lanes, geometry, &weight)
+        });
+        Self { op, rounded, rounding, input: setup.inputs[0], geometry, lanes }
     }
 
     fn taps(&self) -> usize {
@@ -147,9 +245,15 @@ impl<T: Element> Rule<T> for ConvRule<T> {
         out: &mut [T],
         scratch: &mut Scratch<T>,
     ) {
-        match inputs[0].support {
-            Support::Channel(channel) => self.op.run_single(channel, inputs[0].data, out, scratch),
-            Support::None | Support::Dense => self.op.run(inputs[0].data, out, scratch),
+        match (inputs[0].support, &self.rounded) {
+            (Support::Channel(channel), _) => self.op.run_single(channel, inputs[0].data, out, scratch),
+            (Support::None | Support::Dense, None) => self.op.run(inputs[0].data, out, scratch),
+            (Support::None | Support::Dense, Some(op)) => {
+                let mut input = Buffer::zeroed(inputs[0].data.len());
+                let round = |(to, &from): (&mut T, &T)| *to = self.rounding.apply_to(from);
+                input.iter_mut().zip(inputs[0].data).for_each(round);
+                op.run(&input, out, scratch);
+            }
         }
     }
 

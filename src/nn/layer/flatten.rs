@@ -5,8 +5,10 @@ use candle_core::{Result, Tensor};
 use super::{ActivationShape, Layer, Pass};
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
+use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, ops};
 use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
+use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
 use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// (B, C, H, W) to (B, C · H · W), in PyTorch's order: channel, row, column. With images in lanes that is
@@ -29,6 +31,45 @@ impl Layer for Flatten {
             None => inputs[0].flatten_from(1),
         }
     }
+
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedFlatten { shape: setup.shapes[0] }))
+    }
+}
+
+/// As [`FlattenRule`], for stacked probes.
+#[derive(Debug)]
+struct StackedFlatten {
+    shape: ActivationShape,
+}
+
+impl StackedRule for StackedFlatten {
+    fn support(&self, inputs: &[Support]) -> Support {
+        flat_support(inputs[0], self.shape[1] * self.shape[2])
+    }
+
+    fn apply(&self, inputs: &[Option<&Change>], channels: Option<&Tensor>) -> Result<Tensor> {
+        let change = only(inputs)?;
+        let data = match (&change.channels, channels) {
+            (Some(_), None) => stack::add_change(change, None, self.shape[0], None)?,
+            _ => change.data.clone(),
+        };
+        let (probes, images, ..) = data.dims5()?;
+        let n = data.elem_count() / (probes * images);
+        data.reshape((probes, images, n, 1, 1))
+    }
+
+    fn flops(&self, _: &[Support]) -> u64 {
+        0
+    }
+}
+
+/// Support of features that planes with `pixels` numbers become.
+fn flat_support(support: Support, pixels: usize) -> Support {
+    match support {
+        Support::Channel(_) if pixels > 1 => Support::Dense,
+        other => other,
+    }
 }
 
 /// δ itself. One channel becomes as many as it has pixels, among zeros.
@@ -48,10 +89,7 @@ impl<T: Element> Propagate<T> for Flatten {
 
 impl<T: Element> Rule<T> for FlattenRule {
     fn support(&self, inputs: &[Support]) -> Support {
-        match inputs[0] {
-            Support::Channel(_) if self.plane > 1 => Support::Dense,
-            other => other,
-        }
+        flat_support(inputs[0], self.plane)
     }
 
     fn apply(&self, _: Place<T>, inputs: &[Delta<T>], _: &[Affine<T>], out: &mut [T], _: &mut Scratch<T>) {

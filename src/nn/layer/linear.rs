@@ -3,11 +3,12 @@
 use candle_core::{Result, Tensor};
 
 use super::conv2d::{ConvRule, StreamedConv};
-use super::{ActivationShape, Layer, Pass};
+use super::{ActivationShape, Conv2d, Layer, Pass};
 use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::{Element, ops};
 use crate::nn::difference::{Propagate, Rule, Setup};
 use crate::nn::params::{ParamKind, ParamSpec};
+use crate::nn::stacked::{Setup as StackedSetup, StackedRule};
 use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// y = x Wᵀ + b for x (B, in), W (out, in), b (out).
@@ -56,12 +57,30 @@ impl Layer for Linear {
         }
     }
 
+    fn forward_stacked(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        let params = [self.as_conv_weight(&params[0])?, params[1].clone()];
+        self.as_conv().forward_stacked(pass, &params, inputs)
+    }
+
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        self.as_conv().stacked_rule_with(setup, self.as_conv_weight(&setup.params[0])?)
+    }
+
     fn reads_base(&self) -> bool {
         true
     }
 }
 
 impl Linear {
+    fn as_conv(&self) -> Conv2d {
+        Conv2d { c_in: self.n_in, c_out: self.n_out, kernel: 1, stride: 1, padding: 0, has_bias: true }
+    }
+
+    /// (P, out, in) as (P, out, in, 1, 1).
+    fn as_conv_weight(&self, weight: &Tensor) -> Result<Tensor> {
+        weight.reshape((weight.dim(0)?, self.n_out, self.n_in, 1, 1))
+    }
+
     /// A linear layer is a 1x1 convolution of a single pixel.
     fn geometry(&self, batch: usize) -> Geometry {
         let (c_in, c_out) = (self.n_in, self.n_out);

@@ -1,6 +1,6 @@
-//! Layers: each knows its parameters, its forward pass (as a graph of tensors, and as a stream of
-//! blocks) and its difference rule, and nothing else
-//! knows layer kinds.
+//! Layers: each knows its parameters, its forward pass (as a graph of tensors, as a stream of blocks, and for
+//! stacked points) and its difference rule (for one probe, and for stacked ones), and nothing else knows layer
+//! kinds.
 
 mod add;
 mod batch_norm;
@@ -25,6 +25,7 @@ use candle_core::{Result, Tensor};
 use super::difference::Propagate;
 use super::graph::RunningStats;
 use super::params::ParamSpec;
+use super::stacked::{Setup as StackedSetup, StackedRule};
 use super::stream::Stream;
 use crate::kernels::Split;
 use crate::kernels::ops::Schedule;
@@ -108,6 +109,27 @@ pub trait Layer:
     /// # Errors
     /// If a shape does not fit or the device fails.
     fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor>;
+
+    /// The same for stacked points: `params` and `inputs` lead by their number P, or by 1 where all points share
+    /// them, and so does the output; features are (P, B, F, 1, 1). By default, for layers without parameters and
+    /// with one input, the stack is one large batch.
+    ///
+    /// # Errors
+    /// If a shape does not fit or the device fails.
+    fn forward_stacked(&self, pass: &Pass, _params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        let (probes, images, channels, height, width) = inputs[0].dims5()?;
+        let batch = inputs[0].reshape((probes * images, channels, height, width))?;
+        let pass = Pass { schedule: None, ..*pass };
+        let output = self.forward(&pass, &[], &[&batch])?;
+        let [channels, height, width] = self.output_shape(&[[channels, height, width]]);
+        output.reshape((probes, images, channels, height, width))
+    }
+
+    /// The layer's difference rule for stacked probes.
+    ///
+    /// # Errors
+    /// If a parameter or statistic is missing, or the device fails.
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>>;
 
     /// Part that the layer has where layers are fused.
     fn role(&self) -> Role {

@@ -6,8 +6,11 @@ use super::{ActivationShape, Layer, Pass, elements};
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
+use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
+use crate::nn::layer::{Epilogue, Mode};
+use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
 use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// Maximum over 2 x 2 windows with stride 2.
@@ -40,9 +43,36 @@ impl Layer for MaxPool2 {
             .max(3)
     }
 
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedMaxPool { base: setup.base()?, shape: setup.shapes[0] }))
+    }
+
     fn reads_base(&self) -> bool {
         true
     }
+}
+
+/// As [`MaxPoolRule`], for stacked probes.
+#[derive(Debug)]
+struct StackedMaxPool {
+    /// Input at the base point.
+    base: Tensor,
+    shape: ActivationShape,
+}
+
+impl StackedRule for StackedMaxPool {
+    fn apply(&self, inputs: &[Option<&Change>], _: Option<&Tensor>) -> Result<Tensor> {
+        stack::max_pool_change(only(inputs)?, &self.base)
+    }
+
+    fn flops(&self, inputs: &[Support]) -> u64 {
+        4 * numbers(self.shape, inputs[0])
+    }
+}
+
+/// Numbers of an activation that change, per image.
+fn numbers([channels, height, width]: ActivationShape, support: Support) -> u64 {
+    (support.planes(channels) * height * width) as u64
 }
 
 /// New maximum of each window minus the old one.
@@ -80,8 +110,7 @@ impl<T: Element> Rule<T> for MaxPoolRule {
     }
 
     fn flops(&self, inputs: &[Support]) -> u64 {
-        let [channels, height, width] = self.shape;
-        (4 * inputs[0].planes(channels) * height * width) as u64
+        4 * numbers(self.shape, inputs[0])
     }
 }
 
@@ -103,6 +132,27 @@ impl Layer for GlobalAvgPool {
             Some(schedule) => ops::pointwise::plane_means(schedule, inputs[0]),
             None => inputs[0].flatten_from(2)?.mean(2),
         }
+    }
+
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedAvgPool { shape: setup.shapes[0] }))
+    }
+}
+
+/// As [`GlobalAvgPoolRule`], for stacked probes.
+#[derive(Debug)]
+struct StackedAvgPool {
+    shape: ActivationShape,
+}
+
+impl StackedRule for StackedAvgPool {
+    fn apply(&self, inputs: &[Option<&Change>], _: Option<&Tensor>) -> Result<Tensor> {
+        let pass = Pass { mode: Mode::Train, schedule: None, epilogue: Epilogue::None };
+        GlobalAvgPool.forward_stacked(&pass, &[], &[&only(inputs)?.data])
+    }
+
+    fn flops(&self, inputs: &[Support]) -> u64 {
+        numbers(self.shape, inputs[0])
     }
 }
 
@@ -126,8 +176,7 @@ impl<T: Element> Rule<T> for GlobalAvgPoolRule {
     }
 
     fn flops(&self, inputs: &[Support]) -> u64 {
-        let [channels, height, width] = self.shape;
-        (inputs[0].planes(channels) * height * width) as u64
+        numbers(self.shape, inputs[0])
     }
 }
 

@@ -6,8 +6,10 @@ use super::{ActivationShape, Layer, Pass, Role, elements};
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
+use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
+use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
 use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// max(x, 0).
@@ -28,6 +30,10 @@ impl Layer for Relu {
             Some(schedule) => ops::pointwise::relu(schedule, inputs[0]),
             None => inputs[0].relu(),
         }
+    }
+
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedRelu { base: setup.base()?, shape: setup.shapes[0] }))
     }
 
     fn role(&self) -> Role {
@@ -73,9 +79,31 @@ impl<T: Element> Rule<T> for ReluRule {
     }
 
     fn flops(&self, inputs: &[Support]) -> u64 {
-        let [channels, height, width] = self.shape;
-        (4 * inputs[0].planes(channels) * height * width) as u64
+        change_flops(self.shape, inputs[0])
     }
+}
+
+/// As [`ReluRule`], for stacked probes.
+#[derive(Debug)]
+struct StackedRelu {
+    /// Input at the base point.
+    base: Tensor,
+    shape: ActivationShape,
+}
+
+impl StackedRule for StackedRelu {
+    fn apply(&self, inputs: &[Option<&Change>], _: Option<&Tensor>) -> Result<Tensor> {
+        stack::relu_change(only(inputs)?, &self.base)
+    }
+
+    fn flops(&self, inputs: &[Support]) -> u64 {
+        change_flops(self.shape, inputs[0])
+    }
+}
+
+/// Addition, two comparisons and a choice per number.
+fn change_flops([channels, height, width]: ActivationShape, support: Support) -> u64 {
+    (4 * support.planes(channels) * height * width) as u64
 }
 
 impl<T: Element> Stream<T> for Relu {

@@ -6,8 +6,11 @@ use super::{ActivationShape, Layer, Pass};
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
+use crate::kernels::stack::Change;
 use crate::kernels::{Element, ops};
 use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
+use crate::nn::layer::{Epilogue, Mode};
+use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
 use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// Takes every second row and column and pads the channels with zeros on both sides.
@@ -30,7 +33,7 @@ impl Layer for ShortcutA {
 
     fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0];
-        let before = (self.c_out - self.c_in) / 2;
+        let before = self.before();
         let after = self.c_out - self.c_in - before;
         if let Some(schedule) = pass.schedule {
             return ops::pointwise::shortcut(schedule, x, before, after);
@@ -46,6 +49,49 @@ impl Layer for ShortcutA {
             .contiguous()?
             .reshape((batch, channels, half_h, half_w))?;
         x.pad_with_zeros(1, before, after)
+    }
+
+    fn stacked_rule(&self, _: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedShortcut { layer: self.clone() }))
+    }
+}
+
+/// As [`ShortcutRule`], for stacked probes.
+#[derive(Debug)]
+struct StackedShortcut {
+    layer: ShortcutA,
+}
+
+impl StackedRule for StackedShortcut {
+    fn support(&self, inputs: &[Support]) -> Support {
+        moved(inputs[0], self.layer.before())
+    }
+
+    fn apply(&self, inputs: &[Option<&Change>], channels: Option<&Tensor>) -> Result<Tensor> {
+        let pass = Pass { mode: Mode::Train, schedule: None, epilogue: Epilogue::None };
+        // The one channel that is stored stays one.
+        let alone = ShortcutA { c_in: 1, c_out: 1 };
+        let layer = if channels.is_some() { &alone } else { &self.layer };
+        layer.forward_stacked(&pass, &[], &[&only(inputs)?.data])
+    }
+
+    fn flops(&self, _: &[Support]) -> u64 {
+        0
+    }
+}
+
+impl ShortcutA {
+    /// Channels of zeros before those of the input.
+    fn before(&self) -> usize {
+        (self.c_out - self.c_in) / 2
+    }
+}
+
+/// Support after `before` channels were put in front.
+fn moved(support: Support, before: usize) -> Support {
+    match support {
+        Support::Channel(channel) => Support::Channel(channel + before),
+        other => other,
     }
 }
 
@@ -72,16 +118,13 @@ impl ShortcutRule {
 impl<T: Element> Propagate<T> for ShortcutA {
     fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
         let (shape, lanes) = (setup.shapes[0], setup.blocks.lanes);
-        Ok(Box::new(ShortcutRule { before: (self.c_out - self.c_in) / 2, shape, lanes }))
+        Ok(Box::new(ShortcutRule { before: self.before(), shape, lanes }))
     }
 }
 
 impl<T: Element> Rule<T> for ShortcutRule {
     fn support(&self, inputs: &[Support]) -> Support {
-        match inputs[0] {
-            Support::Channel(channel) => Support::Channel(channel + self.before),
-            other => other,
-        }
+        moved(inputs[0], self.before)
     }
 
     fn apply(&self, _: Place<T>, inputs: &[Delta<T>], _: &[Affine<T>], out: &mut [T], _: &mut Scratch<T>) {
@@ -101,7 +144,7 @@ impl<T: Element> Rule<T> for ShortcutRule {
 impl<T: Element> Stream<T> for ShortcutA {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         let (shape, lanes) = (setup.shapes[0], setup.blocks.lanes);
-        Ok(Box::new(ShortcutRule { before: (self.c_out - self.c_in) / 2, shape, lanes }))
+        Ok(Box::new(ShortcutRule { before: self.before(), shape, lanes }))
     }
 }
 

@@ -1,8 +1,6 @@
 //! Our way: the change of every activation is propagated, exactly, and losses are never subtracted.
 
-use rayon::prelude::*;
-
-use super::{Evaluator, difference, finite_base};
+use super::{Evaluator, by_kind, difference, finite_base};
 use crate::Result;
 use crate::zo::{Metered, Probe, PropagatingObjective};
 
@@ -40,28 +38,13 @@ impl<O: PropagatingObjective> Evaluator for DifferencePropagation<'_, O> {
     }
 
     fn differences(&self, probes: &[Probe]) -> Result<Vec<f64>> {
-        let coordinates: Option<Vec<(usize, f64)>> = probes
-            .iter()
-            .map(|probe| match probe {
-                Probe::Coordinate { coord, step } => Some((*coord, *step)),
-                Probe::Direction { .. } => None,
-            })
-            .collect();
-        if let Some(coordinates) = coordinates {
-            return self.objective.propagate(&self.propagator, &coordinates);
-        }
-        probes
-            .par_iter()
-            .map(|probe| match probe {
-                Probe::Coordinate { coord, step } => {
-                    Ok(self.objective.propagate(&self.propagator, &[(*coord, *step)])?[0])
-                }
-                Probe::Direction { .. } => {
-                    let mut point = self.params.to_vec();
-                    probe.apply(self.params, &mut point);
-                    Ok(difference(self.objective.loss(&point)?, self.loss))
-                }
-            })
-            .collect()
+        by_kind(
+            probes,
+            |coordinates| self.objective.propagate(&self.propagator, coordinates),
+            |directions| {
+                let losses = self.objective.losses(self.params, directions)?;
+                Ok(losses.into_iter().map(|loss| difference(loss, self.loss)).collect())
+            },
+        )
     }
 }

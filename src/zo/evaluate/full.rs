@@ -1,7 +1,5 @@
 //! One complete evaluation per query: the black-box mode, and the reference of all others.
 
-use rayon::prelude::*;
-
 use super::{Evaluator, difference, finite_base};
 use crate::Result;
 use crate::zo::{Metered, Objective, Probe};
@@ -32,15 +30,7 @@ impl<O: Objective> Evaluator for Full<'_, O> {
     }
 
     fn differences(&self, probes: &[Probe]) -> Result<Vec<f64>> {
-        probes
-            .par_iter()
-            .map_init(
-                || self.params.to_vec(),
-                |point, probe| {
-                    probe.apply(self.params, point);
-                    Ok(difference(self.objective.loss(point)?, self.base))
-                },
-            )
-            .collect()
+        let losses = self.objective.losses(self.params, probes)?;
+        Ok(losses.into_iter().map(|loss| difference(loss, self.base)).collect())
     }
 }

@@ -24,6 +24,34 @@ pub trait Evaluator: Sync {
     fn differences(&self, probes: &[Probe]) -> Result<Vec<f64>>;
 }
 
+/// Results of `coordinates` (coordinate, step) and `directions` in the order of the probes they are for.
+fn by_kind(
+    probes: &[Probe],
+    coordinates: impl FnOnce(&[(usize, f64)]) -> Result<Vec<f64>>,
+    directions: impl FnOnce(&[Probe]) -> Result<Vec<f64>>,
+) -> Result<Vec<f64>> {
+    let (mut moves, mut others) = (Vec::new(), Vec::new());
+    for probe in probes {
+        match probe {
+            Probe::Coordinate { coord, step } => moves.push((*coord, *step)),
+            Probe::Direction { .. } => others.push(probe.clone()),
+        }
+    }
+    let of_moves = if moves.is_empty() { Vec::new() } else { coordinates(&moves)? };
+    let of_others = if others.is_empty() { Vec::new() } else { directions(&others)? };
+    let (mut of_moves, mut of_others) = (of_moves.into_iter(), of_others.into_iter());
+    let result = |probe: &Probe| match probe {
+        Probe::Coordinate { .. } => of_moves.next(),
+        Probe::Direction { .. } => of_others.next(),
+    };
+    let results: Vec<f64> = probes.iter().map_while(result).collect();
+    if results.len() == probes.len() {
+        Ok(results)
+    } else {
+        Err(Error::Objective(format!("{} losses for {} points", results.len(), probes.len())))
+    }
+}
+
 /// The base loss if training can go on from it.
 fn finite_base(loss: f64) -> Result<f64> {
     if loss.is_finite() {

@@ -1,8 +1,6 @@
 //! The paper's feature reuse (Sec. 5): a probe of a layer starts from that layer's stored input.
 
-use rayon::prelude::*;
-
-use super::{Evaluator, difference, finite_base};
+use super::{Evaluator, by_kind, difference, finite_base};
 use crate::Result;
 use crate::zo::{LayeredObjective, Metered, Probe};
 
@@ -39,21 +37,11 @@ impl<O: LayeredObjective> Evaluator for Reuse<'_, O> {
     }
 
     fn differences(&self, probes: &[Probe]) -> Result<Vec<f64>> {
-        probes
-            .par_iter()
-            .map(|probe| {
-                let loss = match probe {
-                    Probe::Coordinate { coord, step } => {
-                        self.objective.loss_from(&self.base, self.params, *coord, *step)?
-                    }
-                    Probe::Direction { .. } => {
-                        let mut point = self.params.to_vec();
-                        probe.apply(self.params, &mut point);
-                        self.objective.loss(&point)?
-                    }
-                };
-                Ok(difference(loss, self.loss))
-            })
-            .collect()
+        let losses = by_kind(
+            probes,
+            |coordinates| self.objective.losses_from(&self.base, self.params, coordinates),
+            |directions| self.objective.losses(self.params, directions),
+        )?;
+        Ok(losses.into_iter().map(|loss| difference(loss, self.loss)).collect())
     }
 }

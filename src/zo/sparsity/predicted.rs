@@ -66,7 +66,6 @@ mod tests {
 
     use super::super::{ZoGrasp, global_mask, zo_scores};
     use super::*;
-    use crate::kernels::Split;
     use crate::nn::model;
     use crate::zo::{Metered, NetworkObjective, QueryCount};
 
@@ -115,12 +114,7 @@ mod tests {
         let rows: Vec<usize> = (0..24).collect();
         let norm = &crate::data::Normalization::CIFAR10;
         let batch = crate::data::make_batch(&data, &rows, None, norm, DType::F32, &Device::Cpu).unwrap();
-        let objective = NetworkObjective {
-            network: &network,
-            images: &batch.images,
-            labels: &batch.labels,
-            split: Split::Serial,
-        };
+        let objective = NetworkObjective::new(&network, &batch.images, &batch.labels);
         let count = QueryCount::default();
         let metered = Metered::new(objective, &count);
         for form in [LayerRatios::ZoGraspReleased, LayerRatios::ZoGrasp] {

@@ -1,0 +1,238 @@
+//! Propagated differences of stacked probes.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Tensor};
+
+use super::forward::{self, Values};
+use super::{Setup, StackedRule};
+use crate::kernels::stack::{self, Change};
+use crate::nn::difference::{Head, LogitScale, Options, Owners, Support};
+use crate::nn::graph::{Network, Step};
+use crate::nn::layer::Mode;
+use crate::nn::loss;
+use crate::{Error, Result};
+
+/// A network at one base point and batch, ready to propagate differences of stacked probes.
+#[derive(Debug)]
+pub(in crate::nn) struct Engine {
+    memory: usize,
+    base: Values,
+    steps: Vec<Step>,
+    rules: Vec<Box<dyn StackedRule>>,
+    /// One per step that owns parameters.
+    paths: Vec<Option<Path>>,
+    owners: Owners,
+    /// By value: the last step that reads it.
+    last_reader: Vec<Option<usize>>,
+    /// Logarithms of the probabilities (B, classes) in f64, and labels (B).
+    logs: Tensor,
+    labels: Tensor,
+    scale: Option<LogitScale>,
+    dtype: DType,
+    n_images: usize,
+}
+
+/// What a change of one step's parameters runs through.
+#[derive(Debug)]
+struct Path {
+    /// Steps, in order; the first is where it starts.
+    steps: Vec<usize>,
+    /// By value: channels that change, counted from that of the seed.
+    supports: Vec<Support>,
+    /// Most numbers per image at a time.
+    live: usize,
+    /// Multiplications and additions per image.
+    flops: u64,
+}
+
+impl Path {
+    fn new(network: &Network, rules: &[Box<dyn StackedRule>], start: usize) -> Self {
+        let mut supports = vec![Support::None; network.n_nodes() + 1];
+        let steps = forward::changed_steps(network, start);
+        let mut flops = 0;
+        for &idx in &steps {
+            let step = &network.steps()[idx];
+            let inputs: Vec<Support> = step.inputs.iter().map(|&value| supports[value]).collect();
+            supports[step.output] = if idx == start {
+                Support::Channel(0)
+            } else {
+                flops += rules[idx].flops(&inputs);
+                rules[idx].support(&inputs)
+            };
+        }
+        let size = |value: usize| {
+            let [channels, height, width] = network.shape(value);
+            supports[value].planes(channels) * height * width
+        };
+        let live = forward::peak_numbers(network, &steps, size);
+        Self { steps, supports, live, flops }
+    }
+}
+
+impl Engine {
+    /// As [`crate::nn::Propagator::with`], where the images are.
+    pub(in crate::nn) fn new(
+        network: &Network,
+        params: &[f64],
+        images: &Tensor,
+        labels: &[u32],
+        mode: Mode,
+        options: Options,
+    ) -> Result<(Head, Self)> {
+        let device = images.device();
+        let n_images = images.dim(0)?;
+        if n_images != labels.len() || n_images == 0 {
+            return Err(Error::Objective(format!("{n_images} images but {} labels", labels.len())));
+        }
+        let steps = network.steps().to_vec();
+        let tensors = network.stacked_tensors(params, images.dtype(), device)?;
+        let mut is_kept = vec![false; network.n_nodes() + 1];
+        for step in steps.iter().filter(|step| network.layer(step.node).reads_base()) {
+            step.inputs.iter().for_each(|&value| is_kept[value] = true);
+        }
+        let base = forward::values(network, mode, &tensors, images, |value| is_kept[value])?;
+        let moments = forward::moments(network, &base)?;
+        let logits = forward::rows(base.last().and_then(Option::as_ref).ok_or_else(no_output)?)?;
+        let mut rows = loss::rows(&logits)?;
+        if let Some(scale) = &options.scale {
+            rows.iter_mut().flatten().for_each(|logit| *logit *= scale.value());
+        }
+        let base_loss = loss::cross_entropy_of(&rows, labels);
+        let logs: Vec<f64> = rows.iter().flat_map(|row| loss::log_probabilities(row)).collect();
+        let logs = Tensor::from_vec(logs, logits.shape(), device)?;
+        let rules = steps
+            .iter()
+            .map(|step| {
+                let own = network.params_of(step.node);
+                let values: Vec<&[f64]> =
+                    own.clone().map(|idx| &params[network.layout().range(idx)]).collect();
+                let shapes: Vec<_> = step.inputs.iter().map(|&value| network.shape(value)).collect();
+                let inputs: Vec<_> = step.inputs.iter().map(|&value| base[value].clone()).collect();
+                let setup = Setup {
+                    mode,
+                    inputs: &inputs,
+                    shapes: &shapes,
+                    params: &tensors[own],
+                    values: &values,
+                    moments: moments[step.inputs[0]].as_ref(),
+                    epilogue: step.epilogue,
+                    rounding: options.rounding,
+                };
+                network.layer(step.node).stacked_rule(&setup)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let path = |idx: usize| {
+            let has_params = !network.params_of(steps[idx].node).is_empty();
+            has_params.then(|| Path::new(network, &rules, idx))
+        };
+        let stats = network.device_stats(n_images, &moments)?;
+        let engine = Self {
+            memory: options.memory,
+            paths: (0..steps.len()).map(path).collect(),
+            owners: Owners::new(network),
+            last_reader: (0..=network.n_nodes()).map(|value| network.last_reader(value)).collect(),
+            labels: Tensor::from_slice(labels, labels.len(), device)?,
+            dtype: images.dtype(),
+            scale: options.scale,
+            base,
+            steps,
+            rules,
+            logs,
+            n_images,
+        };
+        Ok(((base_loss, logits, stats), engine))
+    }
+
+    pub(in crate::nn) fn base_bytes(&self) -> usize {
+        self.base.iter().flatten().map(|value| value.elem_count() * self.dtype.size_in_bytes()).sum()
+    }
+
+    pub(in crate::nn) fn flops_of(&self, coord: usize) -> u64 {
+        self.path(self.owners.of(coord).0).flops
+    }
+
+    fn path(&self, step_idx: usize) -> &Path {
+        self.paths[step_idx].as_ref().expect("a step with coordinates has a path")
+    }
+
+    /// As [`crate::nn::Propagator::differences`]. The bits do not depend on how probes are stacked.
+    pub(in crate::nn) fn differences(&self, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
+        let mut seeds: Vec<(usize, usize, usize)> = probes
+            .iter()
+            .enumerate()
+            .map(|(idx, &(coord, _))| {
+                let (step_idx, own) = self.owners.of(coord);
+                (step_idx, own, idx)
+            })
+            .collect();
+        seeds.sort_unstable();
+        let mut results = vec![0.0; probes.len()];
+        for same in seeds.chunk_by(|a, b| a.0 == b.0) {
+            let path = self.path(same[0].0);
+            for chunk in same.chunks(forward::members(self.memory, path.live * self.n_images, self.dtype)) {
+                let steps: Vec<(usize, f64)> =
+                    chunk.iter().map(|&(_, own, idx)| (own, probes[idx].1)).collect();
+                let scales = self.scales(chunk.iter().map(|&(_, _, idx)| probes[idx]))?;
+                let found = self.run(path, &steps, scales.as_ref())?.to_vec1::<f64>()?;
+                for (&(_, _, idx), found) in chunk.iter().zip(found) {
+                    results[idx] = if found.is_finite() { found } else { f64::NAN };
+                }
+            }
+        }
+        Ok(results)
+    }
+
+    /// Scales of the logits (P, 2) before and after each probe.
+    fn scales(&self, probes: impl Iterator<Item = (usize, f64)>) -> Result<Option<Tensor>> {
+        let Some(scale) = &self.scale else { return Ok(None) };
+        let scales: Vec<f64> =
+            probes.flat_map(|(coord, step)| [scale.value(), scale.after(coord, step)]).collect();
+        Ok(Some(Tensor::from_slice(&scales, (scales.len() / 2, 2), self.logs.device())?))
+    }
+
+    /// Loss differences (P) of steps (own coordinate, length) of one layer's parameters.
+    fn run(&self, path: &Path, seeds: &[(usize, f64)], scales: Option<&Tensor>) -> Result<Tensor> {
+        let first = path.steps[0];
+        let seeded: Vec<u32> =
+            seeds.iter().map(|&(own, _)| self.rules[first].seed_channel(own) as u32).collect();
+        // Few layers move the channel, so that there are few different lists.
+        let mut lists: BTreeMap<usize, Tensor> = BTreeMap::new();
+        let mut changes: Vec<Option<Change>> = self.base.iter().map(|_| None).collect();
+        for &idx in &path.steps {
+            let Step { inputs, output, .. } = &self.steps[idx];
+            let channels = match path.supports[*output] {
+                Support::Channel(offset) => Some(match lists.get(&offset) {
+                    Some(list) => list.clone(),
+                    None => {
+                        let moved: Vec<u32> = seeded.iter().map(|channel| channel + offset as u32).collect();
+                        let list = Tensor::from_slice(&moved, moved.len(), self.logs.device())?;
+                        lists.insert(offset, list.clone());
+                        list
+                    }
+                }),
+                Support::None | Support::Dense => None,
+            };
+            let rule = &self.rules[idx];
+            let data = match &channels {
+                Some(channels) if idx == first => rule.seed(seeds, channels)?,
+                _ => {
+                    let inputs: Vec<_> = inputs.iter().map(|&value| changes[value].as_ref()).collect();
+                    rule.apply(&inputs, channels.as_ref())?
+                }
+            };
+            changes[*output] = Some(Change { data, channels });
+            for &value in inputs {
+                if self.last_reader[value] == Some(idx) {
+                    changes[value] = None;
+                }
+            }
+        }
+        let logits = changes.pop().flatten().ok_or_else(no_output)?;
+        Ok(stack::cross_entropy_change(&logits, &self.logs, &self.labels, scales)?)
+    }
+}
+
+fn no_output() -> Error {
+    Error::Objective("a network without an output".to_owned())
+}

@@ -1,0 +1,259 @@
+//! Forward passes of stacked points.
+
+use candle_core::{DType, Result, Tensor};
+use rayon::prelude::*;
+
+use crate::kernels::stack;
+use crate::nn::graph::{Activations, Network};
+use crate::nn::layer::{Mode, Pass, Role};
+
+/// Values of a pass, by number of the value (see [`Network`]); a value may be dropped after its last use.
+pub(in crate::nn) type Values = Vec<Option<Tensor>>;
+
+/// A stack with one member: (1, …).
+pub(in crate::nn) fn alone(tensor: &Tensor) -> Result<Tensor> {
+    tensor.unsqueeze(0)
+}
+
+/// Output of one step of the network for its inputs (P or 1, …) and `params` (P or 1, …), all in declared order.
+fn step(network: &Network, idx: usize, mode: Mode, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    let step = &network.steps()[idx];
+    let pass = Pass { mode, schedule: None, epilogue: step.epilogue };
+    network.layer(step.node).forward_stacked(&pass, &params[network.params_of(step.node)], inputs)
+}
+
+/// All values that a pass of `images` (B, C, H, W) at one point keeps, `params` (1, …): those that `keep` asks for;
+/// and the last one, the logits (1, B, classes, 1, 1).
+pub(in crate::nn) fn values(
+    network: &Network,
+    mode: Mode,
+    params: &[Tensor],
+    images: &Tensor,
+    keep: impl Fn(usize) -> bool,
+) -> Result<Values> {
+    let mut values: Values = vec![None; network.n_nodes() + 1];
+    values[0] = Some(alone(images)?);
+    run(network, 0, mode, params, &mut values, keep)?;
+    Ok(values)
+}
+
+/// Logits (P, B, classes, 1, 1) from step `start` on, with what it and later steps read of earlier ones in `base`.
+pub(in crate::nn) fn logits_from(
+    network: &Network,
+    start: usize,
+    mode: Mode,
+    params: &[Tensor],
+    base: &Values,
+) -> Result<Tensor> {
+    let mut values = base.clone();
+    // What is computed again must not be read before.
+    for idx in changed_steps(network, start) {
+        values[network.steps()[idx].output] = None;
+    }
+    run(network, start, mode, params, &mut values, |_| false)?;
+    match values.pop() {
+        Some(Some(logits)) => Ok(logits),
+        _ => candle_core::bail!("a network without an output"),
+    }
+}
+
+/// Steps whose outputs depend on the parameters of step `start`, in order.
+pub(in crate::nn) fn changed_steps(network: &Network, start: usize) -> Vec<usize> {
+    let steps = network.steps();
+    let mut is_changed = vec![false; network.n_nodes() + 1];
+    let mut changed = Vec::new();
+    for (idx, step) in steps.iter().enumerate().skip(start) {
+        if idx == start || step.inputs.iter().any(|&value| is_changed[value]) {
+            is_changed[step.output] = true;
+            changed.push(idx);
+        }
+    }
+    changed
+}
+
+/// Computes the values that are missing from step `start` on; drops those of no more use, unless `keep` asks for them.
+fn run(
+    network: &Network,
+    start: usize,
+    mode: Mode,
+    params: &[Tensor],
+    values: &mut Values,
+    keep: impl Fn(usize) -> bool,
+) -> Result<()> {
+    for (idx, at) in network.steps().iter().enumerate().skip(start) {
+        if values[at.output].is_some() {
+            continue;
+        }
+        let inputs = at.inputs.iter().map(|&value| match &values[value] {
+            Some(value) => Ok(value),
+            None => candle_core::bail!("value {value} is needed after it was dropped"),
+        });
+        let output = step(network, idx, mode, params, &inputs.collect::<Result<Vec<_>>>()?)?;
+        values[at.output] = Some(output);
+        for &value in &at.inputs {
+            if network.last_reader(value) == Some(idx) && !keep(value) {
+                values[value] = None;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Moments (C, 2), in f64 on the device, of every value that a train-mode batch norm reads.
+pub(in crate::nn) fn moments(network: &Network, values: &Values) -> Result<Vec<Option<Tensor>>> {
+    let mut moments = vec![None; values.len()];
+    for step in network.steps().iter().filter(|step| network.layer(step.node).role() == Role::Norm) {
+        if let Some(input) = &values[step.inputs[0]] {
+            moments[step.inputs[0]] = Some(stack::moments(input)?.squeeze(0)?);
+        }
+    }
+    Ok(moments)
+}
+
+/// Numbers per image that are alive at the same time at most while `steps` run, if `size` says how many each value
+/// has; values that other steps produced do not count.
+pub(in crate::nn) fn peak_numbers(
+    network: &Network,
+    steps: &[usize],
+    size: impl Fn(usize) -> usize,
+) -> usize {
+    let mut alive: Vec<usize> = Vec::new();
+    let mut peak = 0;
+    for &idx in steps {
+        let step = &network.steps()[idx];
+        alive.push(step.output);
+        peak = peak.max(alive.iter().map(|&value| size(value)).sum());
+        alive.retain(|&value| network.last_reader(value) > Some(idx) || network.last_reader(value).is_none());
+    }
+    peak
+}
+
+/// Logits (1, B, classes, 1, 1) as (B, classes).
+pub(in crate::nn) fn rows(logits: &Tensor) -> Result<Tensor> {
+    logits.squeeze(0)?.flatten_from(1)
+}
+
+/// Members of a stack that `memory` bytes hold, if each takes `numbers` of `dtype`; at least one.
+pub(in crate::nn) fn members(memory: usize, numbers: usize, dtype: DType) -> usize {
+    (memory / (numbers * dtype.size_in_bytes()).max(1)).clamp(1, MAX_MEMBERS)
+}
+
+/// A launch has at most 65,535 blocks along the axis of the stack.
+const MAX_MEMBERS: usize = 65_535;
+
+/// A batch on a device, and what stacked points may occupy of its memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// The network.
+    pub network: &'a Network,
+    /// Images (B, C, H, W).
+    pub images: &'a Tensor,
+    /// Labels (B).
+    pub labels: &'a [u32],
+    /// Bytes that activations and parameters of a stack occupy at most; one point at a time always runs.
+    pub memory: usize,
+}
+
+impl Batch<'_> {
+    /// Mean cross-entropy, with batch statistics, at each of `n` points; `fill(idx, point)` writes point number
+    /// `idx` (d) and returns the factor that its logits are multiplied with, usually 1. Points pass through the
+    /// network together, as many as memory holds; the bits do not depend on how many.
+    ///
+    /// # Errors
+    /// If sizes do not fit or the device fails.
+    pub fn losses(
+        &self,
+        n: usize,
+        fill: impl Fn(usize, &mut [f64]) -> f64 + Sync,
+    ) -> crate::Result<Vec<f64>> {
+        let network = self.network;
+        let layout = network.layout();
+        let steps: Vec<usize> = (0..network.steps().len()).collect();
+        let per_image = peak_numbers(network, &steps, |value| network.shape(value).iter().product());
+        let numbers = per_image * self.images.dim(0)? + layout.n_coords();
+        let mut base: Values = vec![None; network.n_nodes() + 1];
+        base[0] = Some(alone(self.images)?);
+        let mut losses = Vec::with_capacity(n);
+        let together = members(self.memory, numbers, self.images.dtype());
+        for first in (0..n).step_by(together) {
+            let n = together.min(n - first);
+            let mut points = vec![0.0; n * layout.n_coords()];
+            let write = |(idx, point): (usize, &mut [f64])| fill(first + idx, point);
+            let scales: Vec<f64> =
+                points.par_chunks_exact_mut(layout.n_coords()).enumerate().map(write).collect();
+            let tensor = |param_idx: usize| {
+                let range = layout.range(param_idx);
+                let rows = points.chunks_exact(layout.n_coords());
+                let values: Vec<f64> = rows.flat_map(|row| &row[range.clone()]).copied().collect();
+                self.stack(param_idx, values)
+            };
+            let params = (0..layout.specs().len()).map(tensor).collect::<Result<Vec<_>>>()?;
+            let logits = logits_from(network, 0, Mode::Train, &params, &base)?;
+            losses.extend(self.cross_entropies(&logits, &scales)?);
+        }
+        Ok(losses)
+    }
+
+    /// The same at `params` (d) with a step added to one coordinate, for every (coordinate, step), from the layer
+    /// that owns the coordinate on; `base` holds all values at `params`. Factors of the logits are 1.
+    ///
+    /// # Errors
+    /// If sizes do not fit or the device fails.
+    pub fn losses_from(
+        &self,
+        base: &Activations,
+        params: &[f64],
+        probes: &[(usize, f64)],
+    ) -> crate::Result<Vec<f64>> {
+        let network = self.network;
+        let layout = network.layout();
+        let shared = network.stacked_tensors(params, self.images.dtype(), self.images.device())?;
+        let mut order: Vec<(usize, usize)> =
+            probes.iter().enumerate().map(|(idx, &(coord, _))| (layout.param_of(coord), idx)).collect();
+        order.sort_unstable();
+        let mut losses = vec![0.0; probes.len()];
+        for same in order.chunk_by(|a, b| a.0 == b.0) {
+            let param_idx = same[0].0;
+            let start = network.step_of(param_idx);
+            let steps = changed_steps(network, start);
+            let per_image = peak_numbers(network, &steps, |value| network.shape(value).iter().product());
+            let own = &params[layout.range(param_idx)];
+            let numbers = per_image * self.images.dim(0)? + own.len();
+            for chunk in same.chunks(members(self.memory, numbers, self.images.dtype())) {
+                let mut values = Vec::with_capacity(chunk.len() * own.len());
+                for &(_, idx) in chunk {
+                    let (coord, step) = probes[idx];
+                    let first = values.len();
+                    values.extend_from_slice(own);
+                    values[first + coord - layout.range(param_idx).start] += step;
+                }
+                let mut tensors = shared.clone();
+                tensors[param_idx] = self.stack(param_idx, values)?;
+                let logits = logits_from(network, start, Mode::Train, &tensors, base.stacked())?;
+                let found = self.cross_entropies(&logits, &vec![1.0; chunk.len()])?;
+                chunk.iter().zip(found).for_each(|(&(_, idx), loss)| losses[idx] = loss);
+            }
+        }
+        Ok(losses)
+    }
+
+    /// Parameter tensor number `param_idx` of several points (P, …), from all its values.
+    fn stack(&self, param_idx: usize, values: Vec<f64>) -> Result<Tensor> {
+        let spec = &self.network.layout().specs()[param_idx];
+        let dims = [&[values.len() / spec.len()], spec.shape.as_slice()].concat();
+        match self.images.dtype() {
+            DType::F64 => Tensor::from_vec(values, dims, self.images.device()),
+            _ => {
+                let rounded: Vec<f32> = values.into_iter().map(|value| value as f32).collect();
+                Tensor::from_vec(rounded, dims, self.images.device())
+            }
+        }
+    }
+
+    fn cross_entropies(&self, logits: &Tensor, scales: &[f64]) -> crate::Result<Vec<f64>> {
+        let device = logits.device();
+        let labels = Tensor::from_slice(self.labels, self.labels.len(), device)?;
+        let scales = Tensor::from_slice(scales, scales.len(), device)?;
+        Ok(stack::cross_entropy(logits, &labels, Some(&scales))?.to_vec1()?)
+    }
+}

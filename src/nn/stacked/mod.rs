@@ -1,0 +1,94 @@
+//! Many points of the parameter space, or many probes, at once: how networks run on GPUs.
+//!
+//! A stack leads every activation: (P, B, C, H, W), or (1, …) for what all members share, features being (P, B, F, 1,
+//! 1). Where [`crate::nn::stream`] and [`crate::nn::difference`] take one point and one probe through the cache of a
+//! core, a layer here is one operation on the whole stack, and only losses leave the device.
+//!
+//! - [`forward`]: complete passes of many points, from the images or from stored values on (`full`, `reuse`);
+//! - [`change`]: propagated differences of many probes (`difference`).
+//!
+//! Everything runs on the CPU too, by the definitions of [`crate::kernels::stack`]: slowly, for tests.
+
+pub mod change;
+pub mod forward;
+#[cfg(test)]
+mod tests;
+
+use candle_core::{Result, Tensor};
+
+use super::difference::Support;
+use super::layer::{ActivationShape, Epilogue, Mode};
+use crate::kernels::Rounding;
+use crate::kernels::stack::Change;
+
+/// What a layer knows when it makes its rule for stacked probes.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// Batch-norm statistics.
+    pub mode: Mode<'a>,
+    /// Values read, at the base point (1, B, C, H, W); none where [`super::Layer::reads_base`] says so.
+    pub inputs: &'a [Option<Tensor>],
+    /// Their sizes.
+    pub shapes: &'a [ActivationShape],
+    /// The layer's own parameters (1, …), in the number type of the activations.
+    pub params: &'a [Tensor],
+    /// The same, flat, in f64.
+    pub values: &'a [&'a [f64]],
+    /// Batch moments (C, 2) of the first input, for a batch norm in train mode.
+    pub moments: Option<&'a Tensor>,
+    /// What the rule takes over.
+    pub epilogue: Epilogue,
+    /// Rounding of what convolutions multiply.
+    pub rounding: Rounding,
+}
+
+impl Setup<'_> {
+    /// The first input at the base point.
+    pub(super) fn base(&self) -> Result<Tensor> {
+        match self.inputs.first() {
+            Some(Some(base)) => Ok(base.clone()),
+            _ => candle_core::bail!("a rule reads a value that was not kept"),
+        }
+    }
+}
+
+/// The difference rule of one layer, or of several fused ones, at one base point, for stacked probes. What it
+/// computes is what the layer's [`super::difference::Rule`] computes for one.
+pub trait StackedRule: Send + Sync + std::fmt::Debug {
+    /// As [`super::difference::Rule::seed_channel`].
+    fn seed_channel(&self, coord: usize) -> usize {
+        unreachable!("coordinate {coord} of a layer without parameters")
+    }
+
+    /// Change (P, B, 1, H, W) of the channels `channels` (P) that steps (coordinate, length) of the layer's own
+    /// parameters make.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn seed(&self, seeds: &[(usize, f64)], _channels: &Tensor) -> Result<Tensor> {
+        unreachable!("{} seeds of a layer without parameters", seeds.len())
+    }
+
+    /// Channels of the output that change with inputs of these supports. Channels are counted from that of the seed.
+    fn support(&self, inputs: &[Support]) -> Support {
+        inputs[0]
+    }
+
+    /// Change (P, B, channels stored, H, W) of the output, for changes of at least one input, over the channels
+    /// `channels` (P), or over all.
+    ///
+    /// # Errors
+    /// If the device fails.
+    fn apply(&self, inputs: &[Option<&Change>], channels: Option<&Tensor>) -> Result<Tensor>;
+
+    /// Multiplications and additions per image for inputs of these supports.
+    fn flops(&self, inputs: &[Support]) -> u64;
+}
+
+/// A layer's only input.
+pub(super) fn only<'a>(inputs: &[Option<&'a Change>]) -> Result<&'a Change> {
+    match inputs.first() {
+        Some(Some(change)) => Ok(change),
+        _ => candle_core::bail!("a rule was asked about a change that is not there"),
+    }
+}
