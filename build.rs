@@ -24,6 +24,11 @@ fn main() {
     if let Err(error) = embed_experiments() {
         println!("cargo:error=cannot list the folder experiments: {error}");
     }
+    let target = std::env::var("CARGO_CFG_TARGET_OS");
+    if std::env::var_os("CARGO_FEATURE_CUDA").is_some() && target.is_ok_and(|target| target == "linux") {
+        // CUDA's libraries may stand beside the program, in a folder of their own.
+        println!("cargo:rustc-link-arg-bins=-Wl,-rpath,$ORIGIN/lib");
+    }
     println!("cargo:rustc-env=DEEPZERO_COMMIT={}", commit().unwrap_or_else(|| "unknown".into()));
 }
 

@@ -31,7 +31,11 @@ fn open_cuda(_: usize) -> std::result::Result<(Device, String), String> {
 fn open_cuda(ordinal: usize) -> std::result::Result<(Device, String), String> {
     use crate::kernels::stack::cuda;
     let why = |error: candle_core::Error| {
-        format!("no GPU can be used ({error}); check that `nvidia-smi` lists it, or use --device cpu")
+        // A backtrace may follow.
+        let first_line = error.to_string().lines().next().unwrap_or_default().to_owned();
+        format!(
+            "no such GPU can be used ({first_line}); check that `nvidia-smi` lists it, or use --device cpu"
+        )
     };
     let device = cuda::device(ordinal).map_err(why)?;
     let gpu = cuda::Gpu::of(&device).map_err(why)?;

@@ -6,13 +6,14 @@
 //! - [`baseline`]: what the paper compares with.
 //! - [`spec`], [`task`], [`runner`], [`results`], [`report`]: experiments as data, one trial, many
 //!   trials, what they leave behind, what a reader sees of it.
-//! - [`bench`](mod@bench): how fast all of that is.
+//! - [`bench`](mod@bench) and [`doctor`]: how fast all of that is, and whether a machine computes it rightly.
 //! - [`data`], [`rng`], [`device`], [`files`], [`error`]: what all of them stand on.
 
 pub mod baseline;
 pub mod bench;
 pub mod data;
 pub mod device;
+pub mod doctor;
 pub mod error;
 pub mod files;
 pub mod kernels;

@@ -78,7 +78,7 @@ fn by_autograd(
 ) -> Result<Parts> {
     let vars: Vec<Var> = tensors.iter().map(Var::from_tensor).collect::<candle_core::Result<_>>()?;
     let tracked: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
-    let activations = network.forward_all(&CONTEXT, &tracked, images)?;
+    let activations = network.forward_tracked(CONTEXT.mode, &tracked, images)?;
     let value = loss::cross_entropy_tensor(activations.logits(), labels, temperature)?;
     let grads = value.backward()?;
     let grads = vars.iter().map(|var| grads.get(var).cloned()).collect();
@@ -92,7 +92,7 @@ mod tests {
     use crate::rng::{Purpose, Stream};
     use candle_core::Device;
 
-    /// Oracle: candle's autograd over the same operations, in f64; a batch that fills no block.
+    /// Oracle: candle's autograd over candle's operations, in f64; a batch that fills no block.
     #[test]
     fn the_tape_agrees_with_autograd() -> Result<()> {
         for name in ["resnet8-w4", "cnn-d2-w5", "resnet-b10-w3", "lenet"] {
@@ -103,8 +103,21 @@ mod tests {
             let images = Tensor::from_vec(pixels, (5, 3, 32, 32), &Device::Cpu)?;
             let labels = [1, 0, 9, 3, 3];
             let tensors = network.tensors(&params, DType::F64, &Device::Cpu)?;
-            let (loss, ours, _) = on_tape(&network, &tensors, &images, &labels, 2.0)?;
-            let (expected, theirs, _) = by_autograd(&network, &tensors, &images, &labels, 2.0)?;
+            let (loss, ours, activations) = on_tape(&network, &tensors, &images, &labels, 2.0)?;
+            let (expected, theirs, plain) = by_autograd(&network, &tensors, &images, &labels, 2.0)?;
+            let moved = |activations: &Activations| -> Result<Vec<f64>> {
+                let mut stats = network.initial_stats();
+                stats.update(&network.batch_stats_of(activations)?);
+                Ok(stats
+                    .layers
+                    .into_iter()
+                    .flat_map(|layer| [layer.mean, layer.variance])
+                    .flatten()
+                    .collect())
+            };
+            for (ours, theirs) in moved(&activations)?.into_iter().zip(moved(&plain)?) {
+                assert!((ours - theirs).abs() < 1e-12 * (1.0 + theirs.abs()), "{name}: {ours} {theirs}");
+            }
             assert!((loss - expected).abs() < 1e-12);
             for (ours, theirs) in ours.iter().zip(&theirs) {
                 let (ours, theirs) =

@@ -13,10 +13,10 @@ use super::{Distribution, GIGA, MICRO, Machine, Seconds, Workload};
 use crate::Result;
 use crate::data::Batch;
 use crate::rng::{Purpose, Stream};
-use crate::spec::{Difference, EvaluatorKind};
+use crate::spec::{Difference, EvaluatorKind, Method, Precision};
 use crate::zo::estimator::Cge;
 use crate::zo::evaluate::Full;
-use crate::zo::{self, Estimator, Metered, Probe, QueryCount};
+use crate::zo::{self, Estimator, Metered, NetworkObjective, Probe, QueryCount};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,7 +33,10 @@ pub struct Config {
     pub mu: f64,
     /// Finite-difference scheme.
     pub scheme: Difference,
-    /// Bytes that changes in flight may occupy, for the evaluator that propagates them.
+    /// Arithmetic of the forward passes.
+    pub precision: Precision,
+    /// Bytes that changes in flight may occupy, for the evaluator that propagates them, and points evaluated
+    /// together on a GPU.
     pub memory: usize,
     /// Runs of which the median counts, at least 1.
     pub repeats: usize,
@@ -61,6 +64,8 @@ pub struct Measurement {
     pub n_coords: usize,
     /// How loss differences were computed.
     pub evaluator: EvaluatorKind,
+    /// Arithmetic of the forward passes.
+    pub precision: Precision,
     /// Finite-difference scheme.
     pub difference: Difference,
     /// Smoothing parameter μ.
@@ -108,11 +113,12 @@ pub struct Measurement {
 /// # Panics
 /// If `repeats` is 0.
 pub fn measure(work: &Workload, config: &Config) -> Result<Measurement> {
+    config.precision.check(config.evaluator, Method::Cge)?;
     let layout = work.network.layout();
     let sample = config.distribution.sample(layout, config.n_coords, work.seed)?;
     let stream = |step| Stream::new(work.seed, Purpose::Subset, step);
     let cge = |coords: &[usize]| Cge::new(layout.n_coords(), Arc::from(coords), config.mu, config.scheme);
-    let batch = work.batch(DType::F32)?;
+    let batch = work.batch(config.precision.dtype())?;
     let run = |probes: &[Probe]| run(work, config, &batch, probes);
 
     // Two coordinates per thread touch all code and most memory.
@@ -133,7 +139,7 @@ pub fn measure(work: &Workload, config: &Config) -> Result<Measurement> {
         Some(relative_error(&found, &exact(work, &cge(&error_coords))?, &error_coords))
     };
 
-    let machine = Machine::measure();
+    let machine = Machine::measure(&work.device)?;
     let base = Seconds::of(runs.iter().map(|run| run.base_s).collect());
     let differences = Seconds::of(runs.iter().map(|run| run.differences_s).collect());
     let wall_s = base.median + differences.median;
@@ -151,6 +157,7 @@ pub fn measure(work: &Workload, config: &Config) -> Result<Measurement> {
         n_population: sample.n_population,
         n_coords: config.n_coords,
         evaluator: config.evaluator,
+        precision: config.precision,
         difference: config.scheme,
         mu: config.mu,
         seed: work.seed,
@@ -185,7 +192,12 @@ struct Run {
 
 fn run(work: &Workload, config: &Config, batch: &Batch, probes: &[Probe]) -> Result<Run> {
     let count = QueryCount::default();
-    let metered = Metered::new(work.objective(batch), &count);
+    let objective = NetworkObjective {
+        memory: config.memory,
+        rounding: config.precision.rounding(),
+        ..work.objective(batch)
+    };
+    let metered = Metered::new(objective, &count);
     let (base, base_s) = timed(|| AtBase::new(config.evaluator, &metered, &work.params, config.memory))?;
     let (differences, differences_s) = timed(|| base.evaluator().differences(probes))?;
     let flops = |probe: &Probe| match probe {

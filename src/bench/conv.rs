@@ -62,7 +62,7 @@ pub struct LayerSpeed {
 /// # Panics
 /// If `repeats` is 0.
 pub fn measure(batch_size: usize, repeats: usize) -> Result<Measurement> {
-    let machine = Machine::measure();
+    let machine = Machine::measure(&Device::Cpu)?;
     let layers = geometries(batch_size)
         .iter()
         .map(|geometry| measure_layer(geometry, repeats, &machine))

@@ -65,7 +65,7 @@ pub fn measure(work: &Workload, n_steps: usize) -> Result<Measurement> {
         Ok(())
     })?;
     let peak_memory_bytes = peak_memory_bytes();
-    let machine = Machine::measure();
+    let machine = Machine::measure(&work.device)?;
     let gflops = STEP_PER_FORWARD * work.forward_flops() / seconds.median / GIGA;
     Ok(Measurement {
         peak_share: machine.share_of_peak(gflops),

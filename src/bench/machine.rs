@@ -7,33 +7,55 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use candle_core::Device;
 use pulp::{Simd, WithSimd};
 use serde::Serialize;
 
 use super::GIGA;
+use crate::Result;
 use crate::kernels::{Element, Isa};
 
 /// The machine, as the kernels see it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Machine {
+    /// What computed: `cpu`, or the GPU's name.
+    pub device: String,
     /// Processor, as the system names it.
     pub cpu: String,
     /// Threads in use.
     pub threads: usize,
     /// Instruction set of the kernels.
     pub kernels: &'static str,
-    /// Fused multiply-adds on registers in f32, 10⁹ operations per second.
+    /// Fused multiply-adds on registers in f32, 10⁹ operations per second: measured on the CPU, calculated from
+    /// clock and units for a GPU, without tensor cores.
     pub peak_gflops: f64,
-    /// Reads from main memory, 10⁹ bytes per second.
+    /// Reads from the device's memory, 10⁹ bytes per second: measured on the CPU, calculated for a GPU.
     pub bandwidth_gb_s: f64,
 }
 
 impl Machine {
-    /// Measures this machine; takes about a second and [`READ_BYTES`] of memory.
-    #[must_use]
-    pub fn measure() -> Self {
+    /// This machine and what it can do on `device`; on the CPU that takes about a second and [`READ_BYTES`] of
+    /// memory.
+    ///
+    /// # Errors
+    /// If the driver fails.
+    pub fn measure(device: &Device) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if !device.is_cpu() {
+            let gpu = crate::kernels::stack::cuda::Gpu::of(device)?;
+            return Ok(Self {
+                device: gpu.name.clone(),
+                cpu: crate::results::cpu_name(),
+                threads: rayon::current_num_threads(),
+                kernels: "cuda",
+                peak_gflops: gpu.peak_flops().map_or(f64::NAN, |flops| flops / GIGA),
+                bandwidth_gb_s: gpu.bandwidth / GIGA,
+            });
+        }
+        debug_assert!(device.is_cpu());
         let widest = *Isa::available().last().expect("the reference is always available");
-        Self {
+        Ok(Self {
+            device: "cpu".to_owned(),
             cpu: crate::results::cpu_name(),
             threads: rayon::current_num_threads(),
             kernels: Isa::current().name(),
@@ -42,7 +64,7 @@ impl Machine {
             // two a core wants, it tells itself.
             peak_gflops: fma_gflops::<14>(widest).max(fma_gflops::<28>(widest)),
             bandwidth_gb_s: read_gb_s(widest),
-        }
+        })
     }
 
     /// Part of the peak that `gflops` is.

@@ -9,11 +9,10 @@ use super::evaluator::AtBase;
 use super::machine::peak_memory_bytes;
 use super::{GIGA, MICRO, Machine, Seconds, Workload};
 use crate::Result;
-use crate::nn::difference::DEFAULT_MEMORY;
 use crate::rng::Purpose;
 use crate::spec::{Difference, Directions, EvaluatorKind};
 use crate::zo::estimator::Rge;
-use crate::zo::{self, DirectionSource, Metered, QueryCount};
+use crate::zo::{self, DirectionSource, Metered, NetworkObjective, QueryCount};
 
 /// Smoothing parameter: the paper's. Timings do not depend on it.
 const MU: f64 = 5e-3;
@@ -27,6 +26,8 @@ pub struct Config {
     pub n_dirs: u32,
     /// Estimates of which the median counts, at least 1.
     pub repeats: usize,
+    /// Bytes that points evaluated together on a GPU may occupy.
+    pub memory: usize,
 }
 
 /// A measurement of RGE.
@@ -85,14 +86,15 @@ pub fn measure(work: &Workload, config: &Config) -> Result<Measurement> {
     let mut queries = 0;
     let seconds = Seconds::of_repeated(config.repeats, || {
         let count = QueryCount::default();
-        let metered = Metered::new(work.objective(&batch), &count);
-        let base = AtBase::new(config.evaluator, &metered, &work.params, DEFAULT_MEMORY)?;
+        let objective = NetworkObjective { memory: config.memory, ..work.objective(&batch) };
+        let metered = Metered::new(objective, &count);
+        let base = AtBase::new(config.evaluator, &metered, &work.params, config.memory)?;
         zo::estimate(&rge, base.evaluator())?;
         queries = count.queries();
         Ok(())
     })?;
     let peak_memory_bytes = peak_memory_bytes();
-    let machine = Machine::measure();
+    let machine = Machine::measure(&work.device)?;
     let gflops = queries as f64 * work.forward_flops() / seconds.median / GIGA;
     Ok(Measurement {
         peak_share: machine.share_of_peak(gflops),

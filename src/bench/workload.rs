@@ -20,6 +20,8 @@ pub struct Workload {
     pub params: Vec<f64>,
     /// Seed of the initial weights and of the choice of coordinates and directions.
     pub seed: u64,
+    /// Where tensors live.
+    pub device: Device,
     images: Dataset,
 }
 
@@ -36,7 +38,13 @@ impl Workload {
             None => network.layout().initial_values(seed),
         };
         let images = data::synthetic(batch_size, 0).train;
-        Ok(Self { model: model.to_owned(), network, params, seed, images })
+        Ok(Self { model: model.to_owned(), network, params, seed, device: Device::Cpu, images })
+    }
+
+    /// The same on another device.
+    #[must_use]
+    pub fn on(self, device: Device) -> Self {
+        Self { device, ..self }
     }
 
     /// Images in the batch.
@@ -57,7 +65,7 @@ impl Workload {
     /// If `dtype` is neither f32 nor f64.
     pub fn batch(&self, dtype: DType) -> Result<Batch> {
         let rows: Vec<usize> = (0..self.images.len()).collect();
-        data::make_batch(&self.images, &rows, None, &Normalization::CIFAR10, dtype, &Device::Cpu)
+        data::make_batch(&self.images, &rows, None, &Normalization::CIFAR10, dtype, &self.device)
     }
 
     /// The network's loss on `batch`, one thread per probe.

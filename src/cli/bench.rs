@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use candle_core::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use deepzero::bench::{Distribution, Machine, Workload, cge, conv, first_order, rge};
-use deepzero::spec::{Difference, EvaluatorKind};
+use deepzero::spec::{Difference, EvaluatorKind, Precision};
 use serde::Serialize;
 use serde_json::json;
 
@@ -19,8 +20,9 @@ use super::{Common, Exit, say};
   deepzero bench conv --json
   deepzero bench fo --steps 5
 
-Everything is measured on the CPU with all its threads; nothing else should run meanwhile. The peak is
-measured too: fused multiply-adds in f32 on the same threads. GFLOP/s are 10^9 operations a second; a
+Everything is measured on all threads of the CPU, or on the GPU that --device names (but conv: our kernels for
+the CPU); nothing else should run meanwhile. The peak of the CPU is measured too: fused multiply-adds in f32 on
+the same threads. That of a GPU is calculated from clock and units, without tensor cores. GFLOP/s are 10^9 operations a second; a
 multiplication and an addition are two. Of an evaluator, the effective ones are those that complete
 forward passes would need, the executed ones those that it does.")]
 pub(super) struct BenchArgs {
@@ -83,6 +85,9 @@ struct CgeArgs {
     /// Central instead of forward differences.
     #[arg(long)]
     central: bool,
+    /// Arithmetic of the forward passes.
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
     /// Runs of which the median counts.
     #[arg(long, default_value = "3", value_name = "N", value_parser = count(MAX_REPEATS))]
     repeats: usize,
@@ -146,34 +151,37 @@ fn count(max: u64) -> RangedU64ValueParser<usize> {
 const SPARSITY: f64 = 0.9;
 
 pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<Exit> {
-    if !common.device()?.0.is_cpu() {
-        bail!("bench measures the CPU; leave out --device");
-    }
+    let (device, _) = common.device()?;
+    let memory = common.memory(&device)?;
     match &args.verb {
         BenchVerb::Cge(args) => {
-            let config = args.config(common.memory(&candle_core::Device::Cpu)?)?;
-            let measured = cge::measure(&args.workload.workload()?, &config)?;
+            let config = args.config(memory)?;
+            let measured = cge::measure(&args.workload.workload(device)?, &config)?;
             show(common, "cge", &measured, say_cge)
         }
         BenchVerb::Rge(args) => {
             let RgeArgs { evaluator, queries: n_dirs, repeats, .. } = *args;
-            let measured =
-                rge::measure(&args.workload.workload()?, &rge::Config { evaluator, n_dirs, repeats })?;
+            let config = rge::Config { evaluator, n_dirs, repeats, memory };
+            let measured = rge::measure(&args.workload.workload(device)?, &config)?;
             show(common, "rge", &measured, say_rge)
         }
         BenchVerb::Conv(args) => {
+            if !device.is_cpu() {
+                bail!("bench conv measures kernels for the CPU; leave out --device");
+            }
             show(common, "conv", &conv::measure(args.batch_size, args.repeats)?, say_conv)
         }
         BenchVerb::Fo(args) => {
-            let measured = first_order::measure(&args.workload.workload()?, args.steps)?;
+            let measured = first_order::measure(&args.workload.workload(device)?, args.steps)?;
             show(common, "fo", &measured, say_fo)
         }
     }
 }
 
 impl WorkloadArgs {
-    fn workload(&self) -> Result<Workload> {
-        Ok(Workload::new(&self.model, self.batch_size, self.seed, self.weights.as_deref())?)
+    fn workload(&self, device: Device) -> Result<Workload> {
+        let workload = Workload::new(&self.model, self.batch_size, self.seed, self.weights.as_deref())?;
+        Ok(workload.on(device))
     }
 }
 
@@ -197,6 +205,7 @@ impl CgeArgs {
         Ok(cge::Config {
             evaluator: self.evaluator,
             distribution,
+            precision: self.precision,
             n_coords: self.coords,
             n_error_coords: self.error_coords,
             mu: self.mu,
@@ -233,14 +242,15 @@ fn say_cge(m: &cge::Measurement) -> std::io::Result<()> {
     say_machine(&m.machine)?;
     let sparse = m.sparsity.map_or(String::new(), |sparsity| format!(" at {} % sparsity", 100.0 * sparsity));
     say!(
-        "{}, batch {}: {} of {} coordinates ({}{sparse}), {} evaluator, {} differences",
+        "{}, batch {}: {} of {} coordinates ({}{sparse}), {} evaluator, {} differences, {}",
         m.model,
         m.batch_size,
         m.n_coords,
         m.n_population,
         m.distribution,
         name(m.evaluator),
-        name(m.difference)
+        name(m.difference),
+        name(m.precision)
     )?;
     say_row("per query and image", format_args!("{:.3} µs", m.us_per_query_image))?;
     say_row("queries", format_args!("{}, {} not finite", m.queries, m.queries_non_finite))?;
@@ -333,8 +343,9 @@ fn say_fo(m: &first_order::Measurement) -> std::io::Result<()> {
 }
 
 fn say_machine(machine: &Machine) -> std::io::Result<()> {
+    let on = if machine.device == "cpu" { String::new() } else { format!("{} with ", machine.device) };
     say!(
-        "{}, {} threads, {} kernels: peak {:.1} GFLOP/s, {:.1} GB/s",
+        "{on}{}, {} threads, {} kernels: peak {:.1} GFLOP/s, {:.1} GB/s",
         machine.cpu,
         machine.threads,
         machine.kernels,
@@ -355,7 +366,7 @@ fn say_peak_memory(bytes: Option<u64>) -> std::io::Result<()> {
 }
 
 /// The name of a choice, as experiment files have it.
-fn name(choice: impl Serialize) -> String {
+pub(super) fn name(choice: impl Serialize) -> String {
     json!(choice).as_str().unwrap_or_default().to_owned()
 }
 

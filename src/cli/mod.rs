@@ -2,6 +2,7 @@
 
 mod bench;
 mod data;
+mod doctor;
 mod estimate;
 mod list;
 mod plan;
@@ -28,6 +29,7 @@ use deepzero::spec::{Experiment, Library, Scale, split_id};
 #[command(after_help = "Examples:
   deepzero reproduce fig4 --scale smoke      the main figure in two minutes, no data needed
   deepzero plan fig4 --scale laptop          what that would cost on this machine
+  deepzero doctor                            whether this machine computes rightly, and how fast
   deepzero sweep sparsity                    accuracy against sparsity
   deepzero report                            rebuild every report from the results alone")]
 pub(crate) struct Cli {
@@ -88,6 +90,8 @@ enum Verb {
     Status(status::StatusArgs),
     /// Fetch, describe or verify data sets.
     Data(data::DataArgs),
+    /// Say what this machine is, check the program on it, and measure its speed.
+    Doctor(doctor::DoctorArgs),
     /// Measure how fast this machine computes gradients.
     Bench(bench::BenchArgs),
     /// Print a completion script for a shell.
@@ -193,6 +197,7 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
         Verb::Report(args) => report::run(common, args),
         Verb::Status(args) => status::run(common, args),
         Verb::Data(args) => data::run(common, args),
+        Verb::Doctor(args) => doctor::run(common, args),
         Verb::Bench(args) => bench::run(common, args),
         Verb::Completions { shell } => {
             let mut script = Vec::new();

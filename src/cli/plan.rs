@@ -27,7 +27,8 @@ pub(super) struct PlanArgs {
 
 pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
     let store = common.store();
-    let mut planner = Planner::default();
+    let (device, device_name) = common.device()?;
+    let mut planner = Planner::new(device.clone(), common.memory(&device)?);
     let mut output = Vec::new();
     for experiment in selected(common, &args.ids, &args.selection)? {
         let (mut all, mut left) = (Cost::default(), Cost::default());
@@ -92,11 +93,15 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
             )?;
         }
         say!(
-            "in all {:.0} queries, {:.0} GFLOP, about {} on {} threads of this machine; about {} left",
+            "in all {:.0} queries, {:.0} GFLOP, about {} on {}; about {} left",
             all.queries,
             all.flops / 1e9,
             duration(all.wall_s),
-            rayon::current_num_threads(),
+            if device.is_cpu() {
+                format!("{} threads of this machine", rayon::current_num_threads())
+            } else {
+                device_name.clone()
+            },
             duration(left.wall_s)
         )?;
     }
@@ -107,7 +112,7 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
 }
 
 /// Seconds as people say them.
-fn duration(seconds: f64) -> String {
+pub(super) fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 120.0 => format!("{s:.1} s"),
         s if s < 7_200.0 => format!("{:.0} min", s / 60.0),

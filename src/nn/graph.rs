@@ -55,11 +55,22 @@ pub struct Network {
 /// What a forward pass leaves: the values that other steps read, and the logits.
 #[derive(Debug, Clone)]
 pub struct Activations {
-    /// By value; none where a layer's output was never there on its own. On a GPU, stacks of one unless
-    /// autograd follows them.
+    /// By value; none where a layer's output was never there on its own.
     values: Vec<Option<Tensor>>,
     logits: Tensor,
-    schedule: Schedule,
+    kind: Kind,
+    n_images: usize,
+}
+
+/// How activations are laid out.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// Images in lanes.
+    Lanes(Schedule),
+    /// Stacks of one (1, B, C, H, W).
+    Stacked,
+    /// (B, C, H, W), or (B, features).
+    Plain,
 }
 
 impl Activations {
@@ -74,7 +85,7 @@ impl Activations {
         &self.values
     }
 
-    /// The values kept, input first. On the CPU their images are in lanes.
+    /// The values kept, input first: in lanes on the CPU, stacks of one or plain on a GPU.
     pub fn values(&self) -> impl Iterator<Item = &Tensor> {
         self.values.iter().flatten()
     }
@@ -383,8 +394,7 @@ impl Network {
     ) -> Result<Tensor> {
         let step = &self.steps[idx];
         let inputs: Vec<&Tensor> = step.inputs.iter().map(|&input| value(input)).collect();
-        let on_cpu = inputs[0].device().is_cpu().then_some(schedule);
-        let pass = Pass { mode: context.mode, schedule: on_cpu, epilogue: step.epilogue };
+        let pass = Pass { mode: context.mode, schedule: Some(schedule), epilogue: step.epilogue };
         let node = &self.nodes[step.node];
         Ok(node.layer.forward(&pass, &params[node.params.clone()], &inputs)?)
     }
@@ -401,7 +411,7 @@ impl Network {
         }
     }
 
-    /// As [`Network::forward`]; `visit` sees every value with its number, the input's being 0, before
+    /// As [`Network::forward`] on the CPU; `visit` sees every value with its number, the input's being 0, before
     /// it is dropped. `is_exact` as in [`Schedule`].
     pub(super) fn forward_visit(
         &self,
@@ -414,8 +424,7 @@ impl Network {
         let schedule = Self::schedule(context, images)?;
         let schedule = Schedule { is_exact: is_exact || schedule.is_exact, ..schedule };
         let mut values: Vec<Option<Tensor>> = vec![None; self.nodes.len() + 1];
-        let input =
-            if images.device().is_cpu() { ops::to_lanes(images, schedule.blocks)? } else { images.clone() };
+        let input = ops::to_lanes(images, schedule.blocks)?;
         visit(schedule, 0, &input)?;
         values[0] = Some(input);
         for (idx, step) in self.steps.iter().enumerate() {
@@ -426,11 +435,7 @@ impl Network {
             self.drop_unused(idx, &mut values);
         }
         let last = values.pop().flatten().expect("the last step's value is never dropped");
-        Self::logits_of(&last, schedule)
-    }
-
-    fn logits_of(last: &Tensor, schedule: Schedule) -> Result<Tensor> {
-        Ok(if last.device().is_cpu() { ops::to_rows(last, schedule.blocks)? } else { last.clone() })
+        Ok(ops::to_rows(&last, schedule.blocks)?)
     }
 
     fn drop_unused(&self, idx: usize, values: &mut [Option<Tensor>]) {
@@ -453,7 +458,30 @@ impl Network {
         let values = stacked::values(self, context.mode, &params, images, keep)?;
         let last = values.last().and_then(Option::as_ref);
         let logits = stacked::rows(last.expect("the last step's value is never dropped"))?;
-        Ok(Activations { values, logits, schedule: Self::schedule(context, images)? })
+        Ok(Activations { values, logits, kind: Kind::Stacked, n_images: images.dim(0)? })
+    }
+
+    /// A pass through candle's own operations, which its autograd follows on any device.
+    ///
+    /// # Errors
+    /// If shapes do not fit or the device fails.
+    pub(crate) fn forward_tracked(
+        &self,
+        mode: Mode,
+        params: &[Tensor],
+        images: &Tensor,
+    ) -> Result<Activations> {
+        let mut values: Vec<Option<Tensor>> = vec![None; self.nodes.len() + 1];
+        values[0] = Some(images.clone());
+        for step in &self.steps {
+            let node = &self.nodes[step.node];
+            let inputs: Vec<&Tensor> =
+                step.inputs.iter().filter_map(|&value| values[value].as_ref()).collect();
+            let pass = Pass { mode, schedule: None, epilogue: step.epilogue };
+            values[step.output] = Some(node.layer.forward(&pass, &params[node.params.clone()], &inputs)?);
+        }
+        let logits = values.last().cloned().flatten().expect("a network has an output");
+        Ok(Activations { values, logits, kind: Kind::Plain, n_images: images.dim(0)? })
     }
 
     /// All values of a forward pass on `images` (B, C, H, W).
@@ -461,8 +489,7 @@ impl Network {
     /// # Errors
     /// If shapes do not fit or the device fails.
     pub fn forward_all(&self, context: &Context, params: &[Tensor], images: &Tensor) -> Result<Activations> {
-        // Autograd follows candle's operations only.
-        if !images.device().is_cpu() && !params.iter().any(Tensor::track_op) {
+        if !images.device().is_cpu() {
             return self.forward_stacked(context, params, images, |_| true);
         }
         let mut values: Vec<Option<Tensor>> = vec![None; self.nodes.len() + 1];
@@ -470,7 +497,8 @@ impl Network {
             values[value] = Some(tensor.clone());
             Ok(())
         })?;
-        Ok(Activations { values, logits, schedule: Self::schedule(context, images)? })
+        let kind = Kind::Lanes(Self::schedule(context, images)?);
+        Ok(Activations { values, logits, kind, n_images: images.dim(0)? })
     }
 
     /// Logits when only the parameters of node `node_idx` differ from those that gave `base`: the
@@ -478,7 +506,7 @@ impl Network {
     /// again.
     ///
     /// # Errors
-    /// If shapes do not fit or the device fails.
+    /// If `base` is not of [`Network::forward_all`] on the CPU, or shapes do not fit.
     pub fn forward_from(
         &self,
         node_idx: usize,
@@ -487,7 +515,10 @@ impl Network {
         base: &Activations,
     ) -> Result<Tensor> {
         let changed = self.changed_from(node_idx);
-        let schedule = Schedule { split: context.split, ..base.schedule };
+        let Kind::Lanes(schedule) = base.kind else {
+            return Err(Error::Objective("activations of a GPU serve stacked points only".to_owned()));
+        };
+        let schedule = Schedule { split: context.split, ..schedule };
         let mut values: Vec<Option<Tensor>> = vec![None; self.nodes.len() + 1];
         for (idx, step) in self.steps.iter().enumerate().filter(|(_, step)| changed[step.output - 1]) {
             let read = |value: usize| {
@@ -498,7 +529,7 @@ impl Network {
             self.drop_unused(idx, &mut values);
         }
         let last = values.pop().flatten().expect("the output depends on every node");
-        Self::logits_of(&last, schedule)
+        Ok(ops::to_rows(&last, schedule.blocks)?)
     }
 
     /// Which nodes' outputs depend on the parameters of node `node_idx`.
@@ -516,14 +547,20 @@ impl Network {
     /// # Errors
     /// If the activations are not of this network.
     pub fn batch_stats_of(&self, activations: &Activations) -> Result<BatchStats> {
-        let schedule = Schedule { split: Split::Threads, ..activations.schedule };
-        if !activations.logits.device().is_cpu() {
-            let of =
-                |value: &Tensor| if value.rank() == 4 { stacked::alone(value) } else { Ok(value.clone()) };
-            let values = activations.values.iter().map(|value| value.as_ref().map(of).transpose());
-            let values = values.collect::<candle_core::Result<Vec<_>>>()?;
-            return self.device_stats(schedule.blocks.images, &stacked::moments(self, &values)?);
-        }
+        let schedule = match activations.kind {
+            Kind::Lanes(schedule) => Schedule { split: Split::Threads, ..schedule },
+            Kind::Stacked => {
+                let moments = stacked::moments(self, &activations.values)?;
+                return self.device_stats(activations.n_images, &moments);
+            }
+            Kind::Plain => {
+                let alone = |value: &Option<Tensor>| {
+                    value.as_ref().map(|value| stacked::alone(&value.detach())).transpose()
+                };
+                let values = activations.values.iter().map(alone).collect::<candle_core::Result<Vec<_>>>()?;
+                return self.device_stats(activations.n_images, &stacked::moments(self, &values)?);
+            }
+        };
         let mut moments = vec![None; activations.values.len()];
         for node in self.nodes.iter().filter(|node| node.layer.norm_idx().is_some()) {
             let Some(input) = &activations.values[node.inputs[0]] else { continue };

@@ -14,7 +14,18 @@ use crate::{Error, Result};
 /// # Errors
 /// If the file cannot be read, or a parameter is missing or has another shape.
 pub fn load(network: &Network, path: &Path) -> Result<(Vec<f64>, RunningStats)> {
-    let tensors = read(path)?;
+    from_tensors(network, &read(path)?, path)
+}
+
+/// The same from the tensors of a file that is called `path` in errors.
+///
+/// # Errors
+/// If a parameter is missing or has another shape.
+pub fn from_tensors(
+    network: &Network,
+    tensors: &HashMap<String, Tensor>,
+    path: &Path,
+) -> Result<(Vec<f64>, RunningStats)> {
     let mut params = Vec::with_capacity(network.layout().n_coords());
     for spec in network.layout().specs() {
         let tensor = tensors.get(&spec.name).ok_or_else(|| Error::Parameter {
@@ -44,7 +55,15 @@ pub fn load(network: &Network, path: &Path) -> Result<(Vec<f64>, RunningStats)> 
 /// If the file is missing, truncated or not safetensors.
 pub fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+    from_bytes(&bytes, path)
+}
+
+/// The same from the content of a file that is called `path` in errors.
+///
+/// # Errors
+/// If the content is truncated or not safetensors.
+pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<HashMap<String, Tensor>> {
+    candle_core::safetensors::load_buffer(bytes, &Device::Cpu)
         .map_err(|error| Error::file(path, format!("not a complete safetensors file ({error})")))
 }
 

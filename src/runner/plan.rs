@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::ops::Range;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::Result;
 use crate::baseline::backprop;
-use crate::nn::difference::DEFAULT_MEMORY;
 use crate::nn::{Network, model};
 use crate::spec::{
     DataSource, Difference, EvaluatorKind, LayerRatios, Method, ModelKind, Precision, Search, Settings, Task,
 };
 use crate::task::population;
 use crate::zo::sparsity::{KeepCounts, predicted_keep};
-use crate::zo::{LayeredObjective, NetworkObjective, Objective, PropagatingObjective};
+use crate::zo::{LayeredObjective, NetworkObjective, Objective, Probe, PropagatingObjective};
 
 /// Expected cost of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -54,18 +54,28 @@ struct Speed {
     backprop_s: f64,
 }
 
-/// Estimates costs, measuring each kind of network once.
-#[derive(Debug, Default)]
+/// Estimates costs on one device, measuring each kind of network once.
+#[derive(Debug)]
 pub struct Planner {
-    speeds: HashMap<(ModelKind, usize, usize, bool, Option<EvaluatorKind>), Speed>,
+    device: Device,
+    memory: usize,
+    speeds: HashMap<(ModelKind, usize, usize, Precision, Option<EvaluatorKind>), Speed>,
 }
 
 /// Images in a calibration batch: enough that per-batch costs are small, and whole registers.
 const CALIBRATION_BATCH: usize = 64;
 /// Probes per layer and thread in a calibration.
 const CALIBRATION_PROBES: usize = 2;
+/// Probes per layer on a GPU, which needs many to be busy.
+const GPU_PROBES: usize = 64;
 
 impl Planner {
+    /// A planner for `device`, where changes in flight may occupy `memory` bytes.
+    #[must_use]
+    pub fn new(device: Device, memory: usize) -> Self {
+        Self { device, memory, speeds: HashMap::new() }
+    }
+
     /// Expected cost of a trial. Layer ratios are predicted where the law of ZO-GraSP allows it and
     /// taken as uniform otherwise.
     ///
@@ -164,16 +174,12 @@ impl Planner {
     }
 
     fn speed(&mut self, settings: &Settings, network: &Network) -> Result<&Speed> {
-        let is_f64 = settings.precision == Precision::F64;
         // Only coordinate probes are timed, for the evaluator in use.
         let evaluator = asks_coordinates(settings.method).then_some(settings.evaluator);
-        let key = (settings.model, settings.depth, settings.width, is_f64, evaluator);
+        let key = (settings.model, settings.depth, settings.width, settings.precision, evaluator);
         Ok(match self.speeds.entry(key) {
             Entry::Occupied(measured) => measured.into_mut(),
-            Entry::Vacant(empty) => {
-                let dtype = if is_f64 { DType::F64 } else { DType::F32 };
-                empty.insert(measure(network, dtype, settings)?)
-            }
+            Entry::Vacant(empty) => empty.insert(measure(network, settings, &self.device, self.memory)?),
         })
     }
 }
@@ -219,11 +225,15 @@ fn active_counts(settings: &Settings, network: &Network) -> Vec<(usize, usize)> 
 const WARM_UP_RUNS: usize = 2;
 const TIMED_RUNS: usize = 5;
 
-fn measure(network: &Network, dtype: DType, settings: &Settings) -> Result<Speed> {
-    let images = calibration_images(CALIBRATION_BATCH, dtype)?;
+fn measure(network: &Network, settings: &Settings, device: &Device, memory: usize) -> Result<Speed> {
+    let images = calibration_images(CALIBRATION_BATCH, settings.precision.dtype())?.to_device(device)?;
     let labels: Vec<u32> = (0..CALIBRATION_BATCH as u32).map(|n| n % model::N_CLASSES as u32).collect();
     let params = network.layout().initial_values(0);
-    let objective = NetworkObjective::new(network, &images, &labels);
+    let objective = NetworkObjective {
+        memory,
+        rounding: settings.precision.rounding(),
+        ..NetworkObjective::new(network, &images, &labels)
+    };
     let per_image = |run: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
         (0..WARM_UP_RUNS).try_for_each(|_| run())?;
         let mut seconds = [0.0; TIMED_RUNS];
@@ -235,37 +245,48 @@ fn measure(network: &Network, dtype: DType, settings: &Settings) -> Result<Speed
         seconds.sort_by(f64::total_cmp);
         Ok(seconds[TIMED_RUNS / 2] / CALIBRATION_BATCH as f64)
     };
-    let full_s = per_image(&mut || objective.loss(&params).map(|_| ()))?;
+    let threads = rayon::current_num_threads();
+    // One evaluation per thread on the CPU; on a GPU as many at a time as it needs, as if each thread had one of
+    // them after the other.
+    let full_s = if device.is_cpu() {
+        per_image(&mut || objective.loss(&params).map(|_| ()))?
+    } else {
+        let probes: Vec<Probe> =
+            (0..GPU_PROBES).map(|coord| Probe::Coordinate { coord, step: settings.mu }).collect();
+        let all = per_image(&mut || objective.losses(&params, &probes).map(|_| ()))?;
+        all * threads as f64 / GPU_PROBES as f64
+    };
     let backprop_s =
         per_image(&mut || backprop::gradient(network, &params, &images, &labels, 1.0).map(|_| ()))?;
-    let threads = rayon::current_num_threads();
     let full = ProbeCost { flops: network.flops() as f64, wall_s: full_s / threads as f64 };
     let mut probes = HashMap::new();
     let nodes =
         (0..network.layout().specs().len()).map(|idx| (network.node_of(idx), network.layout().range(idx)));
     let nodes = nodes.filter(|_| asks_coordinates(settings.method));
+    let n = if device.is_cpu() { CALIBRATION_PROBES * threads } else { GPU_PROBES };
+    let some_of = |range: &Range<usize>| -> Vec<(usize, f64)> {
+        let step = (range.len() / n).max(1);
+        (0..n).map(|k| (range.start + k * step % range.len(), settings.mu)).collect()
+    };
     match settings.evaluator {
         EvaluatorKind::Full => probes.extend(nodes.map(|(node, _)| (node, full))),
         EvaluatorKind::Reuse => {
             let (_, base) = objective.base(&params)?;
             for (node, range) in nodes {
                 if let Entry::Vacant(empty) = probes.entry(node) {
-                    let mut run =
-                        || objective.loss_from(&base, &params, range.start, settings.mu).map(|_| ());
-                    let wall_s = per_image(&mut run)? / threads as f64;
+                    let probes = some_of(&range);
+                    let mut run = || objective.losses_from(&base, &params, &probes).map(|_| ());
+                    let wall_s = per_image(&mut run)? / n as f64;
                     empty.insert(ProbeCost { flops: network.flops_from(node) as f64, wall_s });
                 }
             }
         }
         EvaluatorKind::Difference => {
-            let (_, propagator) = objective.propagator(&params, DEFAULT_MEMORY)?;
-            let n = CALIBRATION_PROBES * threads;
+            let (_, propagator) = objective.propagator(&params, memory)?;
             for (node, range) in nodes {
                 if let Entry::Vacant(empty) = probes.entry(node) {
-                    let step = (range.len() / n).max(1);
-                    let batch: Vec<(usize, f64)> =
-                        (0..n).map(|k| (range.start + k * step % range.len(), settings.mu)).collect();
-                    let seconds = per_image(&mut || objective.propagate(&propagator, &batch).map(|_| ()))?;
+                    let probes = some_of(&range);
+                    let seconds = per_image(&mut || objective.propagate(&propagator, &probes).map(|_| ()))?;
                     let flops = propagator.flops_of(range.start) as f64;
                     empty.insert(ProbeCost { flops, wall_s: seconds / n as f64 });
                 }

@@ -3,6 +3,7 @@
 mod cli;
 mod data;
 mod difference;
+mod doctor;
 mod golden;
 mod report;
 mod results;

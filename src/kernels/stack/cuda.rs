@@ -108,14 +108,6 @@ impl Gpu {
     }
 }
 
-/// Waits until everything launched so far is done.
-///
-/// # Errors
-/// If something launched before went wrong.
-pub fn synchronize(device: &Device) -> Result<()> {
-    device.synchronize()
-}
-
 /// PTX of all kernels for a number type and a compute capability, compiled once per process.
 fn ptx(real: DType, capability: (i32, i32)) -> Result<&'static str> {
     type Compiled = HashMap<(DType, (i32, i32)), &'static str>;
@@ -180,7 +172,14 @@ fn launch_as<T: CudaDType + DeviceRepr>(device: &CudaDevice, call: &Call, dims: 
     let module = if call.real == DType::F64 { "deepzero-f64" } else { "deepzero-f32" };
     let function = device.get_or_load_custom_func(call.kernel, module, ptx(call.real, capability)?)?;
     // SAFETY: the memory is written by the kernel before anything reads it: every kernel writes all of its output.
-    let mut out: CudaSlice<T> = unsafe { device.alloc(dims.iter().product()) }?;
+    let out = unsafe { device.alloc(dims.iter().product()) };
+    let mut out: CudaSlice<T> = out.map_err(|error| {
+        let megabytes = (dims.iter().product::<usize>() * size_of::<T>()) >> 20;
+        error.context(format!(
+            "{}: no {megabytes} MiB more on the GPU; give --memory a smaller number, or the GPU fewer other tasks",
+            call.kernel
+        ))
+    })?;
     let guards: Vec<_> = call
         .args
         .iter()

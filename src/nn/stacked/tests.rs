@@ -92,6 +92,15 @@ fn losses_are_those_of_one_point_at_a_time() -> Result<()> {
             let reused = scene.batch(memory).losses_from(&base, &scene.params, &probes)?;
             assert_eq!(reused, found, "{name}: reuse changes bits");
         }
+        let moved = |activations| -> Result<Vec<f64>> {
+            let mut stats = scene.network.initial_stats();
+            stats.update(&scene.network.batch_stats_of(activations)?);
+            Ok(stats.layers.into_iter().flat_map(|layer| [layer.mean, layer.variance]).flatten().collect())
+        };
+        let on_lanes = scene.network.forward_all(&context, &tensors, &scene.images)?;
+        for (found, expected) in moved(&base)?.into_iter().zip(moved(&on_lanes)?) {
+            assert!((found - expected).abs() < 1e-12 * (1.0 + expected.abs()), "{name}: {found} {expected}");
+        }
         let expected = scene.network.forward(&context, &tensors, &scene.images)?;
         let distance = (base.logits() - expected)?.abs()?.max_all()?.to_scalar::<f64>()?;
         assert!(distance < 1e-12, "{name}: {distance}");

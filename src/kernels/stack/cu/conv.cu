@@ -52,7 +52,7 @@ __device__ inline REAL staged(
     return x[tile.probe * probe_stride + (((wide)image * n_in + channel) * height + row) * width + column];
 }
 
-struct alignas(4 * sizeof(REAL)) Four {
+struct alignas(16) Four {
     REAL of[4];
 };
 
