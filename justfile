@@ -40,6 +40,23 @@ check:
     cargo clippy --release --all-targets -- -D warnings
     RUSTDOCFLAGS=-Dwarnings cargo doc --release --no-deps
 
+# What this machine is, whether the program computes rightly on it, and how fast
+doctor *args:
+    {{deepzero}} doctor {{args}}
+
+# Type-check the part for GPUs; fetches a CUDA toolkit into target/cuda/toolkit if the machine has none
+cuda-check *args:
+    scripts/with-cuda cargo check --release --features cuda --target-dir target/cuda {{args}}
+
+# Build for GPUs; needs none. Copy target/cuda/deepzero to a machine that has one
+cuda-build:
+    scripts/with-cuda cargo build --release --features cuda --target-dir target/cuda
+    scripts/with-cuda scripts/cuda-bundle target/cuda/release/deepzero target/cuda/deepzero
+
+# The tests with the part for GPUs; those that need one are skipped where there is none
+cuda-test *args:
+    scripts/with-cuda cargo test --release --features cuda --target-dir target/cuda {{args}}
+
 # Every exhibit at smoke scale, into target/smoke
 smoke:
     {{deepzero}} reproduce all --scale smoke --results target/smoke/results --reports target/smoke/reports

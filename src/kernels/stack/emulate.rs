@@ -1,6 +1,6 @@
 //! The source of the CUDA kernels, compiled for the host: runs them thread by thread where there is no GPU.
 
-use std::ffi::{CString, c_int, c_uint, c_void};
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock};
@@ -11,8 +11,11 @@ use super::{Arg, Operation};
 
 /// The kernels as a shared library, for one number type.
 struct Library {
-    emulate: unsafe extern "C" fn(*const i8, *const c_uint, c_uint, *mut *mut c_void, c_int) -> c_int,
+    emulate: Emulate,
 }
+
+/// Name, grid, threads, arguments, their number; see emulate.cpp.
+type Emulate = unsafe extern "C" fn(*const c_char, *const c_uint, c_uint, *mut *mut c_void, c_int) -> c_int;
 
 /// Compiles the kernels for a number type, once per process; none without a C++ compiler.
 fn library(real: DType) -> Option<&'static Library> {
@@ -51,7 +54,7 @@ fn compile(flags: &[&str]) -> Option<Library> {
     let symbol = unsafe { libc::dlsym(handle, c"emulate".as_ptr()) };
     assert!(!symbol.is_null(), "the library has no entry point");
     // SAFETY: emulate.cpp defines the function with this signature.
-    Some(Library { emulate: unsafe { std::mem::transmute::<*mut c_void, _>(symbol) } })
+    Some(Library { emulate: unsafe { std::mem::transmute::<*mut c_void, Emulate>(symbol) } })
 }
 
 thread_local! {
@@ -138,7 +141,7 @@ pub(super) fn run(operation: &impl Operation) -> Option<Tensor> {
     // global state.
     let status = unsafe {
         (library.emulate)(
-            name.as_ptr().cast(),
+            name.as_ptr(),
             grid.as_ptr(),
             call.threads as c_uint,
             pointers.as_mut_ptr(),
