@@ -16,12 +16,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use deepzero::data::Location;
 use deepzero::device;
 use deepzero::results::Store;
-use deepzero::spec::{Experiment, Library, Scale, split_id};
+use deepzero::spec::{Experiment, Library, Scale, Trial, split_id};
 
 /// Train deep networks from function values alone, and reproduce the DeepZero paper.
 #[derive(Debug, Parser)]
@@ -117,6 +117,55 @@ struct Selection {
     /// Repeatable. `deepzero train --help` lists the settings.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
     overrides: Vec<(String, String)>,
+    /// Only these points: a series, one of its values, or a value of every series, such as `deepzero`,
+    /// `deepzero=0.99` or `=0.99`. Repeatable. Reports still show every point that has results.
+    #[arg(long, value_name = "SERIES=X", value_parser = point)]
+    only: Vec<Point>,
+}
+
+/// A series, a value on the x axis, or both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Point {
+    series: Option<String>,
+    x: Option<String>,
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "what clap wants of a parser")]
+fn point(text: &str) -> std::result::Result<Point, std::convert::Infallible> {
+    let (series, x) = text.split_once('=').map_or((text, ""), |(series, x)| (series.trim(), x.trim()));
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    Ok(Point { series: some(series), x: some(x) })
+}
+
+impl Point {
+    fn has(&self, trial: &Trial) -> bool {
+        let number = |text: &str| text.parse::<f64>().ok();
+        let is_x =
+            |x: &String| *x == trial.x_text || number(x).is_some_and(|x| Some(x) == number(&trial.x_text));
+        self.series.as_ref().is_none_or(|series| *series == trial.series) && self.x.as_ref().is_none_or(is_x)
+    }
+}
+
+impl Selection {
+    /// The experiment's trials at this scale, those asked for.
+    fn trials(&self, experiment: &Experiment) -> Result<Vec<Trial>> {
+        let mut trials = experiment.trials(self.scale, self.seeds, &[])?;
+        if let Some(unknown) = self.only.iter().find(|point| !trials.iter().any(|trial| point.has(trial))) {
+            let mut known: Vec<String> =
+                trials.iter().map(|trial| format!("{}={}", trial.series, trial.x_text)).collect();
+            known.dedup();
+            bail!(
+                "--only {}={}: no such point in {} at {} scale; there are {}",
+                unknown.series.as_deref().unwrap_or_default(),
+                unknown.x.as_deref().unwrap_or_default(),
+                experiment.id,
+                self.scale,
+                known.join(", ")
+            );
+        }
+        trials.retain(|trial| self.only.is_empty() || self.only.iter().any(|point| point.has(trial)));
+        Ok(trials)
+    }
 }
 
 fn key_value(text: &str) -> std::result::Result<(String, String), String> {

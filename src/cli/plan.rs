@@ -33,7 +33,7 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
     for experiment in selected(common, &args.ids, &args.selection)? {
         let (mut all, mut left) = (Cost::default(), Cost::default());
         let mut rows = Vec::new();
-        let trials = experiment.trials(args.selection.scale, args.selection.seeds, &[])?;
+        let trials = args.selection.trials(&experiment)?;
         for trial in &trials {
             let cost = planner.cost(&trial.settings)?;
             let pending = is_pending(&store, trial)?;

@@ -15,6 +15,7 @@ use super::{Common, Exit, INTERRUPT, Selection, report, say, watch_interrupts};
   deepzero reproduce fig4 --scale smoke
   deepzero reproduce fig2 fig4 --scale laptop --data-dir ~/data
   deepzero reproduce fig4 --scale smoke --set mu=0.001 --seeds 3
+  deepzero reproduce fig4 --scale paper --only deepzero=0.99 --device cuda
 
 Interrupted, the same command goes on from the last finished epoch.
 Exit codes: 0 all trials done, 1 error, 3 some trials failed or diverged, 130 interrupted.")]
@@ -90,7 +91,7 @@ fn run_all(common: &Common, experiments: &[Experiment], selection: &Selection) -
     runner.memory = memory;
     let (mut n_bad, mut n_elsewhere, mut pages) = (0, 0, Vec::new());
     for experiment in experiments {
-        let trials = experiment.trials(selection.scale, selection.seeds, &[])?;
+        let trials = selection.trials(experiment)?;
         let mut pending = Vec::new();
         for trial in &trials {
             if runner::is_pending(&store, trial)? {

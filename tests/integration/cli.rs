@@ -784,6 +784,37 @@ fn mistakes_get_advice() {
     assert!(place.names("").is_empty());
 }
 
+/// Oracle: the points of an experiment of three.
+#[test]
+fn single_points_of_an_experiment() {
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01, 0.02, 0.03]", ""))]);
+    let all = place.run("plan tiny --json").json();
+    let points = |answer: &serde_json::Value| -> Vec<(String, f64)> {
+        let trials = answer[0]["trials"].as_array().unwrap();
+        trials.iter().map(|t| (t["series"].as_str().unwrap().to_owned(), t["x"].as_f64().unwrap())).collect()
+    };
+    let all = points(&all);
+    let series = all[0].0.clone();
+    for (only, expected) in [
+        (
+            format!("{series}=0.02"),
+            all.iter().filter(|(s, x)| *s == series && (x - 0.02).abs() < 1e-9).count(),
+        ),
+        ("=0.03".to_owned(), all.iter().filter(|(_, x)| (x - 0.03).abs() < 1e-9).count()),
+        (series.clone(), all.iter().filter(|(s, _)| *s == series).count()),
+        (format!("{series} --only =0.01"), all.len()),
+    ] {
+        let answer = place.run(&format!("plan tiny --json --only {only}"));
+        let found = points(&answer.json());
+        assert_eq!(found.len(), expected, "{only}: {found:?} of {all:?}");
+        assert!(expected > 0);
+    }
+    for wrong in ["no-such-series", "=0.5"] {
+        let ran = place.run(&format!("reproduce tiny --only {wrong}"));
+        assert!(ran.refusal_alone().contains("no such point in tiny"), "{}", ran.stderr);
+    }
+}
+
 #[test]
 fn a_gpu_that_is_not_there_is_an_error() {
     if candle_core::utils::cuda_is_available() {
