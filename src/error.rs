@@ -105,6 +105,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// Something between the processes of one job.
+    #[error("ranks: {0}")]
+    Ranks(String),
+
     /// A failure in the black box that a user brought along.
     #[error("objective: {0}")]
     Objective(String),

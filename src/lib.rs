@@ -6,6 +6,7 @@
 //! - [`baseline`]: what the paper compares with.
 //! - [`spec`], [`task`], [`runner`], [`results`], [`report`]: experiments as data, one trial, many
 //!   trials, what they leave behind, what a reader sees of it.
+//! - [`ranks`]: the processes of one job, which share the probes.
 //! - [`bench`](mod@bench) and [`doctor`]: how fast all of that is, and whether a machine computes it rightly.
 //! - [`data`], [`rng`], [`device`], [`files`], [`error`]: what all of them stand on.
 
@@ -18,6 +19,7 @@ pub mod error;
 pub mod files;
 pub mod kernels;
 pub mod nn;
+pub mod ranks;
 pub mod report;
 pub mod results;
 pub mod rng;

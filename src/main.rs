@@ -21,21 +21,8 @@ fn main() -> ExitCode {
             if cli::is_broken_pipe(&error) {
                 return ExitCode::SUCCESS;
             }
-            eprintln!("deepzero: {}", in_one_line(&error));
+            eprintln!("deepzero: {}", cli::in_one_line(&error));
             cli::Exit::of(&error).code()
         }
     }
-}
-
-/// The error and its causes; a cause that the text before it already tells is not repeated.
-fn in_one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for cause in error.chain() {
-        let text = cause.to_string().lines().map(str::trim).collect::<Vec<_>>().join(" ");
-        if !line.ends_with(&text) {
-            line.push_str(if line.is_empty() { "" } else { ": " });
-            line.push_str(&text);
-        }
-    }
-    line
 }

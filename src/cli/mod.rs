@@ -20,6 +20,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use deepzero::data::Location;
 use deepzero::device;
+use deepzero::ranks::Ranks;
 use deepzero::results::Store;
 use deepzero::spec::{Experiment, Library, Scale, Trial, split_id};
 
@@ -121,6 +122,37 @@ struct Selection {
     /// `deepzero=0.99` or `=0.99`. Repeatable. Reports still show every point that has results.
     #[arg(long, value_name = "SERIES=X", value_parser = point)]
     only: Vec<Point>,
+    /// Only part I of N of the trials, so that N processes, on one machine or many, share them without knowing of
+    /// each other. Results go together by copying their files into one folder.
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<Shard>,
+}
+
+/// Part `part` (from 0) of `parts`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shard {
+    part: usize,
+    parts: usize,
+}
+
+fn shard(text: &str) -> std::result::Result<Shard, String> {
+    let numbers =
+        text.split_once('/').and_then(|(part, parts)| Some((part.parse().ok()?, parts.parse().ok()?)));
+    match numbers {
+        Some((part, parts)) if (1..=parts).contains(&part) => Ok(Shard { part: part - 1, parts }),
+        _ => Err("expected I/N with I from 1 to N, such as 2/3".to_owned()),
+    }
+}
+
+impl Shard {
+    /// Leaves every N-th trial in the order of hashes, which does not depend on what has run already.
+    fn retain(self, trials: &mut Vec<Trial>) {
+        let mut hashes: Vec<String> = trials.iter().map(Trial::hash).collect();
+        hashes.sort_unstable();
+        hashes.dedup();
+        trials
+            .retain(|trial| hashes.binary_search(&trial.hash()).is_ok_and(|at| at % self.parts == self.part));
+    }
 }
 
 /// A series, a value on the x axis, or both.
@@ -164,6 +196,9 @@ impl Selection {
             );
         }
         trials.retain(|trial| self.only.is_empty() || self.only.iter().any(|point| point.has(trial)));
+        if let Some(shard) = self.shard {
+            shard.retain(&mut trials);
+        }
         Ok(trials)
     }
 }
@@ -190,13 +225,17 @@ pub(crate) enum Exit {
 
 impl Exit {
     pub(crate) fn code(self) -> ExitCode {
-        ExitCode::from(match self {
+        ExitCode::from(self.number())
+    }
+
+    fn number(self) -> u8 {
+        match self {
             Self::Ok => 0,
             Self::Error => 1,
             Self::TrialsFailed => 3,
             // 128 + SIGINT, as shells report it.
             Self::Interrupted => 130,
-        })
+        }
     }
 
     pub(crate) fn of(error: &anyhow::Error) -> Self {
@@ -228,20 +267,51 @@ fn watch_interrupts() -> Result<()> {
     .context("watch for Ctrl-C")
 }
 
+/// Runs one verb. Within an MPI job every process comes here; those that train share the work, else the first does
+/// it alone.
 pub(crate) fn run(cli: Cli) -> Result<Exit> {
-    if let Some(threads) = cli.common.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(usize::from(threads))
-            .build_global()
-            .context("start the threads")?;
+    let ranks = Ranks::of_job()?;
+    let result = run_verb(&cli, &ranks);
+    match &result {
+        // Others may wait for an answer that will never come. After an agreed stop nobody does.
+        Err(error) if !ranks.is_alone() && !(is_interrupted(error) && ranks.is_stopping(&INTERRUPT)) => {
+            say_error(error, &ranks);
+            ranks.abort(Exit::of(error).number());
+        }
+        _ => {}
     }
+    if ranks.is_first() { result } else { result.or(Ok(Exit::Interrupted)) }
+}
+
+fn is_interrupted(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(deepzero::Error::Interrupted))
+}
+
+fn run_verb(cli: &Cli, ranks: &Ranks) -> Result<Exit> {
+    let threads = match cli.common.threads {
+        Some(threads) => Some(usize::from(threads)),
+        None => threads_of_rank(ranks),
+    };
+    if let Some(threads) = threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("start the threads")?;
+    }
+    ranks.agree(
+        "version of the program",
+        &format!("{} {}", env!("CARGO_PKG_VERSION"), env!("DEEPZERO_COMMIT")),
+    )?;
+    ranks.agree("set of kernels", deepzero::kernels::Isa::current().name())?;
     let common = &cli.common;
+    match &cli.verb {
+        Verb::Reproduce(args) => return reproduce::run(common, args, ranks),
+        Verb::Sweep(args) => return reproduce::run_sweep(common, args, ranks),
+        Verb::Train(args) => return train::run(common, args, ranks),
+        _ if !ranks.is_first() => return Ok(Exit::Ok),
+        _ => {}
+    }
     match &cli.verb {
         Verb::List(args) => list::run(common, args),
         Verb::Plan(args) => plan::run(common, args),
-        Verb::Reproduce(args) => reproduce::run(common, args),
-        Verb::Sweep(args) => reproduce::run_sweep(common, args),
-        Verb::Train(args) => train::run(common, args),
+        Verb::Reproduce(_) | Verb::Sweep(_) | Verb::Train(_) => unreachable!("run above"),
         Verb::Estimate(args) => estimate::run(common, args),
         Verb::Report(args) => report::run(common, args),
         Verb::Status(args) => status::run(common, args),
@@ -255,6 +325,51 @@ pub(crate) fn run(cli: Cli) -> Result<Exit> {
             Ok(Exit::Ok)
         }
     }
+}
+
+/// Says on a job's stderr what went wrong on a rank.
+fn say_error(error: &anyhow::Error, ranks: &Ranks) {
+    eprintln!("deepzero: rank {}: {}", ranks.rank(), in_one_line(error));
+}
+
+/// The error and its causes; a cause that the text before it already tells is not repeated.
+pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string().lines().map(str::trim).collect::<Vec<_>>().join(" ");
+        if !line.ends_with(&text) {
+            line.push_str(if line.is_empty() { "" } else { ": " });
+            line.push_str(&text);
+        }
+    }
+    line
+}
+
+/// Environment variables in which launchers tell a process its number among those on its machine, and how many these
+/// are: Open MPI, Slurm.
+const LOCAL: [[&str; 2]; 2] = [
+    ["OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"],
+    ["SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"],
+];
+
+/// A process's number among those of its job on this machine, and how many these are.
+fn local_rank() -> Option<(usize, usize)> {
+    let number = |name: &str| std::env::var(name).ok()?.parse().ok();
+    LOCAL.iter().find_map(|[rank, size]| Some((number(rank)?, number(size)?)))
+}
+
+/// Threads of a rank if the user names none: its part of the machine's cores, unless the launcher has given it its own
+/// already.
+fn threads_of_rank(ranks: &Ranks) -> Option<usize> {
+    let (_, n_local) = local_rank().filter(|_| !ranks.is_alone())?;
+    let available = std::thread::available_parallelism().ok()?.get();
+    (available >= n_cores()? && n_local > 1).then(|| (available / n_local).max(1))
+}
+
+/// Cores of this machine, whatever part of them is this process's.
+fn n_cores() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    Some(text.lines().filter(|line| line.starts_with("processor")).count()).filter(|&n| n > 0)
 }
 
 /// Prints a line to stdout; unlike `println!` it can fail.
@@ -289,6 +404,12 @@ impl Common {
 
     /// The device, and its name for the results.
     fn device(&self) -> Result<(candle_core::Device, String)> {
+        // One GPU per rank of a machine, unless the user names one.
+        if let ("cuda", Some((rank, n_local))) = (self.device.as_str(), local_rank())
+            && n_local > 1
+        {
+            return Ok(device::open(&format!("cuda:{rank}"))?);
+        }
         Ok(device::open(&self.device)?)
     }
 
@@ -304,5 +425,38 @@ impl Common {
             _ => library.get(base)?,
         };
         Ok(experiment.with_overrides(scale, &overrides)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Oracle: arithmetic.
+    #[test]
+    fn shards_are_parts() {
+        assert_eq!(shard("1/1"), Ok(Shard { part: 0, parts: 1 }));
+        assert_eq!(shard("3/3"), Ok(Shard { part: 2, parts: 3 }));
+        for wrong in ["0/3", "4/3", "1", "a/b", "1/0", "-1/2"] {
+            assert!(shard(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    /// Oracle: the experiment itself: shards are disjoint and together everything, in its order.
+    #[test]
+    fn shards_divide_the_trials() {
+        let experiment = Library::open(None).unwrap().get("fig4").unwrap();
+        let all = experiment.trials(Scale::Laptop, None, &[]).unwrap();
+        let of = |part| {
+            let mut trials = all.clone();
+            Shard { part, parts: 3 }.retain(&mut trials);
+            trials
+        };
+        let parts = [of(0), of(1), of(2)];
+        assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), all.len());
+        for trial in &all {
+            assert_eq!(parts.iter().filter(|part| part.contains(trial)).count(), 1);
+        }
+        assert!(parts.iter().all(|part| part.len().abs_diff(all.len() / 3) <= 1));
     }
 }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
+use deepzero::ranks::Ranks;
 use deepzero::results::Status;
 use deepzero::runner::{self, Ended, Runner};
 use deepzero::spec::{Experiment, Trial, split_id};
@@ -45,15 +46,15 @@ pub(super) struct SweepArgs {
     selection: Selection,
 }
 
-pub(super) fn run(common: &Common, args: &ReproduceArgs) -> Result<Exit> {
+pub(super) fn run(common: &Common, args: &ReproduceArgs, ranks: &Ranks) -> Result<Exit> {
     let experiments = selected(common, &args.ids, &args.selection)?;
-    run_all(common, &experiments, &args.selection)
+    run_all(common, &experiments, &args.selection, ranks)
 }
 
-pub(super) fn run_sweep(common: &Common, args: &SweepArgs) -> Result<Exit> {
+pub(super) fn run_sweep(common: &Common, args: &SweepArgs, ranks: &Ranks) -> Result<Exit> {
     let sweep = common.library()?.sweep(&args.axis, args.values.as_deref())?;
     let sweep = sweep.with_overrides(args.selection.scale, &args.selection.overrides)?;
-    run_all(common, &[sweep], &args.selection)
+    run_all(common, &[sweep], &args.selection, ranks)
 }
 
 /// The experiments named, with the overrides applied; `all` names everything but sweeps.
@@ -80,7 +81,12 @@ pub(super) fn selected(common: &Common, ids: &[String], selection: &Selection) -
         .collect()
 }
 
-fn run_all(common: &Common, experiments: &[Experiment], selection: &Selection) -> Result<Exit> {
+fn run_all(
+    common: &Common,
+    experiments: &[Experiment],
+    selection: &Selection,
+    ranks: &Ranks,
+) -> Result<Exit> {
     watch_interrupts()?;
     let store = common.store();
     let location = common.location();
@@ -89,6 +95,12 @@ fn run_all(common: &Common, experiments: &[Experiment], selection: &Selection) -
     let downloads = DownloadProgress::default();
     let mut runner = Runner::new(&store, &location, &downloads, device, device_name, &INTERRUPT);
     runner.memory = memory;
+    runner.ranks = ranks;
+    if !ranks.is_first() {
+        let trials = experiments.iter().map(|experiment| selection.trials(experiment));
+        runner.follow(&trials.collect::<Result<Vec<_>>>()?.concat())?;
+        return Ok(Exit::Ok);
+    }
     let (mut n_bad, mut n_elsewhere, mut pages) = (0, 0, Vec::new());
     for experiment in experiments {
         let trials = selection.trials(experiment)?;
@@ -118,6 +130,7 @@ fn run_all(common: &Common, experiments: &[Experiment], selection: &Selection) -
         report::write(common, std::slice::from_ref(&experiment.id))?;
         pages.push(common.reports.join(format!("{}.md", experiment.id)));
     }
+    runner.dismiss()?;
     pages.push(common.reports.join("index.html"));
     if common.json {
         let summary =

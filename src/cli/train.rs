@@ -1,14 +1,15 @@
 //! `train`: one model, one recipe.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use deepzero::nn::weights;
+use deepzero::ranks::{self, Ranks};
 use deepzero::results::Status;
-use deepzero::runner::Runner;
+use deepzero::runner::{self, Runner, STATE};
 use deepzero::spec::{Scale, Settings, Task, Trial};
-use deepzero::task::{self, Prepared, Session};
+use deepzero::task::{self, Model, Observer, Prepared, Quiet, Session};
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
@@ -48,8 +49,9 @@ Settings (default):\n"
     text
 }
 
-pub(super) fn run(common: &Common, args: &TrainArgs) -> Result<Exit> {
+pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Exit> {
     watch_interrupts()?;
+    let is_first = ranks.is_first();
     let mut settings = Settings::default();
     for (key, value) in &args.overrides {
         settings.set_text(key, value)?;
@@ -68,6 +70,16 @@ pub(super) fn run(common: &Common, args: &TrainArgs) -> Result<Exit> {
         seed: args.seed,
         settings: settings.clone(),
     };
+    // Only the first rank of a job reads and writes; where nothing can be shared, it works alone.
+    let ranks = if runner::is_shared(&trial) { ranks } else { &ranks::ALONE };
+    if !is_first && ranks.is_alone() {
+        return Ok(Exit::Ok);
+    }
+    if !is_first {
+        let folder = runner::follow(ranks, &trial)?;
+        train(common, &trial, &folder.path().join(STATE), ranks, &Quiet)?;
+        return Ok(Exit::Ok);
+    }
     if args.out.is_dir() {
         bail!("--out {}: a folder, not a file", args.out.display());
     }
@@ -81,25 +93,11 @@ pub(super) fn run(common: &Common, args: &TrainArgs) -> Result<Exit> {
     if state.exists() && !args.resume {
         bail!("{} holds an unfinished run; add --resume to go on, or delete it", state.display());
     }
-    let (device, device_name) = common.device()?;
-    let memory = common.memory(&device)?;
-    let (store, location, downloads) = (common.store(), common.location(), DownloadProgress::default());
-    let mut runner = Runner::new(&store, &location, &downloads, device.clone(), device_name, &INTERRUPT);
-    runner.memory = memory;
-    let splits = runner.splits(&settings)?;
-    let prepared = Prepared::new(&settings, args.seed, &splits)?;
     let progress = TrialProgress::new("train".to_owned(), settings.epochs);
-    let hash = trial.hash();
-    let session = Session {
-        data: &prepared,
-        device: &device,
-        memory,
-        checkpoint: Some((&state, &hash)),
-        interrupt: &INTERRUPT,
-        observer: &progress,
-    };
-    let model = task::train(&settings, args.seed, &session).inspect_err(|error| {
-        let resumable = matches!(error, deepzero::Error::Interrupted) && state.exists();
+    runner::lead(ranks, &trial, &state)?;
+    let model = train(common, &trial, &state, ranks, &progress).inspect_err(|error| {
+        let is_interrupted = matches!(error.downcast_ref(), Some(deepzero::Error::Interrupted));
+        let resumable = is_interrupted && state.exists();
         progress.finish(if resumable { "stopped; add --resume to go on" } else { "stopped" });
     })?;
     progress.finish(if model.status == Status::Done { "done" } else { "diverged" });
@@ -138,4 +136,32 @@ pub(super) fn run(common: &Common, args: &TrainArgs) -> Result<Exit> {
         if model.epochs.is_empty() { "the initial ones" } else { "those of the last finished epoch" };
     eprintln!("deepzero: {}; the weights are {weights}", model.error);
     Ok(Exit::TrialsFailed)
+}
+
+/// What every rank of a job does.
+fn train(
+    common: &Common,
+    trial: &Trial,
+    state: &Path,
+    ranks: &Ranks,
+    observer: &dyn Observer,
+) -> Result<Model> {
+    let (device, device_name) = common.device()?;
+    let memory = common.memory(&device)?;
+    let (store, location, downloads) = (common.store(), common.location(), DownloadProgress::default());
+    let mut runner = Runner::new(&store, &location, &downloads, device.clone(), device_name, &INTERRUPT);
+    let splits = runner.splits(&trial.settings)?;
+    let prepared = Prepared::new(&trial.settings, trial.seed, &splits)?;
+    ranks.agree("images", &prepared.checksum)?;
+    let hash = trial.hash();
+    let session = Session {
+        data: &prepared,
+        device: &device,
+        memory,
+        ranks,
+        checkpoint: Some((state, &hash)),
+        interrupt: &INTERRUPT,
+        observer,
+    };
+    Ok(task::train(&trial.settings, trial.seed, &session)?)
 }

@@ -16,9 +16,10 @@ pub use lock::Lock;
 use crate::data::{self, Location, Splits};
 use crate::kernels::Isa;
 use crate::nn::difference::DEFAULT_MEMORY;
+use crate::ranks::{self, Ranks};
 use crate::results::{Provenance, Status, Store, TrialRecord};
-use crate::spec::{DataSource, Settings, Trial};
-use crate::task::{self, Observer, Prepared, Session};
+use crate::spec::{DataSource, Method, Settings, Task, Trial};
+use crate::task::{self, Model, Observer, Prepared, Quiet, Session};
 use crate::{Error, Result};
 
 /// Where trials run and what they may use.
@@ -35,6 +36,8 @@ pub struct Runner<'a> {
     pub device_name: String,
     /// Bytes that changes in flight may occupy (see [`crate::nn::Propagator`]).
     pub memory: usize,
+    /// The processes of this job, which share the probes of a trial.
+    pub ranks: &'a Ranks,
     /// Set when the user wants to stop.
     pub interrupt: &'a AtomicBool,
     splits: HashMap<(DataSource, usize, usize), Arc<Splits>>,
@@ -64,6 +67,104 @@ pub fn is_pending(store: &Store, trial: &Trial) -> Result<bool> {
     Ok(store.find(trial)?.is_none_or(|record| record.status == Status::Failed))
 }
 
+/// On the first rank: has the others take part in a trial from the state in the file `checkpoint`, if it exists.
+///
+/// # Errors
+/// If it cannot be read or the exchange fails.
+pub fn lead(ranks: &Ranks, trial: &Trial, checkpoint: &Path) -> Result<()> {
+    Order::Run { hash: trial.hash(), checkpoint: read_if_there(checkpoint)? }.send(ranks)
+}
+
+/// On the others: the state from which the first rank starts a trial, as the file `trial.state` of a temporary
+/// folder, or no file.
+///
+/// # Errors
+/// If the first rank runs another trial, or the exchange or the disk fails.
+pub fn follow(ranks: &Ranks, trial: &Trial) -> Result<tempfile::TempDir> {
+    let folder =
+        tempfile::tempdir().map_err(Error::io("make a temporary folder in", std::env::temp_dir()))?;
+    match Order::receive(ranks)? {
+        Order::Run { hash, checkpoint } if hash == trial.hash() => {
+            place(checkpoint.as_deref(), &folder.path().join(STATE))?;
+            Ok(folder)
+        }
+        _ => Err(foreign(ranks)),
+    }
+}
+
+/// Name of a checkpoint in a folder of its own.
+pub const STATE: &str = "trial.state";
+
+/// Makes `path` a file with this content, or no file.
+fn place(content: Option<&[u8]>, path: &Path) -> Result<()> {
+    match content {
+        Some(content) => std::fs::write(path, content).map_err(Error::io("write", path)),
+        None if path.exists() => std::fs::remove_file(path).map_err(Error::io("remove", path)),
+        None => Ok(()),
+    }
+}
+
+fn foreign(ranks: &Ranks) -> Error {
+    Error::Ranks(format!(
+        "rank {} does not have the trial that rank 0 runs: start all ranks with one command, the same experiment \
+         files and the same program",
+        ranks.rank()
+    ))
+}
+
+/// Whether the ranks of a job share a trial; others are run by the first rank alone, while the rest waits.
+#[must_use]
+pub fn is_shared(trial: &Trial) -> bool {
+    trial.settings.method != Method::Fo && trial.settings.task == Task::Train
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    std::fs::read(path).map(Some).map_err(Error::io("read", path))
+}
+
+/// What the first rank tells the others to do next.
+#[derive(Debug, PartialEq)]
+enum Order {
+    /// Take part in the trial with this hash, from this checkpoint or from its beginning.
+    Run { hash: String, checkpoint: Option<Vec<u8>> },
+    /// There are no more.
+    End,
+}
+
+impl Order {
+    /// A byte that tells the kind, the hash, a zero, the checkpoint.
+    fn send(&self, ranks: &Ranks) -> Result<()> {
+        let message = match self {
+            Self::End => vec![b'.'],
+            Self::Run { hash, checkpoint } => {
+                let kind = if checkpoint.is_some() { b'+' } else { b'-' };
+                [&[kind], hash.as_bytes(), &[0], checkpoint.as_deref().unwrap_or_default()].concat()
+            }
+        };
+        ranks.send(&message)
+    }
+
+    fn receive(ranks: &Ranks) -> Result<Self> {
+        let message = ranks.receive()?;
+        let parts = message.split_first().and_then(|(kind, rest)| {
+            let end = rest.iter().position(|&byte| byte == 0)?;
+            let hash = std::str::from_utf8(&rest[..end]).ok()?;
+            Some((*kind, hash.to_owned(), rest[end + 1..].to_vec()))
+        });
+        match (message.as_slice(), parts) {
+            (b".", _) => Ok(Self::End),
+            (_, Some((b'+', hash, state))) => Ok(Self::Run { hash, checkpoint: Some(state) }),
+            (_, Some((b'-', hash, _))) => Ok(Self::Run { hash, checkpoint: None }),
+            _ => Err(Error::Ranks(
+                "rank 0 speaks another language: use the same program everywhere".to_owned(),
+            )),
+        }
+    }
+}
+
 impl<'a> Runner<'a> {
     /// A runner on the CPU or on `device`, with the default `memory`.
     #[must_use]
@@ -82,6 +183,7 @@ impl<'a> Runner<'a> {
             device,
             device_name,
             memory: DEFAULT_MEMORY,
+            ranks: &ranks::ALONE,
             interrupt,
             splits: HashMap::new(),
         }
@@ -107,7 +209,9 @@ impl<'a> Runner<'a> {
             Ok(record) => record,
             // What concerns the disk or the user concerns every trial; that there are too few images
             // for its settings concerns this one alone.
-            Err(error @ (Error::Interrupted | Error::Io { .. } | Error::File { .. })) => return Err(error),
+            Err(error @ (Error::Interrupted | Error::Io { .. } | Error::File { .. } | Error::Ranks(_))) => {
+                return Err(error);
+            }
             Err(error) => self.failed(trial, error.to_string()),
         };
         self.store.write(&record)?;
@@ -125,20 +229,9 @@ impl<'a> Runner<'a> {
         observer: &dyn Observer,
     ) -> Result<TrialRecord> {
         let prepared = Prepared::new(&trial.settings, trial.seed, splits)?;
-        let hash = trial.hash();
-        let session = Session {
-            data: &prepared,
-            device: &self.device,
-            memory: self.memory,
-            checkpoint: Some((checkpoint, &hash)),
-            interrupt: self.interrupt,
-            observer,
-        };
-        // A bug in one trial must not take the others along; the panic's message goes to stderr.
-        let run = AssertUnwindSafe(|| task::run(&trial.settings, trial.seed, &session));
-        let model = std::panic::catch_unwind(run).unwrap_or_else(|_| {
-            Err(Error::Objective("the trial panicked; see the message above".to_owned()))
-        })?;
+        let ranks = if is_shared(trial) { self.ranks } else { &ranks::ALONE };
+        lead(ranks, trial, checkpoint)?;
+        let model = self.train_shared(trial, &prepared, ranks, checkpoint, observer)?;
         let record = TrialRecord {
             trial: trial.clone(),
             n_params: model.params.len() as u64,
@@ -153,6 +246,62 @@ impl<'a> Runner<'a> {
             self.store.write_mask(&record, &mask)?;
         }
         Ok(record)
+    }
+
+    /// What every rank of a job does for a trial.
+    fn train_shared(
+        &self,
+        trial: &Trial,
+        prepared: &Prepared,
+        ranks: &Ranks,
+        checkpoint: &Path,
+        observer: &dyn Observer,
+    ) -> Result<Model> {
+        let hash = trial.hash();
+        ranks.start_trial();
+        ranks.agree("images", &prepared.checksum)?;
+        let session = Session {
+            data: prepared,
+            device: &self.device,
+            memory: self.memory,
+            ranks,
+            checkpoint: Some((checkpoint, &hash)),
+            interrupt: self.interrupt,
+            observer,
+        };
+        // A bug in one trial must not take the others along; the panic's message goes to stderr.
+        let run = AssertUnwindSafe(|| task::run(&trial.settings, trial.seed, &session));
+        std::panic::catch_unwind(run)
+            .unwrap_or_else(|_| Err(Error::Objective("the trial panicked; see the message above".to_owned())))
+    }
+
+    /// On a rank that is not the first: takes part in the trials, of those given, that the first rank runs, until it
+    /// has no more. Nothing is written.
+    ///
+    /// # Errors
+    /// If a trial cannot be run here, or the first rank runs one that is not among those given.
+    pub fn follow(&mut self, trials: &[Trial]) -> Result<()> {
+        let folder =
+            tempfile::tempdir().map_err(Error::io("make a temporary folder in", std::env::temp_dir()))?;
+        let checkpoint = folder.path().join(STATE);
+        while let Order::Run { hash, checkpoint: state } = Order::receive(self.ranks)? {
+            let Some(trial) = trials.iter().find(|trial| trial.hash() == hash) else {
+                return Err(foreign(self.ranks));
+            };
+            place(state.as_deref(), &checkpoint)?;
+            let splits = self.splits(&trial.settings)?;
+            let prepared = Prepared::new(&trial.settings, trial.seed, &splits)?;
+            self.train_shared(trial, &prepared, self.ranks, &checkpoint, &Quiet)?;
+        }
+        Ok(())
+    }
+
+    /// On the first rank: tells the others that there are no more trials.
+    ///
+    /// # Errors
+    /// If the exchange fails.
+    pub fn dismiss(&self) -> Result<()> {
+        Order::End.send(self.ranks)
     }
 
     fn failed(&self, trial: &Trial, error: String) -> TrialRecord {

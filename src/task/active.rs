@@ -2,15 +2,18 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 
 use crate::data::{self, Dataset, Normalization};
 use crate::nn::{Network, ParamSpec};
+use crate::ranks::Ranks;
 use crate::results::TensorRecord;
 use crate::spec::{LayerRatios, Mask, Settings, SparseTarget};
+use crate::zo::evaluate::{Evaluator, Shared};
 use crate::zo::sparsity::{self, KeepCounts, Uncovered, ZoGrasp};
-use crate::zo::{Metered, NetworkObjective, QueryCount};
+use crate::zo::{Estimate, Metered, NetworkObjective, QueryCount};
 use crate::{Error, Result};
 
 /// Where tensors live.
@@ -21,6 +24,10 @@ pub struct Place<'a> {
     /// Bytes that changes in flight, or points evaluated together on a GPU, may occupy; results do not depend
     /// on it.
     pub memory: usize,
+    /// The processes that share the probes; results do not depend on them.
+    pub ranks: &'a Ranks,
+    /// Set when the user wants to stop.
+    pub interrupt: &'a AtomicBool,
 }
 
 /// What the active sets of a trial are drawn from.
@@ -211,7 +218,12 @@ pub(super) fn scored(
             };
             let n_dirs = u32::try_from(settings.grasp_queries).unwrap_or(u32::MAX);
             let how = ZoGrasp { form, mu: settings.mu, n_dirs, seed, draw };
-            sparsity::zo_scores(&how, network, &Metered::new(objective, count), params)?
+            let objective = Metered::new(objective, count);
+            let share = |evaluator: &dyn Evaluator,
+                         visit: &mut dyn FnMut(&dyn Evaluator) -> Result<Estimate>| {
+                visit(&Shared::new(evaluator, place.ranks, Some(network.layout()), count, place.interrupt))
+            };
+            sparsity::zo_scores(&how, network, &objective, params, &share)?
         }
     };
     let mask = sparsity::global_mask(network.layout(), &scores, settings.sparsity)?;
@@ -255,7 +267,9 @@ mod tests {
     use super::*;
     use crate::nn::model;
 
-    const CPU: Place = Place { device: &Device::Cpu, memory: 1 << 30 };
+    static GO_ON: AtomicBool = AtomicBool::new(false);
+    static CPU: Place =
+        Place { device: &Device::Cpu, memory: 1 << 30, ranks: &crate::ranks::ALONE, interrupt: &GO_ON };
 
     const ALL_RULES: [LayerRatios; 7] = [
         LayerRatios::Uniform,

@@ -1,7 +1,7 @@
 //! Training an image classifier with any gradient source, and measuring it.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use candle_core::Device;
@@ -14,6 +14,7 @@ use crate::baseline::pattern_search::{PatternSearch, Rule, Stop};
 use crate::data::{self, Augmentation, Batch, Dataset, Normalization};
 use crate::kernels::Split;
 use crate::nn::{Context, Mode, Network, RunningStats, loss, model};
+use crate::ranks::Ranks;
 use crate::results::{EpochRecord, Measures, Status, TensorRecord};
 use crate::spec::{Method, Search, Settings};
 use crate::zo::QueryCount;
@@ -46,6 +47,8 @@ pub struct Session<'a> {
     /// Bytes that changes in flight may occupy (see [`crate::nn::Propagator`]); results do not depend
     /// on it.
     pub memory: usize,
+    /// The processes that share the probes; results do not depend on them. The first keeps checkpoints.
+    pub ranks: &'a Ranks,
     /// File for the state after each epoch, and the identity it must have.
     pub checkpoint: Option<(&'a Path, &'a str)>,
     /// Set when the user wants to stop.
@@ -117,14 +120,27 @@ pub fn evaluate(
 }
 
 impl Session<'_> {
+    /// Gradients of `network` as the settings say.
+    pub(super) fn source<'s>(
+        &'s self,
+        settings: &'s Settings,
+        seed: u64,
+        network: &'s Network,
+        count: &'s QueryCount,
+    ) -> GradientSource<'s> {
+        let Self { memory, ranks, interrupt, .. } = *self;
+        GradientSource { settings, seed, network, count, memory, ranks, interrupt }
+    }
+
     /// Where tensors live.
     pub(super) fn place(&self) -> Place<'_> {
-        Place { device: self.device, memory: self.memory }
+        let Self { device, memory, ranks, interrupt, .. } = *self;
+        Place { device, memory, ranks, interrupt }
     }
 
     /// [`Error::Interrupted`] when the user wants to stop.
     pub(super) fn check_interrupt(&self) -> Result<()> {
-        if self.interrupt.load(Ordering::Relaxed) { Err(Error::Interrupted) } else { Ok(()) }
+        if self.ranks.is_stopping(self.interrupt) { Err(Error::Interrupted) } else { Ok(()) }
     }
 }
 
@@ -335,13 +351,7 @@ impl<'a> Trainer<'a> {
         )?;
         let active = self.state.active.in_epoch(epoch, settings, self.seed, &self.network);
         let draw = self.state.active.draw(epoch, settings);
-        let source = GradientSource {
-            settings,
-            seed: self.seed,
-            network: &self.network,
-            count: &self.count,
-            memory: session.memory,
-        };
+        let source = session.source(settings, self.seed, &self.network, &self.count);
         let order = data::epoch_order(session.data.train.len(), self.seed, epoch as u32);
         let augmentation = settings.augment.then_some(Augmentation { seed: self.seed, epoch: epoch as u32 });
         let n_steps = settings.epochs * self.steps_per_epoch;
@@ -425,7 +435,7 @@ impl<'a> Trainer<'a> {
             },
         };
         self.state.epochs.push(record);
-        if let Some((path, hash)) = session.checkpoint {
+        if let Some((path, hash)) = session.checkpoint.filter(|_| session.ranks.is_first()) {
             self.state.save(path, hash, settings.epochs)?;
         }
         session.observer.epoch(&record);

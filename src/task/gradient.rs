@@ -1,6 +1,7 @@
 //! The gradient of one batch, from whatever source the settings name.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use candle_core::Tensor;
 
@@ -9,10 +10,11 @@ use crate::baseline::pattern_search::ScaledObjective;
 use crate::data::Batch;
 use crate::kernels::Split;
 use crate::nn::{Activations, BatchStats, Context, Mode, Network, Propagator};
+use crate::ranks::Ranks;
 use crate::rng::Purpose;
 use crate::spec::{EvaluatorKind, Method, Settings};
 use crate::zo::estimator::{Cge, Cocd, Cycle, Rge};
-use crate::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
+use crate::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse, Shared};
 use crate::zo::{
     self, DirectionSource, Estimator, Metered, NetworkObjective, PropagatingObjective, QueryCount,
 };
@@ -54,6 +56,10 @@ pub(super) struct GradientSource<'a> {
     pub(super) count: &'a QueryCount,
     /// Bytes that changes in flight may occupy.
     pub(super) memory: usize,
+    /// The processes that share the probes.
+    pub(super) ranks: &'a Ranks,
+    /// Set when the user wants to stop.
+    pub(super) interrupt: &'a AtomicBool,
 }
 
 impl GradientSource<'_> {
@@ -141,12 +147,12 @@ impl GradientSource<'_> {
             EvaluatorKind::Difference => self.explore_difference(&objective, params, visit),
             EvaluatorKind::Reuse => {
                 let evaluator = Reuse::new(&objective, params)?;
-                let result = visit(&evaluator)?;
+                let result = visit(&self.shared(&evaluator))?;
                 Ok((self.landing(evaluator.base_loss(), &evaluator.base().activations)?, result))
             }
             EvaluatorKind::Full => {
                 let evaluator = Full::new(&objective, params)?;
-                let result = visit(&evaluator)?;
+                let result = visit(&self.shared(&evaluator))?;
                 // One more forward pass, as in the released code, moves the running statistics and
                 // gives the training accuracy; the estimate does not see it.
                 let context = Context { mode: Mode::Train, split: Split::Threads };
@@ -164,10 +170,15 @@ impl GradientSource<'_> {
         visit: &mut dyn FnMut(&dyn Evaluator) -> Result<R>,
     ) -> Result<(Landing, R)> {
         let evaluator = DifferencePropagation::new(objective, params, self.memory)?;
-        let result = visit(&evaluator)?;
+        let result = visit(&self.shared(&evaluator))?;
         let base = evaluator.propagator();
         let (logits, stats) = (base.logits().clone(), base.stats().clone());
         Ok((Landing { loss: evaluator.base_loss(), logits, stats }, result))
+    }
+
+    /// The evaluator with its probes shared among the ranks.
+    fn shared<'e>(&'e self, evaluator: &'e dyn Evaluator) -> Shared<'e> {
+        Shared::new(evaluator, self.ranks, Some(self.network.layout()), self.count, self.interrupt)
     }
 
     /// The loss on `batch` as an objective, with train-mode batch norm.

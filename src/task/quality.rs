@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::active::{self, ActiveSets};
 use super::classify::{Model, Quiet, Session, train};
-use super::gradient::{Asked, GradientSource};
+use super::gradient::Asked;
 use crate::baseline::backprop;
 use crate::data::{self, Augmentation, Batch, Normalization};
 use crate::nn::{Network, model};
@@ -27,7 +27,7 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
     let train = &session.data.train;
     let active =
         ActiveSets::at_initialization(settings, seed, &network, train, &params, &count, session.place())?;
-    let source = GradientSource { settings, seed, network: &network, count: &count, memory: session.memory };
+    let source = session.source(settings, seed, &network, &count);
     let mut sums = vec![(0.0, 0.0); network.layout().specs().len()];
     let mut epochs: Vec<EpochRecord> = Vec::new();
     for epoch in 1..=settings.epochs {

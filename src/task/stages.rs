@@ -7,7 +7,6 @@ use rayon::prelude::*;
 
 use super::active::ActiveSets;
 use super::classify::{Model, Session};
-use super::gradient::GradientSource;
 use super::quality::batch;
 use crate::Result;
 use crate::nn::model;
@@ -56,7 +55,7 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
     let train = &session.data.train;
     let active =
         ActiveSets::at_initialization(settings, seed, &network, train, &params, &count, session.place())?;
-    let source = GradientSource { settings, seed, network: &network, count: &count, memory: session.memory };
+    let source = session.source(settings, seed, &network, &count);
     let mut epochs: Vec<EpochRecord> = Vec::new();
     for epoch in 0..=settings.epochs {
         session.check_interrupt()?;

@@ -32,7 +32,7 @@ impl QueryCount {
         self.non_finite.load(Ordering::Relaxed)
     }
 
-    fn record(&self, loss: f64) {
+    pub(super) fn record(&self, loss: f64) {
         self.queries.fetch_add(1, Ordering::Relaxed);
         if !loss.is_finite() {
             self.non_finite.fetch_add(1, Ordering::Relaxed);

@@ -89,7 +89,7 @@ impl Place {
     }
 
     /// The command with `args` (separated by spaces) after the folders.
-    fn command(&self, args: &str) -> std::process::Command {
+    pub(crate) fn command(&self, args: &str) -> std::process::Command {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_deepzero"));
         command.current_dir(self.folder.path());
         for variable in ["DEEPZERO_DATA", "RUST_LOG", "RUST_BACKTRACE"] {

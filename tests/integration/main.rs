@@ -5,6 +5,8 @@ mod data;
 mod difference;
 mod doctor;
 mod golden;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod report;
 mod results;
 mod resume;

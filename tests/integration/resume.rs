@@ -32,7 +32,7 @@ static WHOLE: LazyLock<TrialRecord> = LazyLock::new(|| {
 });
 
 /// The only file with this extension below `folder`, once it exists and `ready` holds of it.
-fn wait_for(folder: &Path, extension: &str, ready: impl Fn(&Path) -> bool) -> PathBuf {
+pub(crate) fn wait_for(folder: &Path, extension: &str, ready: impl Fn(&Path) -> bool) -> PathBuf {
     let started = Instant::now();
     loop {
         let entries = std::fs::read_dir(folder).into_iter().flatten();
@@ -59,7 +59,7 @@ fn signal(child: &Child, name: &str) {
     assert!(sent.unwrap().success());
 }
 
-fn end(child: Child) -> (Option<i32>, String) {
+pub(crate) fn end(child: Child) -> (Option<i32>, String) {
     let output = child.wait_with_output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
@@ -205,6 +205,7 @@ fn train(settings: &Settings, checkpoint: Option<&Path>, stop_after: Option<u32>
         None => &Quiet,
     };
     let session = Session {
+        ranks: &deepzero::ranks::ALONE,
         data: &prepared,
         device: &Device::Cpu,
         memory: deepzero::nn::difference::DEFAULT_MEMORY,

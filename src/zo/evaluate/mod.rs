@@ -3,10 +3,12 @@
 mod difference;
 mod full;
 mod reuse;
+mod shared;
 
 pub use difference::DifferencePropagation;
 pub use full::Full;
 pub use reuse::Reuse;
+pub use shared::Shared;
 
 use super::Probe;
 use crate::{Error, Result};

@@ -18,8 +18,8 @@ use crate::nn::Network;
 use crate::rng::Purpose;
 use crate::spec::{Difference, Directions, LayerRatios};
 use crate::zo::estimator::Rge;
-use crate::zo::evaluate::Full;
-use crate::zo::{DirectionSource, Metered, Objective, estimate};
+use crate::zo::evaluate::{Evaluator, Full};
+use crate::zo::{DirectionSource, Estimate, Metered, Objective, estimate};
 
 /// How ZO-GraSP scores.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +37,21 @@ pub struct ZoGrasp {
     pub draw: u32,
 }
 
+/// Has an estimate made through an evaluator, or through one that stands before it.
+pub type Through<'a> =
+    dyn Fn(&dyn Evaluator, &mut dyn FnMut(&dyn Evaluator) -> Result<Estimate>) -> Result<Estimate> + 'a;
+
+/// No evaluator stands before another.
+///
+/// # Errors
+/// As the estimate.
+pub fn directly(
+    evaluator: &dyn Evaluator,
+    visit: &mut dyn FnMut(&dyn Evaluator) -> Result<Estimate>,
+) -> Result<Estimate> {
+    visit(evaluator)
+}
+
 /// ZO-GraSP scores Ŝ (d) of `params` (d). The second estimate draws new directions.
 ///
 /// # Errors
@@ -46,6 +61,7 @@ pub fn zo_scores<O: Objective>(
     network: &Network,
     objective: &Metered<O>,
     params: &[f64],
+    through: &Through,
 ) -> Result<Vec<f64>> {
     let ZoGrasp { form, mu, n_dirs, seed, draw } = *how;
     let layout = network.layout();
@@ -57,7 +73,8 @@ pub fn zo_scores<O: Objective>(
     let gradient_at = |params: &[f64], step: u32| -> Result<Vec<f64>> {
         let source = DirectionSource::new(law, seed, Purpose::Grasp, step, coords.clone(), Some(layout));
         let rge = Rge::new(layout.n_coords(), Arc::new(source), n_dirs, mu, Difference::Forward);
-        Ok(estimate(&rge, &Full::new(objective, params)?)?.gradient)
+        let evaluator = Full::new(objective, params)?;
+        Ok(through(&evaluator, &mut |evaluator| estimate(&rge, evaluator))?.gradient)
     };
     let gradient = gradient_at(params, 2 * draw)?;
     let moved: Vec<f64> = params.iter().zip(&gradient).map(|(p, g)| p + mu * g).collect();

@@ -1,0 +1,179 @@
+//! Jobs of several processes. The oracle is the same command in one process: the same bits.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use assert_cmd::Command as Timed;
+use deepzero::results::{TrialRecord, compare_ignoring_time};
+use deepzero::task::Checkpoint;
+
+use crate::cli::{Place, experiment};
+use crate::resume::{end, wait_for};
+
+/// A small CNN, few images, several epochs.
+const TINY: &str = "depth = 2\nwidth = 4\naugment = true\nlayer-ratios = \"zo-grasp\"\ngrasp-queries = 8\n\
+                    grasp-images-per-class = 2\nredraw-every = 3\nn-train = 160\nbatch-size = 32\n\
+                    warmup-epochs = 1";
+
+fn place(settings: &str) -> Place {
+    Place::with(&[("tiny", experiment("tiny", "mu", "[0.005]", &format!("{TINY}\n{settings}")))])
+}
+
+/// `mpirun` with parts of a job: ranks, variables, arguments.
+fn job(place: &Place, parts: &[(usize, &[&str], &str)]) -> Command {
+    let mut command = Command::new("mpirun");
+    // Tests may run as root, and on fewer cores than ranks.
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    command.args(["--oversubscribe", "--mca", "mpi_yield_when_idle", "1"]);
+    for (idx, (ranks, variables, args)) in parts.iter().enumerate() {
+        let alone = place.command(args);
+        if idx > 0 {
+            command.arg(":");
+        }
+        command.arg("-n").arg(ranks.to_string());
+        if !variables.is_empty() {
+            command.arg("env").args(*variables);
+        }
+        command.arg(alone.get_program()).args(alone.get_args());
+        for (name, value) in alone.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+    }
+    command
+}
+
+/// Exit code and stderr of a job that ends by itself.
+fn run(place: &Place, parts: &[(usize, &[&str], &str)]) -> (Option<i32>, String) {
+    let output =
+        Timed::from_std(job(place, parts)).timeout(std::time::Duration::from_secs(300)).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+fn reproduce(place: &Place, ranks: usize) -> Vec<TrialRecord> {
+    let (code, stderr) = run(place, &[(ranks, &[], "reproduce tiny --scale smoke --threads 1")]);
+    assert_eq!(code, Some(0), "{stderr}");
+    // One rank speaks.
+    assert_eq!(stderr.matches("trials, 1 to run").count(), 1, "{stderr}");
+    place.records("tiny")
+}
+
+/// Every method, with sparsity, for 1, 2 and 3 ranks.
+#[test]
+fn ranks_do_not_change_bits() {
+    for settings in [
+        "method = \"cge\"\nsparsity = 0.5\nepochs = 3",
+        "method = \"cge\"\nsparsity = 0.5\nepochs = 2\nevaluator = \"reuse\"",
+        "method = \"rge\"\nqueries = 7\nsparsity = 0.5\nepochs = 2",
+        "method = \"cocd\"\nqueries = 30\nsparsity = 0.0\ndecay = 0.9\nepochs = 2",
+        "method = \"pattern-search\"\nqueries = 20\nsparsity = 0.0\nepochs = 2",
+        // Run by the first rank alone.
+        "method = \"fo\"\nsparsity = 0.0\nepochs = 2",
+    ] {
+        let alone = place(settings);
+        alone.run("reproduce tiny --scale smoke --threads 1").ok();
+        let [expected] = &alone.records("tiny")[..] else { panic!("one record") };
+        for ranks in [1, 2, 3] {
+            let records = reproduce(&place(settings), ranks);
+            let [found] = &records[..] else { panic!("one record") };
+            compare_ignoring_time(expected, found).unwrap();
+        }
+    }
+}
+
+/// Weights too, through the verb `train`.
+#[test]
+fn trained_weights_are_the_same() {
+    let place = Place::new();
+    let args = |out: &str| {
+        format!(
+            "train --set data=synthetic --set model=cnn --set depth=1 --set width=4 --set n-train=64 --set n-test=32 \
+             --set batch-size=32 --set epochs=2 --set warmup-epochs=0 --set sparsity=0 --threads 1 --out {}",
+            place.path(out).display()
+        )
+    };
+    place.run(&args("one.safetensors")).ok();
+    let (code, stderr) = run(&place, &[(2, &[], &args("two.safetensors"))]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let bytes = |name: &str| std::fs::read(place.path(name)).unwrap();
+    assert_eq!(bytes("one.safetensors"), bytes("two.safetensors"));
+}
+
+/// Processes that a process started.
+fn children(parent: u32) -> Vec<u32> {
+    let stat = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let pids = processes.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok());
+    let is_child = |pid: &u32| {
+        let stat = stat(*pid)?;
+        // After the name in parentheses: state, parent.
+        let parent_of: u32 = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+        (parent_of == parent).then_some(())
+    };
+    let mut found: Vec<u32> = pids.filter(|pid| is_child(pid).is_some()).collect();
+    found.sort_unstable();
+    found
+}
+
+const LONG: &str = "method = \"cge\"\nsparsity = 0.5\nepochs = 8";
+
+/// A job of two ranks whose checkpoint has reached `n_epochs`.
+fn started(place: &Place, ranks: usize, n_epochs: usize) -> Child {
+    let mut command = job(place, &[(ranks, &[], "reproduce tiny --scale smoke --threads 1")]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let reached = |path: &Path| Checkpoint::progress(path).is_some_and(|at| at.epoch >= n_epochs);
+    wait_for(&place.path("results/tiny/smoke"), "state", reached);
+    child
+}
+
+fn signal(pid: u32, name: &str) {
+    let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
+    assert!(status.unwrap().success());
+}
+
+/// A rank that dies takes the job along; another number of ranks goes on from the checkpoint; then a polite kill of one
+/// rank stops all of them in the same step, and one process goes on to the end: the numbers of a run that nobody
+/// touched.
+#[test]
+fn a_job_that_lost_a_rank_goes_on() {
+    let alone = place(LONG);
+    alone.run("reproduce tiny --scale smoke --threads 1").ok();
+    let [expected] = &alone.records("tiny")[..] else { panic!("one record") };
+
+    let place = place(LONG);
+    let child = started(&place, 2, 1);
+    let ranks = children(child.id());
+    assert_eq!(ranks.len(), 2);
+    signal(ranks[1], "KILL");
+    let (code, stderr) = end(child);
+    assert_ne!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("Killed"), "{stderr}");
+    assert!(place.records("tiny").is_empty());
+
+    let child = started(&place, 3, 3);
+    signal(children(child.id())[2], "TERM");
+    let (code, stderr) = end(child);
+    assert_eq!(code, Some(130), "{stderr}");
+    assert!(stderr.contains("going on after epoch"), "{stderr}");
+
+    let ran = place.run("reproduce tiny --scale smoke --threads 1");
+    assert!(ran.stderr.contains("going on after epoch"), "{}", ran.stderr);
+    let [found] = &place.records("tiny")[..] else { panic!("one record") };
+    compare_ignoring_time(expected, found).unwrap();
+}
+
+/// Ranks that are not of one mind are refused at once.
+#[test]
+fn strangers_are_refused() {
+    let place = place("method = \"cge\"\nsparsity = 0.0\nepochs = 1");
+    let args = "reproduce tiny --scale smoke --threads 1";
+    let (code, stderr) = run(&place, &[(1, &[], args), (1, &["DEEPZERO_KERNELS=portable"], args)]);
+    assert_ne!(code, Some(0));
+    assert!(stderr.contains("rank 1 has another set of kernels than rank 0"), "{stderr}");
+    let (code, stderr) = run(&place, &[(1, &[], args), (1, &[], &format!("{args} --set width=8"))]);
+    assert_ne!(code, Some(0));
+    assert!(stderr.contains("does not have the trial that rank 0 runs"), "{stderr}");
+    assert!(place.records("tiny").is_empty());
+}
