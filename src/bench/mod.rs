@@ -2,6 +2,7 @@
 //!
 //! - [`cge`] and [`rge`]: zeroth-order gradient estimates, with the accuracy of the former;
 //! - [`first_order`]: steps of back-propagation, for comparison;
+//! - [`job`]: training steps by several processes, and their exchanges;
 //! - [`conv`]: the convolution kernels alone;
 //! - [`machine`]: the peak that all of them are held against.
 //!
@@ -14,6 +15,7 @@ pub mod conv;
 mod coords;
 mod evaluator;
 pub mod first_order;
+pub mod job;
 pub mod machine;
 pub mod rge;
 mod timing;

@@ -6,12 +6,13 @@ use anyhow::{Result, bail};
 use candle_core::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand, ValueEnum};
-use deepzero::bench::{Distribution, Machine, Workload, cge, conv, first_order, rge};
-use deepzero::spec::{Difference, EvaluatorKind, Precision};
+use deepzero::bench::{Distribution, Machine, Workload, cge, conv, first_order, job, rge};
+use deepzero::ranks::Ranks;
+use deepzero::spec::{Difference, EvaluatorKind, Precision, Settings};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Common, Exit, say};
+use super::{Common, Exit, key_value, say};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -38,6 +39,8 @@ enum BenchVerb {
     Rge(RgeArgs),
     /// The convolution kernels, forward and backward.
     Conv(ConvArgs),
+    /// Training steps of a job of processes (mpirun -n N deepzero bench job), and their exchanges.
+    Job(JobArgs),
     /// First-order training steps: forward pass, back-propagation, update.
     Fo(FoArgs),
 }
@@ -119,6 +122,19 @@ struct ConvArgs {
 }
 
 #[derive(Debug, Args)]
+struct JobArgs {
+    /// Change a setting; repeatable. `deepzero train --help` lists them.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    overrides: Vec<(String, String)>,
+    /// Seed of everything random.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Steps of which the median counts.
+    #[arg(long, default_value = "5", value_name = "N", value_parser = count(MAX_REPEATS))]
+    steps: usize,
+}
+
+#[derive(Debug, Args)]
 struct FoArgs {
     #[command(flatten)]
     workload: WorkloadArgs,
@@ -150,7 +166,48 @@ fn count(max: u64) -> RangedU64ValueParser<usize> {
 /// Sparsity of the paper's main experiment.
 const SPARSITY: f64 = 0.9;
 
-pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<Exit> {
+impl BenchArgs {
+    /// Whether all processes of a job take part.
+    pub(super) fn is_job(&self) -> bool {
+        matches!(self.verb, BenchVerb::Job(_))
+    }
+}
+
+fn run_job(common: &Common, args: &JobArgs, ranks: &Ranks) -> Result<Exit> {
+    let mut settings = Settings::default();
+    for (key, value) in &args.overrides {
+        settings.set_text(key, value)?;
+    }
+    let measured = job::measure(ranks, &settings, args.seed, args.steps)?;
+    if ranks.is_first() { show(common, "job", &measured, say_job) } else { Ok(Exit::Ok) }
+}
+
+fn say_job(m: &job::Measurement) -> std::io::Result<()> {
+    say!(
+        "{} processes with {} threads each, batch {}, {} parameters",
+        m.ranks,
+        m.threads,
+        m.batch_size,
+        m.n_params
+    )?;
+    say_row("queries of a step", format_args!("{:.0}", m.queries))?;
+    say_row("step", format_args!("{}, median of {}", spread(m.step_s, m.step_min_s, m.step_max_s), m.steps))?;
+    say_row("steps per hour", format_args!("{:.1}", m.steps_per_hour))?;
+    say_row(
+        "exchange",
+        format_args!(
+            "{:.2} ms and {:.0} bytes of a step, waiting included",
+            1e3 * m.exchange_s,
+            m.exchange_bytes
+        ),
+    )?;
+    say_row(
+        "exchange alone",
+        format_args!("{:.1} µs and {:.3} ns per byte", 1e6 * m.latency_s, 1e9 * m.s_per_byte),
+    )
+}
+
+pub(super) fn run(common: &Common, args: &BenchArgs, ranks: &Ranks) -> Result<Exit> {
     let (device, _) = common.device()?;
     let memory = common.memory(&device)?;
     match &args.verb {
@@ -165,6 +222,7 @@ pub(super) fn run(common: &Common, args: &BenchArgs) -> Result<Exit> {
             let measured = rge::measure(&args.workload.workload(device)?, &config)?;
             show(common, "rge", &measured, say_rge)
         }
+        BenchVerb::Job(args) => run_job(common, args, ranks),
         BenchVerb::Conv(args) => {
             if !device.is_cpu() {
                 bail!("bench conv measures kernels for the CPU; leave out --device");

@@ -305,6 +305,7 @@ fn run_verb(cli: &Cli, ranks: &Ranks) -> Result<Exit> {
         Verb::Reproduce(args) => return reproduce::run(common, args, ranks),
         Verb::Sweep(args) => return reproduce::run_sweep(common, args, ranks),
         Verb::Train(args) => return train::run(common, args, ranks),
+        Verb::Bench(args) if args.is_job() => return bench::run(common, args, ranks),
         _ if !ranks.is_first() => return Ok(Exit::Ok),
         _ => {}
     }
@@ -317,7 +318,7 @@ fn run_verb(cli: &Cli, ranks: &Ranks) -> Result<Exit> {
         Verb::Status(args) => status::run(common, args),
         Verb::Data(args) => data::run(common, args),
         Verb::Doctor(args) => doctor::run(common, args),
-        Verb::Bench(args) => bench::run(common, args),
+        Verb::Bench(args) => bench::run(common, args, ranks),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "deepzero", &mut script);

@@ -60,7 +60,8 @@ impl Observer for TrialProgress {
     }
 
     fn epoch(&self, record: &EpochRecord) {
-        if self.bar.is_some() {
+        // What only measures has no loss to tell of.
+        if self.bar.is_some() || record.train_loss.is_nan() {
             return;
         }
         let mut last = self.last_line.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

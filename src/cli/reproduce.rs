@@ -5,7 +5,7 @@ use clap::Args;
 use deepzero::ranks::Ranks;
 use deepzero::results::Status;
 use deepzero::runner::{self, Ended, Runner};
-use deepzero::spec::{Experiment, Trial, split_id};
+use deepzero::spec::{Experiment, Task, Trial, split_id};
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
@@ -63,7 +63,16 @@ pub(super) fn selected(common: &Common, ids: &[String], selection: &Selection) -
     let mut experiments = Vec::new();
     for id in ids {
         if id == "all" {
-            experiments.extend(library.all()?.into_iter().filter(|experiment| !experiment.is_sweep()));
+            for experiment in library.all()?.into_iter().filter(|experiment| !experiment.is_sweep()) {
+                if cfg!(feature = "mpi") || !needs_mpi(&experiment, selection)? {
+                    experiments.push(experiment);
+                } else {
+                    eprintln!(
+                        "{} is left out: it needs a program built with `--features mpi`",
+                        experiment.id
+                    );
+                }
+            }
         } else {
             // The id of a variant or of a sweep without a file, as reports name it: its values are
             // those that have results.
@@ -79,6 +88,12 @@ pub(super) fn selected(common: &Common, ids: &[String], selection: &Selection) -
         .iter()
         .map(|experiment| Ok(experiment.with_overrides(selection.scale, &selection.overrides)?))
         .collect()
+}
+
+/// Whether an experiment starts jobs of several processes.
+fn needs_mpi(experiment: &Experiment, selection: &Selection) -> Result<bool> {
+    let trials = experiment.trials(selection.scale, Some(1), &[])?;
+    Ok(trials.iter().any(|trial| trial.settings.task == Task::Workers))
 }
 
 fn run_all(

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use candle_core::Device;
 use clap::Args;
 use deepzero::nn::weights;
 use deepzero::ranks::{self, Ranks};
@@ -77,7 +78,7 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
     }
     if !is_first {
         let folder = runner::follow(ranks, &trial)?;
-        train(common, &trial, &folder.path().join(STATE), ranks, &Quiet)?;
+        train(common, &trial, common.device()?, &folder.path().join(STATE), ranks, &Quiet)?;
         return Ok(Exit::Ok);
     }
     if args.out.is_dir() {
@@ -93,9 +94,10 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
     if state.exists() && !args.resume {
         bail!("{} holds an unfinished run; add --resume to go on, or delete it", state.display());
     }
+    let device = common.device()?;
     let progress = TrialProgress::new("train".to_owned(), settings.epochs);
     runner::lead(ranks, &trial, &state)?;
-    let model = train(common, &trial, &state, ranks, &progress).inspect_err(|error| {
+    let model = train(common, &trial, device, &state, ranks, &progress).inspect_err(|error| {
         let is_interrupted = matches!(error.downcast_ref(), Some(deepzero::Error::Interrupted));
         let resumable = is_interrupted && state.exists();
         progress.finish(if resumable { "stopped; add --resume to go on" } else { "stopped" });
@@ -142,11 +144,11 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
 fn train(
     common: &Common,
     trial: &Trial,
+    (device, device_name): (Device, String),
     state: &Path,
     ranks: &Ranks,
     observer: &dyn Observer,
 ) -> Result<Model> {
-    let (device, device_name) = common.device()?;
     let memory = common.memory(&device)?;
     let (store, location, downloads) = (common.store(), common.location(), DownloadProgress::default());
     let mut runner = Runner::new(&store, &location, &downloads, device.clone(), device_name, &INTERRUPT);

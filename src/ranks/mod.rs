@@ -70,6 +70,14 @@ pub struct Ranks {
     state: Mutex<State>,
 }
 
+/// Processes of the job that a launcher started this one in, as its environment tells: Open MPI's, one that speaks PMI,
+/// or a step of Slurm. One if there is none.
+fn job_size(variable: impl Fn(&str) -> Option<String>) -> usize {
+    let number = |name: &str| variable(name)?.parse::<usize>().ok();
+    let slurm = || number("SLURM_STEP_ID").and(number("SLURM_STEP_NUM_TASKS"));
+    number("OMPI_COMM_WORLD_SIZE").or_else(|| number("PMI_SIZE")).or_else(slurm).unwrap_or(1)
+}
+
 /// What ranks learn about costs; the same on all of them.
 #[derive(Debug, Default)]
 struct State {
@@ -115,10 +123,7 @@ impl Ranks {
     /// # Errors
     /// If the program was started by `mpirun` but is built without MPI, or MPI cannot be started.
     pub fn of_job() -> Result<Self> {
-        if !["OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"]
-            .iter()
-            .any(|name| std::env::var_os(name).is_some())
-        {
+        if job_size(|name| std::env::var(name).ok()) < 2 {
             return Ok(Self::alone());
         }
         #[cfg(feature = "mpi")]
@@ -202,17 +207,30 @@ impl Ranks {
         }
     }
 
+    /// As many numbers from every rank as this one gives, one rank after the other; nothing is counted.
+    ///
+    /// # Errors
+    /// If the exchange fails.
+    pub fn all_gather(&self, own: &[f64]) -> Result<Vec<f64>> {
+        match &self.exchange {
+            Some(exchange) => exchange.all_gather(own, &vec![own.len(); self.size()]),
+            None => Ok(own.to_vec()),
+        }
+    }
+
     /// Checks that all ranks have the same `text`, which is called `what` in errors.
     ///
     /// # Errors
     /// [`Error::Ranks`] on every rank if one has another.
     pub fn agree(&self, what: &str, text: &str) -> Result<()> {
-        let Some(exchange) = &self.exchange else { return Ok(()) };
+        if self.is_alone() {
+            return Ok(());
+        }
         let digest = Sha256::digest(text.as_bytes());
         // Three bytes fit a number exactly.
         let own: Vec<f64> =
             digest.chunks(3).map(|part| part.iter().fold(0.0, |n, &b| 256.0 * n + f64::from(b))).collect();
-        let all = exchange.all_gather(&own, &vec![own.len(); self.size()])?;
+        let all = self.all_gather(&own)?;
         let differs = |of: &[f64]| of.iter().zip(&all).any(|(a, b)| a.to_bits() != b.to_bits());
         match all.chunks(own.len()).position(differs) {
             None => Ok(()),
@@ -459,6 +477,20 @@ fn plan(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Oracle: what launchers set, by their documentation.
+    #[test]
+    fn launchers_tell_the_size() {
+        let size = |pairs: &'static [(&str, &str)]| {
+            job_size(|name| pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.to_owned()))
+        };
+        assert_eq!(size(&[]), 1);
+        assert_eq!(size(&[("OMPI_COMM_WORLD_SIZE", "3")]), 3);
+        assert_eq!(size(&[("PMI_SIZE", "2")]), 2);
+        assert_eq!(size(&[("SLURM_STEP_ID", "0"), ("SLURM_STEP_NUM_TASKS", "8")]), 8);
+        // A batch script itself is no step.
+        assert_eq!(size(&[("SLURM_NTASKS", "8")]), 1);
+    }
 
     /// Oracle: by hand. Costs 1, 1, 1, 1, 4, 4 make 12: halves are 4 + 1 probes of the cheap group against one dear.
     #[test]

@@ -22,7 +22,10 @@ impl Metric {
             Self::DirectionsSeconds
             | Self::PerturbationSeconds
             | Self::InferenceSeconds
-            | Self::ArithmeticSeconds => median(measured().collect())?,
+            | Self::ArithmeticSeconds
+            | Self::StepsPerHour
+            | Self::SpeedUp
+            | Self::ExchangeSeconds => median(measured().collect())?,
             _ => self.at(last),
         };
         value.is_finite().then_some(value)
@@ -51,6 +54,10 @@ impl Metric {
             Self::InferenceSeconds => epoch.measures.inference_s,
             Self::ArithmeticSeconds => epoch.measures.arithmetic_s,
             Self::Radius => epoch.measures.radius,
+            Self::StepsPerHour => epoch.measures.steps_per_hour,
+            Self::SpeedUp => epoch.measures.speed_up,
+            Self::ExchangeSeconds => epoch.measures.exchange_s,
+            Self::ExchangeBytes => epoch.measures.exchange_bytes,
         }
     }
 
@@ -65,6 +72,7 @@ impl Metric {
             Self::DirectionsSeconds | Self::PerturbationSeconds => false,
             Self::InferenceSeconds | Self::ArithmeticSeconds => false,
             Self::GradientNorm | Self::Radius => false,
+            Self::StepsPerHour | Self::SpeedUp | Self::ExchangeSeconds | Self::ExchangeBytes => false,
         }
     }
 

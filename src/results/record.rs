@@ -37,11 +37,19 @@ pub struct Measures {
     pub arithmetic_s: f64,
     /// Radius of Pattern Search at the end of the epoch.
     pub radius: f64,
+    /// Steps per hour of a job of processes.
+    pub steps_per_hour: f64,
+    /// The same over that of one process, measured right before.
+    pub speed_up: f64,
+    /// Seconds that one of its steps spends exchanging results, waiting included.
+    pub exchange_s: f64,
+    /// Bytes that a process receives from others in a step.
+    pub exchange_bytes: f64,
 }
 
 impl Measures {
     /// Column names, in declared order.
-    pub const NAMES: [&'static str; 8] = [
+    pub const NAMES: [&'static str; 12] = [
         "cosine",
         "relative_error",
         "gradient_share",
@@ -50,6 +58,10 @@ impl Measures {
         "inference_s",
         "arithmetic_s",
         "radius",
+        "steps_per_hour",
+        "speed_up",
+        "exchange_s",
+        "exchange_bytes",
     ];
 
     /// The values in the order of [`Measures::NAMES`].
@@ -64,6 +76,10 @@ impl Measures {
             inference_s,
             arithmetic_s,
             radius,
+            steps_per_hour,
+            speed_up,
+            exchange_s,
+            exchange_bytes,
         } = *self;
         [
             cosine,
@@ -74,6 +90,10 @@ impl Measures {
             inference_s,
             arithmetic_s,
             radius,
+            steps_per_hour,
+            speed_up,
+            exchange_s,
+            exchange_bytes,
         ]
     }
 
@@ -89,6 +109,10 @@ impl Measures {
             inference_s,
             arithmetic_s,
             radius,
+            steps_per_hour,
+            speed_up,
+            exchange_s,
+            exchange_bytes,
         ] = values;
         Self {
             cosine,
@@ -99,13 +123,17 @@ impl Measures {
             inference_s,
             arithmetic_s,
             radius,
+            steps_per_hour,
+            speed_up,
+            exchange_s,
+            exchange_bytes,
         }
     }
 
     /// Whether a column holds a time.
     #[must_use]
     pub fn is_time(name: &str) -> bool {
-        name.ends_with("_s")
+        name.ends_with("_s") || matches!(name, "steps_per_hour" | "speed_up")
     }
 }
 

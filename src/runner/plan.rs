@@ -68,6 +68,8 @@ const CALIBRATION_BATCH: usize = 64;
 const CALIBRATION_PROBES: usize = 2;
 /// Probes per layer on a GPU, which needs many to be busy.
 const GPU_PROBES: usize = 64;
+/// Steps of a job that is timed, with the one to warm up.
+const WORKER_STEPS: usize = 6;
 
 impl Planner {
     /// A planner for `device`, where changes in flight may occupy `memory` bytes.
@@ -105,6 +107,8 @@ impl Planner {
             // One estimate per epoch, and one to warm up.
             Task::Stages => one_batch_each(settings, settings.epochs + 1),
             Task::Quality => one_batch_each(settings, settings.epochs),
+            // Steps of a job, and of one process beside it.
+            Task::Workers => one_batch_each(settings, settings.epochs * 2 * WORKER_STEPS),
         };
         let threads = rayon::current_num_threads() as f64;
         let full_flops = network.flops() as f64;
@@ -297,7 +301,7 @@ fn measure(network: &Network, settings: &Settings, device: &Device, memory: usiz
 }
 
 /// Images (N, 3, 32, 32) for timing only.
-fn calibration_images(n: usize, dtype: DType) -> Result<Tensor> {
+pub(crate) fn calibration_images(n: usize, dtype: DType) -> Result<Tensor> {
     let [channels, height, width] = model::INPUT;
     let len = n * channels * height * width;
     let values: Vec<f32> = (0..len).map(|idx| (idx % 97) as f32 / 48.0 - 1.0).collect();

@@ -204,7 +204,14 @@ impl Settings {
         require(self.pretrain_epochs == 0 || self.task == Task::Quality, "pretrain-epochs", || {
             format!("it belongs to task = quality; got task = {}", self.text("task"))
         })?;
-        let estimates = matches!(self.method, Method::Cge | Method::Rge);
+        let is_job = self.task == Task::Workers;
+        require(is_job || (self.workers == 1 && !self.modeled), "workers", || {
+            format!("workers and modeled belong to task = workers; got task = {}", self.text("task"))
+        })?;
+        require(!is_job || self.method != Method::Fo, "method", || {
+            "first-order steps have no probes to share among workers; got fo".into()
+        })?;
+        let estimates = matches!(self.method, Method::Cge | Method::Rge) || is_job;
         require(self.task == Task::Train || estimates, "task", || {
             format!("{} needs method = cge or rge; got {}", self.text("task"), self.text("method"))
         })?;

@@ -48,7 +48,7 @@ use Domain::{Above, Bool, From, Int, Name, Within};
 const INF: f64 = f64::INFINITY;
 
 /// One entry per field of [`Settings`], in declared order; the help is the field's doc comment.
-pub(super) const ENTRIES: [Entry; 42] = [
+pub(super) const ENTRIES: [Entry; 44] = [
     entry("data", Name, "Training images."),
     entry(
         "n-train",
@@ -126,6 +126,16 @@ pub(super) const ENTRIES: [Entry; 42] = [
         "stop-when-fitted",
         Bool,
         "Whether training ends once all training images are classified rightly (Pattern Search).",
+    ),
+    entry(
+        "workers",
+        Int(1),
+        "Processes, with one thread each, that share the probes of a step (task = workers).",
+    ),
+    entry(
+        "modeled",
+        Bool,
+        "Whether the times are those of a model, made of measured parts, instead of a job's (task = workers).",
     ),
 ];
 

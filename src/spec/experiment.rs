@@ -183,11 +183,19 @@ pub enum Metric {
     ArithmeticSeconds,
     /// `radius` of Pattern Search at the end.
     Radius,
+    /// `steps-per-hour` of a job of processes, median over epochs.
+    StepsPerHour,
+    /// `speed-up` against one process, likewise.
+    SpeedUp,
+    /// `exchange-s`: seconds of a step that go to exchanging results, likewise.
+    ExchangeSeconds,
+    /// `exchange-bytes` that a process receives in a step.
+    ExchangeBytes,
 }
 
 impl Metric {
     /// Names in experiment files.
-    pub const NAMES: [(&'static str, Self); 19] = [
+    pub const NAMES: [(&'static str, Self); 23] = [
         ("test-accuracy", Self::TestAccuracy),
         ("train-accuracy", Self::TrainAccuracy),
         ("val-accuracy", Self::ValAccuracy),
@@ -207,6 +215,10 @@ impl Metric {
         ("inference-s", Self::InferenceSeconds),
         ("arithmetic-s", Self::ArithmeticSeconds),
         ("radius", Self::Radius),
+        ("steps-per-hour", Self::StepsPerHour),
+        ("speed-up", Self::SpeedUp),
+        ("exchange-s", Self::ExchangeSeconds),
+        ("exchange-bytes", Self::ExchangeBytes),
     ];
 
     /// The metric of that name.
@@ -227,10 +239,12 @@ impl Metric {
             Self::TestAccuracy | Self::TrainAccuracy | Self::ValAccuracy => " %",
             Self::TestLoss | Self::TrainLoss | Self::ValLoss | Self::Queries => "",
             Self::GradientNorm | Self::Cosine | Self::RelativeError => "",
-            Self::GradientShare | Self::Radius => "",
+            Self::GradientShare | Self::Radius | Self::StepsPerHour | Self::SpeedUp | Self::ExchangeBytes => {
+                ""
+            }
             Self::Seconds | Self::SecondsPerEpoch => " s",
             Self::DirectionsSeconds | Self::PerturbationSeconds => " s",
-            Self::InferenceSeconds | Self::ArithmeticSeconds => " s",
+            Self::InferenceSeconds | Self::ArithmeticSeconds | Self::ExchangeSeconds => " s",
             Self::Hours => " h",
         }
     }

@@ -20,6 +20,8 @@ pub enum Task {
     Stages,
     /// Compares one estimate per epoch with back-propagation.
     Quality,
+    /// Times training steps by a job of processes, once per epoch (Fig. A6).
+    Workers,
 }
 
 /// Which images to train on.
@@ -338,6 +340,10 @@ pub struct Settings {
     pub normalize_logits: bool,
     /// Whether training ends once all training images are classified rightly (Pattern Search).
     pub stop_when_fitted: bool,
+    /// Processes, with one thread each, that share the probes of a step (task = workers).
+    pub workers: usize,
+    /// Whether the times are those of a model, made of measured parts, instead of a job's (task = workers).
+    pub modeled: bool,
 }
 
 impl Default for Settings {
@@ -386,6 +392,8 @@ impl Default for Settings {
             search_steps: 1,
             normalize_logits: false,
             stop_when_fitted: false,
+            workers: 1,
+            modeled: false,
         }
     }
 }

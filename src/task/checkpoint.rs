@@ -18,7 +18,7 @@ use crate::zo::sparsity::KeepCounts;
 use crate::{Error, Result, files};
 
 /// Raised when the contents change.
-const VERSION: &str = "3";
+const VERSION: &str = "4";
 
 /// What a trial needs to go on.
 #[derive(Debug, Clone)]

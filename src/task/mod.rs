@@ -7,6 +7,7 @@ mod gradient;
 mod prepared;
 mod quality;
 mod stages;
+mod workers;
 
 pub use active::{ActiveSets, Place};
 pub use checkpoint::{Checkpoint, Progress};
@@ -26,5 +27,6 @@ pub fn run(settings: &Settings, seed: u64, session: &Session) -> Result<Model> {
         Task::Train => train(settings, seed, session),
         Task::Stages => stages::measure(settings, seed, session),
         Task::Quality => quality::measure(settings, seed, session),
+        Task::Workers => workers::measure(settings, seed, session),
     }
 }

@@ -535,13 +535,14 @@ fn verbs_explain_themselves() {
     assert!(place.names("").is_empty());
 }
 
-const BENCH_MACHINE: [&str; 6] = ["bench", "cpu", "threads", "kernels", "peak_gflops", "bandwidth_gb_s"];
+const BENCH_MACHINE: [&str; 7] =
+    ["bench", "device", "cpu", "threads", "kernels", "peak_gflops", "bandwidth_gb_s"];
 
 /// The keys of a measurement after those of the machine, which it checks.
 fn keys_after_machine(answer: &Value) -> Vec<&str> {
     let keys: Vec<&str> = answer.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(keys[..BENCH_MACHINE.len()], BENCH_MACHINE);
-    assert!(BENCH_MACHINE[4..].iter().all(|&key| answer[key].as_f64().unwrap() > 0.0), "{answer}");
+    assert!(BENCH_MACHINE[5..].iter().all(|&key| answer[key].as_f64().unwrap() > 0.0), "{answer}");
     keys[BENCH_MACHINE.len()..].to_vec()
 }
 
@@ -568,6 +569,7 @@ fn bench_cge_measures_every_evaluator() {
                 "n_population",
                 "n_coords",
                 "evaluator",
+                "precision",
                 "difference",
                 "mu",
                 "seed",
