@@ -114,7 +114,7 @@ fn say_system(system: &System) -> std::io::Result<()> {
             None => "none: this program is built without CUDA".to_owned(),
         },
     )?;
-    row("MPI", "none: this program is built without it".to_owned())
+    row("MPI", system.mpi.clone().unwrap_or_else(|| "none: this program is built without it".to_owned()))
 }
 
 fn say_check(check: &Check) -> std::io::Result<()> {
@@ -170,13 +170,17 @@ fn speeds(system: &System, device: &Device, memory: usize, quiet: bool) -> Resul
                 )?;
             }
             let launches = if is_gpu { format!(", {launches:.2} launches per query") } else { String::new() };
+            let share = if found.peak_share.is_finite() {
+                format!("{:>5.1} % of peak", 100.0 * found.peak_share)
+            } else {
+                "peak unknown".to_owned()
+            };
             say!(
-                "  {:<10} {:<5} {:>9.3} µs per query and image, {:>7.3} TFLOP/s executed, {:>5.1} % of peak{launches}",
+                "  {:<10} {:<5} {:>9.3} µs per query and image, {:>7.3} TFLOP/s executed, {share}{launches}",
                 name(evaluator),
                 name(precision),
                 found.us_per_query_image,
-                found.executed_gflops / 1e3,
-                100.0 * found.peak_share
+                found.executed_gflops / 1e3
             )?;
         }
         measured.push(found);

@@ -32,6 +32,8 @@ pub struct System {
     pub memory: Option<(u64, u64)>,
     /// The GPU in use, if one is.
     pub gpu: Option<Gpu>,
+    /// The MPI library, if the program is built with one.
+    pub mpi: Option<String>,
 }
 
 /// A GPU.
@@ -60,7 +62,10 @@ impl System {
         Ok(Self {
             version: env!("CARGO_PKG_VERSION"),
             commit: env!("DEEPZERO_COMMIT"),
-            features: if cfg!(feature = "cuda") { vec!["cuda"] } else { Vec::new() },
+            features: [("cuda", cfg!(feature = "cuda")), ("mpi", cfg!(feature = "mpi"))]
+                .into_iter()
+                .filter_map(|(name, is_on)| is_on.then_some(name))
+                .collect(),
             platform: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             cpu: crate::results::cpu_name(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
@@ -69,6 +74,7 @@ impl System {
             kernels_available: Isa::available().into_iter().map(Isa::name).collect(),
             memory: memory(),
             gpu: gpu(device)?,
+            mpi: crate::ranks::library(),
         })
     }
 

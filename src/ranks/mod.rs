@@ -70,6 +70,18 @@ pub struct Ranks {
     state: Mutex<State>,
 }
 
+/// The MPI library that the program is built with, as it calls itself; none without one.
+#[must_use]
+pub fn library() -> Option<String> {
+    #[cfg(feature = "mpi")]
+    return ::mpi::environment::library_version().ok().map(|text| {
+        // Open MPI's goes on with its package and its date.
+        text.split(',').next().unwrap_or_default().trim().to_owned()
+    });
+    #[cfg(not(feature = "mpi"))]
+    None
+}
+
 /// Processes of the job that a launcher started this one in, as its environment tells: Open MPI's, one that speaks PMI,
 /// or a step of Slurm. One if there is none.
 fn job_size(variable: impl Fn(&str) -> Option<String>) -> usize {

@@ -817,6 +817,35 @@ fn single_points_of_an_experiment() {
     }
 }
 
+/// Oracle: the sweep that nobody split. Parts in any order, results copied together.
+#[test]
+fn three_shards_are_the_whole() {
+    let place = || Place::with(&[("tiny", experiment("tiny", "mu", "[0.01, 0.02, 0.03, 0.04]", ""))]);
+    let whole = place();
+    whole.run("reproduce tiny --seeds 1").ok();
+    let whole = whole.records("tiny");
+    assert_eq!(whole.len(), 4);
+    let parts = [place(), place(), place()];
+    let mut found = Vec::new();
+    for (idx, part) in parts.iter().enumerate().rev() {
+        part.run(&format!("reproduce tiny --seeds 1 --shard {}/3", idx + 1)).ok();
+        found.extend(part.records("tiny"));
+    }
+    let key = |record: &deepzero::results::TrialRecord| record.trial.hash();
+    let sorted = |mut records: Vec<deepzero::results::TrialRecord>| {
+        records.sort_by_key(key);
+        records
+    };
+    let (found, whole) = (sorted(found), sorted(whole));
+    assert_eq!(found.len(), whole.len());
+    for (found, expected) in found.iter().zip(&whole) {
+        deepzero::results::compare_ignoring_time(expected, found).unwrap();
+    }
+    for wrong in ["0/3", "4/3", "x"] {
+        assert_eq!(parts[0].run(&format!("reproduce tiny --shard {wrong}")).code, 2);
+    }
+}
+
 #[test]
 fn a_gpu_that_is_not_there_is_an_error() {
     if candle_core::utils::cuda_is_available() {
