@@ -272,13 +272,13 @@ fn watch_interrupts() -> Result<()> {
 pub(crate) fn run(cli: Cli) -> Result<Exit> {
     let ranks = Ranks::of_job()?;
     let result = run_verb(&cli, &ranks);
-    match &result {
+    if let (Err(error), false) = (&result, ranks.is_alone()) {
         // Others may wait for an answer that will never come. After an agreed stop nobody does.
-        Err(error) if !ranks.is_alone() && !(is_interrupted(error) && ranks.is_stopping(&INTERRUPT)) => {
+        let is_agreed = is_interrupted(error) && ranks.is_stopping(&INTERRUPT);
+        if !is_agreed {
             say_error(error, &ranks);
             ranks.abort(Exit::of(error).number());
         }
-        _ => {}
     }
     if ranks.is_first() { result } else { result.or(Ok(Exit::Interrupted)) }
 }
