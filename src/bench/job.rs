@@ -37,7 +37,7 @@ pub struct Measurement {
     pub step_max_s: f64,
     /// Steps per hour, from the median.
     pub steps_per_hour: f64,
-    /// Bytes that a process receives from others in a step.
+    /// Bytes that the first process receives from others in a step.
     pub exchange_bytes: f64,
     /// Seconds of a step in the exchange, waiting for others included; mean.
     pub exchange_s: f64,

@@ -105,6 +105,17 @@ enum Verb {
     },
 }
 
+impl Verb {
+    /// Whether all processes of a job take part, rather than the first alone.
+    fn is_shared(&self) -> bool {
+        match self {
+            Self::Reproduce(_) | Self::Sweep(_) | Self::Train(_) => true,
+            Self::Bench(args) => args.is_job(),
+            _ => false,
+        }
+    }
+}
+
 /// Options that choose the trials of an experiment.
 #[derive(Debug, Args)]
 struct Selection {
@@ -301,18 +312,15 @@ fn run_verb(cli: &Cli, ranks: &Ranks) -> Result<Exit> {
     )?;
     ranks.agree("set of kernels", deepzero::kernels::Isa::current().name())?;
     let common = &cli.common;
-    match &cli.verb {
-        Verb::Reproduce(args) => return reproduce::run(common, args, ranks),
-        Verb::Sweep(args) => return reproduce::run_sweep(common, args, ranks),
-        Verb::Train(args) => return train::run(common, args, ranks),
-        Verb::Bench(args) if args.is_job() => return bench::run(common, args, ranks),
-        _ if !ranks.is_first() => return Ok(Exit::Ok),
-        _ => {}
+    if !ranks.is_first() && !cli.verb.is_shared() {
+        return Ok(Exit::Ok);
     }
     match &cli.verb {
         Verb::List(args) => list::run(common, args),
         Verb::Plan(args) => plan::run(common, args),
-        Verb::Reproduce(_) | Verb::Sweep(_) | Verb::Train(_) => unreachable!("run above"),
+        Verb::Reproduce(args) => reproduce::run(common, args, ranks),
+        Verb::Sweep(args) => reproduce::run_sweep(common, args, ranks),
+        Verb::Train(args) => train::run(common, args, ranks),
         Verb::Estimate(args) => estimate::run(common, args),
         Verb::Report(args) => report::run(common, args),
         Verb::Status(args) => status::run(common, args),
@@ -348,14 +356,14 @@ pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
 
 /// Environment variables in which launchers tell a process its number among those on its machine, and how many these
 /// are: Open MPI, Slurm.
-const LOCAL: [[&str; 2]; 2] = [
-    ["OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"],
-    ["SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"],
-];
+const LOCAL: [[&str; 2]; 2] =
+    [["OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"], ["SLURM_LOCALID", "SLURM_TASKS_PER_NODE"]];
 
 /// A process's number among those of its job on this machine, and how many these are.
 fn local_rank() -> Option<(usize, usize)> {
-    let number = |name: &str| std::env::var(name).ok()?.parse().ok();
+    // Slurm's list of machines begins with its first, such as `8(x4)`.
+    let number =
+        |name: &str| std::env::var(name).ok()?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
     LOCAL.iter().find_map(|[rank, size]| Some((number(rank)?, number(size)?)))
 }
 

@@ -43,7 +43,7 @@ pub struct Measures {
     pub speed_up: f64,
     /// Seconds that one of its steps spends exchanging results, waiting included.
     pub exchange_s: f64,
-    /// Bytes that a process receives from others in a step.
+    /// Bytes that the first process receives from others in a step.
     pub exchange_bytes: f64,
 }
 

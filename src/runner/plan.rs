@@ -13,7 +13,7 @@ use crate::nn::{Network, model};
 use crate::spec::{
     DataSource, Difference, EvaluatorKind, LayerRatios, Method, ModelKind, Precision, Search, Settings, Task,
 };
-use crate::task::population;
+use crate::task::{WORKER_STEPS, population};
 use crate::zo::sparsity::{KeepCounts, predicted_keep};
 use crate::zo::{LayeredObjective, NetworkObjective, Objective, Probe, PropagatingObjective};
 
@@ -68,8 +68,6 @@ const CALIBRATION_BATCH: usize = 64;
 const CALIBRATION_PROBES: usize = 2;
 /// Probes per layer on a GPU, which needs many to be busy.
 const GPU_PROBES: usize = 64;
-/// Steps of a job that is timed, with the one to warm up.
-const WORKER_STEPS: usize = 6;
 
 impl Planner {
     /// A planner for `device`, where changes in flight may occupy `memory` bytes.
@@ -107,8 +105,10 @@ impl Planner {
             // One estimate per epoch, and one to warm up.
             Task::Stages => one_batch_each(settings, settings.epochs + 1),
             Task::Quality => one_batch_each(settings, settings.epochs),
-            // Steps of a job, and of one process beside it.
-            Task::Workers => one_batch_each(settings, settings.epochs * 2 * WORKER_STEPS),
+            // A model runs no steps.
+            Task::Workers if settings.modeled => one_batch_each(settings, 0),
+            // Steps of a job, and of one process beside it, each with one to warm up.
+            Task::Workers => one_batch_each(settings, settings.epochs * 2 * (WORKER_STEPS + 1)),
         };
         let threads = rayon::current_num_threads() as f64;
         let full_flops = network.flops() as f64;

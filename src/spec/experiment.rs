@@ -189,7 +189,7 @@ pub enum Metric {
     SpeedUp,
     /// `exchange-s`: seconds of a step that go to exchanging results, likewise.
     ExchangeSeconds,
-    /// `exchange-bytes` that a process receives in a step.
+    /// `exchange-bytes` that the first process receives in a step.
     ExchangeBytes,
 }
 

@@ -13,12 +13,12 @@ use crate::results::TensorRecord;
 use crate::spec::{LayerRatios, Mask, Settings, SparseTarget};
 use crate::zo::evaluate::{Evaluator, Shared};
 use crate::zo::sparsity::{self, KeepCounts, Uncovered, ZoGrasp};
-use crate::zo::{Estimate, Metered, NetworkObjective, QueryCount};
+use crate::zo::{self, Estimator, Metered, NetworkObjective, QueryCount};
 use crate::{Error, Result};
 
-/// Where tensors live.
+/// What the evaluations of a trial may use.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct Resources<'a> {
     /// The device.
     pub device: &'a Device,
     /// Bytes that changes in flight, or points evaluated together on a GPU, may occupy; results do not depend
@@ -61,7 +61,7 @@ impl ActiveSets {
         train: &Dataset,
         params: &[f64],
         count: &QueryCount,
-        place: Place,
+        resources: Resources,
     ) -> Result<Self> {
         if settings.sparsity == 0.0 {
             return Ok(Self::All);
@@ -75,7 +75,7 @@ impl ActiveSets {
                 Mask::Redraw | Mask::Rescore => Self::Drawn(keep),
             });
         }
-        let (keep, mask) = scored(settings, seed, network, train, params, 0, count, place)?;
+        let (keep, mask) = scored(settings, seed, network, train, params, 0, count, resources)?;
         let active = || sparsity::scored_active(layout, &mask, uncovered(settings), seed, 0);
         Ok(match settings.mask {
             Mask::Redraw => Self::Drawn(keep),
@@ -100,12 +100,12 @@ impl ActiveSets {
         train: &Dataset,
         params: &[f64],
         count: &QueryCount,
-        place: Place,
+        resources: Resources,
     ) -> Result<()> {
         let due = draw_of(epoch, settings);
         let Self::Rescored { draw, active } = self else { return Ok(()) };
         if due > *draw {
-            let (_, mask) = scored(settings, seed, network, train, params, due, count, place)?;
+            let (_, mask) = scored(settings, seed, network, train, params, due, count, resources)?;
             *active = sparsity::scored_active(network.layout(), &mask, uncovered(settings), seed, due);
             *draw = due;
         }
@@ -184,7 +184,7 @@ pub(super) fn scored(
     params: &[f64],
     draw: u32,
     count: &QueryCount,
-    place: Place,
+    resources: Resources,
 ) -> Result<(KeepCounts, Vec<bool>)> {
     let batch = || {
         let rows = data::class_batch(train, settings.grasp_images_per_class)?;
@@ -194,7 +194,7 @@ pub(super) fn scored(
             None,
             &Normalization::CIFAR10,
             settings.precision.dtype(),
-            place.device,
+            resources.device,
         )
     };
     let scores = match settings.layer_ratios {
@@ -213,17 +213,20 @@ pub(super) fn scored(
         form @ (LayerRatios::ZoGrasp | LayerRatios::ZoGraspReleased) => {
             let batch = batch()?;
             let objective = NetworkObjective {
-                memory: place.memory,
+                memory: resources.memory,
                 ..NetworkObjective::new(network, &batch.images, &batch.labels)
             };
             let n_dirs = u32::try_from(settings.grasp_queries).unwrap_or(u32::MAX);
             let how = ZoGrasp { form, mu: settings.mu, n_dirs, seed, draw };
             let objective = Metered::new(objective, count);
-            let share = |evaluator: &dyn Evaluator,
-                         visit: &mut dyn FnMut(&dyn Evaluator) -> Result<Estimate>| {
-                visit(&Shared::new(evaluator, place.ranks, Some(network.layout()), count, place.interrupt))
+            let make = |estimator: &dyn Estimator, evaluator: &dyn Evaluator| {
+                let layout = Some(network.layout().as_ref());
+                zo::estimate(
+                    estimator,
+                    &Shared::new(evaluator, resources.ranks, layout, count, resources.interrupt),
+                )
             };
-            sparsity::zo_scores(&how, network, &objective, params, &share)?
+            sparsity::zo_scores(&how, network, &objective, params, &make)?
         }
     };
     let mask = sparsity::global_mask(network.layout(), &scores, settings.sparsity)?;
@@ -268,8 +271,8 @@ mod tests {
     use crate::nn::model;
 
     static GO_ON: AtomicBool = AtomicBool::new(false);
-    static CPU: Place =
-        Place { device: &Device::Cpu, memory: 1 << 30, ranks: &crate::ranks::ALONE, interrupt: &GO_ON };
+    static CPU: Resources =
+        Resources { device: &Device::Cpu, memory: 1 << 30, ranks: &crate::ranks::ALONE, interrupt: &GO_ON };
 
     const ALL_RULES: [LayerRatios; 7] = [
         LayerRatios::Uniform,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 
-use super::active::{self, ActiveSets, Place};
+use super::active::{self, ActiveSets, Resources};
 use super::checkpoint::Checkpoint;
 use super::gradient::{Asked, GradientSource, Landing};
 use super::prepared::Prepared;
@@ -132,10 +132,10 @@ impl Session<'_> {
         GradientSource { settings, seed, network, count, memory, ranks, interrupt }
     }
 
-    /// Where tensors live.
-    pub(super) fn place(&self) -> Place<'_> {
+    /// What evaluations may use.
+    pub(super) fn resources(&self) -> Resources<'_> {
         let Self { device, memory, ranks, interrupt, .. } = *self;
-        Place { device, memory, ranks, interrupt }
+        Resources { device, memory, ranks, interrupt }
     }
 
     /// [`Error::Interrupted`] when the user wants to stop.
@@ -289,7 +289,7 @@ impl<'a> Trainer<'a> {
                 train,
                 &state.params,
                 &count,
-                session.place(),
+                session.resources(),
             )?;
         }
         let pruned = state.active.pruned(settings, &network);
@@ -347,7 +347,7 @@ impl<'a> Trainer<'a> {
             train,
             params,
             &self.count,
-            session.place(),
+            session.resources(),
         )?;
         let active = self.state.active.in_epoch(epoch, settings, self.seed, &self.network);
         let draw = self.state.active.draw(epoch, settings);

@@ -9,11 +9,12 @@ mod quality;
 mod stages;
 mod workers;
 
-pub use active::{ActiveSets, Place};
+pub use active::{ActiveSets, Resources};
 pub use checkpoint::{Checkpoint, Progress};
 pub(crate) use classify::population;
 pub use classify::{Model, Observer, Quiet, Session, evaluate, train};
 pub use prepared::Prepared;
+pub(crate) use workers::STEPS as WORKER_STEPS;
 
 use crate::Result;
 use crate::spec::{Settings, Task};

@@ -26,7 +26,7 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
     let count = QueryCount::default();
     let train = &session.data.train;
     let active =
-        ActiveSets::at_initialization(settings, seed, &network, train, &params, &count, session.place())?;
+        ActiveSets::at_initialization(settings, seed, &network, train, &params, &count, session.resources())?;
     let source = session.source(settings, seed, &network, &count);
     let mut sums = vec![(0.0, 0.0); network.layout().specs().len()];
     let mut epochs: Vec<EpochRecord> = Vec::new();

@@ -54,7 +54,7 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
     let count = QueryCount::default();
     let train = &session.data.train;
     let active =
-        ActiveSets::at_initialization(settings, seed, &network, train, &params, &count, session.place())?;
+        ActiveSets::at_initialization(settings, seed, &network, train, &params, &count, session.resources())?;
     let source = session.source(settings, seed, &network, &count);
     let mut epochs: Vec<EpochRecord> = Vec::new();
     for epoch in 0..=settings.epochs {

@@ -15,8 +15,8 @@ use crate::spec::{Settings, Task};
 use crate::zo::{NetworkObjective, Objective};
 use crate::{Error, Result};
 
-/// Steps that a job is timed over.
-const STEPS: usize = 5;
+/// Steps that a job is timed over, after one to warm up.
+pub(crate) const STEPS: usize = 5;
 
 /// Whether this program can start a job.
 const CAN_START_JOBS: bool = cfg!(feature = "mpi");
@@ -131,7 +131,6 @@ fn modeled(settings: &Settings, seed: u64) -> Result<(Measures, f64)> {
         n_train: settings.batch_size,
         n_test: 1,
         n_val: 0,
-        layer_ratios: settings.layer_ratios,
         ..settings.clone()
     };
     let mut planner = Planner::new(Device::Cpu, crate::nn::difference::DEFAULT_MEMORY);

@@ -79,8 +79,18 @@ pub trait LayeredObjective: Objective {
     /// # Errors
     /// As [`Objective::loss`].
     fn losses_from(&self, base: &Self::Base, params: &[f64], probes: &[(usize, f64)]) -> Result<Vec<f64>> {
-        probes.par_iter().map(|&(coord, step)| self.loss_from(base, params, coord, step)).collect()
+        one_by_one_from(self, base, params, probes)
     }
+}
+
+/// One loss per (coordinate, step), spread over the threads.
+fn one_by_one_from<O: LayeredObjective + ?Sized>(
+    objective: &O,
+    base: &O::Base,
+    params: &[f64],
+    probes: &[(usize, f64)],
+) -> Result<Vec<f64>> {
+    probes.par_iter().map(|&(coord, step)| objective.loss_from(base, params, coord, step)).collect()
 }
 
 /// An objective that can carry the change of one coordinate through its parts to the loss, instead of
@@ -238,9 +248,7 @@ impl LayeredObjective for NetworkObjective<'_> {
         probes.iter().try_for_each(|&(coord, _)| self.check(coord))?;
         match self.stacked() {
             Some(batch) => batch.losses_from(&base.activations, params, probes),
-            None => {
-                probes.par_iter().map(|&(coord, step)| self.loss_from(base, params, coord, step)).collect()
-            }
+            None => one_by_one_from(self, base, params, probes),
         }
     }
 }

@@ -51,6 +51,13 @@ struct Conv<'a> {
     probes: usize,
 }
 
+/// Where in its plane the number lies that output `pixel` reads through `tap` of the kernel; none in the padding.
+fn input_pixel(g: &Geometry, pixel: usize, tap: usize) -> Option<usize> {
+    let row = (pixel / g.out_width() * g.stride + tap / g.kernel).checked_sub(g.padding)?;
+    let column = (pixel % g.out_width() * g.stride + tap % g.kernel).checked_sub(g.padding)?;
+    (row < g.height && column < g.width).then_some(row * g.width + column)
+}
+
 /// Output pixels of a block of threads.
 const PIXELS: usize = 128;
 /// Shared memory that every GPU gives a block without being asked, in bytes.
@@ -132,10 +139,8 @@ impl Conv<'_> {
             for slot in 0..n_in {
                 let input = super::channel_of(&channels, probe, slot);
                 for tap in 0..self.taps() {
-                    let row = (pixel / out_w * g.stride + tap / g.kernel).wrapping_sub(g.padding);
-                    let column = (pixel % out_w * g.stride + tap % g.kernel).wrapping_sub(g.padding);
-                    if row < g.height && column < g.width {
-                        let x_at = ((image * n_in + slot) * g.height + row) * g.width + column;
+                    if let Some(at) = input_pixel(g, pixel, tap) {
+                        let x_at = (image * n_in + slot) * g.height * g.width + at;
                         let weight_at = (output * g.c_in + input) * self.taps() + tap;
                         sum += x[probe * x_stride + x_at].wide()
                             * weight[probe * weight_stride + weight_at].wide();
@@ -257,13 +262,9 @@ impl Seed<'_> {
         let steps: Vec<T> = numbers(&self.steps)?;
         super::from_fn(&self.dims(), |probe, image, _, pixel| {
             let Ok(input) = usize::try_from(inputs[probe]) else { return steps[probe] };
-            let tap = taps[probe] as usize;
-            let row = (pixel / g.out_width() * g.stride + tap / g.kernel).wrapping_sub(g.padding);
-            let column = (pixel % g.out_width() * g.stride + tap % g.kernel).wrapping_sub(g.padding);
-            if row < g.height && column < g.width {
-                steps[probe] * x[((image * g.c_in + input) * g.height + row) * g.width + column]
-            } else {
-                T::ZERO
+            match input_pixel(g, pixel, taps[probe] as usize) {
+                Some(at) => steps[probe] * x[(image * g.c_in + input) * g.height * g.width + at],
+                None => T::ZERO,
             }
         })
     }

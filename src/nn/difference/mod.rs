@@ -159,6 +159,15 @@ pub struct Setup<'a> {
 /// Loss, logits (B, classes) and batch statistics at a base point.
 pub(super) type Head = (f64, candle_core::Tensor, BatchStats);
 
+/// Number of images of a batch.
+pub(super) fn n_images(images: &candle_core::Tensor, labels: &[u32]) -> crate::Result<usize> {
+    let n_images = images.dim(0)?;
+    if n_images != labels.len() || n_images == 0 {
+        return Err(crate::Error::Objective(format!("{n_images} images but {} labels", labels.len())));
+    }
+    Ok(n_images)
+}
+
 /// Which step owns which coordinates.
 #[derive(Debug)]
 pub(super) struct Owners {

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use candle_core::{DType, Storage, Tensor};
 
 use super::program::Path;
-use super::{Base, Delta, Head, LogitScale, Owners, Place, Propagate, Rule, Setup, Support};
+use super::{Base, Delta, Head, LogitScale, Owners, Place, Propagate, Rule, Setup, Support, n_images};
+use crate::Result;
 use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::loss::CrossEntropy;
 use crate::kernels::lanes::norm::{Affine, Moments};
@@ -17,7 +18,6 @@ use crate::nn::graph::{BatchStats, Network, Step};
 use crate::nn::layer::{Context, Layer, Mode, Role};
 use crate::nn::loss;
 use crate::nn::stacked::change as stacked;
-use crate::{Error, Result};
 
 /// Memory for changes in flight, beside the base activations: 1 GiB.
 pub const DEFAULT_MEMORY: usize = 1 << 30;
@@ -199,10 +199,7 @@ where
     ) -> Result<(Head, Self)> {
         let Options { memory, scale, rounding, .. } = options;
         let isa = Isa::current();
-        let n_images = images.dim(0)?;
-        if n_images != labels.len() || n_images == 0 {
-            return Err(Error::Objective(format!("{n_images} images but {} labels", labels.len())));
-        }
+        let n_images = n_images(images, labels)?;
         let blocks = Blocks::new::<T>(isa, n_images);
         let steps = network.steps().to_vec();
         let is_norm = |step: &Step| network.layer(step.node).role() == Role::Norm;

@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 use super::forward::{self, Values};
 use super::{Setup, StackedRule};
 use crate::kernels::stack::{self, Change};
-use crate::nn::difference::{Head, LogitScale, Options, Owners, Support};
+use crate::nn::difference::{Head, LogitScale, Options, Owners, Support, n_images};
 use crate::nn::graph::{Network, Step};
 use crate::nn::layer::Mode;
 use crate::nn::loss;
@@ -81,10 +81,7 @@ impl Engine {
         options: Options,
     ) -> Result<(Head, Self)> {
         let device = images.device();
-        let n_images = images.dim(0)?;
-        if n_images != labels.len() || n_images == 0 {
-            return Err(Error::Objective(format!("{n_images} images but {} labels", labels.len())));
-        }
+        let n_images = n_images(images, labels)?;
         let steps = network.steps().to_vec();
         let tensors = network.stacked_tensors(params, images.dtype(), device)?;
         let mut is_kept = vec![false; network.n_nodes() + 1];

@@ -19,7 +19,7 @@ use crate::rng::Purpose;
 use crate::spec::{Difference, Directions, LayerRatios};
 use crate::zo::estimator::Rge;
 use crate::zo::evaluate::{Evaluator, Full};
-use crate::zo::{DirectionSource, Estimate, Metered, Objective, estimate};
+use crate::zo::{DirectionSource, Estimate, Estimator, Metered, Objective};
 
 /// How ZO-GraSP scores.
 #[derive(Debug, Clone, Copy)]
@@ -37,20 +37,8 @@ pub struct ZoGrasp {
     pub draw: u32,
 }
 
-/// Has an estimate made through an evaluator, or through one that stands before it.
-pub type Through<'a> =
-    dyn Fn(&dyn Evaluator, &mut dyn FnMut(&dyn Evaluator) -> Result<Estimate>) -> Result<Estimate> + 'a;
-
-/// No evaluator stands before another.
-///
-/// # Errors
-/// As the estimate.
-pub fn directly(
-    evaluator: &dyn Evaluator,
-    visit: &mut dyn FnMut(&dyn Evaluator) -> Result<Estimate>,
-) -> Result<Estimate> {
-    visit(evaluator)
-}
+/// Makes an estimate: [`crate::zo::estimate`], or what shares its probes first.
+pub type MakeEstimate<'a> = dyn Fn(&dyn Estimator, &dyn Evaluator) -> Result<Estimate> + 'a;
 
 /// ZO-GraSP scores Ŝ (d) of `params` (d). The second estimate draws new directions.
 ///
@@ -61,7 +49,7 @@ pub fn zo_scores<O: Objective>(
     network: &Network,
     objective: &Metered<O>,
     params: &[f64],
-    through: &Through,
+    make: &MakeEstimate,
 ) -> Result<Vec<f64>> {
     let ZoGrasp { form, mu, n_dirs, seed, draw } = *how;
     let layout = network.layout();
@@ -73,8 +61,7 @@ pub fn zo_scores<O: Objective>(
     let gradient_at = |params: &[f64], step: u32| -> Result<Vec<f64>> {
         let source = DirectionSource::new(law, seed, Purpose::Grasp, step, coords.clone(), Some(layout));
         let rge = Rge::new(layout.n_coords(), Arc::new(source), n_dirs, mu, Difference::Forward);
-        let evaluator = Full::new(objective, params)?;
-        Ok(through(&evaluator, &mut |evaluator| estimate(&rge, evaluator))?.gradient)
+        Ok(make(&rge, &Full::new(objective, params)?)?.gradient)
     };
     let gradient = gradient_at(params, 2 * draw)?;
     let moved: Vec<f64> = params.iter().zip(&gradient).map(|(p, g)| p + mu * g).collect();

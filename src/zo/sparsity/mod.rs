@@ -9,7 +9,7 @@ mod predicted;
 mod smart_ratio;
 mod snip;
 
-pub use grasp::{Through, ZoGrasp, directly, fo_scores, zo_scores};
+pub use grasp::{MakeEstimate, ZoGrasp, fo_scores, zo_scores};
 pub use predicted::predicted_keep;
 pub use snip::snip_scores;
 

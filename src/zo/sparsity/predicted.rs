@@ -119,8 +119,7 @@ mod tests {
         let metered = Metered::new(objective, &count);
         for form in [LayerRatios::ZoGraspReleased, LayerRatios::ZoGrasp] {
             let how = ZoGrasp { form, mu: 5e-3, n_dirs: 48, seed: 1, draw: 0 };
-            let scores =
-                zo_scores(&how, &network, &metered, &params, &crate::zo::sparsity::directly).unwrap();
+            let scores = zo_scores(&how, &network, &metered, &params, &crate::zo::estimate).unwrap();
             let found = KeepCounts::of_mask(layout, &global_mask(layout, &scores, 0.9).unwrap());
             let expected = predicted_keep(layout, form, 0.9).unwrap();
             let layers = found.layers.iter().zip(&expected.layers);
