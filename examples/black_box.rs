@@ -1,7 +1,8 @@
 //! Fits a simulator of which nothing but function values is known:
 //! `cargo run --release --example black_box`.
 
-use deepzero::spec::{Difference, OptimizerKind, Schedule};
+use deepzero::zo::Scheme;
+use deepzero::zo::optimizer::{OptimizerKind, Schedule};
 use deepzero::zo::{
     self, Metered, Objective, QueryCount,
     estimator::Cge,
@@ -49,7 +50,7 @@ fn main() -> deepzero::Result<()> {
     println!("start: loss {:.4} at {params:.3?}", misfit.loss(&params)?);
 
     // Probes must be longer than the marks are apart. Central differences: 6 queries and the base.
-    let estimator = Cge::dense(params.len(), 0.05, Difference::Central);
+    let estimator = Cge::dense(params.len(), 0.05, Scheme::Central);
     let mut optimizer = Optimizer::new(OptimizerKind::Adam, 0.9, 0.0, params.len());
     for step in 0..STEPS {
         let evaluator = Full::new(&misfit, &params)?;

@@ -4,7 +4,7 @@
 //! - [`zo`]: the engine. Estimators ask for probes, evaluators turn them into loss differences.
 //! - [`nn`] and [`kernels`]: networks as lists of layers over candle tensors, and their hot loops.
 //! - [`baseline`]: what the paper compares with.
-//! - [`spec`], [`task`], [`runner`], [`results`], [`report`]: experiments as data, one trial, many
+//! - [`experiment`], [`task`], [`runner`], [`results`], [`report`]: experiments as data, one trial, many
 //!   trials, what they leave behind, what a reader sees of it.
 //! - [`ranks`]: the processes of one job, which share the probes.
 //! - [`bench`](mod@bench) and [`doctor`]: how fast all of that is, and whether a machine computes it rightly.
@@ -16,15 +16,16 @@ pub mod data;
 pub mod device;
 pub mod doctor;
 pub mod error;
+pub mod experiment;
 pub mod files;
 pub mod kernels;
 pub mod nn;
+pub mod params;
 pub mod ranks;
 pub mod report;
 pub mod results;
 pub mod rng;
 pub mod runner;
-pub mod spec;
 pub mod task;
 pub mod zo;
 

@@ -9,17 +9,29 @@
 //! A move is a probe of one coordinate, so that any [`Evaluator`] tries it. Moves are tried several at a
 //! time; those behind the one that is kept were tried in vain, and are counted.
 
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 use candle_core::Tensor;
 
 use crate::Result;
 use crate::nn::difference::{LogitScale, Options};
+use crate::nn::objective::NetworkObjective;
 use crate::nn::{Context, Mode, Propagator, loss};
 use crate::rng::{Purpose, Stream};
 use crate::zo::evaluate::Evaluator;
 use crate::zo::objective::one_by_one;
-use crate::zo::{NetworkObjective, Objective, Probe, PropagatingObjective};
+use crate::zo::{Objective, Probe, PropagatingObjective};
+
+/// Which moves Pattern Search keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Search {
+    /// The first that lowers the loss.
+    First,
+    /// The best of the next `population` - 1, if it lowers the loss.
+    Best,
+}
 
 /// Which move is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,11 +12,15 @@ use super::timing::timed;
 use super::{Distribution, GIGA, MICRO, Machine, Seconds, Workload};
 use crate::Result;
 use crate::data::Batch;
+use crate::kernels::Precision;
+use crate::nn::objective::NetworkObjective;
+use crate::nn::objective::check_rounding;
 use crate::rng::{Purpose, Stream};
-use crate::spec::{Difference, EvaluatorKind, Method, Precision};
+use crate::zo::Scheme;
 use crate::zo::estimator::Cge;
+use crate::zo::evaluate::EvaluatorKind;
 use crate::zo::evaluate::Full;
-use crate::zo::{self, Estimator, Metered, NetworkObjective, Probe, QueryCount};
+use crate::zo::{self, Estimator, Metered, Probe, QueryCount};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,7 +36,7 @@ pub struct Config {
     /// Smoothing parameter μ.
     pub mu: f64,
     /// Finite-difference scheme.
-    pub scheme: Difference,
+    pub scheme: Scheme,
     /// Arithmetic of the forward passes.
     pub precision: Precision,
     /// Bytes that changes in flight may occupy, for the evaluator that propagates them, and points evaluated
@@ -67,7 +71,7 @@ pub struct Measurement {
     /// Arithmetic of the forward passes.
     pub precision: Precision,
     /// Finite-difference scheme.
-    pub difference: Difference,
+    pub difference: Scheme,
     /// Smoothing parameter μ.
     pub mu: f64,
     /// Seed of everything random.
@@ -113,7 +117,7 @@ pub struct Measurement {
 /// # Panics
 /// If `repeats` is 0.
 pub fn measure(work: &Workload, config: &Config) -> Result<Measurement> {
-    config.precision.check(config.evaluator, Method::Cge)?;
+    check_rounding(config.precision, config.evaluator, true)?;
     let layout = work.network.layout();
     let sample = config.distribution.sample(layout, config.n_coords, work.seed)?;
     let stream = |step| Stream::new(work.seed, Purpose::Subset, step);

@@ -1,9 +1,9 @@
 //! Which coordinates a measurement of CGE takes: a small sample that costs per query what all of them
 //! would.
 
-use crate::nn::Layout;
+use crate::params::Layout;
 use crate::rng::{Purpose, Stream};
-use crate::spec::LayerRatios;
+use crate::zo::sparsity::LayerRatios;
 use crate::zo::sparsity::{self, Uncovered};
 use crate::{Error, Result};
 

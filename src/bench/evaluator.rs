@@ -2,9 +2,10 @@
 
 use crate::Result;
 use crate::nn::Network;
-use crate::spec::EvaluatorKind;
+use crate::nn::objective::NetworkObjective;
+use crate::zo::Metered;
+use crate::zo::evaluate::EvaluatorKind;
 use crate::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
-use crate::zo::{Metered, NetworkObjective};
 
 /// An evaluator at its base point.
 pub(super) enum AtBase<'a> {

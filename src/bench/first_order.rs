@@ -6,8 +6,8 @@ use serde::Serialize;
 use super::machine::peak_memory_bytes;
 use super::{GIGA, Machine, Seconds, Workload};
 use crate::Result;
-use crate::baseline::backprop;
-use crate::spec::Settings;
+use crate::experiment::Settings;
+use crate::nn::backprop;
 use crate::zo::optimizer::Optimizer;
 
 /// Operations of a step per operation of its forward pass: back-propagation through a layer computes

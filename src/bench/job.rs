@@ -8,9 +8,9 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use super::timing::Seconds;
+use crate::experiment::{Settings, Task};
 use crate::nn::model;
 use crate::ranks::{Ranks, Traffic};
-use crate::spec::{Settings, Task};
 use crate::task::{self, Observer, Prepared, Session};
 use crate::{Result, data};
 

@@ -9,10 +9,13 @@ use super::evaluator::AtBase;
 use super::machine::peak_memory_bytes;
 use super::{GIGA, MICRO, Machine, Seconds, Workload};
 use crate::Result;
+use crate::nn::objective::NetworkObjective;
 use crate::rng::Purpose;
-use crate::spec::{Difference, Directions, EvaluatorKind};
+use crate::zo::Scheme;
 use crate::zo::estimator::Rge;
-use crate::zo::{self, DirectionSource, Metered, NetworkObjective, QueryCount};
+use crate::zo::evaluate::EvaluatorKind;
+use crate::zo::probe::Directions;
+use crate::zo::{self, DirectionSource, Metered, QueryCount};
 
 /// Smoothing parameter: the paper's. Timings do not depend on it.
 const MU: f64 = 5e-3;
@@ -82,7 +85,7 @@ pub fn measure(work: &Workload, config: &Config) -> Result<Measurement> {
     let coords: Arc<[usize]> = (0..layout.n_coords()).collect();
     let law = Directions::Gaussian;
     let source = DirectionSource::new(law, work.seed, Purpose::Direction, 0, coords, Some(layout));
-    let rge = Rge::new(layout.n_coords(), Arc::new(source), config.n_dirs, MU, Difference::Forward);
+    let rge = Rge::new(layout.n_coords(), Arc::new(source), config.n_dirs, MU, Scheme::Forward);
     let mut queries = 0;
     let seconds = Seconds::of_repeated(config.repeats, || {
         let count = QueryCount::default();

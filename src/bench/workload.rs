@@ -6,8 +6,8 @@ use candle_core::{DType, Device};
 
 use crate::Result;
 use crate::data::{self, Batch, Dataset, Normalization};
+use crate::nn::objective::NetworkObjective;
 use crate::nn::{Network, model, weights};
-use crate::zo::NetworkObjective;
 
 /// A network, a point in its parameter space and one batch of procedural images.
 #[derive(Debug)]

@@ -7,8 +7,11 @@ use candle_core::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use deepzero::bench::{Distribution, Machine, Workload, cge, conv, first_order, job, rge};
+use deepzero::experiment::Settings;
+use deepzero::kernels::Precision;
 use deepzero::ranks::Ranks;
-use deepzero::spec::{Difference, EvaluatorKind, Precision, Settings};
+use deepzero::zo::Scheme;
+use deepzero::zo::evaluate::EvaluatorKind;
 use serde::Serialize;
 use serde_json::json;
 
@@ -267,7 +270,7 @@ impl CgeArgs {
             n_coords: self.coords,
             n_error_coords: self.error_coords,
             mu: self.mu,
-            scheme: if self.central { Difference::Central } else { Difference::Forward },
+            scheme: if self.central { Scheme::Central } else { Scheme::Forward },
             memory,
             repeats: self.repeats,
         })

@@ -5,9 +5,12 @@ use candle_core::Device;
 use clap::Args;
 use deepzero::bench::{Distribution, Workload, cge};
 use deepzero::doctor::{self, Check, System};
+use deepzero::experiment::{Library, Scale};
+use deepzero::kernels::Precision;
 use deepzero::kernels::stack;
 use deepzero::runner::plan::{Cost, Planner};
-use deepzero::spec::{Difference, EvaluatorKind, Library, Precision, Scale};
+use deepzero::zo::Scheme;
+use deepzero::zo::evaluate::EvaluatorKind;
 use serde_json::json;
 
 use super::bench::name;
@@ -151,7 +154,7 @@ fn speeds(system: &System, device: &Device, memory: usize, quiet: bool) -> Resul
             n_coords,
             n_error_coords: 0,
             mu: 5e-3,
-            scheme: Difference::Forward,
+            scheme: Scheme::Forward,
             precision,
             memory,
             repeats: REPEATS,

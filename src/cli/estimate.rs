@@ -7,15 +7,20 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use clap::{Args, ValueEnum};
-use deepzero::baseline::backprop;
 use deepzero::data::Normalization;
 use deepzero::files;
+use deepzero::kernels::Precision;
+use deepzero::nn::backprop;
+use deepzero::nn::objective::NetworkObjective;
+use deepzero::nn::objective::check_rounding;
 use deepzero::nn::{model, weights};
 use deepzero::rng::Purpose;
-use deepzero::spec::{Difference, Directions, EvaluatorKind, Method, Precision};
+use deepzero::zo::Scheme;
 use deepzero::zo::estimator::{Cge, Rge};
+use deepzero::zo::evaluate::EvaluatorKind;
 use deepzero::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
-use deepzero::zo::{self, DirectionSource, Estimator, Metered, NetworkObjective, QueryCount};
+use deepzero::zo::probe::Directions;
+use deepzero::zo::{self, DirectionSource, Estimator, Metered, QueryCount};
 use serde_json::json;
 
 use super::{Common, Exit, say};
@@ -85,11 +90,7 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     let (params, _) = weights::load(&network, &args.weights)?;
     let (images, labels) = read_batch(&args.batch)?;
     let coords = read_coords(&args.coords, network.layout())?;
-    let method = match args.estimator {
-        EstimatorName::Cge => Method::Cge,
-        EstimatorName::Rge => Method::Rge,
-    };
-    args.precision.check(args.evaluator, method)?;
+    check_rounding(args.precision, args.evaluator, matches!(args.estimator, EstimatorName::Cge))?;
     let inputs = images.to_dtype(args.precision.dtype())?.to_device(&device)?;
     let objective = NetworkObjective {
         memory: common.memory(&device)?,
@@ -98,7 +99,7 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     };
     let count = QueryCount::default();
     let metered = Metered::new(objective, &count);
-    let scheme = if args.central { Difference::Central } else { Difference::Forward };
+    let scheme = if args.central { Scheme::Central } else { Scheme::Forward };
     let mut active = coords.clone();
     active.sort_unstable();
     active.dedup();
@@ -184,7 +185,7 @@ fn read_batch(path: &Path) -> Result<(Tensor, Vec<u32>)> {
     Ok((images, labels.into_iter().map(|label| label as u32).collect()))
 }
 
-fn read_coords(path: &Path, layout: &deepzero::nn::Layout) -> Result<Vec<usize>> {
+fn read_coords(path: &Path, layout: &deepzero::params::Layout) -> Result<Vec<usize>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     let pairs: Vec<(String, usize)> = serde_json::from_str(&text)
         .with_context(|| format!("{}: expected a list of [parameter name, flat index]", path.display()))?;

@@ -20,9 +20,9 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use deepzero::data::Location;
 use deepzero::device;
+use deepzero::experiment::{Experiment, Library, Scale, Trial, split_id};
 use deepzero::ranks::Ranks;
 use deepzero::results::Store;
-use deepzero::spec::{Experiment, Library, Scale, Trial, split_id};
 
 /// Train deep networks from function values alone, and reproduce the DeepZero paper.
 #[derive(Debug, Parser)]

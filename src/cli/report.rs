@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use deepzero::experiment::{Experiment, Scale, split_id};
 use deepzero::report::{self, Run};
 use deepzero::results::TrialRecord;
-use deepzero::spec::{Experiment, Scale, split_id};
 
 use super::{Common, Exit, say};
 
@@ -91,7 +91,7 @@ fn gather(common: &Common, id: &str) -> Result<Run> {
         let experiment = common.experiment(id, scale, sweep_values(base, &records).as_deref())?;
         let n_seeds = records.iter().map(|record| record.trial.seed as usize + 1).max();
         let asked: BTreeSet<String> =
-            experiment.trials(scale, n_seeds, &[])?.iter().map(deepzero::spec::Trial::hash).collect();
+            experiment.trials(scale, n_seeds, &[])?.iter().map(deepzero::experiment::Trial::hash).collect();
         let n_all = records.len();
         let records: Vec<TrialRecord> =
             records.into_iter().filter(|record| asked.contains(&record.trial.hash())).collect();

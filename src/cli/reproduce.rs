@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
+use deepzero::experiment::{Experiment, Task, Trial, split_id};
 use deepzero::ranks::Ranks;
 use deepzero::results::Status;
 use deepzero::runner::{self, Ended, Runner};
-use deepzero::spec::{Experiment, Task, Trial, split_id};
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use clap::Args;
+use deepzero::experiment::{Scale, Settings, Task, Trial};
 use deepzero::nn::weights;
 use deepzero::ranks::{self, Ranks};
 use deepzero::results::Status;
 use deepzero::runner::{self, Runner, STATE};
-use deepzero::spec::{Scale, Settings, Task, Trial};
 use deepzero::task::{self, Model, Observer, Prepared, Quiet, Session};
 use serde_json::json;
 

@@ -15,5 +15,5 @@ pub use augment::{Augmentation, CROP_PADDING, Placement};
 pub use cifar10::{CLASS_NAMES, FileInfo, Format, Hub, Info, SplitInfo};
 pub use dataset::{Dataset, Splits};
 pub use loader::{Batch, Normalization, class_batch, epoch_order, make_batch};
-pub use source::{DATA_DIR_VARIABLE, Location, Progress, Silent, fetch, info, load, verify};
+pub use source::{DATA_DIR_VARIABLE, DataSource, Location, Progress, Silent, fetch, info, load, verify};
 pub use synthetic::{SYNTHETIC_TEST, SYNTHETIC_TRAIN, synthetic};

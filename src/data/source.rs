@@ -1,11 +1,21 @@
 //! Where images come from: the search for CIFAR-10 on this machine, then on the hub.
 
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 use super::cifar10::{self, Found, Hub, Info};
 use super::{SYNTHETIC_TEST, SYNTHETIC_TRAIN, Splits, synthetic};
 use crate::error::{Error, Result};
-use crate::spec::DataSource;
+
+/// Which images to train on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataSource {
+    /// Procedural images, built in.
+    Synthetic,
+    /// CIFAR-10.
+    Cifar10,
+}
 
 /// The environment variable that names a folder with data.
 pub const DATA_DIR_VARIABLE: &str = "DEEPZERO_DATA";

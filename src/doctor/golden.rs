@@ -8,12 +8,16 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::baseline::backprop;
+use crate::kernels::Precision;
+use crate::nn::backprop;
+use crate::nn::objective::NetworkObjective;
+use crate::nn::objective::check_rounding;
 use crate::nn::{Network, model, weights};
-use crate::spec::{Difference, EvaluatorKind, Method, Precision};
+use crate::zo::Scheme;
 use crate::zo::estimator::Cge;
+use crate::zo::evaluate::EvaluatorKind;
 use crate::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
-use crate::zo::{self, Metered, NetworkObjective, QueryCount};
+use crate::zo::{self, Metered, QueryCount};
 
 /// A network with its weights, a batch, and what PyTorch computed of both (`tests/golden/README.md`).
 struct Golden {
@@ -231,10 +235,10 @@ impl Golden {
         coords: &[usize],
         memory: usize,
     ) -> Result<Vec<f64>> {
-        precision.check(kind, Method::Cge)?;
+        check_rounding(precision, kind, true)?;
         let mut active = coords.to_vec();
         active.sort_unstable();
-        let cge = Cge::new(self.params.len(), Arc::from(active), self.expected.mu, Difference::Forward);
+        let cge = Cge::new(self.params.len(), Arc::from(active), self.expected.mu, Scheme::Forward);
         let objective = NetworkObjective {
             memory,
             rounding: precision.rounding(),
@@ -276,7 +280,7 @@ mod tests {
     fn refused_pairs_have_no_tolerance() {
         for kind in [EvaluatorKind::Full, EvaluatorKind::Reuse, EvaluatorKind::Difference] {
             for precision in [Precision::F64, Precision::F32, Precision::Tf32, Precision::Bf16] {
-                let is_sound = precision.check(kind, Method::Cge).is_ok();
+                let is_sound = check_rounding(precision, kind, true).is_ok();
                 assert_eq!(Subject::Evaluator(kind).tolerance(precision).is_some(), is_sound);
             }
         }

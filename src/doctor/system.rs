@@ -4,8 +4,8 @@ use candle_core::Device;
 use serde::Serialize;
 
 use crate::Result;
+use crate::kernels::Precision;
 use crate::kernels::{Isa, Rounding};
-use crate::spec::Precision;
 
 /// The machine and the program on it.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -9,6 +9,7 @@ pub mod element;
 pub mod lanes;
 pub mod memory;
 pub mod ops;
+mod precision;
 mod rounding;
 pub mod stack;
 
@@ -17,6 +18,7 @@ use std::sync::OnceLock;
 use pulp::{Simd, WithSimd};
 
 pub use element::Element;
+pub use precision::Precision;
 pub use rounding::Rounding;
 
 /// Instruction set that the fast kernels use.

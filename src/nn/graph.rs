@@ -5,13 +5,13 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::layer::{ActivationShape, Context, Epilogue, Layer, MOMENTUM, Mode, Pass, Role};
-use super::params::Layout;
 use super::stacked::forward as stacked;
 use super::stream;
 use crate::kernels::lanes::Blocks;
 use crate::kernels::lanes::norm::Moments;
 use crate::kernels::ops::{self, Schedule};
 use crate::kernels::{Isa, Split};
+use crate::params::Layout;
 use crate::{Error, Result};
 
 /// A layer in its place. Value 0 is the network's input; node k produces value k + 1.
@@ -145,7 +145,7 @@ impl RunningStats {
 #[derive(Debug)]
 pub struct Builder {
     nodes: Vec<Node>,
-    specs: Vec<super::params::ParamSpec>,
+    specs: Vec<crate::params::ParamSpec>,
     shapes: Vec<ActivationShape>,
     norm_channels: Vec<usize>,
 }

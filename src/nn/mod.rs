@@ -1,11 +1,13 @@
 //! Networks as ordered lists of layers with PyTorch-compatible parameter names.
 
+pub mod backprop;
 pub mod difference;
 pub mod graph;
 pub mod layer;
 pub mod loss;
 pub mod model;
-pub mod params;
+pub mod objective;
+pub mod prune;
 pub mod stacked;
 pub mod stream;
 pub mod weights;
@@ -13,4 +15,3 @@ pub mod weights;
 pub use difference::Propagator;
 pub use graph::{Activations, BatchStats, Network, RunningStats};
 pub use layer::{Context, Layer, Mode};
-pub use params::{Layout, ParamKind, ParamSpec};

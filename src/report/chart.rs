@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::Result;
+use crate::experiment::{Layers, Progress, TensorMeasure, Trace};
 use crate::results::TrialRecord;
-use crate::spec::{Layers, Progress, TensorMeasure, Trace};
 
 use super::measured::{Measured, Point, same_x};
 use super::metric::Metric;
@@ -94,7 +94,7 @@ impl Chart {
             }
             Some(x) => x,
         };
-        let curve = |(idx, series): (usize, &crate::spec::Series)| {
+        let curve = |(idx, series): (usize, &crate::experiment::Series)| {
             let points: Vec<&Point> = measured.points.iter().filter(|p| p.series_idx == idx).collect();
             let marks = points.iter().filter_map(|p| Some(Mark::of(place(p.x), &p.summary()?)));
             let (level, marks): (Vec<Mark>, Vec<Mark>) = marks.partition(|m| m.x.is_nan());

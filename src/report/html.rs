@@ -8,8 +8,8 @@ use minijinja::{AutoEscape, Environment, Value, context};
 use serde::Serialize;
 
 use crate::Result;
+use crate::experiment::{Experiment, Scale, split_id};
 use crate::results::TrialRecord;
-use crate::spec::{Experiment, Scale, split_id};
 
 use super::exhibits::EXHIBITS;
 use super::plot;

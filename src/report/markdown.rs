@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::Result;
+use crate::experiment::{Experiment, Scale};
 use crate::results::TrialRecord;
-use crate::spec::{Experiment, Scale};
 
 use super::view::{Report, Section};
 

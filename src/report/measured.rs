@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::Result;
+use crate::experiment::{Expected, Experiment, Panel, Scale, ScalePlan};
 use crate::results::{Status, TrialRecord};
-use crate::spec::{Expected, Experiment, Panel, Scale, ScalePlan};
 
 use super::metric::Metric;
 use super::stats::Summary;

@@ -1,7 +1,7 @@
 //! The values of the metrics that a figure can show.
 
+pub use crate::experiment::Metric;
 use crate::results::{EpochRecord, TrialRecord};
-pub use crate::spec::Metric;
 
 use super::text::{fixed, significant};
 

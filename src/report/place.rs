@@ -1,7 +1,7 @@
 //! Which trials a figure at one x shows.
 
+use crate::experiment::At;
 use crate::results::{Status, TrialRecord};
-use crate::spec::At;
 
 use super::measured::{Measured, Point, same_x, series_idx, x_of};
 use super::metric::Metric;

@@ -4,7 +4,7 @@
 //! file. Checks compare means over the seeds of finished trials at equal x; nothing is dropped,
 //! rounded or smoothed before the comparison, and a check with missing data is "not run".
 
-use crate::spec::{Check, Rule, Scale, Trend};
+use crate::experiment::{Check, Rule, Scale, Trend};
 
 use super::measured::{Measured, Point, same_x, series_idx};
 use super::place;

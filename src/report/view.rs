@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::Result;
+use crate::experiment::{Experiment, Progress, Scale, Settings, TensorMeasure, split_id};
 use crate::results::{Status, TrialRecord};
-use crate::spec::{Experiment, Progress, Scale, Settings, TensorMeasure, split_id};
 
 use super::chart::{Chart, traces};
 use super::measured::{Measured, Point};

@@ -241,7 +241,7 @@ pub struct TensorRecord {
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrialRecord {
     /// What was run.
-    pub trial: crate::spec::Trial,
+    pub trial: crate::experiment::Trial,
     /// Network parameters (d).
     pub n_params: u64,
     /// How it ended.

@@ -11,7 +11,7 @@ use polars::prelude::*;
 
 use super::record::{Status, TrialRecord};
 use super::table::{from_frame, mask_to_frame, tensors_from_frame, tensors_to_frame, to_frame};
-use crate::spec::{Scale, Trial};
+use crate::experiment::{Scale, Trial};
 use crate::{Error, Result, files};
 
 /// Results below a root folder.

@@ -4,7 +4,7 @@
 use polars::prelude::*;
 
 use super::record::{EpochRecord, Measures, Provenance, SCHEMA_VERSION, Status, TensorRecord, TrialRecord};
-use crate::spec::{Settings, Trial};
+use crate::experiment::{Settings, Trial};
 
 /// Value of the column `row` at the end of an epoch.
 const ROW_EPOCH: &str = "epoch";

@@ -13,12 +13,13 @@ use candle_core::Device;
 
 pub use lock::Lock;
 
+use crate::data::DataSource;
 use crate::data::{self, Location, Splits};
+use crate::experiment::{Method, Settings, Task, Trial};
 use crate::kernels::Isa;
 use crate::nn::difference::DEFAULT_MEMORY;
 use crate::ranks::{self, Ranks};
 use crate::results::{Provenance, Status, Store, TrialRecord};
-use crate::spec::{DataSource, Method, Settings, Task, Trial};
 use crate::task::{self, Model, Observer, Prepared, Quiet, Session};
 use crate::{Error, Result};
 

@@ -8,14 +8,20 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 
 use crate::Result;
-use crate::baseline::backprop;
+use crate::baseline::pattern_search::Search;
+use crate::data::DataSource;
+use crate::experiment::{Method, Settings, Task};
+use crate::kernels::Precision;
+use crate::nn::backprop;
+use crate::nn::model::ModelKind;
+use crate::nn::objective::NetworkObjective;
 use crate::nn::{Network, model};
-use crate::spec::{
-    DataSource, Difference, EvaluatorKind, LayerRatios, Method, ModelKind, Precision, Search, Settings, Task,
-};
 use crate::task::{WORKER_STEPS, population};
+use crate::zo::Scheme;
+use crate::zo::evaluate::EvaluatorKind;
+use crate::zo::sparsity::LayerRatios;
 use crate::zo::sparsity::{KeepCounts, predicted_keep};
-use crate::zo::{LayeredObjective, NetworkObjective, Objective, Probe, PropagatingObjective};
+use crate::zo::{LayeredObjective, Objective, Probe, PropagatingObjective};
 
 /// Expected cost of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -115,7 +121,7 @@ impl Planner {
         let speed = self.speed(settings, &network)?;
         let (full_s, backprop_s) = (speed.full_s / threads, speed.backprop_s);
         let mut cost = Cost { queries: 0.0, flops: measured * full_flops, wall_s: measured * full_s };
-        let per_slope = if settings.difference == Difference::Central { 2.0 } else { 1.0 };
+        let per_slope = if settings.difference == Scheme::Central { 2.0 } else { 1.0 };
         let active = active_counts(settings, &network);
         let n_active: f64 = active.iter().map(|&(_, n)| n as f64).sum();
         match settings.method {

@@ -7,13 +7,16 @@ use std::sync::atomic::AtomicBool;
 use candle_core::Device;
 
 use crate::data::{self, Dataset, Normalization};
-use crate::nn::{Network, ParamSpec};
+use crate::experiment::Settings;
+use crate::nn::objective::NetworkObjective;
+use crate::nn::{Network, prune};
+use crate::params::ParamSpec;
 use crate::ranks::Ranks;
 use crate::results::TensorRecord;
-use crate::spec::{LayerRatios, Mask, Settings, SparseTarget};
 use crate::zo::evaluate::{Evaluator, Shared};
 use crate::zo::sparsity::{self, KeepCounts, Uncovered, ZoGrasp};
-use crate::zo::{self, Estimator, Metered, NetworkObjective, QueryCount};
+use crate::zo::sparsity::{LayerRatios, Mask, SparseTarget};
+use crate::zo::{self, Estimator, Metered, QueryCount};
 use crate::{Error, Result};
 
 /// What the evaluations of a trial may use.
@@ -204,11 +207,11 @@ pub(super) fn scored(
         LayerRatios::Magnitude => params.to_vec(),
         LayerRatios::Snip => {
             let batch = batch()?;
-            sparsity::snip_scores(network, &batch.images, &batch.labels, params)?
+            prune::snip_scores(network, &batch.images, &batch.labels, params)?
         }
         LayerRatios::FoGrasp => {
             let batch = batch()?;
-            sparsity::fo_scores(network, &batch.images, &batch.labels, params)?
+            prune::fo_scores(network, &batch.images, &batch.labels, params)?
         }
         form @ (LayerRatios::ZoGrasp | LayerRatios::ZoGraspReleased) => {
             let batch = batch()?;
@@ -226,7 +229,7 @@ pub(super) fn scored(
                     &Shared::new(evaluator, resources.ranks, layout, count, resources.interrupt),
                 )
             };
-            sparsity::zo_scores(&how, network, &objective, params, &make)?
+            sparsity::zo_scores(&how, network.layout(), &objective, params, &make)?
         }
     };
     let mask = sparsity::global_mask(network.layout(), &scores, settings.sparsity)?;

@@ -231,7 +231,7 @@ fn header(bytes: &[u8]) -> Option<HashMap<String, String>> {
 mod tests {
     use super::*;
     use crate::nn::model;
-    use crate::spec::OptimizerKind;
+    use crate::zo::optimizer::OptimizerKind;
 
     fn state() -> Checkpoint {
         let network = model::cnn(1, 2).unwrap();

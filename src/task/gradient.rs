@@ -5,19 +5,19 @@ use std::sync::atomic::AtomicBool;
 
 use candle_core::Tensor;
 
-use crate::baseline::backprop;
 use crate::baseline::pattern_search::ScaledObjective;
 use crate::data::Batch;
+use crate::experiment::{Method, Settings};
 use crate::kernels::Split;
+use crate::nn::backprop;
+use crate::nn::objective::NetworkObjective;
 use crate::nn::{Activations, BatchStats, Context, Mode, Network, Propagator};
 use crate::ranks::Ranks;
 use crate::rng::Purpose;
-use crate::spec::{EvaluatorKind, Method, Settings};
 use crate::zo::estimator::{Cge, Cocd, Cycle, Rge};
+use crate::zo::evaluate::EvaluatorKind;
 use crate::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse, Shared};
-use crate::zo::{
-    self, DirectionSource, Estimator, Metered, NetworkObjective, PropagatingObjective, QueryCount,
-};
+use crate::zo::{self, DirectionSource, Estimator, Metered, PropagatingObjective, QueryCount};
 use crate::{Error, Result};
 
 /// What an evaluation of a batch gave.

@@ -17,7 +17,7 @@ pub use prepared::Prepared;
 pub(crate) use workers::STEPS as WORKER_STEPS;
 
 use crate::Result;
-use crate::spec::{Settings, Task};
+use crate::experiment::{Settings, Task};
 
 /// Does what the settings' task says.
 ///

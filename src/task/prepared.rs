@@ -3,8 +3,8 @@
 use sha2::{Digest, Sha256};
 
 use crate::data::{Dataset, Splits};
+use crate::experiment::Settings;
 use crate::rng::{Purpose, Stream};
-use crate::spec::Settings;
 use crate::{Error, Result};
 
 /// Subsets of a data set for one trial.

@@ -5,11 +5,11 @@ use std::time::Instant;
 use super::active::{self, ActiveSets};
 use super::classify::{Model, Quiet, Session, train};
 use super::gradient::Asked;
-use crate::baseline::backprop;
 use crate::data::{self, Augmentation, Batch, Normalization};
+use crate::experiment::{Method, Settings, Task};
+use crate::nn::backprop;
 use crate::nn::{Network, model};
 use crate::results::{EpochRecord, Measures, Status};
-use crate::spec::{Method, Settings, Task};
 use crate::zo::QueryCount;
 use crate::{Error, Result};
 

@@ -9,10 +9,11 @@ use super::active::ActiveSets;
 use super::classify::{Model, Session};
 use super::quality::batch;
 use crate::Result;
+use crate::experiment::{Method, Settings};
 use crate::nn::model;
 use crate::results::{EpochRecord, Measures, Status};
 use crate::rng::Purpose;
-use crate::spec::{Difference, Method, Settings};
+use crate::zo::Scheme;
 use crate::zo::{DirectionSource, QueryCount};
 
 /// Seconds of each stage.
@@ -173,8 +174,8 @@ impl Estimate<'_> {
         timed(&mut stages.perturbation, || perturb(mu, point));
         let plus = timed(&mut stages.inference, || loss(point))?;
         let slope = match self.settings.difference {
-            Difference::Forward => (plus - base) / mu,
-            Difference::Central => {
+            Scheme::Forward => (plus - base) / mu,
+            Scheme::Central => {
                 timed(&mut stages.perturbation, || perturb(-mu, point));
                 let minus = timed(&mut stages.inference, || loss(point))?;
                 (plus - minus) / (2.0 * mu)
@@ -205,9 +206,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::spec::Directions;
     use crate::zo::estimator::{Cge, Rge};
     use crate::zo::evaluate::Full;
+    use crate::zo::probe::Directions;
     use crate::zo::{Estimator, Metered, Objective};
 
     struct Waves;
@@ -233,7 +234,7 @@ mod tests {
             for law in
                 [Directions::Gaussian, Directions::Sphere, Directions::PerTensor, Directions::Rademacher]
             {
-                for difference in [Difference::Forward, Difference::Central] {
+                for difference in [Scheme::Forward, Scheme::Central] {
                     let settings =
                         Settings { method, difference, directions: law, mu: 1e-3, ..Settings::default() };
                     let source =

@@ -7,12 +7,13 @@ use candle_core::Device;
 
 use super::{Model, Session};
 use crate::bench::job::Measurement;
+use crate::experiment::{Settings, Task};
 use crate::kernels::Split;
 use crate::nn::model;
+use crate::nn::objective::NetworkObjective;
 use crate::results::{EpochRecord, Measures, Status};
 use crate::runner::plan::Planner;
-use crate::spec::{Settings, Task};
-use crate::zo::{NetworkObjective, Objective};
+use crate::zo::Objective;
 use crate::{Error, Result};
 
 /// Steps that a job is timed over, after one to warm up.
@@ -167,7 +168,7 @@ fn modeled(settings: &Settings, seed: u64) -> Result<Measures> {
 /// A job that takes no time but for its exchanges.
 fn exchange_settings(settings: &Settings) -> Settings {
     Settings {
-        model: crate::spec::ModelKind::Cnn,
+        model: crate::nn::model::ModelKind::Cnn,
         depth: 1,
         width: 1,
         batch_size: 10,

@@ -12,10 +12,10 @@ pub mod optimizer;
 pub mod probe;
 pub mod sparsity;
 
-pub use estimator::{Estimate, Estimator};
+pub use estimator::{Estimate, Estimator, Scheme};
 pub use evaluate::Evaluator;
 pub use meter::{Metered, QueryCount};
-pub use objective::{LayeredObjective, NetworkObjective, Objective, PropagatingObjective};
+pub use objective::{LayeredObjective, Objective, PropagatingObjective};
 pub use probe::{DirectionSource, Probe};
 
 use crate::Result;
@@ -37,7 +37,7 @@ use crate::Result;
 /// let bowl = Metered::new(Bowl, &count);
 /// let at = [1.0, 1.0];
 /// let evaluator = Full::new(&bowl, &at)?;
-/// let cge = Cge::dense(2, 1e-6, deepzero::spec::Difference::Central);
+/// let cge = Cge::dense(2, 1e-6, deepzero::zo::Scheme::Central);
 /// let gradient = zo::estimate(&cge, &evaluator)?.gradient;
 /// assert!((gradient[0] - 2.0).abs() < 1e-6 && (gradient[1] - 6.0).abs() < 1e-6);
 /// assert_eq!(count.queries(), 5);

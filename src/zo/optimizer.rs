@@ -1,6 +1,26 @@
 //! Update rules and learning-rate schedules. They see a gradient, wherever it comes from.
 
-use crate::spec::{OptimizerKind, Schedule};
+use serde::{Deserialize, Serialize};
+
+/// Update rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OptimizerKind {
+    /// SGD with momentum.
+    Sgd,
+    /// Adam.
+    Adam,
+}
+
+/// Learning-rate schedule after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Cosine to zero.
+    Cosine,
+    /// Constant.
+    Constant,
+}
 
 /// SGD with momentum or Adam, with weight decay added to the gradient (as in PyTorch's `SGD` and
 /// `Adam`).

@@ -1,13 +1,27 @@
 //! Probes: the points around θ at which an estimator wants the loss.
 
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::nn::Layout;
+use crate::params::Layout;
 use crate::rng::{Purpose, SIGNS_PER_BLOCK, Stream};
-use crate::spec::Directions;
+
+/// Law of the random directions of RGE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Directions {
+    /// u ~ N(0, I), as in Eq. (1) of the paper.
+    Gaussian,
+    /// u uniform on the unit sphere, estimate times d.
+    Sphere,
+    /// One unit direction per parameter tensor, no dimension factor, as in the released code.
+    PerTensor,
+    /// u of independent random signs.
+    Rademacher,
+}
 
 /// A point θ + step · v.
 #[derive(Debug, Clone)]

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use assert_cmd::Command;
 use candle_core::{DType, Device, Tensor};
+use deepzero::experiment::{Library, Scale, Settings};
 use deepzero::nn::{model, weights};
 use deepzero::results::{Status, Store, TrialRecord};
-use deepzero::spec::{Library, Scale, Settings};
 use polars::prelude::{DataFrame, ParquetReader, SerReader};
 use predicates::prelude::*;
 use serde_json::Value;

@@ -5,17 +5,20 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use deepzero::baseline::backprop;
 use deepzero::kernels::{Isa, Split};
+use deepzero::nn::backprop;
 use deepzero::nn::difference::{DEFAULT_MEMORY, Options};
 use deepzero::nn::graph::{Builder, Value};
 use deepzero::nn::layer::{Add, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool2, Relu, ShortcutA};
-use deepzero::nn::{Context, Mode, Network, ParamKind, Propagator, RunningStats, loss, model};
+use deepzero::nn::objective::NetworkObjective;
+use deepzero::nn::{Context, Mode, Network, Propagator, RunningStats, loss, model};
+use deepzero::params::ParamKind;
 use deepzero::rng::{Purpose, Stream};
-use deepzero::spec::{Difference, Directions};
+use deepzero::zo::Scheme;
 use deepzero::zo::estimator::{Cge, Rge};
 use deepzero::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
-use deepzero::zo::{self, DirectionSource, Estimate, Estimator, Metered, NetworkObjective, QueryCount};
+use deepzero::zo::probe::Directions;
+use deepzero::zo::{self, DirectionSource, Estimate, Estimator, Metered, QueryCount};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::RngSeed;
@@ -583,7 +586,7 @@ fn non_finite_probes_are_left_out() {
     let estimates = estimates(
         &objective,
         &case.params,
-        &Cge::new(case.params.len(), coords.into(), 1e308, Difference::Forward),
+        &Cge::new(case.params.len(), coords.into(), 1e308, Scheme::Forward),
     );
     let [full, _, difference] = estimates;
     assert!(full.0.n_left_out > 0 && difference.0.n_left_out >= full.0.n_left_out);
@@ -617,7 +620,7 @@ fn evaluators_give_the_same_estimates() {
         let case = Case::new(model::from_name(name).unwrap(), model::INPUT, 3, 7);
         let (objective, n) = (case.objective(), case.params.len());
         let coords: Arc<[usize]> = case.coords(3).into();
-        for (scheme, per_coord) in [(Difference::Forward, 1), (Difference::Central, 2)] {
+        for (scheme, per_coord) in [(Scheme::Forward, 1), (Scheme::Central, 2)] {
             let cge = Cge::new(n, coords.clone(), 5e-3, scheme);
             let [full, reuse, difference] = estimates(&objective, &case.params, &cge);
             for (estimate, queries) in [&full, &reuse, &difference] {

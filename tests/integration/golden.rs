@@ -5,17 +5,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use deepzero::baseline::backprop;
+use deepzero::data::DataSource;
 use deepzero::data::{self, Dataset, Location, Normalization};
 use deepzero::kernels::Split;
+use deepzero::nn::backprop;
 use deepzero::nn::difference::DEFAULT_MEMORY;
-use deepzero::nn::{Context, Mode, Network, loss, model, weights};
-use deepzero::spec::{DataSource, Difference, OptimizerKind};
+use deepzero::nn::objective::NetworkObjective;
+use deepzero::nn::{Context, Mode, Network, loss, model, prune, weights};
+use deepzero::zo::Scheme;
 use deepzero::zo::estimator::Cge;
 use deepzero::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
 use deepzero::zo::optimizer::Optimizer;
+use deepzero::zo::optimizer::OptimizerKind;
 use deepzero::zo::sparsity::{self, KeepCounts};
-use deepzero::zo::{Estimator, Metered, NetworkObjective, QueryCount};
+use deepzero::zo::{Estimator, Metered, QueryCount};
 use serde::Deserialize;
 
 /// f32 forward passes of 20 layers against f64: logits and gradients agree to a few 1e-6.
@@ -161,7 +164,7 @@ fn check_cge(golden: &Golden, dtype: DType, coords: &[usize], expected: &[f64]) 
     let objective = NetworkObjective::new(&golden.network, &images, &golden.labels);
     let count = QueryCount::default();
     let metered = Metered::new(objective, &count);
-    let cge = Cge::new(golden.params.len(), coords.into(), golden.expected.mu, Difference::Forward);
+    let cge = Cge::new(golden.params.len(), coords.into(), golden.expected.mu, Scheme::Forward);
     let probes = cge.ask();
     let full = Full::new(&metered, &golden.params).unwrap().differences(&probes).unwrap();
     assert_eq!(count.queries(), coords.len() as u64 + 1, "one query per probe and one for the base");
@@ -290,8 +293,7 @@ fn first_order_grasp() {
         let expected = &golden.expected.fo_grasp;
         let layout = golden.network.layout();
         let batch = batch(&train, &expected.rows, DType::F64);
-        let scores =
-            sparsity::fo_scores(&golden.network, &batch.images, &batch.labels, &golden.params).unwrap();
+        let scores = prune::fo_scores(&golden.network, &batch.images, &batch.labels, &golden.params).unwrap();
         let sum: f64 = layout
             .specs()
             .iter()

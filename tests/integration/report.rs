@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use deepzero::experiment::{
+    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, Progress, Rule, Scale, ScalePlan, Series,
+    Settings, TensorMeasure, Trace, Trend, Trial,
+};
 use deepzero::report::chart::{Chart, traces};
 use deepzero::report::measured::Measured;
 use deepzero::report::metric::Metric;
@@ -11,10 +15,6 @@ use deepzero::report::verdict::{
 };
 use deepzero::report::{Run, html, markdown, plot, write_reports};
 use deepzero::results::{EpochRecord, Measures, Provenance, Status, TensorRecord, TrialRecord};
-use deepzero::spec::{
-    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, Progress, Rule, Scale, ScalePlan, Series,
-    Settings, TensorMeasure, Trace, Trend, Trial,
-};
 
 const SPARSITIES: [(f64, &str); 4] = [(0.80, "80 %"), (0.90, "90 %"), (0.95, "95 %"), (0.99, "99 %")];
 

@@ -3,10 +3,10 @@
 use std::cmp::Ordering;
 use std::path::Path;
 
+use deepzero::experiment::{Library, Scale, Trial};
 use deepzero::results::{
     EpochRecord, Measures, Provenance, Status, Store, TensorRecord, TrialRecord, compare_ignoring_time,
 };
-use deepzero::spec::{Library, Scale, Trial};
 use insta::assert_snapshot;
 use polars::prelude::{ParquetReader, SerReader};
 use proptest::prelude::*;

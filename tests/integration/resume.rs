@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use deepzero::data;
+use deepzero::experiment::Settings;
 use deepzero::results::{EpochRecord, TrialRecord, compare_ignoring_time};
-use deepzero::spec::Settings;
 use deepzero::task::{self, Checkpoint, Model, Observer, Prepared, Quiet, Session};
 use deepzero::{Error, Result};
 

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use deepzero::Error;
-use deepzero::spec::{
-    At, Experiment, Library, Mask, Method, Progress, Rule, Scale, Settings, SparseTarget, Task,
-    TensorMeasure, Trend,
+use deepzero::experiment::{
+    At, Experiment, Library, Method, Progress, Rule, Scale, Settings, Task, TensorMeasure, Trend,
 };
+use deepzero::zo::sparsity::{Mask, SparseTarget};
 use insta::assert_snapshot;
 use proptest::prelude::*;
 

@@ -1,6 +1,6 @@
 //! A scale of the logits that makes the loss blind to the size of the weights.
 
-use crate::nn::Layout;
+use crate::params::Layout;
 
 /// The factor Π_l 3 / ‖W_l‖ over all convolution and linear weights W_l (Chiang et al., "Loss Landscapes
 /// are All You Need", ICLR 2023, as in its released code). A network without batch norm is nearly

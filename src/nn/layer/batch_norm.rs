@@ -11,9 +11,9 @@ use crate::kernels::ops::stack as joined;
 use crate::kernels::stack::{self, Change as StackedChange, NormBase, NormChange};
 use crate::kernels::{Element, Isa};
 use crate::nn::difference::{Coupling, Delta, Place, Propagate, Rule, Setup, Support};
-use crate::nn::params::{ParamKind, ParamSpec};
 use crate::nn::stacked::{Setup as StackedSetup, StackedRule};
 use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::params::{ParamKind, ParamSpec};
 
 /// Added to the variance, as in PyTorch.
 pub const EPSILON: f64 = 1e-5;

@@ -11,9 +11,9 @@ use crate::kernels::lanes::pointwise;
 use crate::kernels::stack::{self, Change, Convolution};
 use crate::kernels::{Element, Isa, Rounding, ops};
 use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
-use crate::nn::params::{ParamKind, ParamSpec};
 use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
 use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::params::{ParamKind, ParamSpec};
 
 /// Convolution with a square kernel.
 #[derive(Debug, Clone)]

@@ -7,9 +7,9 @@ use super::{ActivationShape, Conv2d, Layer, Pass};
 use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::{Element, ops};
 use crate::nn::difference::{Propagate, Rule, Setup};
-use crate::nn::params::{ParamKind, ParamSpec};
 use crate::nn::stacked::{Setup as StackedSetup, StackedRule};
 use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::params::{ParamKind, ParamSpec};
 
 /// y = x Wᵀ + b for x (B, in), W (out, in), b (out).
 #[derive(Debug, Clone)]

@@ -24,11 +24,11 @@ use candle_core::{Result, Tensor};
 
 use super::difference::Propagate;
 use super::graph::RunningStats;
-use super::params::ParamSpec;
 use super::stacked::{Setup as StackedSetup, StackedRule};
 use super::stream::Stream;
 use crate::kernels::Split;
 use crate::kernels::ops::Schedule;
+use crate::params::ParamSpec;
 
 /// Which statistics batch norm uses.
 #[derive(Debug, Clone, Copy)]

@@ -11,8 +11,24 @@ pub use resnet::resnet;
 pub use resnet_b::resnet_b;
 
 use super::Network;
-use crate::spec::{ModelKind, Settings};
+use crate::experiment::Settings;
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Which network family to train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelKind {
+    /// The depth-D CNN of the paper's Appendix B; `depth` blocks, `width` channels.
+    Cnn,
+    /// The CIFAR ResNet of depth 6n+2 with option-A shortcuts; `width` channels in the first stage.
+    Resnet,
+    /// The CIFAR ResNet of depth 8n+2 with four stages and option-B shortcuts (1x1 convolution and
+    /// batch norm); `width` channels in the first stage. Depth 18 with 64 channels is ResNet-18.
+    ResnetB,
+    /// LeNet-5 for CIFAR-10 without batch norm: 62,006 parameters; `depth` and `width` play no part.
+    Lenet,
+}
 
 /// Images are 32 x 32 with three channels, in ten classes.
 pub const INPUT: [usize; 3] = [3, 32, 32];

@@ -9,9 +9,10 @@ use crate::Result;
 use crate::kernels::stack::emulate::with_kernels;
 use crate::kernels::{Rounding, Split};
 use crate::nn::difference::{LogitScale, Options};
+use crate::nn::objective::NetworkObjective;
 use crate::nn::{Context, Mode, Network, Propagator, RunningStats, model};
 use crate::rng::{Purpose, Stream};
-use crate::zo::{NetworkObjective, Objective};
+use crate::zo::Objective;
 
 /// A network with random parameters and images.
 struct Scene {

@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use super::{Estimate, Estimator, slopes, steps};
-use crate::spec::Difference;
 use crate::zo::Probe;
+use crate::zo::Scheme;
 
 /// CGE over an active set.
 #[derive(Debug, Clone)]
@@ -16,19 +16,19 @@ pub struct Cge {
     n_coords: usize,
     active: Arc<[usize]>,
     mu: f64,
-    scheme: Difference,
+    scheme: Scheme,
 }
 
 impl Cge {
     /// Sparse-CGE over the coordinates `active` of d = `n_coords`.
     #[must_use]
-    pub fn new(n_coords: usize, active: Arc<[usize]>, mu: f64, scheme: Difference) -> Self {
+    pub fn new(n_coords: usize, active: Arc<[usize]>, mu: f64, scheme: Scheme) -> Self {
         Self { n_coords, active, mu, scheme }
     }
 
     /// CGE over all `n_coords` coordinates.
     #[must_use]
-    pub fn dense(n_coords: usize, mu: f64, scheme: Difference) -> Self {
+    pub fn dense(n_coords: usize, mu: f64, scheme: Scheme) -> Self {
         Self::new(n_coords, (0..n_coords).collect(), mu, scheme)
     }
 

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::{Cge, Estimate, Estimator};
 use crate::rng::{Purpose, Stream};
-use crate::spec::Difference;
 use crate::zo::Probe;
+use crate::zo::Scheme;
 
 /// The order in which coordinates are refreshed: the active ones, shuffled once.
 #[derive(Debug, Clone)]
@@ -62,7 +62,7 @@ impl<'a> Cocd<'a> {
         stale: &'a [f64],
         decay: f64,
         mu: f64,
-        scheme: Difference,
+        scheme: Scheme,
     ) -> Self {
         Self { block: Cge::new(stale.len(), block, mu, scheme), active, stale, decay }
     }
@@ -103,7 +103,7 @@ mod tests {
     const MU: f64 = 1e-6;
 
     fn step(active: &Arc<[usize]>, block: Arc<[usize]>, stale: &[f64], decay: f64) -> Vec<f64> {
-        let cocd = Cocd::new(active.clone(), block, stale, decay, MU, Difference::Forward);
+        let cocd = Cocd::new(active.clone(), block, stale, decay, MU, Scheme::Forward);
         cocd.tell(&differences(&cocd.ask())).gradient
     }
 
@@ -159,8 +159,8 @@ mod tests {
     fn a_block_of_all_is_cge() {
         let active: Arc<[usize]> = (0..6).collect();
         let stale = [9.0; 6];
-        let cocd = Cocd::new(active.clone(), active.clone(), &stale, 0.9, MU, Difference::Forward);
-        let cge = Cge::new(6, active, MU, Difference::Forward);
+        let cocd = Cocd::new(active.clone(), active.clone(), &stale, 0.9, MU, Scheme::Forward);
+        let cge = Cge::new(6, active, MU, Scheme::Forward);
         let mut differences = differences(&cge.ask());
         assert_eq!(cocd.tell(&differences), cge.tell(&differences));
         differences[4] = f64::NAN;

@@ -6,9 +6,20 @@ mod rge;
 
 pub use cge::Cge;
 pub use cocd::{Cocd, Cycle};
-pub use rge::Rge;
+pub use rge::{Rge, StepScale};
 
 use super::Probe;
+use serde::{Deserialize, Serialize};
+
+/// Finite-difference scheme.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scheme {
+    /// (l(θ + μu) − l(θ)) / μ: one query per probe and one for the base.
+    Forward,
+    /// (l(θ + μu) − l(θ − μu)) / 2μ: two queries per probe.
+    Central,
+}
 
 /// A gradient estimate.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,21 +42,21 @@ pub trait Estimator: Sync {
 
 /// Directional slopes from the differences of an estimator that asks for `scheme`: one probe per
 /// slope, or a pair at ± μ.
-fn slopes(differences: &[f64], mu: f64, scheme: crate::spec::Difference) -> Vec<f64> {
+fn slopes(differences: &[f64], mu: f64, scheme: crate::zo::Scheme) -> Vec<f64> {
     match scheme {
-        crate::spec::Difference::Forward => differences.iter().map(|d| d / mu).collect(),
-        crate::spec::Difference::Central => {
+        crate::zo::Scheme::Forward => differences.iter().map(|d| d / mu).collect(),
+        crate::zo::Scheme::Central => {
             differences.chunks_exact(2).map(|pair| (pair[0] - pair[1]) / (2.0 * mu)).collect()
         }
     }
 }
 
 /// Signed steps of one slope.
-fn steps(mu: f64, scheme: crate::spec::Difference) -> &'static [f64] {
+fn steps(mu: f64, scheme: crate::zo::Scheme) -> &'static [f64] {
     debug_assert!(mu > 0.0);
     match scheme {
-        crate::spec::Difference::Forward => &[1.0],
-        crate::spec::Difference::Central => &[1.0, -1.0],
+        crate::zo::Scheme::Forward => &[1.0],
+        crate::zo::Scheme::Central => &[1.0, -1.0],
     }
 }
 
@@ -58,8 +69,9 @@ mod tests {
     use super::*;
     use crate::Result;
     use crate::rng::{Purpose, Stream};
-    use crate::spec::{Difference, Directions};
+    use crate::zo::Scheme;
     use crate::zo::evaluate::Full;
+    use crate::zo::probe::Directions;
     use crate::zo::{DirectionSource, Metered, Objective, QueryCount, estimate};
 
     /// l(x) = xᵀAx/2 + bᵀx with symmetric A: gradient Ax + b; a forward difference along e_i is off by μ A_ii/2.
@@ -114,12 +126,12 @@ mod tests {
             let count = QueryCount::default();
             let metered = Metered::new(quadratic, &count);
             let evaluator = Full::new(&metered, &x).unwrap();
-            for (scheme, queries) in [(Difference::Forward, n), (Difference::Central, 2 * n)] {
+            for (scheme, queries) in [(Scheme::Forward, n), (Scheme::Central, 2 * n)] {
                 let before = count.queries();
                 let found = estimate(&Cge::dense(n, 1e-3, scheme), &evaluator).unwrap().gradient;
                 prop_assert_eq!(count.queries() - before, queries as u64);
                 for i in 0..n {
-                    let bias = if scheme == Difference::Forward { bias[i] } else { 0.0 };
+                    let bias = if scheme == Scheme::Forward { bias[i] } else { 0.0 };
                     prop_assert!((found[i] - exact[i] - bias).abs() < 1e-9, "{} {}", found[i], exact[i] + bias);
                 }
             }
@@ -133,8 +145,8 @@ mod tests {
             let metered = Metered::new(Quadratic::random(8, seed), &count);
             let evaluator = Full::new(&metered, &x).unwrap();
             let active = Stream::new(seed, Purpose::Mask, 0).subset(8, k);
-            let dense = estimate(&Cge::dense(8, 1e-3, Difference::Forward), &evaluator).unwrap().gradient;
-            let sparse = Cge::new(8, active.clone().into(), 1e-3, Difference::Forward);
+            let dense = estimate(&Cge::dense(8, 1e-3, Scheme::Forward), &evaluator).unwrap().gradient;
+            let sparse = Cge::new(8, active.clone().into(), 1e-3, Scheme::Forward);
             let sparse = estimate(&sparse, &evaluator).unwrap().gradient;
             for i in 0..8 {
                 let expected = if active.contains(&i) { dense[i] } else { 0.0 };
@@ -165,7 +177,7 @@ mod tests {
         ] {
             let coords: Arc<[usize]> = (0..n).collect();
             let source = DirectionSource::new(law, 5, Purpose::Direction, 0, coords, None);
-            let rge = Rge::new(n, Arc::new(source), 40_000, mu, Difference::Central);
+            let rge = Rge::new(n, Arc::new(source), 40_000, mu, Scheme::Central);
             let found = estimate(&rge, &evaluator).unwrap().gradient;
             let error =
                 found.iter().zip(&exact).map(|(f, e)| (f / factor - e).powi(2)).sum::<f64>().sqrt() / norm;
@@ -188,7 +200,7 @@ mod tests {
         let count = QueryCount::default();
         let metered = Metered::new(Cliff, &count);
         let evaluator = Full::new(&metered, &[0.0, 0.0]).unwrap();
-        let found = estimate(&Cge::dense(2, 0.5, Difference::Forward), &evaluator).unwrap();
+        let found = estimate(&Cge::dense(2, 0.5, Scheme::Forward), &evaluator).unwrap();
         assert_eq!(found, Estimate { gradient: vec![0.0, 1.0], n_left_out: 1 });
         assert_eq!((count.queries(), count.non_finite()), (3, 1));
     }
@@ -205,7 +217,7 @@ mod tests {
                 let evaluator = Full::new(&metered, &x).unwrap();
                 let coords: Arc<[usize]> = (0..8).collect();
                 let source = DirectionSource::new(Directions::Sphere, 5, Purpose::Direction, 0, coords, None);
-                let rge = Rge::new(8, Arc::new(source), 500, 1e-3, Difference::Forward);
+                let rge = Rge::new(8, Arc::new(source), 500, 1e-3, Scheme::Forward);
                 estimate(&rge, &evaluator).unwrap().gradient
             })
         };

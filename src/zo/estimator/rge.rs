@@ -9,11 +9,22 @@
 //! the q losses. Since σ ≈ μ ‖∇l‖ for small μ, its step has about the same length everywhere; what
 //! [`StepScale::LossSpread`] gives is ĝ μ/σ.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use super::{Estimate, Estimator, slopes, steps};
-use crate::spec::{Difference, StepScale};
+use crate::zo::Scheme;
 use crate::zo::{DirectionSource, Probe};
+
+/// What the learning rate multiplies (ZO).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepScale {
+    /// The estimate.
+    Estimate,
+    /// The estimate times μ over the standard deviation of the losses (FZOO).
+    LossSpread,
+}
 
 /// RGE over an active set.
 #[derive(Debug, Clone)]
@@ -22,20 +33,14 @@ pub struct Rge {
     source: Arc<DirectionSource>,
     n_dirs: u32,
     mu: f64,
-    scheme: Difference,
+    scheme: Scheme,
     scale: StepScale,
 }
 
 impl Rge {
     /// RGE with `n_dirs` directions from `source`, in dimension d = `n_coords`.
     #[must_use]
-    pub fn new(
-        n_coords: usize,
-        source: Arc<DirectionSource>,
-        n_dirs: u32,
-        mu: f64,
-        scheme: Difference,
-    ) -> Self {
+    pub fn new(n_coords: usize, source: Arc<DirectionSource>, n_dirs: u32, mu: f64, scheme: Scheme) -> Self {
         Self { n_coords, source, n_dirs, mu, scheme, scale: StepScale::Estimate }
     }
 
@@ -95,12 +100,12 @@ fn spread(values: impl Iterator<Item = f64> + Clone) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::rng::Purpose;
-    use crate::spec::Directions;
+    use crate::zo::probe::Directions;
 
     fn signs(n: usize, n_dirs: u32) -> Rge {
         let coords: Arc<[usize]> = (0..n).collect();
         let source = DirectionSource::new(Directions::Rademacher, 3, Purpose::Test, 0, coords, None);
-        Rge::new(n, Arc::new(source), n_dirs, 1e-3, Difference::Forward).scaled(StepScale::LossSpread)
+        Rge::new(n, Arc::new(source), n_dirs, 1e-3, Scheme::Forward).scaled(StepScale::LossSpread)
     }
 
     /// Oracle: on l(x) = a·x the slopes are a·u with variance ‖a‖², so that for many directions the scaled

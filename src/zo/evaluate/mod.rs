@@ -12,6 +12,19 @@ pub use shared::Shared;
 
 use super::Probe;
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// How loss differences are computed; all give the same numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum EvaluatorKind {
+    /// One complete forward pass per query.
+    Full,
+    /// Forward from the perturbed layer on (the paper's feature reuse).
+    Reuse,
+    /// The change of every activation, propagated exactly to the loss.
+    Difference,
+}
 
 /// Turns probes into loss differences around one point θ.
 pub trait Evaluator: Sync {

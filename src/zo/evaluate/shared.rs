@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::Evaluator;
 use crate::Result;
-use crate::nn::Layout;
+use crate::params::Layout;
 use crate::ranks::Ranks;
 use crate::zo::{Probe, QueryCount};
 

@@ -7,17 +7,58 @@
 mod grasp;
 mod predicted;
 mod smart_ratio;
-mod snip;
 
-pub use grasp::{MakeEstimate, ZoGrasp, fo_scores, zo_scores};
+pub use grasp::{MakeEstimate, ZoGrasp, zo_scores};
 pub use predicted::predicted_keep;
-pub use snip::snip_scores;
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-use crate::nn::Layout;
+use crate::params::Layout;
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
+
+/// Where the layer-wise pruning ratios of the active set come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LayerRatios {
+    /// The same ratio in every layer.
+    Uniform,
+    /// ZO-GraSP with Gaussian directions (the paper's form).
+    ZoGrasp,
+    /// ZO-GraSP as the authors' released code computes it (per-tensor unit directions).
+    ZoGraspReleased,
+    /// First-order GraSP.
+    FoGrasp,
+    /// SNIP: |θ ∂ℓ/∂θ|.
+    Snip,
+    /// |θ|.
+    Magnitude,
+    /// The closed form of Su et al.: decreasing with the layer's position, whatever the data.
+    SmartRatio,
+}
+
+/// How the active set is chosen from the ratios.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mask {
+    /// A fresh random set with the layer ratios every `redraw_every` epochs (the paper's choice).
+    Redraw,
+    /// The scored mask itself, fixed at initialization (the paper's M2).
+    Fixed,
+    /// A fresh scored mask every `redraw_every` epochs (the paper's M1).
+    Rescore,
+}
+
+/// What sparsity applies to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SparseTarget {
+    /// Only the gradient is sparse; the model stays dense.
+    Gradient,
+    /// Pruned weights are zero and stay zero.
+    Weights,
+}
 
 /// How many weights of every prunable tensor are kept (active), in declared order.
 #[derive(Debug, Clone, PartialEq, Eq)]

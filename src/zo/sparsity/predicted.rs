@@ -10,8 +10,8 @@
 use statrs::function::erf::erfc;
 
 use super::{KeepCounts, prunable};
-use crate::nn::Layout;
-use crate::spec::LayerRatios;
+use crate::params::Layout;
+use crate::zo::sparsity::LayerRatios;
 
 /// P(|z₁ z₂| > x) for independent standard normal z₁, z₂: the integral over z of
 /// 2 φ(z) erfc(x / (z √2)), by Simpson's rule on [0, 9].
@@ -67,7 +67,8 @@ mod tests {
     use super::super::{ZoGrasp, global_mask, zo_scores};
     use super::*;
     use crate::nn::model;
-    use crate::zo::{Metered, NetworkObjective, QueryCount};
+    use crate::nn::objective::NetworkObjective;
+    use crate::zo::{Metered, QueryCount};
 
     /// Oracle: keep percentages for ResNet-20 at 90 %, derived independently from the same law:
     /// conv1, layer1, layer2.0.conv1, layer2, layer3.0.conv1, layer3, fc.
@@ -119,7 +120,7 @@ mod tests {
         let metered = Metered::new(objective, &count);
         for form in [LayerRatios::ZoGraspReleased, LayerRatios::ZoGrasp] {
             let how = ZoGrasp { form, mu: 5e-3, n_dirs: 48, seed: 1, draw: 0 };
-            let scores = zo_scores(&how, &network, &metered, &params, &crate::zo::estimate).unwrap();
+            let scores = zo_scores(&how, network.layout(), &metered, &params, &crate::zo::estimate).unwrap();
             let found = KeepCounts::of_mask(layout, &global_mask(layout, &scores, 0.9).unwrap());
             let expected = predicted_keep(layout, form, 0.9).unwrap();
             let layers = found.layers.iter().zip(&expected.layers);

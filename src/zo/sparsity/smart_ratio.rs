@@ -7,7 +7,7 @@
 //! linear layer are more than all weights to keep, it keeps these and the others nothing.
 
 use super::{KeepCounts, prunable};
-use crate::nn::{Layout, ParamKind};
+use crate::params::{Layout, ParamKind};
 
 /// Share that the last linear layer keeps.
 const LAST_LINEAR: f64 = 0.3;
@@ -89,7 +89,8 @@ mod tests {
     /// a full first layer leaves.
     #[test]
     fn totals_are_met_and_excess_is_passed_on() {
-        let spec = |kind, n| crate::nn::ParamSpec { name: "w".into(), kind, shape: vec![n, 1], fan_in: 1 };
+        let spec =
+            |kind, n| crate::params::ParamSpec { name: "w".into(), kind, shape: vec![n, 1], fan_in: 1 };
         let (conv, linear) = (ParamKind::ConvWeight, ParamKind::LinearWeight);
         let layout =
             Layout::new(vec![spec(conv, 6), spec(ParamKind::Bias, 5), spec(conv, 8), spec(linear, 10)]);

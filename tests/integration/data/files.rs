@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
+use deepzero::data::DataSource::{Cifar10, Synthetic};
 use deepzero::data::{Format, Silent, info, load, verify};
-use deepzero::spec::DataSource::{Cifar10, Synthetic};
 use image::{ImageFormat, RgbImage};
 
 use super::{Log, Row, asymmetric, asymmetric_pixels, encode, only, parquet_bytes, png_rows, write};

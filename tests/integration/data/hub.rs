@@ -5,8 +5,8 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
+use deepzero::data::DataSource::Cifar10;
 use deepzero::data::{Hub, Location, Silent, fetch, info, load};
-use deepzero::spec::DataSource::Cifar10;
 use image::ImageFormat;
 
 use super::{Log, asymmetric, encode, parquet_bytes, png_rows};

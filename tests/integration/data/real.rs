@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use deepzero::data::DataSource::Cifar10;
 use deepzero::data::{Location, Silent, load};
-use deepzero::spec::DataSource::Cifar10;
 
 use super::only;
 

@@ -17,8 +17,5 @@ pub use experiment::{
     Series, TensorMeasure, Trace, Trend, Trial,
 };
 pub use library::Library;
-pub use settings::{
-    DataSource, Difference, Directions, EvaluatorKind, Init, LayerRatios, Mask, Method, ModelKind,
-    OptimizerKind, Precision, Schedule, Search, Settings, SparseTarget, StepScale, Task,
-};
+pub use settings::{Method, Settings, Task};
 pub use variant::split_id;

@@ -4,8 +4,18 @@
 //! black box needs no other type. Networks evaluate it in the precision asked for.
 
 use crate::rng::{Purpose, Stream};
-use crate::spec::Init;
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// How parameters start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Init {
+    /// Weights from Kaiming's normal law, batch norm at one and zero, other biases as PyTorch has them.
+    Kaiming,
+    /// Every parameter uniform in [-1, 1], as Pattern Search's authors do.
+    Uniform,
+}
 
 /// What a parameter tensor does; decides initialization and whether sparsity applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

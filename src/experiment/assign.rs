@@ -1,9 +1,13 @@
 //! Settings by name: the one gate through which files, `--set` and sweep axes go.
 
 use super::domain::{ALIASES, Description, ENTRIES, Entry, did_you_mean, is_later};
-use super::settings::{
-    EvaluatorKind, LayerRatios, Mask, Method, ModelKind, Search, Settings, SparseTarget, StepScale, Task,
-};
+use super::settings::{Method, Settings, Task};
+use crate::baseline::pattern_search::Search;
+use crate::nn::model::ModelKind;
+use crate::nn::objective::check_rounding;
+use crate::zo::estimator::StepScale;
+use crate::zo::evaluate::EvaluatorKind;
+use crate::zo::sparsity::{LayerRatios, Mask, SparseTarget};
 use crate::{Error, Result};
 
 /// Classes in both data sets; GraSP's batch and the class-balanced subsets depend on it.
@@ -194,7 +198,8 @@ impl Settings {
             format!("method = pattern-search moves every coordinate: set sparsity = 0; got {}", self.sparsity)
         })?;
         let propagates = self.evaluator == EvaluatorKind::Difference;
-        self.precision.check(self.evaluator, self.method)?;
+        let moves_coordinates = matches!(self.method, Method::Cge | Method::Cocd | Method::PatternSearch);
+        check_rounding(self.precision, self.evaluator, moves_coordinates)?;
         require(!self.normalize_logits || propagates, "evaluator", || {
             format!("normalize-logits = true needs difference; got {}", self.text("evaluator"))
         })?;

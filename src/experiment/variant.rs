@@ -53,7 +53,7 @@ pub fn split_id(id: &str) -> (&str, Vec<(String, String)>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::Library;
+    use crate::experiment::Library;
 
     #[test]
     fn a_variant_has_its_own_id_and_settings() {

@@ -1,0 +1,41 @@
+//! Arithmetic of networks: number types, and the rounding of what convolutions multiply.
+
+use candle_core::DType;
+use serde::{Deserialize, Serialize};
+
+use super::Rounding;
+
+/// Arithmetic of the forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Precision {
+    /// Single precision.
+    F32,
+    /// Double precision.
+    F64,
+    /// Single precision; where differences are propagated, convolutions multiply numbers rounded to TF32.
+    Tf32,
+    /// Single precision; where differences are propagated, convolutions multiply numbers rounded to bfloat16.
+    Bf16,
+}
+
+impl Precision {
+    /// Number type of activations.
+    #[must_use]
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 | Self::Tf32 | Self::Bf16 => DType::F32,
+            Self::F64 => DType::F64,
+        }
+    }
+
+    /// What is rounded where differences are propagated.
+    #[must_use]
+    pub fn rounding(self) -> Rounding {
+        match self {
+            Self::F32 | Self::F64 => Rounding::None,
+            Self::Tf32 => Rounding::Tf32,
+            Self::Bf16 => Rounding::Bf16,
+        }
+    }
+}
