@@ -26,6 +26,7 @@ pub mod report;
 pub mod results;
 pub mod rng;
 pub mod runner;
+pub mod setting;
 pub mod task;
 pub mod zo;
 

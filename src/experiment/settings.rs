@@ -1,196 +1,263 @@
-//! The settings of one trial: every choice that can change a number, by name.
+//! The settings of a trial by name: which there are, who reads them, what a trial is named by.
 //!
-//! A [`Settings`] is complete and checked. It is built from the defaults (the paper's recipe) by
-//! applying named values one at a time through [`Settings::set`], so an experiment file, `--set
-//! key=value` and a sweep axis all go through the same gate.
+//! A trial reads the sections of its task and of its method. Values come from experiment files, `--set` and sweep axes
+//! through [`set`], one at a time; [`resolve`] makes them [`Settings`]; [`check`] holds them to the rules of the parts
+//! that read them; [`refuse_unread`] tells who would read a value that plays no part.
 
-use serde::{Deserialize, Serialize};
+use std::sync::LazyLock;
 
-use crate::baseline::pattern_search::Search;
-use crate::data::DataSource;
-use crate::kernels::Precision;
-use crate::nn::model::ModelKind;
-use crate::params::Init;
-use crate::zo::Scheme;
-use crate::zo::estimator::StepScale;
-use crate::zo::evaluate::EvaluatorKind;
-use crate::zo::optimizer::{OptimizerKind, Schedule};
-use crate::zo::probe::Directions;
-use crate::zo::sparsity::{LayerRatios, Mask, SparseTarget};
+use crate::method::{self, Kind};
+use crate::setting::{Entry, Section, Settings, Values, did_you_mean, text_of, value_of};
+use crate::task::{self, Task};
+use crate::{Error, Result};
 
-/// What a trial does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Task {
-    /// Trains the network and tests it.
-    Train,
-    /// Times the four stages of one estimate, once per epoch (Tab. A1).
-    Stages,
-    /// Compares one estimate per epoch with back-propagation.
-    Quality,
-    /// Times training steps by a job of processes, once per epoch (Fig. A6).
-    Workers,
+/// Settings that stand in every trial's name, read or not, at their defaults where they are not set. Those of the first
+/// published results; any other stands there only where its value is not the default, so that results keep
+/// their names when a setting is added.
+const FOUNDING: [&str; 31] = [
+    "data",
+    "n-train",
+    "n-val",
+    "n-test",
+    "augment",
+    "model",
+    "depth",
+    "width",
+    "method",
+    "difference",
+    "mu",
+    "queries",
+    "directions",
+    "evaluator",
+    "sparsity",
+    "layer-ratios",
+    "mask",
+    "redraw-every",
+    "sparse-target",
+    "always-active",
+    "grasp-queries",
+    "grasp-images-per-class",
+    "epochs",
+    "batch-size",
+    "optimizer",
+    "learning-rate",
+    "momentum",
+    "weight-decay",
+    "warmup-epochs",
+    "schedule",
+    "precision",
+];
+
+/// Other names that users know a setting by.
+pub(super) const ALIASES: [(&str, &str); 3] =
+    [("estimator", "method"), ("lr", "learning-rate"), ("q", "queries")];
+
+/// What a user can read about one setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// Kebab-case name, as in files and `--set`.
+    pub name: &'static str,
+    /// One line.
+    pub help: &'static str,
+    /// The allowed values in words.
+    pub allowed: String,
+    /// The default as text.
+    pub default: String,
+    /// Whether a trial with the default task and method reads it.
+    pub is_usual: bool,
+    /// Who reads it otherwise, such as `method = cocd`.
+    pub readers: String,
 }
 
-/// Where gradients come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// Zeroth order, coordinate-wise estimator (CGE; sparse-CGE when `sparsity` > 0).
-    Cge,
-    /// Zeroth order, randomized estimator (RGE).
-    Rge,
-    /// First order: back-propagation.
-    Fo,
-    /// Zeroth order, coherent coordinate descent (CoCD): estimates of a cyclic block of coordinates,
-    /// stale ones of the others.
-    Cocd,
-    /// Pattern Search: moves of single coordinates that are kept if the loss falls.
-    PatternSearch,
+/// The sections that a trial with this task and method reads.
+fn sections(task: &'static dyn Task, method: &'static dyn Kind) -> Result<Vec<&'static [Entry]>> {
+    let chosen = vec![task::Config::ENTRIES, method::Config::ENTRIES];
+    Ok([chosen, task.sections(method)?].concat())
 }
 
-/// Every choice that can change a number in a trial. Field order is the order in files and tables.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Settings {
-    /// Training images.
-    pub data: DataSource,
-    /// Training images used, class-balanced; 0 for all (after the validation images are set aside).
-    pub n_train: usize,
-    /// Images set aside from the training set to choose the best epoch; 0 for none.
-    pub n_val: usize,
-    /// Test images used, class-balanced; 0 for all.
-    pub n_test: usize,
-    /// Crop-4 and flip augmentation.
-    pub augment: bool,
-    /// Network family.
-    pub model: ModelKind,
-    /// Depth: blocks of the CNN, 6n+2 of the ResNet, 8n+2 of ResNet-B.
-    pub depth: usize,
-    /// Channels of the CNN, or of a ResNet's first stage.
-    pub width: usize,
-    /// Gradient source.
-    pub method: Method,
-    /// Finite-difference scheme (ZO).
-    pub difference: Scheme,
-    /// Smoothing parameter μ (ZO).
-    pub mu: f64,
-    /// Directions (RGE), coordinates (CoCD) or moves (Pattern Search) per step; 0 for all, a search: one step.
-    pub queries: usize,
-    /// Law of RGE's directions.
-    pub directions: Directions,
-    /// How loss differences are computed (ZO).
-    pub evaluator: EvaluatorKind,
-    /// Fraction of conv and linear weights left out of the active set, in [0, 1).
-    pub sparsity: f64,
-    /// Source of the layer-wise ratios.
-    pub layer_ratios: LayerRatios,
-    /// How the active set follows from the ratios.
-    pub mask: Mask,
-    /// Epochs between re-draws of the active set (K_sparse).
-    pub redraw_every: usize,
-    /// Sparse gradient or sparse weights.
-    pub sparse_target: SparseTarget,
-    /// Whether batch-norm parameters and biases are always active, outside the ratio.
-    pub always_active: bool,
-    /// Random directions of ZO-GraSP.
-    pub grasp_queries: usize,
-    /// Images per class in the batch that GraSP scores.
-    pub grasp_images_per_class: usize,
-    /// Passes over the training images.
-    pub epochs: usize,
-    /// Images per step; all if there are fewer.
-    pub batch_size: usize,
-    /// Update rule.
-    pub optimizer: OptimizerKind,
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Momentum of SGD, β₁ of Adam.
-    pub momentum: f64,
-    /// Weight decay on all parameters.
-    pub weight_decay: f64,
-    /// Epochs of linear warm-up.
-    pub warmup_epochs: usize,
-    /// Schedule after the warm-up.
-    pub schedule: Schedule,
-    /// Arithmetic of the forward pass.
-    pub precision: Precision,
-    /// What the trial does.
-    pub task: Task,
-    /// How parameters start.
-    pub init: Init,
-    /// Epochs of first-order training before an estimate's quality is measured (task = quality).
-    pub pretrain_epochs: usize,
-    /// Factor on stale estimates per step, in [0, 1]; 0 is block-cyclic coordinate descent (CoCD).
-    pub decay: f64,
-    /// What the learning rate multiplies (ZO).
-    pub step_scale: StepScale,
-    /// Which moves are kept (Pattern Search).
-    pub search: Search,
-    /// Initial size of a move (Pattern Search).
-    pub radius: f64,
-    /// Points compared at a time with search = best, the present one included; 0 for 50,000 / n-train.
-    pub population: usize,
-    /// Moves kept, or halvings of the radius, per batch (Pattern Search).
-    pub search_steps: usize,
-    /// Whether the loss sees logits over the product of all weights' norms / 3 (Pattern Search).
-    pub normalize_logits: bool,
-    /// Whether training ends once all training images are classified rightly (Pattern Search).
-    pub stop_when_fitted: bool,
-    /// Processes, with one thread each, that share the probes of a step (task = workers).
-    pub workers: usize,
-    /// Whether the times are those of a model, made of measured parts, instead of a job's (task = workers).
-    pub modeled: bool,
+/// Every setting there is, in the order of the sections of the first task and method, then of the others.
+#[must_use]
+pub fn entries() -> &'static [&'static Entry] {
+    static ENTRIES: LazyLock<Vec<&'static Entry>> = LazyLock::new(|| {
+        let mut all: Vec<&'static Entry> = Vec::new();
+        for (task, method) in pairs() {
+            for entry in sections(task, method).into_iter().flatten().flatten() {
+                if !all.contains(&entry) {
+                    all.push(entry);
+                }
+            }
+        }
+        all
+    });
+    &ENTRIES
 }
 
-impl Default for Settings {
-    /// The paper's recipe for ResNet-20 on CIFAR-10 at 90 % sparsity.
-    fn default() -> Self {
-        Self {
-            data: DataSource::Cifar10,
-            n_train: 0,
-            n_val: 0,
-            n_test: 0,
-            augment: true,
-            model: ModelKind::Resnet,
-            depth: 20,
-            width: 16,
-            method: Method::Cge,
-            difference: Scheme::Forward,
-            mu: 5e-3,
-            queries: 0,
-            directions: Directions::Gaussian,
-            evaluator: EvaluatorKind::Difference,
-            sparsity: 0.9,
-            layer_ratios: LayerRatios::ZoGrasp,
-            mask: Mask::Redraw,
-            redraw_every: 5,
-            sparse_target: SparseTarget::Gradient,
-            always_active: true,
-            grasp_queries: 192,
-            grasp_images_per_class: 25,
-            epochs: 50,
-            batch_size: 256,
-            optimizer: OptimizerKind::Sgd,
-            learning_rate: 0.1,
-            momentum: 0.9,
-            weight_decay: 5e-4,
-            warmup_epochs: 3,
-            schedule: Schedule::Cosine,
-            precision: Precision::F32,
-            task: Task::Train,
-            init: Init::Kaiming,
-            pretrain_epochs: 0,
-            decay: 0.0,
-            step_scale: StepScale::Estimate,
-            search: Search::First,
-            radius: 1.0,
-            population: 0,
-            search_steps: 1,
-            normalize_logits: false,
-            stop_when_fitted: false,
-            workers: 1,
-            modeled: false,
+/// Every task with every method.
+fn pairs() -> impl Iterator<Item = (&'static dyn Task, &'static dyn Kind)> {
+    task::TASKS.into_iter().flat_map(|task| method::kinds().into_iter().map(move |method| (task, method)))
+}
+
+/// The entry of a setting written as such, as an alias (`estimator` for `method`) or with underscores.
+///
+/// # Errors
+/// [`Error::Setting`] with the nearest names when there is no such setting.
+pub fn find(key: &str) -> Result<&'static Entry> {
+    let name = key.replace('_', "-");
+    let name = ALIASES.iter().find(|(alias, _)| *alias == name).map_or(name.as_str(), |(_, full)| full);
+    entries().iter().find(|entry| entry.name == name).copied().ok_or_else(|| {
+        let names = || entries().iter().map(|entry| entry.name);
+        let hint = did_you_mean(name, names().chain(ALIASES.into_iter().map(|(alias, _)| alias)));
+        let list = format!("the settings are {}", names().collect::<Vec<_>>().join(", "));
+        Error::setting(key, format!("no such setting; {}", if hint.is_empty() { &list } else { hint.trim_end() }))
+    })
+}
+
+/// Gives the setting `key` a value and returns its entry; `values` are unchanged on error.
+///
+/// # Errors
+/// [`Error::Setting`] when there is no such setting or the value is impossible for it.
+pub fn set(values: &mut Values, key: &str, value: &toml::Value) -> Result<&'static Entry> {
+    let entry = find(key)?;
+    let value = entry.checked(key, value)?;
+    if value == (entry.default)() {
+        values.remove(entry.name);
+    } else {
+        values.insert(entry.name, value);
+    }
+    Ok(entry)
+}
+
+/// The settings with these values: those of the task and method that they name. Rules between settings are not
+/// checked, and values that play no part are kept, but not read.
+///
+/// # Errors
+/// [`Error::Setting`] if the task cannot be done with the method.
+pub fn resolve(mut values: Values) -> Result<Settings> {
+    let choice = Settings::new(values.clone(), &[task::Config::ENTRIES, method::Config::ENTRIES]);
+    let (task::Config { task }, method::Config { method }) = (choice.read()?, choice.read()?);
+    let settings = Settings::new(values.clone(), &sections(task, method)?);
+    for (name, value) in task.implies().into_iter().chain(method.implies()) {
+        if !settings.is_read(name) {
+            let entry = find(name)?;
+            values.remove(entry.name);
+            if value != (entry.default)() {
+                values.insert(entry.name, value);
+            }
         }
     }
+    Ok(Settings::new(values, &sections(task, method)?))
+}
+
+/// Checks the rules between settings.
+///
+/// # Errors
+/// [`Error::Setting`] naming the setting to change and what it may be.
+pub fn check(settings: &Settings) -> Result<()> {
+    let (task::Config { task }, method::Config { method }) = (settings.read()?, settings.read()?);
+    task.check(settings)?;
+    method.check(settings)
+}
+
+/// Refuses a value of the setting `name` that these settings do not read.
+///
+/// # Errors
+/// [`Error::Setting`] telling who reads it.
+pub fn refuse_unread(settings: &Settings, key: &str, name: &str) -> Result<()> {
+    if settings.is_read(name) {
+        return Ok(());
+    }
+    let (task::Config { task }, method::Config { method }) = (settings.read()?, settings.read()?);
+    let reason = format!(
+        "it plays no part with task = {}, method = {}; it is read with {}",
+        task.name(),
+        method.name(),
+        readers(name, task)
+    );
+    Err(Error::setting(key, reason))
+}
+
+/// Who reads the setting `name`: methods, where `task` reads it with any, else tasks.
+fn readers(name: &str, task: &'static dyn Task) -> String {
+    let reads = |task, method| {
+        sections(task, method).is_ok_and(|all| all.into_iter().flatten().any(|entry| entry.name == name))
+    };
+    let methods = || method::kinds().into_iter();
+    let list = |what: &str, names: Vec<&str>| format!("{what} = {}", names.join(", "));
+    let here: Vec<&str> = methods().filter(|&method| reads(task, method)).map(Kind::name).collect();
+    if !here.is_empty() {
+        return list("method", here);
+    }
+    let tasks = task::TASKS.into_iter().filter(|&task| methods().any(|method| reads(task, method)));
+    list("task", tasks.map(Task::name).collect())
+}
+
+/// The settings with the defaults but for these `key = value` pairs, checked; all of them play a part.
+///
+/// # Errors
+/// [`Error::Setting`] otherwise.
+pub fn from_pairs<'p>(pairs: impl IntoIterator<Item = (&'p str, &'p str)>) -> Result<Settings> {
+    let mut values = Values::new();
+    let mut keys = Vec::new();
+    for (key, text) in pairs {
+        keys.push((key, set(&mut values, key, &value_of(text))?.name));
+    }
+    let settings = resolve(values)?;
+    for (key, name) in keys {
+        refuse_unread(&settings, key, name)?;
+    }
+    check(&settings)?;
+    Ok(settings)
+}
+
+/// Every setting with its help, allowed values, default and readers.
+#[must_use]
+pub fn describe() -> Vec<Description> {
+    let usual = resolve(Values::new());
+    let describe = |entry: &&'static Entry| Description {
+        name: entry.name,
+        help: entry.help(),
+        allowed: entry.allowed(),
+        default: text_of(&(entry.default)()),
+        is_usual: usual.as_ref().is_ok_and(|usual| usual.is_read(entry.name)),
+        readers: readers(entry.name, task::TASKS[0]),
+    };
+    entries().iter().map(describe).collect()
+}
+
+/// What a trial is named by, as JSON with sorted names and shortest exact numbers: equal text for equal
+/// settings, on every machine. Everything that its file assigns stands there, and the founding settings.
+pub(super) fn canonical(settings: &Settings) -> serde_json::Value {
+    let mut table = serde_json::Map::new();
+    let json = |value: &toml::Value| serde_json::to_value(value).expect("settings are plain values");
+    for entry in entries() {
+        let is_founding = FOUNDING.contains(&entry.name);
+        match settings.values().get(entry.name) {
+            Some(value) => table.insert(entry.name.to_owned(), json(value)),
+            None if is_founding => table.insert(entry.name.to_owned(), json(&(entry.default)())),
+            None => None,
+        };
+    }
+    let mut value = serde_json::Value::Object(table);
+    value.sort_all_objects();
+    value
+}
+
+/// See [`canonical`].
+#[must_use]
+pub fn canonical_json(settings: &Settings) -> String {
+    canonical(settings).to_string()
+}
+
+/// The settings of a result file from what [`canonical_json`] wrote; rules may have changed since, so they are not
+/// checked.
+///
+/// # Errors
+/// Why the text is none of a trial that this program knows.
+pub(crate) fn from_canonical(text: &str) -> std::result::Result<Settings, String> {
+    let table: toml::Table = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let mut values = Values::new();
+    for (key, value) in &table {
+        set(&mut values, key, value).map_err(|error| error.to_string())?;
+    }
+    resolve(values).map_err(|error| error.to_string())
 }

@@ -1,33 +1,189 @@
-//! What one trial does.
+//! Tasks: what one trial does.
+//!
+//! A [`Task`] says which sections of settings it reads, what it needs, what it costs, and does it. One line of
+//! [`TASKS`] registers it.
 
-mod active;
-mod checkpoint;
-mod classify;
-mod gradient;
-mod prepared;
+mod images;
+pub mod job;
 mod quality;
 mod stages;
+mod train;
 mod workers;
+mod workers_model;
 
-pub use active::{ActiveSets, Resources};
-pub use checkpoint::{Checkpoint, Progress};
-pub(crate) use classify::population;
-pub use classify::{Model, Observer, Quiet, Session, evaluate, train};
-pub use prepared::Prepared;
-pub(crate) use workers::STEPS as WORKER_STEPS;
+use std::fmt::Debug;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
-use crate::Result;
-use crate::experiment::{Settings, Task};
+use candle_core::Device;
+
+pub use train::Train;
+
+use crate::cost::{Cost, Planner};
+use crate::method;
+use crate::metric::Row;
+use crate::nn::Network;
+use crate::problem::{Prepared, Resources, State};
+use crate::ranks::Ranks;
+use crate::results::{Profile, Status};
+use crate::setting::{Entry, Settings};
+use crate::train::Observer;
+use crate::zo::QueryCount;
+use crate::{Error, Result};
+
+crate::section! {
+    /// What a trial does.
+    pub struct Config {
+        /// What the trial does.
+        pub task: &'static dyn Task = TASKS[0],
+    }
+}
+
+crate::registered!(dyn Task, tasks);
+
+/// All tasks.
+pub static TASKS: [&dyn Task; 5] =
+    [&train::Train, &stages::Stages, &quality::Quality, &workers::Workers, &workers_model::WorkersModel];
+
+fn tasks() -> [&'static dyn Task; 5] {
+    TASKS
+}
+
+/// What one trial does.
+pub trait Task: Debug + Sync {
+    /// Name in files.
+    fn name(&self) -> &'static str;
+
+    /// The sections that it reads with this method.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if it cannot be done with this method.
+    fn sections(&self, method: &'static dyn method::Kind) -> Result<Vec<&'static [Entry]>>;
+
+    /// Values of settings that others read and that this task implies: they stand in a trial's name.
+    fn implies(&self) -> Vec<(&'static str, toml::Value)> {
+        Vec::new()
+    }
+
+    /// Checks rules between settings that do not belong to the method.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the setting to change and what it may be.
+    fn check(&self, _settings: &Settings) -> Result<()> {
+        Ok(())
+    }
+
+    /// Whether it looks at images, which are then loaded for it.
+    fn has_images(&self) -> bool {
+        true
+    }
+
+    /// Whether it starts jobs of several processes.
+    fn needs_mpi(&self) -> bool {
+        false
+    }
+
+    /// Whether the ranks of a job share its probes; else the first rank runs it alone, while the rest waits.
+    fn shares_probes(&self) -> bool {
+        false
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when the user stops it, or whatever goes wrong.
+    fn run(&self, settings: &Settings, seed: u64, session: &Session) -> Result<Outcome>;
+
+    /// What it is expected to cost.
+    ///
+    /// # Errors
+    /// If the network cannot be built or run.
+    fn cost(&self, settings: &Settings, planner: &mut Planner) -> Result<Cost>;
+}
+
+impl PartialEq for dyn Task {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+/// What a trial needs from outside its settings.
+pub struct Session<'a> {
+    /// Images, for tasks that look at any.
+    pub images: Option<&'a Prepared>,
+    /// Where tensors live.
+    pub device: &'a Device,
+    /// Bytes that changes in flight may occupy (see [`crate::nn::Propagator`]); results do not depend
+    /// on it.
+    pub memory: usize,
+    /// The processes that share the probes; results do not depend on them. The first keeps checkpoints.
+    pub ranks: &'a Ranks,
+    /// File for the state after each epoch, and the identity it must have.
+    pub checkpoint: Option<(&'a Path, &'a str)>,
+    /// Set when the user wants to stop.
+    pub interrupt: &'a AtomicBool,
+    /// Hears how it goes on.
+    pub observer: &'a dyn Observer,
+}
+
+impl Session<'_> {
+    /// The images.
+    fn images(&self) -> Result<&Prepared> {
+        self.images.ok_or_else(|| Error::Objective("this task was started without images".to_owned()))
+    }
+
+    /// What evaluations may use, counting their queries in `count`.
+    fn resources<'s>(&'s self, count: &'s QueryCount) -> Resources<'s> {
+        let Self { device, memory, ranks, interrupt, .. } = *self;
+        Resources { device, memory, ranks, interrupt, count }
+    }
+
+    /// [`Error::Interrupted`] when the user wants to stop.
+    fn check_interrupt(&self) -> Result<()> {
+        if self.ranks.is_stopping(self.interrupt) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+}
+
+/// What a trial led to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Network parameters (d).
+    pub n_params: usize,
+    /// One per finished epoch.
+    pub rows: Vec<Row>,
+    /// Done, or diverged.
+    pub status: Status,
+    /// Why it did not end well, else empty.
+    pub error: String,
+    /// What is known place by place, such as of every parameter tensor.
+    pub profiles: Vec<Profile>,
+    /// The scored mask (d) that was kept for the whole trial, if there was one.
+    pub mask: Option<Vec<bool>>,
+    /// The network and where training left it, if it trained one.
+    pub trained: Option<(Network, State)>,
+}
+
+impl Outcome {
+    /// Rows measured on a network of `n_params` parameters, and nothing else.
+    fn measured(n_params: usize, rows: Vec<Row>) -> Self {
+        let (status, error) = (Status::Done, String::new());
+        Self { n_params, rows, status, error, profiles: Vec::new(), mask: None, trained: None }
+    }
+}
+
+/// Epoch (1-based) with the best validation accuracy, the earliest on ties.
+#[must_use]
+pub fn best_epoch(rows: &[Row]) -> Option<u32> {
+    let accuracy = |row: &Row| row.get(&crate::metric::VAL_ACCURACY);
+    let measured = rows.iter().filter(|row| !accuracy(row).is_nan());
+    measured.reduce(|best, row| if accuracy(row) > accuracy(best) { row } else { best }).map(|row| row.epoch)
+}
 
 /// Does what the settings' task says.
 ///
 /// # Errors
-/// As [`train`].
-pub fn run(settings: &Settings, seed: u64, session: &Session) -> Result<Model> {
-    match settings.task {
-        Task::Train => train(settings, seed, session),
-        Task::Stages => stages::measure(settings, seed, session),
-        Task::Quality => quality::measure(settings, seed, session),
-        Task::Workers => workers::measure(settings, seed, session),
-    }
+/// As [`Task::run`].
+pub fn run(settings: &Settings, seed: u64, session: &Session) -> Result<Outcome> {
+    let Config { task } = settings.read()?;
+    task.run(settings, seed, session)
 }

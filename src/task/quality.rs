@@ -2,125 +2,156 @@
 
 use std::time::Instant;
 
-use super::active::{self, ActiveSets};
-use super::classify::{Model, Quiet, Session, train};
-use super::gradient::Asked;
-use crate::data::{self, Augmentation, Batch, Normalization};
-use crate::experiment::{Method, Settings, Task};
-use crate::nn::backprop;
-use crate::nn::{Network, model};
-use crate::results::{EpochRecord, Measures, Status};
-use crate::zo::QueryCount;
+use candle_core::DType;
+
+use super::images;
+use super::{Outcome, Session, Task};
+use crate::cost::{Cost, Planner, Subject};
+use crate::method::descent::{self, Descent};
+use crate::method::first_order::Exact;
+use crate::method::{self, Active, Asked};
+use crate::metric::{self, Row};
+use crate::nn::{Network, backprop};
+use crate::problem::{Classify, Minibatch, Problem, State};
+use crate::results::Status;
+use crate::setting::{Entry, Section, Settings};
+use crate::train::{self, Quiet, Run};
+use crate::zo::sparsity::within;
+use crate::zo::{QueryCount, optimizer};
 use crate::{Error, Result};
 
-/// Makes one estimate per epoch, each on another batch of training images, and compares it with
-/// back-propagation in f64 on that batch. The parameters are the initial ones, or those after
-/// `pretrain-epochs` epochs of first-order training, and do not move.
-///
-/// # Errors
-/// [`Error::Interrupted`] when the user stops it, [`Error::Diverged`] when first-order training does, or
-/// whatever else goes wrong.
-pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Result<Model> {
-    let started = Instant::now();
-    let (network, params, stats) = at(settings, seed, session)?;
-    let count = QueryCount::default();
-    let train = &session.data.train;
-    let active =
-        ActiveSets::at_initialization(settings, seed, &network, train, &params, &count, session.resources())?;
-    let source = session.source(settings, seed, &network, &count);
-    let mut sums = vec![(0.0, 0.0); network.layout().specs().len()];
-    let mut epochs: Vec<EpochRecord> = Vec::new();
-    for epoch in 1..=settings.epochs {
-        session.check_interrupt()?;
-        let coords = active.in_epoch(epoch, settings, seed, &network);
-        let batch = batch(settings, seed, session, epoch)?;
-        let draw = active.draw(epoch, settings);
-        let asked = Asked { step: (epoch - 1) as u32, active: &coords, draw, stale: &[] };
-        let found = source.gradient(&params, &batch, &asked)?;
-        let exact = exact(&network, &params, &batch)?;
-        let all = closeness(&coords, &found.values, &exact);
-        for (param_idx, sum) in sums.iter_mut().enumerate() {
-            let range = network.layout().range(param_idx);
-            let here = closeness(active::within(&coords, &range), &found.values, &exact);
-            *sum = (sum.0 + here.cosine, sum.1 + here.relative_error);
-        }
-        let n = batch.labels.len() as f64;
-        let record = EpochRecord {
-            train_loss: found.at.loss,
-            train_accuracy: crate::nn::loss::n_correct(&found.at.logits, &batch.labels)? as f64 / n,
-            n_active: coords.len() as u64,
-            queries: count.queries(),
-            queries_non_finite: count.non_finite(),
-            gradient_norm: norm(found.values.iter().copied()),
-            wall_s: started.elapsed().as_secs_f64(),
-            measures: Measures {
-                gradient_share: norm(coords.iter().map(|&coord| exact[coord])) / norm(exact.iter().copied()),
-                ..all
-            },
-            ..EpochRecord::blank(epoch as u32)
-        };
-        epochs.push(record);
-        session.observer.epoch(&record);
+crate::section! {
+    /// Where estimates are compared.
+    pub struct Config {
+        /// Epochs of first-order training before an estimate's quality is measured (task = quality).
+        pub pretrain_epochs: usize = 0,
     }
-    let n = settings.epochs as f64;
-    let mut tensors = active::tensors(&network, &active.in_epoch(settings.epochs, settings, seed, &network));
-    for (tensor, sum) in tensors.iter_mut().zip(sums) {
-        (tensor.cosine, tensor.relative_error) = (sum.0 / n, sum.1 / n);
-    }
-    let (status, error) = (Status::Done, String::new());
-    Ok(Model { network, params, stats, epochs, status, error, tensors, mask: None })
 }
 
-/// The network where estimates are compared.
-fn at(
-    settings: &Settings,
-    seed: u64,
-    session: &Session,
-) -> Result<(Network, Vec<f64>, crate::nn::RunningStats)> {
-    if settings.pretrain_epochs == 0 {
-        let network = model::from_settings(settings)?;
-        let params = network.layout().initial(settings.init, seed);
-        let stats = network.initial_stats();
-        return Ok((network, params, stats));
+/// `task = quality`: one estimate per epoch, each on another batch of training images, compared with back-propagation
+/// in f64 on that batch. The parameters are the initial ones, or those after `pretrain-epochs` epochs of first-order
+/// training, and do not move.
+#[derive(Debug)]
+pub struct Quality;
+
+impl Task for Quality {
+    fn name(&self) -> &'static str {
+        "quality"
     }
-    let before = Settings {
-        task: Task::Train,
-        method: Method::Fo,
-        sparsity: 0.0,
-        queries: 0,
-        epochs: settings.pretrain_epochs,
-        warmup_epochs: settings.warmup_epochs.min(settings.pretrain_epochs),
-        pretrain_epochs: 0,
-        ..settings.clone()
-    };
-    before.check()?;
-    let quiet = Session { checkpoint: None, observer: &Quiet, ..*session };
-    let model = train(&before, seed, &quiet)?;
-    match model.status {
-        Status::Done => Ok((model.network, model.params, model.stats)),
-        _ => Err(Error::Objective(format!("first-order training before the estimates: {}", model.error))),
+
+    fn sections(&self, method: &'static dyn method::Kind) -> Result<Vec<&'static [Entry]>> {
+        let own = vec![Config::ENTRIES, optimizer::Config::ENTRIES];
+        Ok([images::sections(), method.gradient_sections()?, own].concat())
+    }
+
+    fn run(&self, settings: &Settings, seed: u64, session: &Session) -> Result<Outcome> {
+        let started = Instant::now();
+        let images = session.images()?;
+        let network = images::network(settings, images)?;
+        let count = QueryCount::default();
+        let resources = session.resources(&count);
+        let problem = images::problem(settings, seed, &network, images, resources)?;
+        let at = place(settings, seed, session, &network)?;
+        let method::Config { method } = settings.read()?;
+        let (mut source, mut active) = method.gradients(settings, seed, network.layout())?;
+        active.score(&problem, &at.params, &resources)?;
+        let train::Config { epochs, batch_size } = settings.read()?;
+        let layout = network.layout();
+        let mut sums = vec![Closeness::default(); layout.specs().len()];
+        let mut rows: Vec<Row> = Vec::new();
+        for epoch in 1..=epochs {
+            session.check_interrupt()?;
+            let coords = active.in_epoch(epoch, layout);
+            let batch = first_batch(&problem, epoch, batch_size)?;
+            let asked = Asked { step: (epoch - 1) as u32, active: &coords, draw: active.draw(epoch) };
+            let found = source.gradient(&*batch, &at.params, &asked, &resources)?;
+            let exact = exact(&at, &*batch)?;
+            let all = Closeness::of(&coords, &found.values, &exact);
+            for (param_idx, sum) in sums.iter_mut().enumerate() {
+                let here = within(&coords, &layout.range(param_idx));
+                *sum += Closeness::of(here, &found.values, &exact);
+            }
+            let mut row = Row::new(epoch as u32);
+            row.set(&metric::TRAIN_LOSS, found.at.loss);
+            if let Some(n_correct) = batch.n_correct(&found.at)? {
+                row.set(&metric::TRAIN_ACCURACY, n_correct as f64 / batch.n_items() as f64);
+            }
+            row.set(&metric::N_ACTIVE, coords.len() as f64);
+            row.set(&metric::QUERIES, count.queries() as f64);
+            row.set(&metric::QUERIES_NON_FINITE, count.non_finite() as f64);
+            row.set(&metric::GRADIENT_NORM, norm(found.values.iter().copied()));
+            row.set(&metric::WALL_S, started.elapsed().as_secs_f64());
+            row.set(&metric::COSINE, all.cosine);
+            row.set(&metric::RELATIVE_ERROR, all.relative_error);
+            let share = norm(coords.iter().map(|&coord| exact[coord])) / norm(exact.iter().copied());
+            row.set(&metric::GRADIENT_SHARE, share);
+            session.observer.epoch(&row);
+            rows.push(row);
+        }
+        let profile = descent::sparsity_profile(layout, &active.in_epoch(epochs, layout));
+        let n = epochs as f64;
+        let mean = |of: fn(&Closeness) -> f64| sums.iter().map(|sum| of(sum) / n).collect::<Vec<f64>>();
+        let profile = profile
+            .with_column(&metric::COSINE, mean(|sum| sum.cosine))
+            .with_column(&metric::RELATIVE_ERROR, mean(|sum| sum.relative_error));
+        Ok(Outcome { profiles: vec![profile], ..Outcome::measured(layout.n_coords(), rows) })
+    }
+
+    fn cost(&self, settings: &Settings, planner: &mut Planner) -> Result<Cost> {
+        let (Config { pretrain_epochs }, train::Config { epochs, .. }) = (settings.read()?, settings.read()?);
+        let estimates = images::cost(settings, planner, |_| images::batches(settings, epochs), None)?;
+        let subject = Subject::of(settings)?;
+        let speed = planner.speed(settings, &subject.network, None)?;
+        let batches = images::batches(settings, epochs)?.items;
+        let first_order = (subject.n_train * pretrain_epochs) as f64 + batches;
+        let exact = Cost {
+            queries: 0.0,
+            flops: 3.0 * first_order * speed.full_flops,
+            wall_s: first_order * speed.backprop_s,
+        };
+        Ok(estimates + exact)
+    }
+}
+
+/// Where estimates are compared.
+fn place(settings: &Settings, seed: u64, session: &Session, network: &Network) -> Result<State> {
+    let count = QueryCount::default();
+    let resources = session.resources(&count);
+    let problem = images::problem(settings, seed, network, session.images()?, resources)?;
+    let Config { pretrain_epochs } = settings.read()?;
+    if pretrain_epochs == 0 {
+        return Ok(problem.start(seed));
+    }
+    let recipe: optimizer::Config = settings.read()?;
+    let warmup_epochs = recipe.warmup_epochs.min(pretrain_epochs);
+    let recipe = optimizer::Config { warmup_epochs, ..recipe };
+    let mut method = Descent::new(recipe, Box::new(Exact), Active::all(), network.layout());
+    let config = train::Config { epochs: pretrain_epochs, ..settings.read()? };
+    let began = Instant::now();
+    let run = Run { config, seed, resources, checkpoint: None, observer: &Quiet, began };
+    let trained = run.train(&problem, &mut method)?;
+    match trained.status {
+        Status::Done => Ok(trained.state),
+        _ => Err(Error::Objective(format!("first-order training before the estimates: {}", trained.error))),
     }
 }
 
 /// The first batch of an epoch.
-pub(super) fn batch(settings: &Settings, seed: u64, session: &Session, epoch: usize) -> Result<Batch> {
-    let train = &session.data.train;
-    let order = data::epoch_order(train.len(), seed, epoch as u32);
-    let augmentation = settings.augment.then_some(Augmentation { seed, epoch: epoch as u32 });
-    data::make_batch(
-        train,
-        &order[..settings.batch_size.min(order.len())],
-        augmentation.as_ref(),
-        &Normalization::CIFAR10,
-        settings.precision.dtype(),
-        session.device,
-    )
+pub(super) fn first_batch<'p>(
+    problem: &'p Classify,
+    epoch: usize,
+    batch_size: usize,
+) -> Result<Box<dyn Minibatch + 'p>> {
+    let order = problem.order(epoch as u32);
+    problem.batch(epoch as u32, &order[..batch_size.min(order.len())])
 }
 
 /// Back-propagation in f64.
-fn exact(network: &Network, params: &[f64], batch: &Batch) -> Result<Vec<f64>> {
-    let images = batch.images.to_dtype(candle_core::DType::F64)?;
-    Ok(backprop::gradient(network, params, &images, &batch.labels, 1.0)?.gradient)
+fn exact(at: &State, batch: &dyn Minibatch) -> Result<Vec<f64>> {
+    let (network, images, labels) = batch.graph().ok_or_else(|| {
+        Error::Objective("a black box has no exact gradient to compare with".to_owned())
+    })?;
+    Ok(backprop::gradient(network, &at.params, &images.to_dtype(DType::F64)?, labels, 1.0)?.gradient)
 }
 
 fn norm(values: impl Iterator<Item = f64>) -> f64 {
@@ -128,14 +159,25 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// Cosine and relative error on some coordinates; NaN where a norm is zero.
-fn closeness(coords: &[usize], found: &[f64], exact: &[f64]) -> Measures {
-    let of = |values: &[f64]| norm(coords.iter().map(|&coord| values[coord]));
-    let product: f64 = coords.iter().map(|&coord| found[coord] * exact[coord]).sum();
-    let error = norm(coords.iter().map(|&coord| found[coord] - exact[coord]));
-    Measures {
-        cosine: product / (of(found) * of(exact)),
-        relative_error: error / of(exact),
-        ..Measures::default()
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Closeness {
+    cosine: f64,
+    relative_error: f64,
+}
+
+impl std::ops::AddAssign for Closeness {
+    fn add_assign(&mut self, other: Self) {
+        self.cosine += other.cosine;
+        self.relative_error += other.relative_error;
+    }
+}
+
+impl Closeness {
+    fn of(coords: &[usize], found: &[f64], exact: &[f64]) -> Self {
+        let of = |values: &[f64]| norm(coords.iter().map(|&coord| values[coord]));
+        let product: f64 = coords.iter().map(|&coord| found[coord] * exact[coord]).sum();
+        let error = norm(coords.iter().map(|&coord| found[coord] - exact[coord]));
+        Self { cosine: product / (of(found) * of(exact)), relative_error: error / of(exact) }
     }
 }
 
@@ -146,7 +188,7 @@ mod tests {
     /// Oracle: the definitions, by hand: (3, 4) against (4, 3), and a third number that is left out.
     #[test]
     fn closeness_by_hand() {
-        let found = closeness(&[0, 2], &[3.0, 100.0, 4.0], &[4.0, -7.0, 3.0]);
+        let found = Closeness::of(&[0, 2], &[3.0, 100.0, 4.0], &[4.0, -7.0, 3.0]);
         assert!((found.cosine - 24.0 / 25.0).abs() < 1e-15);
         assert!((found.relative_error - 2f64.sqrt() / 5.0).abs() < 1e-15);
     }

@@ -5,27 +5,29 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::active::ActiveSets;
-use super::classify::{Model, Session};
-use super::quality::batch;
-use crate::Result;
-use crate::experiment::{Method, Settings};
-use crate::nn::model;
-use crate::results::{EpochRecord, Measures, Status};
+use super::images;
+use super::quality::first_batch;
+use super::{Outcome, Session, Task};
+use crate::cost::{Cost, Planner};
+use crate::metric::{self, Row};
+use crate::problem::{Classify, Minibatch, Problem};
 use crate::rng::Purpose;
-use crate::zo::Scheme;
-use crate::zo::{DirectionSource, QueryCount};
+use crate::setting::{Entry, Plain, Settings};
+use crate::zo::estimator::rge;
+use crate::zo::evaluate::EvaluatorKind;
+use crate::zo::{self, DirectionSource, Metered, QueryCount, Scheme};
+use crate::{Error, Result, method, train};
 
 /// Seconds of each stage.
 #[derive(Debug, Clone, Copy, Default)]
-struct Stages {
+struct Seconds {
     directions: f64,
     perturbation: f64,
     inference: f64,
     arithmetic: f64,
 }
 
-impl Stages {
+impl Seconds {
     fn add(&mut self, other: &Self) {
         self.directions += other.directions;
         self.perturbation += other.perturbation;
@@ -42,69 +44,128 @@ fn timed<R>(seconds: &mut f64, stage: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Times one estimate per epoch after one to warm up, each on another batch. Every query is timed by
+/// `task = stages`: times one estimate per epoch after one to warm up, each on another batch. Every query is timed by
 /// itself; the times of a stage are summed over the queries and divided by the number of threads, which
-/// all work on queries. Forward passes are complete ones, whatever the evaluator.
-///
-/// # Errors
-/// [`Error::Interrupted`] when the user stops it, or whatever else goes wrong.
-pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Result<Model> {
-    let started = Instant::now();
-    let network = model::from_settings(settings)?;
-    let params = network.layout().initial(settings.init, seed);
-    let count = QueryCount::default();
-    let train = &session.data.train;
-    let active =
-        ActiveSets::at_initialization(settings, seed, &network, train, &params, &count, session.resources())?;
-    let source = session.source(settings, seed, &network, &count);
-    let mut epochs: Vec<EpochRecord> = Vec::new();
-    for epoch in 0..=settings.epochs {
-        session.check_interrupt()?;
-        let coords = active.in_epoch(epoch.max(1), settings, seed, &network);
-        let batch = batch(settings, seed, session, epoch)?;
-        let objective = source.objective(&batch);
-        let directions = DirectionSource::new(
-            settings.directions,
-            seed,
-            Purpose::Direction,
-            epoch as u32,
-            coords.clone(),
-            Some(network.layout()),
-        );
-        let estimate = Estimate { settings, params: &params, directions: &directions };
-        let base = objective.loss_alone(&params)?;
-        let loss = |point: &[f64]| objective.loss(point);
-        let (gradient, stages) = estimate.run(base, &loss)?;
-        if epoch == 0 {
-            continue;
-        }
-        let record = EpochRecord {
-            train_loss: base,
-            n_active: coords.len() as u64,
-            queries: count.queries(),
-            queries_non_finite: count.non_finite(),
-            gradient_norm: gradient.iter().map(|g| g * g).sum::<f64>().sqrt(),
-            wall_s: started.elapsed().as_secs_f64(),
-            measures: Measures {
-                directions_s: stages.directions,
-                perturbation_s: stages.perturbation,
-                inference_s: stages.inference,
-                arithmetic_s: stages.arithmetic,
-                ..Measures::default()
-            },
-            ..EpochRecord::blank(epoch as u32)
-        };
-        epochs.push(record);
-        session.observer.epoch(&record);
+/// all work on queries. Forward passes are complete ones.
+#[derive(Debug)]
+pub struct Stages;
+
+impl Task for Stages {
+    fn name(&self) -> &'static str {
+        "stages"
     }
-    let stats = network.initial_stats();
-    let (status, error, tensors) = (Status::Done, String::new(), Vec::new());
-    Ok(Model { network, params, stats, epochs, status, error, tensors, mask: None })
+
+    fn sections(&self, method: &'static dyn method::Kind) -> Result<Vec<&'static [Entry]>> {
+        Way::of(method)?;
+        let mut sections = [images::sections(), method.gradient_sections()?].concat();
+        // Whatever the evaluator, passes are complete.
+        sections.retain(|section| section.iter().all(|entry| entry.name != EVALUATOR));
+        Ok(sections)
+    }
+
+    fn implies(&self) -> Vec<(&'static str, toml::Value)> {
+        vec![(EVALUATOR, EvaluatorKind::Full.into_value()), ("warmup-epochs", 0usize.into_value())]
+    }
+
+    fn run(&self, settings: &Settings, seed: u64, session: &Session) -> Result<Outcome> {
+        let started = Instant::now();
+        let images = session.images()?;
+        let network = images::network(settings, images)?;
+        let count = QueryCount::default();
+        let resources = session.resources(&count);
+        let problem = images::problem(settings, seed, &network, images, resources)?;
+        let at = problem.start(seed);
+        let method::Config { method } = settings.read()?;
+        let way = Way::of(method)?;
+        let mut active = method::Active::new(settings, seed)?;
+        active.score(&problem, &at.params, &resources)?;
+        let train::Config { epochs, batch_size } = settings.read()?;
+        let zo::Smoothing { mu } = settings.read()?;
+        let zo::estimator::Config { difference } = settings.read()?;
+        let (law, queries) = match way {
+            Way::Coordinates => (rge::Config::default().directions, 0),
+            Way::Directions => {
+                let zo::estimator::Budget { queries } = settings.read()?;
+                (settings.read::<rge::Config>()?.directions, queries)
+            }
+        };
+        let mut rows: Vec<Row> = Vec::new();
+        for epoch in 0..=epochs {
+            session.check_interrupt()?;
+            let coords = active.in_epoch(epoch.max(1), network.layout());
+            let batch = first_batch(&problem, epoch, batch_size)?;
+            let objective = batch.objective();
+            let objective = Metered::new(&*objective, &count);
+            let directions = DirectionSource::new(
+                law,
+                seed,
+                Purpose::Direction,
+                epoch as u32,
+                coords.clone(),
+                Some(network.layout()),
+            );
+            let params = &at.params;
+            let estimate = Estimate { way, mu, difference, queries, params, directions: &directions };
+            let base = objective.loss_alone(params)?;
+            let loss = |point: &[f64]| objective.loss(point);
+            let (gradient, stages) = estimate.run(base, &loss)?;
+            if epoch == 0 {
+                continue;
+            }
+            let mut row = Row::new(epoch as u32);
+            row.set(&metric::TRAIN_LOSS, base);
+            row.set(&metric::N_ACTIVE, coords.len() as f64);
+            row.set(&metric::QUERIES, count.queries() as f64);
+            row.set(&metric::QUERIES_NON_FINITE, count.non_finite() as f64);
+            row.set(&metric::GRADIENT_NORM, gradient.iter().map(|g| g * g).sum::<f64>().sqrt());
+            row.set(&metric::WALL_S, started.elapsed().as_secs_f64());
+            row.set(&metric::DIRECTIONS_S, stages.directions);
+            row.set(&metric::PERTURBATION_S, stages.perturbation);
+            row.set(&metric::INFERENCE_S, stages.inference);
+            row.set(&metric::ARITHMETIC_S, stages.arithmetic);
+            session.observer.epoch(&row);
+            rows.push(row);
+        }
+        Ok(Outcome::measured(network.layout().n_coords(), rows))
+    }
+
+    /// One estimate per epoch, and one to warm up.
+    fn cost(&self, settings: &Settings, planner: &mut Planner) -> Result<Cost> {
+        let train::Config { epochs, .. } = settings.read()?;
+        let amount = |_: &_| images::batches(settings, epochs + 1);
+        images::cost(settings, planner, amount, Some(EvaluatorKind::Full))
+    }
+}
+
+/// The setting that plays no part here.
+const EVALUATOR: &str = "evaluator";
+
+/// The estimators that are taken apart.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    /// CGE.
+    Coordinates,
+    /// RGE.
+    Directions,
+}
+
+impl Way {
+    fn of(method: &dyn method::Kind) -> Result<Self> {
+        match method.name() {
+            "cge" => Ok(Self::Coordinates),
+            "rge" => Ok(Self::Directions),
+            other => Err(Error::setting("task", format!("stages needs method = cge or rge; got {other}"))),
+        }
+    }
 }
 
 /// One estimate, taken apart. It is what [`crate::zo::estimate`] gives, up to the order of a sum.
 struct Estimate<'a> {
-    settings: &'a Settings,
+    way: Way,
+    mu: f64,
+    difference: Scheme,
+    /// Directions; 0 for as many as coordinates.
+    queries: usize,
     params: &'a [f64],
     directions: &'a DirectionSource,
 }
@@ -113,21 +174,25 @@ struct Estimate<'a> {
 struct Worker {
     point: Vec<f64>,
     gradient: Vec<f64>,
-    stages: Stages,
+    stages: Seconds,
 }
 
 impl Estimate<'_> {
-    fn run(&self, base: f64, loss: &(dyn Fn(&[f64]) -> Result<f64> + Sync)) -> Result<(Vec<f64>, Stages)> {
+    fn n_queries(&self) -> usize {
+        match (self.way, self.queries) {
+            (Way::Directions, n) if n > 0 => n,
+            _ => self.directions.coords().len(),
+        }
+    }
+
+    fn run(&self, base: f64, loss: &(dyn Fn(&[f64]) -> Result<f64> + Sync)) -> Result<(Vec<f64>, Seconds)> {
         let coords = self.directions.coords();
-        let n = match self.settings.method {
-            Method::Rge if self.settings.queries > 0 => self.settings.queries,
-            _ => coords.len(),
-        };
+        let n = self.n_queries();
         let threads = rayon::current_num_threads();
         let fresh = || Worker {
             point: self.params.to_vec(),
             gradient: vec![0.0; self.params.len()],
-            stages: Stages::default(),
+            stages: Seconds::default(),
         };
         // One run of queries per thread, so that each sums into a vector of its own.
         let workers: Vec<Worker> = (0..threads)
@@ -140,7 +205,7 @@ impl Estimate<'_> {
                 Ok(worker)
             })
             .collect::<Result<_>>()?;
-        let mut stages = Stages::default();
+        let mut stages = Seconds::default();
         let mut gradient = vec![0.0; self.params.len()];
         for worker in &workers {
             stages.add(&worker.stages);
@@ -161,9 +226,9 @@ impl Estimate<'_> {
         loss: &(dyn Fn(&[f64]) -> Result<f64> + Sync),
         worker: &mut Worker,
     ) -> Result<()> {
-        let (mu, coords) = (self.settings.mu, self.directions.coords());
+        let (mu, coords) = (self.mu, self.directions.coords());
         let Worker { point, gradient, stages } = worker;
-        let is_rge = self.settings.method == Method::Rge;
+        let is_rge = self.way == Way::Directions;
         let values = timed(&mut stages.directions, || is_rge.then(|| self.directions.values(query as u32)));
         let perturb = |step: f64, point: &mut [f64]| match &values {
             Some(values) => {
@@ -173,7 +238,7 @@ impl Estimate<'_> {
         };
         timed(&mut stages.perturbation, || perturb(mu, point));
         let plus = timed(&mut stages.inference, || loss(point))?;
-        let slope = match self.settings.difference {
+        let slope = match self.difference {
             Scheme::Forward => (plus - base) / mu,
             Scheme::Central => {
                 timed(&mut stages.perturbation, || perturb(-mu, point));
@@ -190,8 +255,7 @@ impl Estimate<'_> {
         if slope.is_finite() {
             timed(&mut stages.arithmetic, || match &values {
                 Some(values) => {
-                    let n = if self.settings.queries == 0 { coords.len() } else { self.settings.queries };
-                    let weight = slope * self.directions.factor(mu) / n as f64;
+                    let weight = slope * self.directions.factor(mu) / self.n_queries() as f64;
                     coords.iter().zip(values).for_each(|(&c, value)| gradient[c] += weight * value);
                 }
                 None => gradient[coords[query]] = slope,

@@ -1,74 +1,126 @@
-//! Steps per hour of a job of processes (Fig. A6), and a model of it.
+//! Steps per hour of a job of processes (Fig. A6).
 
 use std::process::Command;
 use std::time::Instant;
 
-use candle_core::Device;
+use super::job::Measurement;
+use super::{Outcome, Session, Task, images};
+use crate::cost::{Cost, Planner};
+use crate::metric::{self, Row};
+use crate::nn::{self, model};
+use crate::setting::Domain::Int;
+use crate::setting::{Entry, Plain, Section, Settings, text_of};
+use crate::{Error, Result, data, method, train};
 
-use super::{Model, Session};
-use crate::bench::job::Measurement;
-use crate::experiment::{Settings, Task};
-use crate::kernels::Split;
-use crate::nn::model;
-use crate::nn::objective::NetworkObjective;
-use crate::results::{EpochRecord, Measures, Status};
-use crate::runner::plan::Planner;
-use crate::zo::Objective;
-use crate::{Error, Result};
+crate::section! {
+    /// A job of processes.
+    pub struct Config {
+        /// Processes, with one thread each, that share the probes of a step (task = workers, workers-model).
+        pub workers: usize = 1 => Int(1),
+    }
+}
 
 /// Steps that a job is timed over, after one to warm up.
-pub(crate) const STEPS: usize = 5;
+const STEPS: usize = 5;
 
 /// Whether this program can start a job.
 const CAN_START_JOBS: bool = cfg!(feature = "mpi");
 
-/// Once per epoch: a job of one process, then one of as many as the settings say, each with one thread.
-///
-/// # Errors
-/// If there is no MPI, or the jobs fail.
-pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Result<Model> {
-    let started = Instant::now();
-    if !CAN_START_JOBS {
-        return Err(Error::Ranks(
-            "jobs of several processes need MPI; build the program with `--features mpi`".to_owned(),
-        ));
+/// `task = workers`: once per epoch, a job of one process, then one of as many as the settings say, each with one
+/// thread.
+#[derive(Debug)]
+pub struct Workers;
+
+impl Task for Workers {
+    fn name(&self) -> &'static str {
+        "workers"
     }
-    let network = model::from_settings(settings)?;
-    let mut epochs: Vec<EpochRecord> = Vec::new();
-    for epoch in 1..=settings.epochs {
-        session.check_interrupt()?;
-        let (measures, queries) = if settings.modeled {
-            // What is modeled is not run.
-            (modeled(settings, seed)?, 0.0)
-        } else {
+
+    fn sections(&self, method: &'static dyn method::Kind) -> Result<Vec<&'static [Entry]>> {
+        sections(method)
+    }
+
+    fn implies(&self) -> Vec<(&'static str, toml::Value)> {
+        let augment = ("augment", false.into_value());
+        [implied(), vec![augment]].concat()
+    }
+
+    fn has_images(&self) -> bool {
+        false
+    }
+
+    fn needs_mpi(&self) -> bool {
+        true
+    }
+
+    fn run(&self, settings: &Settings, seed: u64, session: &Session) -> Result<Outcome> {
+        let started = Instant::now();
+        check_can_start()?;
+        let Config { workers } = settings.read()?;
+        let train::Config { epochs, .. } = settings.read()?;
+        let mut rows: Vec<Row> = Vec::new();
+        for epoch in 1..=epochs {
+            session.check_interrupt()?;
             let one = job(settings, seed, 1)?;
-            let many =
-                if settings.workers == 1 { one.clone() } else { job(settings, seed, settings.workers)? };
-            let measures = Measures {
-                steps_per_hour: many.steps_per_hour,
-                speed_up: many.steps_per_hour / one.steps_per_hour,
-                exchange_s: many.exchange_s,
-                exchange_bytes: many.exchange_bytes,
-                ..Measures::default()
-            };
-            (measures, many.queries)
-        };
-        let record = EpochRecord {
-            queries: queries.round() as u64,
-            wall_s: started.elapsed().as_secs_f64(),
-            measures,
-            ..EpochRecord::blank(epoch as u32)
-        };
-        epochs.push(record);
-        session.observer.epoch(&record);
+            let many = if workers == 1 { one.clone() } else { job(settings, seed, workers)? };
+            let mut row = Row::new(epoch as u32);
+            row.set(&metric::QUERIES, many.queries.round());
+            row.set(&metric::WALL_S, started.elapsed().as_secs_f64());
+            row.set(&metric::STEPS_PER_HOUR, many.steps_per_hour);
+            row.set(&metric::SPEED_UP, many.steps_per_hour / one.steps_per_hour);
+            row.set(&metric::EXCHANGE_S, many.exchange_s);
+            row.set(&metric::EXCHANGE_BYTES, many.exchange_bytes);
+            session.observer.epoch(&row);
+            rows.push(row);
+        }
+        Ok(Outcome::measured(network(settings)?.layout().n_coords(), rows))
     }
-    let (params, stats) = (network.layout().initial(settings.init, seed), network.initial_stats());
-    let (status, error, tensors) = (Status::Done, String::new(), Vec::new());
-    Ok(Model { network, params, stats, epochs, status, error, tensors, mask: None })
+
+    /// Steps of a job, and of one process beside it, each with one to warm up.
+    fn cost(&self, settings: &Settings, planner: &mut Planner) -> Result<Cost> {
+        let train::Config { epochs, .. } = settings.read()?;
+        images::cost(settings, planner, |_| images::batches(settings, epochs * 2 * (STEPS + 1)), None)
+    }
 }
 
+/// What a job of processes reads.
+pub(super) fn sections(method: &'static dyn method::Kind) -> Result<Vec<&'static [Entry]>> {
+    if !method.has_probes() {
+        let reason = format!("first-order steps have no probes to share among workers; got {}", method.name());
+        return Err(Error::setting("method", reason));
+    }
+    let own = vec![nn::Config::ENTRIES, train::Config::ENTRIES];
+    Ok([own, method.gradient_sections()?, vec![Config::ENTRIES]].concat())
+}
+
+/// Images are procedural, and steps have no schedule.
+pub(super) fn implied() -> Vec<(&'static str, toml::Value)> {
+    vec![("data", "synthetic".into()), ("warmup-epochs", 0usize.into_value())]
+}
+
+/// The settings' network, for procedural images.
+pub(super) fn network(settings: &Settings) -> Result<nn::Network> {
+    model::of(settings, &data::SYNTHETIC.io())
+}
+
+/// Checks that this program can start jobs.
+///
+/// # Errors
+/// If it was built without MPI.
+pub(super) fn check_can_start() -> Result<()> {
+    if CAN_START_JOBS {
+        return Ok(());
+    }
+    Err(Error::Ranks(
+        "jobs of several processes need MPI; build the program with `--features mpi`".to_owned(),
+    ))
+}
+
+/// Settings that say how often jobs are timed, and how many processes they have: not of the job itself.
+const OF_THE_TRIAL: [&str; 3] = ["task", "workers", "epochs"];
+
 /// Has `workers` processes of this program time steps.
-fn job(settings: &Settings, seed: u64, workers: usize) -> Result<Measurement> {
+pub(super) fn job(settings: &Settings, seed: u64, workers: usize) -> Result<Measurement> {
     let program = std::env::current_exe().map_err(Error::io("find", "this program"))?;
     let mut command = if workers == 1 {
         Command::new(&program)
@@ -93,12 +145,8 @@ fn job(settings: &Settings, seed: u64, workers: usize) -> Result<Measurement> {
     }
     command.args(["bench", "job", "--json", "--threads", "1", "--steps", &STEPS.to_string()]);
     command.args(["--seed", &seed.to_string()]);
-    for name in Settings::NAMES {
-        if !["task", "workers", "modeled", "epochs", "warmup-epochs", "n-train", "n-val", "n-test"]
-            .contains(&name)
-        {
-            command.arg("--set").arg(format!("{name}={}", settings.text(name)));
-        }
+    for (name, value) in settings.shown().filter(|(name, _)| !OF_THE_TRIAL.contains(name)) {
+        command.arg("--set").arg(format!("{name}={}", text_of(&value)));
     }
     let output = command.output().map_err(|error| {
         Error::Ranks(format!(
@@ -115,64 +163,4 @@ fn job(settings: &Settings, seed: u64, workers: usize) -> Result<Measurement> {
     }
     serde_json::from_slice(&output.stdout)
         .map_err(|error| Error::Ranks(format!("a job of {workers} gave no measurement ({error})")))
-}
-
-/// Images of a batch that times the base pass.
-const BASE_IMAGES: usize = 64;
-
-/// Steps per hour of many workers, from parts measured here: what the probes cost one thread, what every worker does
-/// alone (the base pass), and an exchange between two processes. An exchange takes its latency once per doubling of the
-/// workers, and the time of the bytes that each receives.
-fn modeled(settings: &Settings, seed: u64) -> Result<Measures> {
-    let step = Settings {
-        task: Task::Train,
-        workers: 1,
-        modeled: false,
-        epochs: 1,
-        warmup_epochs: 0,
-        n_train: settings.batch_size,
-        n_test: 1,
-        n_val: 0,
-        ..settings.clone()
-    };
-    let mut planner = Planner::new(Device::Cpu, crate::nn::difference::DEFAULT_MEMORY);
-    // The plan is for all threads, and holds the queries of scoring too.
-    let scored = Settings { grasp_queries: 1, ..step.clone() };
-    let cost = planner.cost(&scored)?;
-    let all_s = cost.wall_s * rayon::current_num_threads() as f64;
-    let network = model::from_settings(&step)?;
-    let params = network.layout().initial(step.init, seed);
-    let images = crate::runner::plan::calibration_images(BASE_IMAGES, step.precision.dtype())?;
-    let labels = vec![0; BASE_IMAGES];
-    let objective =
-        NetworkObjective { split: Split::Serial, ..NetworkObjective::new(&network, &images, &labels) };
-    objective.loss(&params)?;
-    let started = Instant::now();
-    objective.loss(&params)?;
-    let base_s = started.elapsed().as_secs_f64() * settings.batch_size as f64 / BASE_IMAGES as f64;
-    let two = job(&exchange_settings(settings), seed, 2)?;
-    let workers = settings.workers as f64;
-    let bytes = 8.0 * cost.queries * (workers - 1.0) / workers;
-    let exchange_s = two.latency_s * workers.log2().ceil() + two.s_per_byte * bytes;
-    let probes_s = (all_s - base_s).max(0.0);
-    let step_s = probes_s / workers + base_s + exchange_s;
-    Ok(Measures {
-        steps_per_hour: 3600.0 / step_s,
-        speed_up: (probes_s + base_s) / step_s,
-        exchange_s,
-        exchange_bytes: bytes,
-        ..Measures::default()
-    })
-}
-
-/// A job that takes no time but for its exchanges.
-fn exchange_settings(settings: &Settings) -> Settings {
-    Settings {
-        model: crate::nn::model::ModelKind::Cnn,
-        depth: 1,
-        width: 1,
-        batch_size: 10,
-        sparsity: 0.0,
-        ..settings.clone()
-    }
 }

@@ -7,12 +7,15 @@ use std::time::Instant;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use super::timing::Seconds;
-use crate::experiment::{Settings, Task};
-use crate::nn::model;
+use crate::method::Kind;
+use crate::nn::{self, model};
+use crate::problem::{Classify, Prepared, Problem, Resources};
 use crate::ranks::{Ranks, Traffic};
-use crate::task::{self, Observer, Prepared, Session};
-use crate::{Result, data};
+use crate::setting::Settings;
+use crate::timing::Seconds;
+use crate::train::{self, Observer, Run};
+use crate::zo::QueryCount;
+use crate::{Result, data, method};
 
 /// A measurement of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,39 +69,29 @@ const EXCHANGES: usize = 200;
 /// Numbers of each rank in a large one.
 const LARGE: usize = 100_000;
 
-/// Times `steps` training steps with these settings on procedural images, after one to warm up, on all ranks of a
-/// job. Epochs, images and what belongs to other tasks are replaced.
+/// Times `steps` training steps with these settings (of the task `workers`) on procedural images, after one to warm up,
+/// on all ranks of a job.
 ///
 /// # Errors
 /// If training fails or the exchange does.
 pub fn measure(ranks: &Ranks, settings: &Settings, seed: u64, steps: usize) -> Result<Measurement> {
-    let settings = Settings {
-        task: Task::Train,
-        workers: 1,
-        modeled: false,
-        epochs: 1,
-        warmup_epochs: 0,
-        n_train: settings.batch_size * (steps + 1),
-        n_val: 0,
-        n_test: 10,
-        ..settings.clone()
-    };
-    settings.check()?;
-    let splits = data::synthetic(settings.n_train, settings.n_test);
-    let prepared = Prepared::new(&settings, seed, &splits)?;
+    let began = Instant::now();
+    let train::Config { batch_size, .. } = settings.read()?;
+    let method::Config { method } = settings.read()?;
+    let images = Prepared::procedural(batch_size * (steps + 1), seed)?;
+    let network = model::of(settings, &images.io())?;
     let clock = Clock { ranks, ends: Mutex::default() };
-    let interrupt = AtomicBool::new(false);
+    let (interrupt, count) = (AtomicBool::new(false), QueryCount::default());
     ranks.start_trial();
-    let session = Session {
-        data: &prepared,
-        device: &Device::Cpu,
-        memory: crate::nn::difference::DEFAULT_MEMORY,
-        ranks,
-        checkpoint: None,
-        interrupt: &interrupt,
-        observer: &clock,
-    };
-    let model = task::train(&settings, seed, &session)?;
+    let memory = nn::difference::DEFAULT_MEMORY;
+    let resources = Resources { device: &Device::Cpu, memory, ranks, interrupt: &interrupt, count: &count };
+    let problem = Classify::new(&network, &images, &settings.read()?, seed, resources);
+    let (source, active) = method.gradients(settings, seed, network.layout())?;
+    let recipe = crate::zo::optimizer::Config { warmup_epochs: 0, ..Default::default() };
+    let mut descent = method::descent::Descent::new(recipe, source, active, problem.layout());
+    let config = train::Config { epochs: 1, batch_size };
+    let run = Run { config, seed, resources, checkpoint: None, observer: &clock, began };
+    run.train(&problem, &mut descent)?;
     let ends = clock.ends.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let seconds = ends.windows(2).map(|pair| (pair[1].0 - pair[0].0).as_secs_f64()).collect::<Vec<_>>();
     let (first, last) = match (ends.first(), ends.last()) {
@@ -107,15 +100,15 @@ pub fn measure(ranks: &Ranks, settings: &Settings, seed: u64, steps: usize) -> R
     };
     let n = seconds.len() as f64;
     let step = Seconds::of(seconds);
-    let queries = model.epochs.last().map_or(0.0, |record| record.queries as f64);
+    let queries = count.queries() as f64;
     let latency_s = exchange_s(ranks, 1)?;
     let large_s = exchange_s(ranks, LARGE)?;
     let received = (8 * LARGE * (ranks.size() - 1)) as f64;
     Ok(Measurement {
         ranks: ranks.size(),
         threads: rayon::current_num_threads(),
-        n_params: model::from_settings(&settings)?.layout().n_coords(),
-        batch_size: settings.batch_size,
+        n_params: network.layout().n_coords(),
+        batch_size,
         queries: queries / ends.len() as f64,
         steps,
         step_s: step.median,

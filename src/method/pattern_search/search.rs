@@ -3,39 +3,22 @@
 //!
 //! A *sweep* is a freshly shuffled list of all 2d moves. It ends when a move is kept, and then a new one
 //! begins; or when all of its moves have failed, and then the radius is halved first. Their released code
-//! has two versions: [`Rule::First`] (class `PatternSearch`) keeps the first move that lowers the loss,
-//! [`Rule::Best`] (class `PatternSearchFast`, behind their tables) the best of the next few.
+//! has two versions: [`Keep::First`] (class `PatternSearch`) keeps the first move that lowers the loss,
+//! [`Keep::Best`] (class `PatternSearchFast`, behind their tables) the best of the next few.
 //!
 //! A move is a probe of one coordinate, so that any [`Evaluator`] tries it. Moves are tried several at a
 //! time; those behind the one that is kept were tried in vain, and are counted.
 
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-use candle_core::Tensor;
-
 use crate::Result;
-use crate::nn::difference::{LogitScale, Options};
-use crate::nn::objective::NetworkObjective;
-use crate::nn::{Context, Mode, Propagator, loss};
 use crate::rng::{Purpose, Stream};
+use crate::zo::Probe;
 use crate::zo::evaluate::Evaluator;
-use crate::zo::objective::one_by_one;
-use crate::zo::{Objective, Probe, PropagatingObjective};
-
-/// Which moves Pattern Search keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Search {
-    /// The first that lowers the loss.
-    First,
-    /// The best of the next `population` - 1, if it lowers the loss.
-    Best,
-}
 
 /// Which move is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
+pub enum Keep {
     /// The first that lowers the loss.
     First,
     /// The best of the next `population` − 1, if it lowers the loss; the first of them on ties.
@@ -61,7 +44,7 @@ pub enum Stop {
     Spent,
 }
 
-/// Moves tried together at first, and at most, with [`Rule::First`]. Twice as many after each failure:
+/// Moves tried together at first, and at most, with [`Keep::First`]. Twice as many after each failure:
 /// few are tried in vain where moves succeed often, and all threads are busy where they do not.
 const FIRST_TOGETHER: usize = 4;
 const MOST_TOGETHER: usize = 256;
@@ -111,10 +94,10 @@ impl PatternSearch {
     ///
     /// # Errors
     /// If a query fails.
-    pub fn advance(&mut self, rule: Rule, evaluator: &dyn Evaluator, budget: &mut usize) -> Result<Stop> {
+    pub fn advance(&mut self, rule: Keep, evaluator: &dyn Evaluator, budget: &mut usize) -> Result<Stop> {
         let mut together = match rule {
-            Rule::First => FIRST_TOGETHER,
-            Rule::Best { population } => population.saturating_sub(1).max(1),
+            Keep::First => FIRST_TOGETHER,
+            Keep::Best { population } => population.saturating_sub(1).max(1),
         };
         while *budget > 0 {
             let moves: Vec<(usize, f64)> =
@@ -128,17 +111,17 @@ impl PatternSearch {
                 moves.iter().map(|&(coord, step)| Probe::Coordinate { coord, step }).collect();
             let differences = evaluator.differences(&probes)?;
             let kept = match rule {
-                Rule::First => differences.iter().position(|&difference| difference < 0.0),
-                Rule::Best { .. } => lowest(&differences),
+                Keep::First => differences.iter().position(|&difference| difference < 0.0),
+                Keep::Best { .. } => lowest(&differences),
             };
             if let Some(kept) = kept {
-                *budget -= if rule == Rule::First { kept + 1 } else { moves.len() };
+                *budget -= if rule == Keep::First { kept + 1 } else { moves.len() };
                 self.begin(self.sweep + 1);
                 let (coord, step) = moves[kept];
                 return Ok(Stop::Kept { coord, step });
             }
             *budget -= moves.len();
-            if rule == Rule::First {
+            if rule == Keep::First {
                 together = (2 * together).min(MOST_TOGETHER);
             }
         }
@@ -205,60 +188,11 @@ impl ShuffledList {
     }
 }
 
-/// Cross-entropy of a network whose logits are scaled as [`LogitScale`] says.
-#[derive(Debug, Clone, Copy)]
-pub struct ScaledObjective<'a>(pub NetworkObjective<'a>);
-
-impl ScaledObjective<'_> {
-    fn scale(&self, params: &[f64]) -> LogitScale {
-        LogitScale::new(self.0.network.layout(), params)
-    }
-}
-
-impl Objective for ScaledObjective<'_> {
-    fn n_coords(&self) -> usize {
-        self.0.n_coords()
-    }
-
-    fn loss(&self, params: &[f64]) -> Result<f64> {
-        let NetworkObjective { network, images, labels, split, .. } = self.0;
-        let tensors = network.tensors(params, images.dtype(), images.device())?;
-        let logits: Tensor = network.forward(&Context { mode: Mode::Train, split }, &tensors, images)?;
-        loss::cross_entropy(&(logits * self.scale(params).value())?, labels)
-    }
-
-    fn losses(&self, params: &[f64], probes: &[Probe]) -> Result<Vec<f64>> {
-        let Some(batch) = self.0.stacked() else { return one_by_one(self, params, probes) };
-        batch.losses(probes.len(), |idx, point| {
-            probes[idx].apply(params, point);
-            self.scale(point).value()
-        })
-    }
-}
-
-impl PropagatingObjective for ScaledObjective<'_> {
-    type Propagator = Propagator;
-
-    fn propagator(&self, params: &[f64], memory: usize) -> Result<(f64, Propagator)> {
-        let NetworkObjective { network, images, labels, .. } = self.0;
-        let options = Options { scale: Some(self.scale(params)), ..self.0.options(memory) };
-        let propagator = Propagator::with(network, params, images, labels, Mode::Train, options)?;
-        Ok((propagator.loss(), propagator))
-    }
-
-    fn propagate(&self, from: &Propagator, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
-        self.0.propagate(from, probes)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
-    use crate::nn::model;
-    use crate::zo::evaluate::{DifferencePropagation, Full};
-    use crate::zo::{Metered, QueryCount};
+    use crate::zo::evaluate::{self, EvaluatorKind};
+    use crate::zo::{Metered, Objective, QueryCount};
 
     /// (x − a)² summed over coordinates.
     struct Bowl(Vec<f64>);
@@ -273,7 +207,7 @@ mod tests {
     }
 
     /// Runs a search to a small radius; the point, and the moves kept.
-    fn minimize(rule: Rule, target: &[f64]) -> (Vec<f64>, usize) {
+    fn minimize(rule: Keep, target: &[f64]) -> (Vec<f64>, usize) {
         let count = QueryCount::default();
         let bowl = Metered::new(Bowl(target.to_vec()), &count);
         let mut search = PatternSearch::new(target.len(), 1.0, 3);
@@ -295,7 +229,7 @@ mod tests {
     #[test]
     fn a_bowl_is_searched_to_its_bottom() {
         let target = [2.5, -0.3, 0.0, 7.123];
-        for rule in [Rule::First, Rule::Best { population: 3 }, Rule::Best { population: 500 }] {
+        for rule in [Keep::First, Keep::Best { population: 3 }, Keep::Best { population: 500 }] {
             let (point, n_kept) = minimize(rule, &target);
             for (x, a) in point.iter().zip(&target) {
                 assert!((x - a).abs() <= 2f64.powi(-10), "{rule:?}: {x} instead of {a}");
@@ -320,12 +254,12 @@ mod tests {
             let order: Vec<_> = std::iter::from_fn(|| order.take()).collect();
             let expected = order.iter().find(|&&(_, step)| step > 0.0).unwrap();
             let mut budget = 100;
-            let stop = search.advance(Rule::First, &evaluator, &mut budget).unwrap();
+            let stop = search.advance(Keep::First, &evaluator, &mut budget).unwrap();
             assert_eq!(stop, Stop::Kept { coord: expected.0, step: 1.0 });
             assert_eq!(100 - budget, 1 + order.iter().position(|entry| entry == expected).unwrap());
             first[expected.0] += 1;
             let mut search = PatternSearch::new(2, 1.0, seed);
-            let best = search.advance(Rule::Best { population: 5 }, &evaluator, &mut 100).unwrap();
+            let best = search.advance(Keep::Best { population: 5 }, &evaluator, &mut 100).unwrap();
             assert_eq!(best, Stop::Kept { coord: 1, step: 1.0 });
         }
         assert!(first[0] > 5 && first[1] > 5, "{first:?}");
@@ -343,7 +277,7 @@ mod tests {
         let before = count.queries();
         for _ in 0..2 {
             let mut budget = 7;
-            assert_eq!(search.advance(Rule::First, &evaluator, &mut budget).unwrap(), Stop::Spent);
+            assert_eq!(search.advance(Keep::First, &evaluator, &mut budget).unwrap(), Stop::Spent);
             assert_eq!((budget, search.radius()), (0, 1.0));
         }
         let mut other = PatternSearch::new(10, 9.0, 1);
@@ -355,7 +289,7 @@ mod tests {
         assert_eq!(rest[0], rest[1]);
         assert_eq!(rest[0].len(), 6);
         rest[0].dedup_by_key(|(coord, _)| *coord);
-        assert_eq!(search.advance(Rule::First, &evaluator, &mut usize::MAX.clone()).unwrap(), Stop::Halved);
+        assert_eq!(search.advance(Keep::First, &evaluator, &mut usize::MAX.clone()).unwrap(), Stop::Halved);
         assert_eq!((search.radius(), count.queries() - before), (0.5, 20));
     }
 
@@ -373,30 +307,5 @@ mod tests {
         }
         let (mean, sd) = (50.0, (400.0f64 * 0.125 * 0.875).sqrt());
         assert!(counts.iter().all(|&n| (f64::from(n) - mean).abs() < 5.0 * sd), "{counts:?}");
-    }
-
-    /// Oracle: complete forward passes in f64, scaled.
-    #[test]
-    fn scaled_differences_are_propagated() {
-        let network = model::cnn(2, 4).unwrap();
-        let params = network.layout().initial_values(5);
-        let mut pixels = vec![0.0; 3 * 3 * 32 * 32];
-        Stream::new(6, Purpose::Test, 0).fill_normal(&mut pixels);
-        let images = Tensor::from_vec(pixels, (3, 3, 32, 32), &Device::Cpu).unwrap();
-        let plain = NetworkObjective::new(&network, &images, &[7, 0, 3]);
-        let count = QueryCount::default();
-        let objective = Metered::new(ScaledObjective(plain), &count);
-        let full = Full::new(&objective, &params).unwrap();
-        let propagated = DifferencePropagation::new(&objective, &params, 1 << 28).unwrap();
-        assert!((full.base_loss() - propagated.base_loss()).abs() < 1e-12);
-        let probes: Vec<Probe> = (0..params.len())
-            .step_by(7)
-            .flat_map(|coord| [1.0, -0.25].map(|step| Probe::Coordinate { coord, step }))
-            .collect();
-        let (expected, found) =
-            (full.differences(&probes).unwrap(), propagated.differences(&probes).unwrap());
-        for ((found, expected), probe) in found.iter().zip(&expected).zip(&probes) {
-            assert!((found - expected).abs() < 1e-11, "{probe:?}: {found} {expected}");
-        }
     }
 }

@@ -1,3 +1,0 @@
-//! What the paper compares with.
-
-pub mod pattern_search;

@@ -1,0 +1,444 @@
+//! From sparsity settings to the active set of an epoch.
+
+use std::sync::Arc;
+
+use crate::nn::prune;
+use crate::params::Layout;
+use crate::problem::{Minibatch, Problem, Resources};
+use crate::setting::Settings;
+use crate::zo::evaluate::{Evaluator, Shared};
+use crate::zo::sparsity::{self, Config, Form, KeepCounts, LayerRatios, Mask, SparseTarget, Uncovered, ZoGrasp};
+use crate::zo::{self, Estimator, Metered};
+use crate::{Error, Result};
+
+/// What the active sets of a run are drawn from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ActiveSets {
+    /// Every coordinate, always.
+    All,
+    /// A random set with these counts per layer, drawn anew every few epochs.
+    Drawn(KeepCounts),
+    /// One set.
+    Fixed(Arc<[usize]>),
+    /// The set of a scored mask, until the next scoring.
+    Rescored {
+        /// Number of the scoring, from 0 at initialization.
+        draw: u32,
+        /// Active coordinates, sorted.
+        active: Arc<[usize]>,
+    },
+}
+
+/// The active sets of one run.
+#[derive(Debug, Clone)]
+pub struct Active {
+    config: Config,
+    /// Smoothing parameter of ZO-GraSP.
+    mu: f64,
+    seed: u64,
+    sets: ActiveSets,
+}
+
+impl Active {
+    /// Sets as the settings describe them; every coordinate until [`Active::score`].
+    ///
+    /// # Errors
+    /// If the trial does not read the sections of sparsity and smoothing.
+    pub fn new(settings: &Settings, seed: u64) -> Result<Self> {
+        let zo::Smoothing { mu } = settings.read()?;
+        Ok(Self { config: settings.read()?, mu, seed, sets: ActiveSets::All })
+    }
+
+    /// Every coordinate, always.
+    #[must_use]
+    pub fn all() -> Self {
+        let config = Config { sparsity: 0.0, ..Config::default() };
+        Self { config, mu: zo::Smoothing::default().mu, seed: 0, sets: ActiveSets::All }
+    }
+
+    /// What the sets are drawn from.
+    #[must_use]
+    pub fn sets(&self) -> &ActiveSets {
+        &self.sets
+    }
+
+    /// Scores the initial parameters `params` (d) as the settings ask. ZO-GraSP's queries are counted.
+    ///
+    /// # Errors
+    /// If the data has too few images per class, or a query fails.
+    pub fn score(&mut self, problem: &dyn Problem, params: &[f64], resources: &Resources) -> Result<()> {
+        if self.config.sparsity == 0.0 {
+            return Ok(());
+        }
+        let layout = problem.layout();
+        if let Some(keep) = self.unscored(layout) {
+            self.sets = match self.config.mask {
+                Mask::Fixed => ActiveSets::Fixed(sparsity::random_active(
+                    layout,
+                    &keep,
+                    self.uncovered(),
+                    self.seed,
+                    0,
+                )),
+                Mask::Redraw | Mask::Rescore => ActiveSets::Drawn(keep),
+            };
+            return Ok(());
+        }
+        let (keep, mask) = self.scored(problem, params, 0, resources)?;
+        let active = || sparsity::scored_active(layout, &mask, self.uncovered(), self.seed, 0);
+        self.sets = match self.config.mask {
+            Mask::Redraw => ActiveSets::Drawn(keep),
+            Mask::Fixed => ActiveSets::Fixed(active()),
+            Mask::Rescore => ActiveSets::Rescored { draw: 0, active: active() },
+        };
+        Ok(())
+    }
+
+    /// Scores the present parameters `params` (d) and takes the mask of these scores, if the settings
+    /// ask for it before `epoch` (1-based) and it has not happened; else does nothing. Queries are counted.
+    ///
+    /// # Errors
+    /// As [`Active::score`].
+    pub fn refresh(
+        &mut self,
+        epoch: usize,
+        problem: &dyn Problem,
+        params: &[f64],
+        resources: &Resources,
+    ) -> Result<()> {
+        let due = self.draw_of(epoch);
+        let ActiveSets::Rescored { draw, .. } = self.sets else { return Ok(()) };
+        if due > draw {
+            let (_, mask) = self.scored(problem, params, due, resources)?;
+            let active =
+                sparsity::scored_active(problem.layout(), &mask, self.uncovered(), self.seed, due);
+            self.sets = ActiveSets::Rescored { draw: due, active };
+        }
+        Ok(())
+    }
+
+    /// The number of the active set that holds in `epoch` (1-based), from 0; with scored masks that of the
+    /// last [refresh](Active::refresh).
+    #[must_use]
+    pub fn draw(&self, epoch: usize) -> u32 {
+        match &self.sets {
+            ActiveSets::All | ActiveSets::Fixed(_) => 0,
+            ActiveSets::Drawn(_) => self.draw_of(epoch),
+            ActiveSets::Rescored { draw, .. } => *draw,
+        }
+    }
+
+    /// The active coordinates in `epoch` (1-based), sorted.
+    #[must_use]
+    pub fn in_epoch(&self, epoch: usize, layout: &Layout) -> Arc<[usize]> {
+        match &self.sets {
+            ActiveSets::All => (0..layout.n_coords()).collect(),
+            ActiveSets::Fixed(active) | ActiveSets::Rescored { active, .. } => active.clone(),
+            ActiveSets::Drawn(keep) => {
+                sparsity::random_active(layout, keep, self.uncovered(), self.seed, self.draw(epoch))
+            }
+        }
+    }
+
+    /// Which coordinates are kept for good (d), if that is decided once.
+    #[must_use]
+    pub fn mask(&self, layout: &Layout) -> Option<Vec<bool>> {
+        let ActiveSets::Fixed(active) = &self.sets else { return None };
+        let mut kept = vec![false; layout.n_coords()];
+        active.iter().for_each(|&coord| kept[coord] = true);
+        Some(kept)
+    }
+
+    /// Coordinates that are pruned for good (d), if the settings prune weights.
+    #[must_use]
+    pub fn pruned(&self, layout: &Layout) -> Option<Vec<bool>> {
+        let kept = self.mask(layout).filter(|_| self.config.sparse_target == SparseTarget::Weights)?;
+        Some(kept.into_iter().map(|kept| !kept).collect())
+    }
+
+    /// What the sets are drawn from, as numbers: the kind, then what it holds.
+    #[must_use]
+    pub fn state(&self) -> Vec<f64> {
+        let numbers = |values: &mut dyn Iterator<Item = usize>| values.map(|n| n as f64).collect::<Vec<f64>>();
+        let (kind, values) = match &self.sets {
+            ActiveSets::All => (ALL, Vec::new()),
+            ActiveSets::Drawn(keep) => {
+                (DRAWN, numbers(&mut keep.layers.iter().flat_map(|&(idx, n)| [idx, n])))
+            }
+            ActiveSets::Fixed(active) => (FIXED, numbers(&mut active.iter().copied())),
+            ActiveSets::Rescored { draw, active } => {
+                (RESCORED, numbers(&mut std::iter::once(*draw as usize).chain(active.iter().copied())))
+            }
+        };
+        [vec![kind], values].concat()
+    }
+
+    /// Goes on from a stored state.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn restore(&mut self, state: &[f64]) -> std::result::Result<(), String> {
+        let wrong = || "an unknown kind of active set".to_owned();
+        let (kind, values) = state.split_first().ok_or_else(wrong)?;
+        let values: Vec<usize> = values.iter().map(|&value| value as usize).collect();
+        self.sets = match *kind {
+            kind if kind == ALL => ActiveSets::All,
+            kind if kind == FIXED => ActiveSets::Fixed(values.into()),
+            kind if kind == DRAWN => {
+                let layers = values.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+                ActiveSets::Drawn(KeepCounts { layers })
+            }
+            kind if kind == RESCORED => {
+                let (draw, active) = values.split_first().ok_or_else(wrong)?;
+                ActiveSets::Rescored { draw: *draw as u32, active: active.into() }
+            }
+            _ => return Err(wrong()),
+        };
+        Ok(())
+    }
+
+    /// Number of the active set that is due in `epoch` (1-based).
+    fn draw_of(&self, epoch: usize) -> u32 {
+        ((epoch - 1) / self.config.redraw_every) as u32
+    }
+
+    /// Counts per layer by the rules that see no scores; none by the others.
+    fn unscored(&self, layout: &Layout) -> Option<KeepCounts> {
+        match self.config.layer_ratios {
+            LayerRatios::Uniform => Some(KeepCounts::uniform(layout, self.config.sparsity)),
+            LayerRatios::SmartRatio => Some(KeepCounts::smart_ratio(layout, self.config.sparsity)),
+            _ => None,
+        }
+    }
+
+    fn uncovered(&self) -> Uncovered {
+        // Pruned weights never take batch norm and biases with them.
+        if self.config.always_active || self.config.sparse_target == SparseTarget::Weights {
+            Uncovered::Active
+        } else {
+            Uncovered::Sparse(self.config.sparsity)
+        }
+    }
+
+    /// Counts per layer and mask (d) of the settings' scores at `params` (d): scoring number `draw` of the
+    /// run, from 0. All score the same images, each with random directions of its own. ZO-GraSP's queries are
+    /// counted.
+    ///
+    /// # Errors
+    /// If the settings' rule has no scores, the data has too few images per class, or a query fails.
+    pub(crate) fn scored(
+        &self,
+        problem: &dyn Problem,
+        params: &[f64],
+        draw: u32,
+        resources: &Resources,
+    ) -> Result<(KeepCounts, Vec<bool>)> {
+        let batch = || problem.scoring_batch(self.config.grasp_images_per_class);
+        let grasp = |form| -> Result<Vec<f64>> { self.zo_grasp(form, &*batch()?, params, draw, resources) };
+        let scores = match self.config.layer_ratios {
+            LayerRatios::Uniform | LayerRatios::SmartRatio => {
+                return Err(Error::setting("layer-ratios", "this rule has no scores"));
+            }
+            LayerRatios::Magnitude => params.to_vec(),
+            LayerRatios::Snip => {
+                let batch = batch()?;
+                let (network, images, labels) = inside(&*batch)?;
+                prune::snip_scores(network, images, labels, params)?
+            }
+            LayerRatios::FoGrasp => {
+                let batch = batch()?;
+                let (network, images, labels) = inside(&*batch)?;
+                prune::fo_scores(network, images, labels, params)?
+            }
+            LayerRatios::ZoGrasp => grasp(Form::Paper)?,
+            LayerRatios::ZoGraspReleased => grasp(Form::Released)?,
+        };
+        let mask = sparsity::global_mask(problem.layout(), &scores, self.config.sparsity)?;
+        Ok((KeepCounts::of_mask(problem.layout(), &mask), mask))
+    }
+
+    fn zo_grasp(
+        &self,
+        form: Form,
+        batch: &dyn Minibatch,
+        params: &[f64],
+        draw: u32,
+        resources: &Resources,
+    ) -> Result<Vec<f64>> {
+        let n_dirs = u32::try_from(self.config.grasp_queries).unwrap_or(u32::MAX);
+        let how = ZoGrasp { form, mu: self.mu, n_dirs, seed: self.seed, draw };
+        let Resources { ranks, interrupt, count, .. } = *resources;
+        let objective = batch.objective();
+        let objective = Metered::new(&*objective, count);
+        let make = |estimator: &dyn Estimator, evaluator: &dyn Evaluator| {
+            let shared = Shared::new(evaluator, ranks, Some(batch.layout()), count, interrupt);
+            zo::estimate(estimator, &shared)
+        };
+        sparsity::zo_scores(&how, batch.layout(), &objective, params, &make)
+    }
+}
+
+/// Kinds of [`ActiveSets`] in a stored state.
+const ALL: f64 = 0.0;
+const DRAWN: f64 = 1.0;
+const FIXED: f64 = 2.0;
+const RESCORED: f64 = 3.0;
+
+/// What scores from back-propagation look at.
+fn inside<'b>(
+    batch: &'b dyn Minibatch,
+) -> Result<(&'b crate::nn::Network, &'b candle_core::Tensor, &'b [u32])> {
+    batch.graph().ok_or_else(|| {
+        Error::setting("layer-ratios", "these scores look inside the network, and a black box shows nothing")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::model;
+
+    static GO_ON: AtomicBool = AtomicBool::new(false);
+    static CPU: Resources =
+        Resources { device: &Device::Cpu, memory: 1 << 30, ranks: &crate::ranks::ALONE, interrupt: &GO_ON };
+
+    const ALL_RULES: [LayerRatios; 7] = [
+        LayerRatios::Uniform,
+        LayerRatios::ZoGrasp,
+        LayerRatios::ZoGraspReleased,
+        LayerRatios::FoGrasp,
+        LayerRatios::Snip,
+        LayerRatios::Magnitude,
+        LayerRatios::SmartRatio,
+    ];
+
+    /// Re-scored every second epoch, with 2 (8 + 1) queries where scores take queries.
+    fn settings(layer_ratios: LayerRatios, mask: Mask) -> Settings {
+        Settings {
+            layer_ratios,
+            mask,
+            redraw_every: 2,
+            grasp_queries: 8,
+            grasp_images_per_class: 2,
+            sparsity: 0.75,
+            ..Settings::default()
+        }
+    }
+
+    /// A small network, its initial parameters, images, and the queries so far.
+    struct Scene {
+        network: Network,
+        params: Vec<f64>,
+        train: Dataset,
+        count: QueryCount,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let network = model::from_name("resnet-b10-w2").unwrap();
+            let params = network.layout().initial_values(1);
+            Self { network, params, train: data::synthetic(40, 0).train, count: QueryCount::default() }
+        }
+
+        fn start(&self, settings: &Settings) -> ActiveSets {
+            let Self { network, params, train, count } = self;
+            ActiveSets::at_initialization(settings, 3, network, train, params, count, CPU).unwrap()
+        }
+
+        fn refresh(&self, sets: &mut ActiveSets, epoch: usize, settings: &Settings, params: &[f64]) {
+            let Self { network, train, count, .. } = self;
+            sets.refresh(epoch, settings, 3, network, train, params, count, CPU).unwrap();
+        }
+    }
+
+    /// Every rule keeps the asked number of weights, whatever becomes of its ratios.
+    #[test]
+    fn every_rule_meets_the_sparsity() {
+        let scene = Scene::new();
+        let layout = scene.network.layout();
+        let is_covered = |coord: usize| layout.specs()[layout.param_of(coord)].kind.is_prunable();
+        let n_weights = (0..layout.n_coords()).filter(|&coord| is_covered(coord)).count();
+        for rule in ALL_RULES {
+            for mask in [Mask::Redraw, Mask::Fixed, Mask::Rescore] {
+                let settings = settings(rule, mask);
+                let sets = scene.start(&settings);
+                let active = sets.in_epoch(1, &settings, 3, &scene.network);
+                let kept = active.iter().filter(|&&coord| is_covered(coord)).count();
+                let expected = n_weights - (0.75 * n_weights as f64).round() as usize;
+                // Uniform ratios are rounded layer by layer.
+                let slack = if rule == LayerRatios::Uniform { layout.specs().len() } else { 0 };
+                assert!(kept.abs_diff(expected) <= slack, "{rule:?} {mask:?}: {kept}, not {expected}");
+                assert_eq!(active.len() - kept, layout.n_coords() - n_weights);
+                let is_kept_for_good = sets.mask(&scene.network).is_some();
+                assert_eq!(is_kept_for_good, mask == Mask::Fixed);
+            }
+        }
+    }
+
+    /// The largest |θ| are kept.
+    #[test]
+    fn magnitude_keeps_the_largest_weights() {
+        let (scene, settings) = (Scene::new(), settings(LayerRatios::Magnitude, Mask::Fixed));
+        let kept = scene.start(&settings).mask(&scene.network).unwrap();
+        let layout = scene.network.layout();
+        let sizes = |is_kept: bool| {
+            let (kept, params) = (&kept, &scene.params);
+            let covered = layout.specs().iter().enumerate().filter(|(_, spec)| spec.kind.is_prunable());
+            let coords = covered.flat_map(|(idx, _)| layout.range(idx));
+            coords.filter(move |&coord| kept[coord] == is_kept).map(move |coord| params[coord].abs())
+        };
+        assert!(sizes(true).fold(f64::INFINITY, f64::min) >= sizes(false).fold(0.0, f64::max));
+        assert_eq!(scene.count.queries(), 0);
+    }
+
+    /// A scoring is due every second epoch, counts its queries, follows the parameters, and depends on
+    /// nothing but them and its number.
+    #[test]
+    fn masks_are_scored_again() {
+        for (rule, n_queries) in
+            [(LayerRatios::ZoGrasp, 18), (LayerRatios::ZoGraspReleased, 18), (LayerRatios::Snip, 0)]
+        {
+            let (scene, settings) = (Scene::new(), settings(rule, Mask::Rescore));
+            let mut sets = scene.start(&settings);
+            let first = sets.clone();
+            assert_eq!(scene.count.queries(), n_queries);
+            for epoch in [1, 2] {
+                scene.refresh(&mut sets, epoch, &settings, &scene.params);
+                assert_eq!(sets, first);
+            }
+            assert_eq!(scene.count.queries(), n_queries);
+            let moved = scene.network.layout().initial_values(2);
+            scene.refresh(&mut sets, 3, &settings, &moved);
+            let second = sets.clone();
+            assert_eq!(scene.count.queries(), 2 * n_queries);
+            let active = |sets: &ActiveSets| sets.in_epoch(3, &settings, 3, &scene.network);
+            assert_eq!((first.draw(3, &settings), second.draw(3, &settings)), (0, 1));
+            assert_ne!(active(&first), active(&second));
+            assert_eq!(active(&first).len(), active(&second).len());
+            // Once is enough.
+            scene.refresh(&mut sets, 4, &settings, &scene.params);
+            assert_eq!(sets, second);
+            // The same again, as after an interruption.
+            let mut again = first.clone();
+            scene.refresh(&mut again, 3, &settings, &moved);
+            assert_eq!(again, second);
+            // The same parameters: exact scores stay, random directions are new ones.
+            let mut same = first.clone();
+            scene.refresh(&mut same, 3, &settings, &scene.params);
+            assert_eq!(active(&same) == active(&first), n_queries == 0, "{rule:?}");
+        }
+    }
+
+    /// Sets that are not scored again stay as they are.
+    #[test]
+    fn other_sets_are_left_alone() {
+        let scene = Scene::new();
+        for (rule, mask) in [(LayerRatios::Snip, Mask::Redraw), (LayerRatios::SmartRatio, Mask::Fixed)] {
+            let settings = settings(rule, mask);
+            let mut sets = scene.start(&settings);
+            let before = sets.clone();
+            scene.refresh(&mut sets, 9, &settings, &scene.network.layout().initial_values(2));
+            assert_eq!(sets, before);
+        }
+    }
+}

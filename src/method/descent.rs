@@ -1,0 +1,373 @@
+//! Descent along gradients, wherever these come from: an optimizer, a schedule, an active set.
+
+use std::sync::Arc;
+
+use super::{Active, ActiveSets, Kind, Method, Step, first_order};
+use crate::cost::{Cost, Steps};
+use crate::metric::{self, Row};
+use crate::nn::objective::{BasePass, check_rounding};
+use crate::params::Layout;
+use crate::problem::{Minibatch, Problem, Resources, State, explore};
+use crate::results::Profile;
+use crate::setting::{Entry, Section, Settings};
+use crate::train::Saved;
+use crate::zo::estimator::{self, Probes, Space};
+use crate::zo::evaluate::{self, EvaluatorKind};
+use crate::zo::optimizer::{self, Optimizer};
+use crate::zo::sparsity::{self, LayerRatios};
+use crate::zo::{self, Scheme};
+use crate::{Error, Result};
+
+/// A gradient and what came with it.
+#[derive(Debug)]
+pub struct Gradient {
+    /// One value per parameter (d), zero outside the active set.
+    pub values: Vec<f64>,
+    /// At the parameters that the gradient is for.
+    pub at: BasePass,
+}
+
+/// Where in a run a gradient is asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// Steps before this one in the whole run.
+    pub step: u32,
+    /// Active coordinates, sorted.
+    pub active: &'a Arc<[usize]>,
+    /// Number of that set, from 0.
+    pub draw: u32,
+}
+
+/// Makes gradients, step after step.
+pub trait GradientSource: Send {
+    /// The gradient of the batch's loss at `params` (d), or its estimate.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the loss there is not finite, or if a query fails.
+    fn gradient(
+        &mut self,
+        batch: &dyn Minibatch,
+        params: &[f64],
+        asked: &Asked,
+        resources: &Resources,
+    ) -> Result<Gradient>;
+
+    /// As [`Method::state`].
+    fn state(&self) -> Vec<(&'static str, Vec<f64>)> {
+        Vec::new()
+    }
+
+    /// As [`Method::restore`].
+    ///
+    /// # Errors
+    /// What is wrong with the state, in words.
+    fn restore(&mut self, _saved: &mut Saved) -> std::result::Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Descent along the gradients of one source.
+pub struct Descent {
+    source: Box<dyn GradientSource>,
+    config: optimizer::Config,
+    optimizer: Optimizer,
+    active: Active,
+    /// Coordinates that are pruned for good (d), if any are.
+    pruned: Option<Vec<bool>>,
+    layout: Arc<Layout>,
+    /// Of the present epoch.
+    coords: Arc<[usize]>,
+    draw: u32,
+    /// Of the last step.
+    rate: f64,
+    norm: f64,
+}
+
+impl Descent {
+    /// Descent along gradients of `source` on the sets of `active`.
+    #[must_use]
+    pub fn new(
+        config: optimizer::Config,
+        source: Box<dyn GradientSource>,
+        active: Active,
+        layout: &Arc<Layout>,
+    ) -> Self {
+        let optimizer =
+            Optimizer::new(config.optimizer, config.momentum, config.weight_decay, layout.n_coords());
+        Self {
+            source,
+            config,
+            optimizer,
+            active,
+            pruned: None,
+            layout: layout.clone(),
+            coords: Arc::default(),
+            draw: 0,
+            rate: f64::NAN,
+            norm: f64::NAN,
+        }
+    }
+}
+
+impl Method for Descent {
+    fn begin(&mut self, problem: &dyn Problem, at: &mut State, resources: &Resources) -> Result<()> {
+        self.active.score(problem, &at.params, resources)?;
+        self.pruned = self.active.pruned(&self.layout);
+        if let Some(pruned) = &self.pruned {
+            let weights = at.params.iter_mut().zip(pruned);
+            weights.filter(|(_, pruned)| **pruned).for_each(|(weight, _)| *weight = 0.0);
+        }
+        Ok(())
+    }
+
+    fn begin_epoch(
+        &mut self,
+        problem: &dyn Problem,
+        at: &State,
+        epoch: usize,
+        resources: &Resources,
+    ) -> Result<()> {
+        self.active.refresh(epoch, problem, &at.params, resources)?;
+        self.coords = self.active.in_epoch(epoch, &self.layout);
+        self.draw = self.active.draw(epoch);
+        Ok(())
+    }
+
+    fn step(
+        &mut self,
+        batch: &dyn Minibatch,
+        at: &mut State,
+        step: &Step,
+        resources: &Resources,
+    ) -> Result<BasePass> {
+        let asked = Asked { step: step.number as u32, active: &self.coords, draw: self.draw };
+        let gradient = self.source.gradient(batch, &at.params, &asked, resources)?;
+        self.norm = gradient.values.iter().map(|g| g * g).sum::<f64>().sqrt();
+        if !self.norm.is_finite() {
+            let at = format!("where the norm of the gradient is {}", self.norm);
+            return Err(Error::Diverged { loss: gradient.at.loss, at });
+        }
+        at.stats.update(&gradient.at.stats);
+        let n_warmup = self.config.warmup_epochs * step.per_epoch;
+        let peak = self.config.learning_rate;
+        self.rate = optimizer::learning_rate(self.config.schedule, peak, step.number, n_warmup, step.n_steps);
+        self.optimizer.step(&mut at.params, &gradient.values, self.rate, self.pruned.as_deref());
+        Ok(gradient.at)
+    }
+
+    fn record(&self, row: &mut Row) {
+        row.set(&metric::LEARNING_RATE, self.rate);
+        row.set(&metric::N_ACTIVE, self.coords.len() as f64);
+        row.set(&metric::GRADIENT_NORM, self.norm);
+    }
+
+    fn state(&self) -> Vec<(&'static str, Vec<f64>)> {
+        let (n_steps, first, second) = self.optimizer.state();
+        let mut state = vec![
+            ("n_steps", vec![n_steps as f64]),
+            ("first_moment", first.to_vec()),
+            ("second_moment", second.to_vec()),
+            ("active", self.active.state()),
+        ];
+        state.extend(self.source.state());
+        state
+    }
+
+    fn restore(&mut self, saved: &mut Saved) -> std::result::Result<(), String> {
+        let (_, first, second) = self.optimizer.state();
+        let (n_first, n_second) = (first.len(), second.len());
+        let n_steps = saved.take("n_steps", Some(1))?[0] as u64;
+        let (first, second) =
+            (saved.take("first_moment", Some(n_first))?, saved.take("second_moment", Some(n_second))?);
+        self.optimizer.restore(n_steps, first, second);
+        self.active.restore(&saved.take("active", None)?)?;
+        self.pruned = self.active.pruned(&self.layout);
+        self.source.restore(saved)
+    }
+
+    fn profiles(&self, layout: &Layout, epoch: usize) -> Vec<Profile> {
+        if *self.active.sets() == ActiveSets::All {
+            return Vec::new();
+        }
+        vec![sparsity_profile(layout, &self.active.in_epoch(epoch, &self.layout))]
+    }
+
+    fn mask(&self, layout: &Layout) -> Option<Vec<bool>> {
+        self.active.mask(layout)
+    }
+}
+
+/// How much of every parameter tensor is in an active set (sorted).
+#[must_use]
+pub fn sparsity_profile(layout: &Layout, active: &[usize]) -> Profile {
+    let n_active = (0..layout.specs().len()).map(|idx| sparsity::within(active, &layout.range(idx)).len());
+    Profile::of_tensors(layout, &n_active.collect::<Vec<_>>())
+}
+
+/// A zeroth-order method: descent along the estimates of one kind of estimator.
+#[derive(Debug)]
+pub struct Estimating(pub &'static dyn estimator::Kind);
+
+impl Estimating {
+    fn estimator(&self, settings: &Settings, seed: u64, layout: &Arc<Layout>) -> Result<Estimated> {
+        let evaluate::Config { evaluator } = settings.read()?;
+        let space = Space { layout: Some(layout.clone()), n_coords: layout.n_coords(), seed };
+        Ok(Estimated { run: self.0.start(settings, space)?, evaluator })
+    }
+}
+
+impl Kind for Estimating {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn sections(&self) -> Vec<&'static [Entry]> {
+        let mut sections = estimate_sections(self.0);
+        sections.push(optimizer::Config::ENTRIES);
+        sections
+    }
+
+    fn gradient_sections(&self) -> Result<Vec<&'static [Entry]>> {
+        Ok(estimate_sections(self.0))
+    }
+
+    fn check(&self, settings: &Settings) -> Result<()> {
+        let sparsity: sparsity::Config = settings.read()?;
+        sparsity.check()?;
+        first_order::only_here(sparsity.sparse_target)?;
+        self.0.check(settings)?;
+        if settings.is_read("evaluator") && settings.is_read("precision") {
+            let evaluate::Config { evaluator } = settings.read()?;
+            let crate::nn::Config { precision, .. } = settings.read()?;
+            check_rounding(precision, evaluator, self.moves_coordinates())?;
+        }
+        check(settings)
+    }
+
+    fn start(&self, settings: &Settings, seed: u64, layout: &Arc<Layout>) -> Result<Box<dyn Method>> {
+        let (source, active) = self.gradients(settings, seed, layout)?;
+        Ok(Box::new(Descent::new(settings.read()?, source, active, layout)))
+    }
+
+    fn gradients(
+        &self,
+        settings: &Settings,
+        seed: u64,
+        layout: &Arc<Layout>,
+    ) -> Result<(Box<dyn GradientSource>, Active)> {
+        let source = self.estimator(settings, seed, layout)?;
+        Ok((Box::new(source), Active::new(settings, seed)?))
+    }
+
+    fn moves_coordinates(&self) -> bool {
+        self.0.moves_coordinates()
+    }
+
+    fn cost(&self, settings: &Settings, steps: &Steps) -> Result<Cost> {
+        let zo::estimator::Config { difference, .. } = settings.read()?;
+        let per_slope = if difference == Scheme::Central { 2.0 } else { 1.0 };
+        let active = active_counts(settings, steps.layout)?;
+        let n_active: f64 = active.iter().map(|&(_, n)| n as f64).sum();
+        let base = Cost {
+            queries: steps.n,
+            flops: steps.items * steps.speed.full_flops,
+            wall_s: steps.items * steps.speed.full_s,
+        };
+        let own = match self.0.probes(settings, n_active)? {
+            Probes::Coordinates(n) => {
+                // A part of every layer.
+                let share = if n_active > 0.0 { n / n_active } else { 0.0 };
+                steps.coordinate_probes(per_slope * share, &active)
+            }
+            Probes::Directions(n) => {
+                let probes = per_slope * n;
+                Cost {
+                    queries: steps.n * probes,
+                    flops: steps.items * probes * steps.speed.full_flops,
+                    // Directions are drawn twice, at about 15 ns a number.
+                    wall_s: steps.items * probes * steps.speed.full_s
+                        + 2.0 * 15e-9 * steps.n * n * n_active / rayon::current_num_threads() as f64,
+                }
+            }
+        };
+        Ok(base + own + scoring_cost(settings, steps)?)
+    }
+}
+
+fn estimate_sections(kind: &dyn estimator::Kind) -> Vec<&'static [Entry]> {
+    let mut sections =
+        vec![zo::Smoothing::ENTRIES, zo::estimator::Config::ENTRIES, evaluate::Config::ENTRIES];
+    sections.extend(kind.sections());
+    sections.push(sparsity::Config::ENTRIES);
+    sections
+}
+
+/// Gradients estimated by one estimator through one evaluator.
+pub struct Estimated {
+    run: Box<dyn estimator::Run>,
+    evaluator: EvaluatorKind,
+}
+
+impl GradientSource for Estimated {
+    fn gradient(
+        &mut self,
+        batch: &dyn Minibatch,
+        params: &[f64],
+        asked: &Asked,
+        resources: &Resources,
+    ) -> Result<Gradient> {
+        let estimator = self.run.estimator(asked.step, asked.active, asked.draw);
+        let visit = |evaluator: &dyn zo::Evaluator| zo::estimate(&*estimator, evaluator);
+        let (at, estimate) = explore(batch, self.evaluator, params, resources, visit)?;
+        drop(estimator);
+        self.run.note(&estimate.gradient);
+        Ok(Gradient { values: estimate.gradient, at })
+    }
+
+    fn state(&self) -> Vec<(&'static str, Vec<f64>)> {
+        self.run.state()
+    }
+
+    fn restore(&mut self, saved: &mut Saved) -> std::result::Result<(), String> {
+        for (name, values) in self.run.state() {
+            let values = saved.take(name, Some(values.len()))?;
+            self.run.restore(name, values);
+        }
+        Ok(())
+    }
+}
+
+/// Rules of the optimizer's section.
+///
+/// # Errors
+/// [`Error::Setting`] naming the setting to change.
+pub(super) fn check(settings: &Settings) -> Result<()> {
+    if !settings.is_read("warmup-epochs") || !settings.is_read("epochs") {
+        return Ok(());
+    }
+    let optimizer::Config { warmup_epochs, .. } = settings.read()?;
+    let crate::train::Config { epochs, .. } = settings.read()?;
+    if warmup_epochs > epochs {
+        return Err(Error::setting("warmup-epochs", format!("at most epochs = {epochs}; got {warmup_epochs}")));
+    }
+    Ok(())
+}
+
+/// Active coordinates per parameter tensor, by its position in the layout: predicted where that is possible, else as
+/// if ratios were uniform.
+fn active_counts(settings: &Settings, layout: &Layout) -> Result<Vec<(usize, usize)>> {
+    let sparsity::Config { sparsity, layer_ratios, always_active, .. } = settings.read()?;
+    Ok(sparsity::predicted_active(layout, layer_ratios, sparsity, always_active))
+}
+
+/// What ZO-GraSP's scores cost once, if the settings ask for them.
+pub(super) fn scoring_cost(settings: &Settings, steps: &Steps) -> Result<Cost> {
+    let config: sparsity::Config = settings.read()?;
+    let uses_zo_grasp = matches!(config.layer_ratios, LayerRatios::ZoGrasp | LayerRatios::ZoGraspReleased);
+    if config.sparsity == 0.0 || !uses_zo_grasp {
+        return Ok(Cost::default());
+    }
+    let queries = 2.0 * (config.grasp_queries as f64 + 1.0);
+    let forwards = queries * (config.grasp_images_per_class * steps.n_classes) as f64;
+    Ok(Cost { queries, flops: forwards * steps.speed.full_flops, wall_s: forwards * steps.speed.full_s })
+}

@@ -1,0 +1,93 @@
+//! First-order training: exact gradients by back-propagation, on an active set or on all coordinates.
+
+use std::sync::Arc;
+
+use super::descent::{self, Asked, Descent, Gradient, GradientSource};
+use super::{Active, Kind, Method};
+use crate::cost::{Cost, Steps};
+use crate::params::Layout;
+use crate::problem::{Minibatch, Resources};
+use crate::setting::{Entry, Section, Settings};
+use crate::zo::sparsity::{self, SparseTarget};
+use crate::{Error, Result};
+
+/// `method = fo`.
+#[derive(Debug)]
+pub struct FirstOrder;
+
+impl Kind for FirstOrder {
+    fn name(&self) -> &'static str {
+        "fo"
+    }
+
+    fn sections(&self) -> Vec<&'static [Entry]> {
+        let mut sections = sections();
+        sections.push(crate::zo::optimizer::Config::ENTRIES);
+        sections
+    }
+
+    fn check(&self, settings: &Settings) -> Result<()> {
+        let sparsity: sparsity::Config = settings.read()?;
+        sparsity.check()?;
+        descent::check(settings)
+    }
+
+    fn start(&self, settings: &Settings, seed: u64, layout: &Arc<Layout>) -> Result<Box<dyn Method>> {
+        let active = Active::new(settings, seed)?;
+        Ok(Box::new(Descent::new(settings.read()?, Box::new(Exact), active, layout)))
+    }
+
+    fn has_probes(&self) -> bool {
+        false
+    }
+
+    fn cost(&self, settings: &Settings, steps: &Steps) -> Result<Cost> {
+        // A backward pass costs about two forward ones.
+        let own = Cost {
+            queries: 0.0,
+            flops: 3.0 * steps.items * steps.speed.full_flops,
+            wall_s: steps.items * steps.speed.backprop_s,
+        };
+        Ok(own + descent::scoring_cost(settings, steps)?)
+    }
+}
+
+/// What exact gradients read: which coordinates they are kept on.
+fn sections() -> Vec<&'static [Entry]> {
+    vec![crate::zo::Smoothing::ENTRIES, sparsity::Config::ENTRIES]
+}
+
+/// Exact gradients.
+#[derive(Debug)]
+pub struct Exact;
+
+impl GradientSource for Exact {
+    fn gradient(
+        &mut self,
+        batch: &dyn Minibatch,
+        params: &[f64],
+        asked: &Asked,
+        _: &Resources,
+    ) -> Result<Gradient> {
+        let exact = batch.backprop(params)?;
+        if !exact.loss.is_finite() {
+            return Err(Error::Diverged { loss: exact.loss, at: String::new() });
+        }
+        let mut values = vec![0.0; exact.gradient.len()];
+        asked.active.iter().for_each(|&coord| values[coord] = exact.gradient[coord]);
+        Ok(Gradient { values, at: batch.pass_of(&exact)? })
+    }
+}
+
+/// Refuses pruned weights for other methods than this one.
+///
+/// # Errors
+/// [`Error::Setting`] if weights are to be pruned.
+pub(super) fn only_here(target: SparseTarget) -> Result<()> {
+    if target == SparseTarget::Weights {
+        let reason = "`weights` works with method = fo only: zeroth-order training keeps the model dense and makes \
+                      its gradient sparse; use `gradient`";
+        return Err(Error::setting("sparse-target", reason));
+    }
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! What tasks on images and networks share: sections, networks, plans.
+
+use crate::cost::{Cost, Planner, Steps, Subject};
+use crate::method;
+use crate::nn::{self, Network, model};
+use crate::problem::{Classify, Prepared, Resources};
+use crate::setting::{Entry, Section, Settings};
+use crate::zo::evaluate::{self, EvaluatorKind};
+use crate::{Result, data, train};
+
+/// The sections of images, of a network, and of passes over the images.
+pub(super) fn sections() -> Vec<&'static [Entry]> {
+    vec![data::Config::ENTRIES, nn::Config::ENTRIES, train::Config::ENTRIES]
+}
+
+/// The settings' network for these images.
+pub(super) fn network(settings: &Settings, images: &Prepared) -> Result<Network> {
+    model::of(settings, &images.io())
+}
+
+/// The settings' network on these images as a problem.
+pub(super) fn problem<'a>(
+    settings: &Settings,
+    seed: u64,
+    network: &'a Network,
+    images: &'a Prepared,
+    resources: Resources<'a>,
+) -> Result<Classify<'a>> {
+    let data::Config { augment, .. } = settings.read()?;
+    Ok(Classify::new(network, images, &settings.read()?, seed, resources).augmented(augment))
+}
+
+/// How many steps, items of all steps, and items that are only measured.
+pub(super) struct Amount {
+    pub(super) steps: f64,
+    pub(super) items: f64,
+    pub(super) measured: f64,
+}
+
+/// `n` steps of a batch each, and nothing that is only measured.
+pub(super) fn batches(settings: &Settings, n: usize) -> Result<Amount> {
+    let train::Config { batch_size, .. } = settings.read()?;
+    Ok(Amount { steps: n as f64, items: (n * batch_size) as f64, measured: 0.0 })
+}
+
+/// What the settings' method costs on an amount of images, with the evaluator of the settings or `evaluator`.
+pub(super) fn cost(
+    settings: &Settings,
+    planner: &mut Planner,
+    amount: impl FnOnce(&Subject) -> Result<Amount>,
+    evaluator: Option<EvaluatorKind>,
+) -> Result<Cost> {
+    let subject = Subject::of(settings)?;
+    let method::Config { method } = settings.read()?;
+    let evaluator = match evaluator {
+        Some(given) => Some(given),
+        None if settings.is_read("evaluator") => Some(settings.read::<evaluate::Config>()?.evaluator),
+        None => None,
+    };
+    let probes = evaluator.filter(|_| method.moves_coordinates());
+    let speed = planner.speed(settings, &subject.network, probes)?.clone();
+    let amount = amount(&subject)?;
+    let steps = Steps {
+        n: amount.steps,
+        items: amount.items,
+        n_items: subject.n_train,
+        n_classes: subject.n_classes,
+        layout: subject.network.layout(),
+        speed: &speed,
+    };
+    let measuring = Cost {
+        queries: 0.0,
+        flops: amount.measured * speed.full_flops,
+        wall_s: amount.measured * speed.full_s,
+    };
+    Ok(measuring + method.cost(settings, &steps)?)
+}

@@ -1,0 +1,262 @@
+//! The state of an unfinished run after an epoch: all that the rest of it depends on.
+//!
+//! A safetensors file: vectors as f64 tensors, sizes and identity in the header. Everything random
+//! is a function of seed, epoch and step, so no generator state is stored.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensors, serialize_to_file};
+use sha2::{Digest, Sha256};
+
+use crate::method::Method;
+use crate::metric::Row;
+use crate::problem::State;
+use crate::{Error, Result, files};
+
+/// Raised when the contents change.
+const VERSION: &str = "5";
+
+/// Named vectors that a method wants back when a run goes on.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Saved {
+    vectors: HashMap<String, Vec<f64>>,
+}
+
+impl Saved {
+    /// These vectors.
+    #[must_use]
+    pub fn new(vectors: Vec<(&'static str, Vec<f64>)>) -> Self {
+        Self { vectors: vectors.into_iter().map(|(name, values)| (name.to_owned(), values)).collect() }
+    }
+
+    /// Takes out the vector `name`, of length `len` if that is known.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn take(&mut self, name: &str, len: Option<usize>) -> std::result::Result<Vec<f64>, String> {
+        let values = self.vectors.remove(name).ok_or_else(|| format!("`{name}` is missing"))?;
+        if len.is_some_and(|len| len != values.len()) {
+            return Err(format!("`{name}` has the wrong length"));
+        }
+        Ok(values)
+    }
+}
+
+/// What a run needs to go on.
+pub struct Checkpoint<'a> {
+    /// Parameters and statistics.
+    pub state: &'a State,
+    /// The method, which says what it needs.
+    pub method: &'a dyn Method,
+    /// Finished epochs.
+    pub rows: &'a [Row],
+}
+
+/// How far an unfinished run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochsDone {
+    /// Finished epochs.
+    pub epoch: usize,
+    /// All epochs.
+    pub epochs: usize,
+}
+
+/// Names of vectors of a method start so.
+const OF_METHOD: &str = "method.";
+/// Names of the columns of rows start so.
+const OF_ROWS: &str = "row.";
+
+impl Checkpoint<'_> {
+    /// Writes the checkpoint of the run with this `hash`, atomically.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn save(&self, path: &Path, hash: &str, n_epochs: usize) -> Result<()> {
+        let mut vectors: Vec<(String, Vec<f64>)> = vec![
+            ("params".to_owned(), self.state.params.clone()),
+            ("running_stats".to_owned(), self.state.stats.values()),
+        ];
+        let of_method = self.method.state().into_iter();
+        vectors.extend(of_method.map(|(name, values)| (format!("{OF_METHOD}{name}"), values)));
+        let columns = Row::to_columns(self.rows).into_iter();
+        vectors.extend(columns.map(|(name, values)| (format!("{OF_ROWS}{name}"), values)));
+        let bytes: Vec<(&str, Vec<u8>)> = vectors
+            .iter()
+            .map(|(name, values)| {
+                (name.as_str(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
+            })
+            .collect();
+        let header = HashMap::from([
+            ("version".to_owned(), VERSION.to_owned()),
+            ("trial".to_owned(), hash.to_owned()),
+            ("epoch".to_owned(), self.rows.len().to_string()),
+            ("epochs".to_owned(), n_epochs.to_string()),
+            ("sha256".to_owned(), digest(&bytes)),
+        ]);
+        files::write_atomically(path, |temporary| {
+            let views = bytes.iter().map(|(name, bytes)| {
+                let view = TensorView::new(Dtype::F64, vec![bytes.len() / 8], bytes);
+                (*name, view.expect("eight bytes per f64"))
+            });
+            serialize_to_file(views, Some(header), temporary).map_err(std::io::Error::other)
+        })
+    }
+
+    /// Reads the checkpoint of the run with this `hash`, if there is one, into the state and the method as they are
+    /// at the start, and returns its rows. A checkpoint of other settings or of another program version
+    /// is an error: it is never silently dropped.
+    ///
+    /// # Errors
+    /// If the file is damaged or belongs to something else.
+    pub fn load(path: &Path, hash: &str, state: &mut State, method: &mut dyn Method) -> Result<Option<Vec<Row>>> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let damaged =
+            |what: &str| Error::file(path, format!("{what}; delete this checkpoint to start the trial anew"));
+        let header = header(&bytes).ok_or_else(|| damaged("not a complete checkpoint"))?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|_| damaged("not a complete checkpoint"))?;
+        let field = |name: &str| {
+            header.get(name).map(String::as_str).ok_or_else(|| damaged("a header field is missing"))
+        };
+        if field("version")? != VERSION {
+            return Err(damaged("written by another version of the program"));
+        }
+        if field("trial")? != hash {
+            return Err(damaged("it belongs to other settings"));
+        }
+        let mut contents: Vec<(&str, Vec<u8>)> = Vec::new();
+        for name in tensors.names() {
+            let view = tensors.tensor(name).map_err(|_| damaged("a tensor is missing"))?;
+            contents.push((name, view.data().to_vec()));
+        }
+        if field("sha256")? != digest(&contents) {
+            return Err(damaged("its contents are not those that were written"));
+        }
+        let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().expect("chunks of eight"));
+        let vectors = contents
+            .into_iter()
+            .map(|(name, bytes)| (name.to_owned(), bytes.chunks_exact(8).map(number).collect()));
+        let mut all = Saved { vectors: vectors.collect() };
+        let mut below = |prefix: &str| {
+            let names: Vec<String> =
+                all.vectors.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+            let own = names.into_iter().map(|name| {
+                let values = all.vectors.remove(&name).unwrap_or_default();
+                (name[prefix.len()..].to_owned(), values)
+            });
+            own.collect::<HashMap<String, Vec<f64>>>()
+        };
+        let (of_method, of_rows) = (below(OF_METHOD), below(OF_ROWS));
+        let params = all.take("params", Some(state.params.len())).map_err(|what| damaged(&what))?;
+        let n_stats = state.stats.values().len();
+        let stats = all.take("running_stats", Some(n_stats)).map_err(|what| damaged(&what))?;
+        let rows = Row::from_columns(&of_rows).map_err(|what| damaged(&what))?;
+        if rows.len().to_string() != field("epoch")? {
+            return Err(damaged("epochs are missing"));
+        }
+        method.restore(&mut Saved { vectors: of_method }).map_err(|what| damaged(&what))?;
+        state.params = params;
+        state.stats.restore(&stats);
+        Ok(Some(rows))
+    }
+
+    /// How far the checkpoint at `path` is, if there is a readable one.
+    #[must_use]
+    pub fn progress(path: &Path) -> Option<EpochsDone> {
+        let header = header(&std::fs::read(path).ok()?)?;
+        let number = |name: &str| header.get(name)?.parse().ok();
+        Some(EpochsDone { epoch: number("epoch")?, epochs: number("epochs")? })
+    }
+}
+
+/// SHA-256, in hexadecimal, over names and contents in the order of the names.
+fn digest(contents: &[(&str, Vec<u8>)]) -> String {
+    let mut sorted: Vec<&(&str, Vec<u8>)> = contents.iter().collect();
+    sorted.sort();
+    let mut hash = Sha256::new();
+    for (name, bytes) in sorted {
+        hash.update(name.as_bytes());
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn header(bytes: &[u8]) -> Option<HashMap<String, String>> {
+    SafeTensors::read_metadata(bytes).ok()?.1.metadata().clone()
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::model;
+    use crate::zo::optimizer::OptimizerKind;
+
+    fn state() -> Checkpoint {
+        let network = model::cnn(1, 2).unwrap();
+        let params = network.layout().initial_values(1);
+        let mut optimizer = Optimizer::new(OptimizerKind::Adam, 0.9, 0.0, params.len());
+        let mut moved = params.clone();
+        optimizer.step(&mut moved, &params, 0.1, None);
+        let mut epoch = from_row(&[f64::NAN; N_FIELDS]);
+        epoch.queries = (1 << 53) - 1;
+        epoch.epoch = 7;
+        Checkpoint {
+            params: moved,
+            optimizer,
+            stats: network.initial_stats(),
+            active: ActiveSets::Drawn(KeepCounts { layers: vec![(0, 3), (4, 5)] }),
+            epochs: vec![epoch],
+            search: Some(PatternSearch::new(params.len(), 0.25, 7)),
+            stale: params,
+        }
+    }
+
+    fn fresh() -> Checkpoint {
+        let params = vec![0.0; state().params.len()];
+        let optimizer = Optimizer::new(OptimizerKind::Adam, 0.9, 0.0, params.len());
+        Checkpoint {
+            search: Some(PatternSearch::new(params.len(), 1.0, 7)),
+            stale: params.clone(),
+            params,
+            optimizer,
+            active: ActiveSets::All,
+            epochs: Vec::new(),
+            stats: state().stats,
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_comes_back_bit_for_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sub/x.state");
+        state().save(&path, "abc", 9).unwrap();
+        let (found, resumed) = Checkpoint::load(&path, "abc", fresh()).unwrap();
+        assert!(resumed);
+        assert_eq!((&found.params, &found.optimizer), (&state().params, &state().optimizer));
+        assert_eq!((&found.active, &found.stale), (&state().active, &state().stale));
+        let search = |state: &Checkpoint| state.search.as_ref().map(PatternSearch::state);
+        assert_eq!(search(&found), search(&state()));
+        let bits = |record: &EpochRecord| to_row(record).map(f64::to_bits);
+        assert_eq!(bits(&found.epochs[0]), bits(&state().epochs[0]));
+        assert_eq!(Checkpoint::progress(&path), Some(Progress { epoch: 1, epochs: 9 }));
+    }
+
+    #[test]
+    fn foreign_and_damaged_checkpoints_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.state");
+        assert!(!Checkpoint::load(&path, "abc", fresh()).unwrap().1);
+        state().save(&path, "abc", 9).unwrap();
+        let other = Checkpoint::load(&path, "abd", fresh()).unwrap_err().to_string();
+        assert!(other.contains("other settings"), "{other}");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let cut = Checkpoint::load(&path, "abc", fresh()).unwrap_err().to_string();
+        assert!(cut.contains("not a complete checkpoint"), "{cut}");
+        assert_eq!(Checkpoint::progress(&path), None);
+    }
+}
