@@ -19,9 +19,9 @@ use crate::nn::difference::{LogitScale, Options};
 use crate::nn::objective::NetworkObjective;
 use crate::nn::{Context, Mode, Propagator, loss};
 use crate::rng::{Purpose, Stream};
-use crate::zo::evaluate::Evaluator;
-use crate::zo::objective::one_by_one;
-use crate::zo::{Objective, Probe, PropagatingObjective};
+use crate::zo::evaluate::{Evaluator, EvaluatorKind};
+use crate::zo::objective::{by_losses, one_by_one};
+use crate::zo::{Base, Objective, Probe};
 
 /// Which moves Pattern Search keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -234,20 +234,22 @@ impl Objective for ScaledObjective<'_> {
             self.scale(point).value()
         })
     }
-}
 
-impl PropagatingObjective for ScaledObjective<'_> {
-    type Propagator = Propagator;
-
-    fn propagator(&self, params: &[f64], memory: usize) -> Result<(f64, Propagator)> {
+    fn base(&self, kind: EvaluatorKind, params: &[f64]) -> Result<Base> {
+        if kind != EvaluatorKind::Difference {
+            return Ok(Base::new(self.loss(params)?));
+        }
         let NetworkObjective { network, images, labels, .. } = self.0;
-        let options = Options { scale: Some(self.scale(params)), ..self.0.options(memory) };
+        let options = Options { scale: Some(self.scale(params)), ..self.0.options() };
         let propagator = Propagator::with(network, params, images, labels, Mode::Train, options)?;
-        Ok((propagator.loss(), propagator))
+        Ok(Base::keeping(propagator.loss(), propagator))
     }
 
-    fn propagate(&self, from: &Propagator, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
-        self.0.propagate(from, probes)
+    fn differences_from(&self, base: &Base, params: &[f64], moves: &[(usize, f64)]) -> Result<Vec<f64>> {
+        match base.kept::<Propagator>() {
+            Some(_) => self.0.differences_from(base, params, moves),
+            None => by_losses(self, base, params, moves),
+        }
     }
 }
 
@@ -257,7 +259,7 @@ mod tests {
 
     use super::*;
     use crate::nn::model;
-    use crate::zo::evaluate::{DifferencePropagation, Full};
+    use crate::zo::evaluate;
     use crate::zo::{Metered, QueryCount};
 
     /// (x − a)² summed over coordinates.
@@ -275,13 +277,15 @@ mod tests {
     /// Runs a search to a small radius; the point, and the moves kept.
     fn minimize(rule: Rule, target: &[f64]) -> (Vec<f64>, usize) {
         let count = QueryCount::default();
-        let bowl = Metered::new(Bowl(target.to_vec()), &count);
+        let bowl = Bowl(target.to_vec());
+        let bowl = Metered::new(&bowl, &count);
         let mut search = PatternSearch::new(target.len(), 1.0, 3);
         let mut point = vec![0.0; target.len()];
         let mut n_kept = 0;
         while search.radius() > 1e-3 {
             let mut budget = usize::MAX;
-            let stop = search.advance(rule, &Full::new(&bowl, &point).unwrap(), &mut budget).unwrap();
+            let evaluator = evaluate::at(&bowl, EvaluatorKind::Full, &point).unwrap();
+            let stop = search.advance(rule, &evaluator, &mut budget).unwrap();
             if let Stop::Kept { coord, step } = stop {
                 point[coord] += step;
                 n_kept += 1;
@@ -310,9 +314,10 @@ mod tests {
     #[test]
     fn first_and_best() {
         let count = QueryCount::default();
-        let bowl = Metered::new(Bowl(vec![1.0, 2.0]), &count);
+        let bowl = Bowl(vec![1.0, 2.0]);
+        let bowl = Metered::new(&bowl, &count);
         let origin = [0.0, 0.0];
-        let evaluator = Full::new(&bowl, &origin).unwrap();
+        let evaluator = evaluate::at(&bowl, EvaluatorKind::Full, &origin).unwrap();
         let mut first = [0; 2];
         for seed in 0..40 {
             let mut search = PatternSearch::new(2, 1.0, seed);
@@ -336,9 +341,10 @@ mod tests {
     #[test]
     fn the_radius_is_halved_after_a_complete_sweep() {
         let count = QueryCount::default();
-        let bowl = Metered::new(Bowl(vec![0.1; 10]), &count);
+        let bowl = Bowl(vec![0.1; 10]);
+        let bowl = Metered::new(&bowl, &count);
         let origin = [0.1; 10];
-        let evaluator = Full::new(&bowl, &origin).unwrap();
+        let evaluator = evaluate::at(&bowl, EvaluatorKind::Full, &origin).unwrap();
         let mut search = PatternSearch::new(10, 1.0, 1);
         let before = count.queries();
         for _ in 0..2 {
@@ -385,9 +391,10 @@ mod tests {
         let images = Tensor::from_vec(pixels, (3, 3, 32, 32), &Device::Cpu).unwrap();
         let plain = NetworkObjective::new(&network, &images, &[7, 0, 3]);
         let count = QueryCount::default();
-        let objective = Metered::new(ScaledObjective(plain), &count);
-        let full = Full::new(&objective, &params).unwrap();
-        let propagated = DifferencePropagation::new(&objective, &params, 1 << 28).unwrap();
+        let scaled = ScaledObjective(NetworkObjective { memory: 1 << 28, ..plain });
+        let objective = Metered::new(&scaled, &count);
+        let full = evaluate::at(&objective, EvaluatorKind::Full, &params).unwrap();
+        let propagated = evaluate::at(&objective, EvaluatorKind::Difference, &params).unwrap();
         assert!((full.base_loss() - propagated.base_loss()).abs() < 1e-12);
         let probes: Vec<Probe> = (0..params.len())
             .step_by(7)

@@ -14,7 +14,7 @@ use crate::params::ParamSpec;
 use crate::ranks::Ranks;
 use crate::results::TensorRecord;
 use crate::zo::evaluate::{Evaluator, Shared};
-use crate::zo::sparsity::{self, KeepCounts, Uncovered, ZoGrasp};
+use crate::zo::sparsity::{self, GraspForm, KeepCounts, Uncovered, ZoGrasp};
 use crate::zo::sparsity::{LayerRatios, Mask, SparseTarget};
 use crate::zo::{self, Estimator, Metered, QueryCount};
 use crate::{Error, Result};
@@ -213,7 +213,9 @@ pub(super) fn scored(
             let batch = batch()?;
             prune::fo_scores(network, &batch.images, &batch.labels, params)?
         }
-        form @ (LayerRatios::ZoGrasp | LayerRatios::ZoGraspReleased) => {
+        ratios @ (LayerRatios::ZoGrasp | LayerRatios::ZoGraspReleased) => {
+            let is_paper = ratios == LayerRatios::ZoGrasp;
+            let form = if is_paper { GraspForm::Paper } else { GraspForm::Released };
             let batch = batch()?;
             let objective = NetworkObjective {
                 memory: resources.memory,
@@ -221,7 +223,7 @@ pub(super) fn scored(
             };
             let n_dirs = u32::try_from(settings.grasp_queries).unwrap_or(u32::MAX);
             let how = ZoGrasp { form, mu: settings.mu, n_dirs, seed, draw };
-            let objective = Metered::new(objective, count);
+            let objective = Metered::new(&objective, count);
             let make = |estimator: &dyn Estimator, evaluator: &dyn Evaluator| {
                 let layout = Some(network.layout().as_ref());
                 zo::estimate(

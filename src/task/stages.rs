@@ -14,7 +14,7 @@ use crate::nn::model;
 use crate::results::{EpochRecord, Measures, Status};
 use crate::rng::Purpose;
 use crate::zo::Scheme;
-use crate::zo::{DirectionSource, QueryCount};
+use crate::zo::{DirectionSource, Metered, QueryCount};
 
 /// Seconds of each stage.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,6 +63,7 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
         let coords = active.in_epoch(epoch.max(1), settings, seed, &network);
         let batch = batch(settings, seed, session, epoch)?;
         let objective = source.objective(&batch);
+        let objective = Metered::new(&objective, &count);
         let directions = DirectionSource::new(
             settings.directions,
             seed,
@@ -207,9 +208,9 @@ mod tests {
 
     use super::*;
     use crate::zo::estimator::{Cge, Rge};
-    use crate::zo::evaluate::Full;
+    use crate::zo::evaluate::{self, EvaluatorKind};
     use crate::zo::probe::Directions;
-    use crate::zo::{Estimator, Metered, Objective};
+    use crate::zo::{Estimator, Objective};
 
     struct Waves;
 
@@ -228,8 +229,8 @@ mod tests {
         let params: Vec<f64> = (0..9).map(|i| 0.1 * f64::from(i)).collect();
         let coords: Arc<[usize]> = [0, 2, 3, 5, 8].into();
         let count = QueryCount::default();
-        let objective = Metered::new(Waves, &count);
-        let evaluator = Full::new(&objective, &params).unwrap();
+        let objective = Metered::new(&Waves, &count);
+        let evaluator = evaluate::at(&objective, EvaluatorKind::Full, &params).unwrap();
         for method in [Method::Cge, Method::Rge] {
             for law in
                 [Directions::Gaussian, Directions::Sphere, Directions::PerTensor, Directions::Rademacher]
