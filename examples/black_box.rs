@@ -6,7 +6,7 @@ use deepzero::zo::optimizer::{OptimizerKind, Schedule};
 use deepzero::zo::{
     self, Metered, Objective, QueryCount,
     estimator::Cge,
-    evaluate::{Evaluator, Full},
+    evaluate::{self, Evaluator, EvaluatorKind},
     optimizer::{Optimizer, learning_rate},
 };
 
@@ -45,7 +45,8 @@ impl Objective for Misfit {
 fn main() -> deepzero::Result<()> {
     const STEPS: usize = 300;
     let count = QueryCount::default();
-    let misfit = Metered::new(Misfit { recorded: simulate(&[4.0, 0.3, 1.0]) }, &count);
+    let misfit = Misfit { recorded: simulate(&[4.0, 0.3, 1.0]) };
+    let misfit = Metered::new(&misfit, &count);
     let mut params = vec![2.5, 0.8, 0.7];
     println!("start: loss {:.4} at {params:.3?}", misfit.loss(&params)?);
 
@@ -53,7 +54,7 @@ fn main() -> deepzero::Result<()> {
     let estimator = Cge::dense(params.len(), 0.05, Scheme::Central);
     let mut optimizer = Optimizer::new(OptimizerKind::Adam, 0.9, 0.0, params.len());
     for step in 0..STEPS {
-        let evaluator = Full::new(&misfit, &params)?;
+        let evaluator = evaluate::at(&misfit, EvaluatorKind::Full, &params)?;
         if step % 100 == 0 {
             println!("step {step}: loss {:.4}", evaluator.base_loss());
         }

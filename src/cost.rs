@@ -244,7 +244,7 @@ fn measure(
                     let moves = some_of(&range);
                     let mut run = || objective.differences_from(&base, &params, &moves).map(|_| ());
                     let wall_s = per_image(&mut run)? / n as f64;
-                    let flops = objective.flops_of(&base, range.start) as f64;
+                    let flops = objective.probe_flops(&base, range.start) as f64;
                     *empty.insert(ProbeCost { flops, wall_s })
                 }
             };

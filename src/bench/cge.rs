@@ -6,7 +6,6 @@ use candle_core::DType;
 use serde::Serialize;
 
 use super::coords::stratified;
-use super::evaluator::AtBase;
 use super::machine::peak_memory_bytes;
 use super::timing::timed;
 use super::{Distribution, GIGA, MICRO, Machine, Seconds, Workload};
@@ -18,8 +17,7 @@ use crate::nn::objective::check_rounding;
 use crate::rng::{Purpose, Stream};
 use crate::zo::Scheme;
 use crate::zo::estimator::Cge;
-use crate::zo::evaluate::EvaluatorKind;
-use crate::zo::evaluate::Full;
+use crate::zo::evaluate::{self, Evaluator, EvaluatorKind};
 use crate::zo::{self, Estimator, Metered, Probe, QueryCount};
 
 /// What is measured.
@@ -201,18 +199,19 @@ fn run(work: &Workload, config: &Config, batch: &Batch, probes: &[Probe]) -> Res
         rounding: config.precision.rounding(),
         ..work.objective(batch)
     };
-    let metered = Metered::new(objective, &count);
-    let (base, base_s) = timed(|| AtBase::new(config.evaluator, &metered, &work.params, config.memory))?;
-    let (differences, differences_s) = timed(|| base.evaluator().differences(probes))?;
+    let metered = Metered::new(&objective, &count);
+    let (evaluator, base_s) = timed(|| evaluate::at(&metered, config.evaluator, &work.params))?;
+    let (differences, differences_s) = timed(|| evaluator.differences(probes))?;
+    let base = evaluator.base();
     let flops = |probe: &Probe| match probe {
-        Probe::Coordinate { coord, .. } => base.flops_of(&work.network, *coord),
+        Probe::Coordinate { coord, .. } => objective.probe_flops(base, *coord),
         Probe::Direction { .. } => work.network.flops(),
     };
     Ok(Run {
         base_s,
         differences_s,
         differences,
-        base_bytes: base.bytes(),
+        base_bytes: objective.bytes_kept(base),
         flops: work.batch_size() as f64 * probes.iter().map(flops).sum::<u64>() as f64,
         queries: count.queries(),
         queries_non_finite: count.non_finite(),
@@ -223,8 +222,9 @@ fn run(work: &Workload, config: &Config, batch: &Batch, probes: &[Probe]) -> Res
 fn exact(work: &Workload, estimator: &Cge) -> Result<Vec<f64>> {
     let batch = work.batch(DType::F64)?;
     let count = QueryCount::default();
-    let metered = Metered::new(work.objective(&batch), &count);
-    Ok(zo::estimate(estimator, &Full::new(&metered, &work.params)?)?.gradient)
+    let objective = work.objective(&batch);
+    let metered = Metered::new(&objective, &count);
+    Ok(zo::estimate(estimator, &evaluate::at(&metered, EvaluatorKind::Full, &work.params)?)?.gradient)
 }
 
 /// ‖found − exact‖ / ‖exact‖ over `coords`.

@@ -13,7 +13,6 @@
 pub mod cge;
 pub mod conv;
 mod coords;
-mod evaluator;
 pub mod first_order;
 pub mod job;
 pub mod machine;

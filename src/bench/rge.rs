@@ -5,7 +5,6 @@ use std::sync::Arc;
 use candle_core::DType;
 use serde::Serialize;
 
-use super::evaluator::AtBase;
 use super::machine::peak_memory_bytes;
 use super::{GIGA, MICRO, Machine, Seconds, Workload};
 use crate::Result;
@@ -13,7 +12,7 @@ use crate::nn::objective::NetworkObjective;
 use crate::rng::Purpose;
 use crate::zo::Scheme;
 use crate::zo::estimator::Rge;
-use crate::zo::evaluate::EvaluatorKind;
+use crate::zo::evaluate::{self, EvaluatorKind};
 use crate::zo::probe::Directions;
 use crate::zo::{self, DirectionSource, Metered, QueryCount};
 
@@ -90,9 +89,8 @@ pub fn measure(work: &Workload, config: &Config) -> Result<Measurement> {
     let seconds = Seconds::of_repeated(config.repeats, || {
         let count = QueryCount::default();
         let objective = NetworkObjective { memory: config.memory, ..work.objective(&batch) };
-        let metered = Metered::new(objective, &count);
-        let base = AtBase::new(config.evaluator, &metered, &work.params, config.memory)?;
-        zo::estimate(&rge, base.evaluator())?;
+        let metered = Metered::new(&objective, &count);
+        zo::estimate(&rge, &evaluate::at(&metered, config.evaluator, &work.params)?)?;
         queries = count.queries();
         Ok(())
     })?;

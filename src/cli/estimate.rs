@@ -17,8 +17,7 @@ use deepzero::nn::{model, weights};
 use deepzero::rng::Purpose;
 use deepzero::zo::Scheme;
 use deepzero::zo::estimator::{Cge, Rge};
-use deepzero::zo::evaluate::EvaluatorKind;
-use deepzero::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
+use deepzero::zo::evaluate::{self, Evaluator, EvaluatorKind};
 use deepzero::zo::probe::Directions;
 use deepzero::zo::{self, DirectionSource, Estimator, Metered, QueryCount};
 use serde_json::json;
@@ -98,7 +97,7 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
         ..NetworkObjective::new(&network, &inputs, &labels)
     };
     let count = QueryCount::default();
-    let metered = Metered::new(objective, &count);
+    let metered = Metered::new(&objective, &count);
     let scheme = if args.central { Scheme::Central } else { Scheme::Forward };
     let mut active = coords.clone();
     active.sort_unstable();
@@ -115,14 +114,8 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
         }
     };
     let start = Instant::now();
-    let evaluator: Box<dyn Evaluator> = match args.evaluator {
-        EvaluatorKind::Full => Box::new(Full::new(&metered, &params)?),
-        EvaluatorKind::Reuse => Box::new(Reuse::new(&metered, &params)?),
-        EvaluatorKind::Difference => {
-            Box::new(DifferencePropagation::new(&metered, &params, common.memory(&device)?)?)
-        }
-    };
-    let estimate = zo::estimate(&*estimator, &*evaluator)?;
+    let evaluator = evaluate::at(&metered, args.evaluator, &params)?;
+    let estimate = zo::estimate(&*estimator, &evaluator)?;
     let wall_s = start.elapsed().as_secs_f64();
     let estimates: Vec<f64> = coords.iter().map(|&coord| estimate.gradient[coord]).collect();
     let mut answer = json!({

@@ -15,8 +15,7 @@ use crate::nn::objective::check_rounding;
 use crate::nn::{Network, model, weights};
 use crate::zo::Scheme;
 use crate::zo::estimator::Cge;
-use crate::zo::evaluate::EvaluatorKind;
-use crate::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
+use crate::zo::evaluate::{self, EvaluatorKind};
 use crate::zo::{self, Metered, QueryCount};
 
 /// A network with its weights, a batch, and what PyTorch computed of both (`tests/golden/README.md`).
@@ -104,9 +103,7 @@ impl Subject {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Evaluator(EvaluatorKind::Full) => "full",
-            Self::Evaluator(EvaluatorKind::Reuse) => "reuse",
-            Self::Evaluator(EvaluatorKind::Difference) => "difference",
+            Self::Evaluator(kind) => kind.name(),
             Self::Backprop => "back-propagation",
         }
     }
@@ -245,15 +242,9 @@ impl Golden {
             ..NetworkObjective::new(&self.network, images, &self.labels)
         };
         let count = QueryCount::default();
-        let metered = Metered::new(objective, &count);
-        let evaluator: Box<dyn Evaluator> = match kind {
-            EvaluatorKind::Full => Box::new(Full::new(&metered, &self.params)?),
-            EvaluatorKind::Reuse => Box::new(Reuse::new(&metered, &self.params)?),
-            EvaluatorKind::Difference => {
-                Box::new(DifferencePropagation::new(&metered, &self.params, memory)?)
-            }
-        };
-        Ok(zo::estimate(&cge, &*evaluator)?.gradient)
+        let metered = Metered::new(&objective, &count);
+        let evaluator = evaluate::at(&metered, kind, &self.params)?;
+        Ok(zo::estimate(&cge, &evaluator)?.gradient)
     }
 }
 

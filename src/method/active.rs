@@ -7,7 +7,7 @@ use crate::params::Layout;
 use crate::problem::{Minibatch, Problem, Resources};
 use crate::setting::Settings;
 use crate::zo::evaluate::{Evaluator, Shared};
-use crate::zo::sparsity::{self, Config, Form, KeepCounts, LayerRatios, Mask, SparseTarget, Uncovered, ZoGrasp};
+use crate::zo::sparsity::{self, Config, GraspForm, KeepCounts, LayerRatios, Mask, SparseTarget, Uncovered, ZoGrasp};
 use crate::zo::{self, Estimator, Metered};
 use crate::{Error, Result};
 
@@ -250,8 +250,8 @@ impl Active {
                 let (network, images, labels) = inside(&*batch)?;
                 prune::fo_scores(network, images, labels, params)?
             }
-            LayerRatios::ZoGrasp => grasp(Form::Paper)?,
-            LayerRatios::ZoGraspReleased => grasp(Form::Released)?,
+            LayerRatios::ZoGrasp => grasp(GraspForm::Paper)?,
+            LayerRatios::ZoGraspReleased => grasp(GraspForm::Released)?,
         };
         let mask = sparsity::global_mask(problem.layout(), &scores, self.config.sparsity)?;
         Ok((KeepCounts::of_mask(problem.layout(), &mask), mask))
@@ -259,7 +259,7 @@ impl Active {
 
     fn zo_grasp(
         &self,
-        form: Form,
+        form: GraspForm,
         batch: &dyn Minibatch,
         params: &[f64],
         draw: u32,

@@ -1,14 +1,15 @@
 //! Networks as functions that are minimized: the loss on a batch, in the three ways in which it can be evaluated.
 
 use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
 
 use super::difference::{DEFAULT_MEMORY, Options};
 use super::stacked::forward::Batch;
-use super::{Activations, Context, Mode, Network, Propagator, loss};
+use super::{Activations, BatchStats, Context, Mode, Network, Propagator, loss};
 use crate::kernels::{Precision, Rounding, Split};
 use crate::zo::evaluate::EvaluatorKind;
-use crate::zo::objective::{one_by_one, one_by_one_from};
-use crate::zo::{LayeredObjective, Objective, Probe, PropagatingObjective};
+use crate::zo::objective::{by_losses, difference, one_by_one};
+use crate::zo::{Base, Objective, Probe};
 use crate::{Error, Result};
 
 /// Mean cross-entropy of a network on one batch, with batch statistics (train mode).
@@ -22,28 +23,46 @@ pub struct NetworkObjective<'a> {
     pub labels: &'a [u32],
     /// Use of the machine by one evaluation: [`Split::Serial`] where probes fill the threads.
     pub split: Split,
-    /// Bytes that points evaluated together may occupy on a GPU.
+    /// Bytes that changes in flight may occupy, and points evaluated together on a GPU.
     pub memory: usize,
     /// Rounding of what convolutions multiply where differences are propagated. Complete evaluations know none:
     /// the difference of two rounded losses is noise.
     pub rounding: Rounding,
 }
 
-/// Reusable part of a network's base evaluation.
+/// What probes that reuse features start from: everything at the base point.
 #[derive(Debug)]
-pub struct NetworkBase {
-    /// Parameter tensors at the base point.
-    pub params: Vec<Tensor>,
-    /// Every layer's output at the base point.
-    pub activations: Activations,
+struct Features {
+    params: Vec<Tensor>,
+    activations: Activations,
 }
 
-impl NetworkBase {
-    /// Memory of all tensors, in bytes.
-    #[must_use]
-    pub fn size_bytes(&self) -> usize {
+impl Features {
+    fn size_bytes(&self) -> usize {
         let of = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
         self.params.iter().chain(self.activations.values()).map(of).sum()
+    }
+}
+
+/// What a pass of a batch at one point gave, beside what probes start from.
+#[derive(Debug, Clone)]
+pub struct BasePass {
+    /// Loss.
+    pub loss: f64,
+    /// Logits (B, classes).
+    pub logits: Tensor,
+    /// Statistics of the batch, which move the running ones.
+    pub stats: BatchStats,
+}
+
+impl BasePass {
+    /// Of a pass of `network` that kept its `activations`.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn new(network: &Network, loss: f64, activations: &Activations) -> Result<Self> {
+        let stats = network.batch_stats_of(activations)?;
+        Ok(Self { loss, logits: activations.logits().clone(), stats })
     }
 }
 
@@ -61,9 +80,76 @@ impl<'a> NetworkObjective<'a> {
         (!images.device().is_cpu()).then_some(Batch { network, images, labels, memory })
     }
 
-    /// Options of propagation with `memory` bytes for changes in flight.
-    pub(crate) fn options(&self, memory: usize) -> Options {
-        Options { memory, rounding: self.rounding, ..Options::default() }
+    /// Options of propagation.
+    pub(crate) fn options(&self) -> Options {
+        Options { memory: self.memory, rounding: self.rounding, ..Options::default() }
+    }
+
+    /// What the evaluation at `params` (d) that left `base` gave beside its loss. Where nothing was kept this takes one
+    /// more forward pass, as in the released code; it moves the running statistics and gives the training accuracy, no
+    /// estimate sees it, and it is not counted.
+    ///
+    /// # Errors
+    /// If sizes do not fit or the device fails.
+    pub fn pass_at(&self, params: &[f64], base: &Base) -> Result<BasePass> {
+        let loss = base.loss();
+        if let Some(propagator) = base.kept::<Propagator>() {
+            return Ok(BasePass {
+                loss,
+                logits: propagator.logits().clone(),
+                stats: propagator.stats().clone(),
+            });
+        }
+        match base.kept::<Features>() {
+            Some(features) => BasePass::new(self.network, loss, &features.activations),
+            None => BasePass::new(self.network, loss, &self.features(params)?.activations),
+        }
+    }
+
+    /// Bytes that a base keeps.
+    #[must_use]
+    pub fn bytes_kept(&self, base: &Base) -> usize {
+        match (base.kept::<Propagator>(), base.kept::<Features>()) {
+            (Some(propagator), _) => propagator.size_bytes(),
+            (None, Some(features)) => features.size_bytes(),
+            (None, None) => 0,
+        }
+    }
+
+    /// Multiplications and additions per image that a probe of coordinate `coord` costs from a base.
+    ///
+    /// # Panics
+    /// If the coordinate is not below d.
+    #[must_use]
+    pub fn probe_flops(&self, base: &Base, coord: usize) -> u64 {
+        let network = self.network;
+        match (base.kept::<Propagator>(), base.kept::<Features>()) {
+            (Some(propagator), _) => propagator.flops_of(coord),
+            (None, Some(_)) => network.flops_from(network.node_of(network.layout().param_of(coord))),
+            (None, None) => network.flops(),
+        }
+    }
+
+    /// A pass that keeps everything. It has the machine for itself.
+    fn features(&self, params: &[f64]) -> Result<Features> {
+        let tensors = self.network.tensors(params, self.dtype(), self.device())?;
+        let context = Context { split: Split::Threads, ..self.context() };
+        let activations = self.network.forward_all(&context, &tensors, self.images)?;
+        Ok(Features { params: tensors, activations })
+    }
+
+    /// Loss with `step` added to coordinate `coord`, from the layer that owns it on.
+    fn loss_from(&self, features: &Features, params: &[f64], coord: usize, step: f64) -> Result<f64> {
+        let layout = self.network.layout();
+        let param_idx = layout.param_of(coord);
+        let range = layout.range(param_idx);
+        let mut values = params[range.clone()].to_vec();
+        values[coord - range.start] += step;
+        let mut tensors = features.params.clone();
+        tensors[param_idx] = self.network.tensor(param_idx, &values, self.dtype(), self.device())?;
+        let node_idx = self.network.node_of(param_idx);
+        let logits = self.network.forward_from(node_idx, &self.context(), &tensors, &features.activations)?;
+        loss::cross_entropy(&logits, self.labels)
     }
 
     fn dtype(&self) -> DType {
@@ -110,59 +196,38 @@ impl Objective for NetworkObjective<'_> {
             1.0
         })
     }
-}
 
-impl LayeredObjective for NetworkObjective<'_> {
-    type Base = NetworkBase;
-
-    fn base(&self, params: &[f64]) -> Result<(f64, NetworkBase)> {
-        let tensors = self.network.tensors(params, self.dtype(), self.device())?;
-        // The base pass has the machine for itself.
-        let context = Context { split: Split::Threads, ..self.context() };
-        let activations = self.network.forward_all(&context, &tensors, self.images)?;
-        let value = loss::cross_entropy(activations.logits(), self.labels)?;
-        Ok((value, NetworkBase { params: tensors, activations }))
-    }
-
-    fn loss_from(&self, base: &NetworkBase, params: &[f64], coord: usize, step: f64) -> Result<f64> {
-        self.check(coord)?;
-        if let Some(batch) = self.stacked() {
-            return Ok(batch.losses_from(&base.activations, params, &[(coord, step)])?[0]);
-        }
-        let layout = self.network.layout();
-        let param_idx = layout.param_of(coord);
-        let range = layout.range(param_idx);
-        let mut values = params[range.clone()].to_vec();
-        values[coord - range.start] += step;
-        let mut tensors = base.params.clone();
-        tensors[param_idx] = self.network.tensor(param_idx, &values, self.dtype(), self.device())?;
-        let node_idx = self.network.node_of(param_idx);
-        let logits = self.network.forward_from(node_idx, &self.context(), &tensors, &base.activations)?;
-        loss::cross_entropy(&logits, self.labels)
-    }
-
-    fn losses_from(&self, base: &NetworkBase, params: &[f64], probes: &[(usize, f64)]) -> Result<Vec<f64>> {
-        probes.iter().try_for_each(|&(coord, _)| self.check(coord))?;
-        match self.stacked() {
-            Some(batch) => batch.losses_from(&base.activations, params, probes),
-            None => one_by_one_from(self, base, params, probes),
+    fn base(&self, kind: EvaluatorKind, params: &[f64]) -> Result<Base> {
+        match kind {
+            EvaluatorKind::Full => Ok(Base::new(self.loss_alone(params)?)),
+            EvaluatorKind::Reuse => {
+                let features = self.features(params)?;
+                let loss = loss::cross_entropy(features.activations.logits(), self.labels)?;
+                Ok(Base::keeping(loss, features))
+            }
+            EvaluatorKind::Difference => {
+                let Self { network, images, labels, .. } = *self;
+                let mode = self.context().mode;
+                let propagator = Propagator::with(network, params, images, labels, mode, self.options())?;
+                Ok(Base::keeping(propagator.loss(), propagator))
+            }
         }
     }
-}
 
-impl PropagatingObjective for NetworkObjective<'_> {
-    type Propagator = Propagator;
-
-    fn propagator(&self, params: &[f64], memory: usize) -> Result<(f64, Propagator)> {
-        let Self { network, images, labels, .. } = *self;
-        let propagator =
-            Propagator::with(network, params, images, labels, self.context().mode, self.options(memory))?;
-        Ok((propagator.loss(), propagator))
-    }
-
-    fn propagate(&self, from: &Propagator, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
-        probes.iter().try_for_each(|&(coord, _)| self.check(coord))?;
-        from.differences(probes)
+    fn differences_from(&self, base: &Base, params: &[f64], moves: &[(usize, f64)]) -> Result<Vec<f64>> {
+        moves.iter().try_for_each(|&(coord, _)| self.check(coord))?;
+        if let Some(propagator) = base.kept::<Propagator>() {
+            return propagator.differences(moves);
+        }
+        let Some(features) = base.kept::<Features>() else { return by_losses(self, base, params, moves) };
+        let losses = match self.stacked() {
+            Some(batch) => batch.losses_from(&features.activations, params, moves)?,
+            None => moves
+                .par_iter()
+                .map(|&(coord, step)| self.loss_from(features, params, coord, step))
+                .collect::<Result<_>>()?,
+        };
+        Ok(losses.into_iter().map(|loss| difference(loss, base.loss())).collect())
     }
 }
 

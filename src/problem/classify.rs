@@ -13,8 +13,7 @@ use crate::nn::loss::{self, Loss};
 use crate::nn::objective::{BasePass, NetworkObjective};
 use crate::nn::{self, Context, Mode, Network};
 use crate::params::{Init, Layout};
-use crate::zo::Objective;
-use crate::zo::objective::Base;
+use crate::zo::{Base, Objective};
 use crate::{Error, Result};
 
 /// A network that learns to classify.
@@ -192,8 +191,7 @@ impl Minibatch for Labelled<'_> {
     }
 
     fn pass_of(&self, exact: &Backprop) -> Result<BasePass> {
-        let stats = self.network.batch_stats_of(&exact.activations)?;
-        Ok(BasePass { loss: exact.loss, logits: exact.activations.logits().clone(), stats })
+        BasePass::new(self.network, exact.loss, &exact.activations)
     }
 
     fn graph(&self) -> Option<(&Network, &Tensor, &[u32])> {

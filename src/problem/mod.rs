@@ -21,8 +21,7 @@ use crate::nn::{Network, RunningStats};
 use crate::params::Layout;
 use crate::ranks::Ranks;
 use crate::zo::evaluate::{self, Evaluator, EvaluatorKind, Shared};
-use crate::zo::objective::Base;
-use crate::zo::{Metered, Objective, QueryCount};
+use crate::zo::{Base, Metered, Objective, QueryCount};
 use crate::{Error, Result};
 
 /// What the evaluations of a trial may use.

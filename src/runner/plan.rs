@@ -21,7 +21,7 @@ use crate::zo::Scheme;
 use crate::zo::evaluate::EvaluatorKind;
 use crate::zo::sparsity::LayerRatios;
 use crate::zo::sparsity::{KeepCounts, predicted_keep};
-use crate::zo::{LayeredObjective, Objective, Probe, PropagatingObjective};
+use crate::zo::{Objective, Probe};
 
 /// Expected cost of a trial.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -278,28 +278,17 @@ fn measure(network: &Network, settings: &Settings, device: &Device, memory: usiz
         let step = (range.len() / n).max(1);
         (0..n).map(|k| (range.start + k * step % range.len(), settings.mu)).collect()
     };
-    match settings.evaluator {
-        EvaluatorKind::Full => probes.extend(nodes.map(|(node, _)| (node, full))),
-        EvaluatorKind::Reuse => {
-            let (_, base) = objective.base(&params)?;
-            for (node, range) in nodes {
-                if let Entry::Vacant(empty) = probes.entry(node) {
-                    let probes = some_of(&range);
-                    let mut run = || objective.losses_from(&base, &params, &probes).map(|_| ());
-                    let wall_s = per_image(&mut run)? / n as f64;
-                    empty.insert(ProbeCost { flops: network.flops_from(node) as f64, wall_s });
-                }
-            }
-        }
-        EvaluatorKind::Difference => {
-            let (_, propagator) = objective.propagator(&params, memory)?;
-            for (node, range) in nodes {
-                if let Entry::Vacant(empty) = probes.entry(node) {
-                    let probes = some_of(&range);
-                    let seconds = per_image(&mut || objective.propagate(&propagator, &probes).map(|_| ()))?;
-                    let flops = propagator.flops_of(range.start) as f64;
-                    empty.insert(ProbeCost { flops, wall_s: seconds / n as f64 });
-                }
+    if settings.evaluator == EvaluatorKind::Full {
+        probes.extend(nodes.map(|(node, _)| (node, full)));
+    } else {
+        let base = objective.base(settings.evaluator, &params)?;
+        for (node, range) in nodes {
+            if let Entry::Vacant(empty) = probes.entry(node) {
+                let moves = some_of(&range);
+                let mut run = || objective.differences_from(&base, &params, &moves).map(|_| ());
+                let wall_s = per_image(&mut run)? / n as f64;
+                let flops = objective.probe_flops(&base, range.start) as f64;
+                empty.insert(ProbeCost { flops, wall_s });
             }
         }
     }

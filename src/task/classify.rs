@@ -8,13 +8,14 @@ use candle_core::Device;
 
 use super::active::{self, ActiveSets, Resources};
 use super::checkpoint::Checkpoint;
-use super::gradient::{Asked, GradientSource, Landing};
+use super::gradient::{Asked, GradientSource};
 use super::prepared::Prepared;
 use crate::baseline::pattern_search::Search;
 use crate::baseline::pattern_search::{PatternSearch, Rule, Stop};
 use crate::data::{self, Augmentation, Batch, Dataset, Normalization};
 use crate::experiment::{Method, Settings};
 use crate::kernels::Split;
+use crate::nn::objective::BasePass;
 use crate::nn::{Context, Mode, Network, RunningStats, loss, model};
 use crate::ranks::Ranks;
 use crate::results::{EpochRecord, Measures, Status, TensorRecord};
@@ -157,7 +158,7 @@ fn search_batch(
     stats: &mut RunningStats,
     batch: &Batch,
     session: &Session,
-) -> Result<Landing> {
+) -> Result<BasePass> {
     let settings = source.settings;
     let rule = match settings.search {
         Search::First => Rule::First,
@@ -170,7 +171,7 @@ fn search_batch(
     let mut first = None;
     loop {
         session.check_interrupt()?;
-        let (landing, kept) = source.explore(params, batch, &mut |evaluator| {
+        let (pass, kept) = source.explore(params, batch, &mut |evaluator| {
             while steps > 0 && budget > 0 && search.radius() > LEAST_RADIUS {
                 match search.advance(rule, evaluator, &mut budget)? {
                     Stop::Kept { coord, step } => {
@@ -183,8 +184,8 @@ fn search_batch(
             }
             Ok(None)
         })?;
-        stats.update(&landing.stats);
-        first.get_or_insert(landing);
+        stats.update(&pass.stats);
+        first.get_or_insert(pass);
         match kept {
             Some((coord, step)) => params[coord] += step,
             None => return Ok(first.expect("it was just set")),

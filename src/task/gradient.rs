@@ -3,37 +3,24 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use candle_core::Tensor;
-
 use crate::baseline::pattern_search::ScaledObjective;
 use crate::data::Batch;
 use crate::experiment::{Method, Settings};
-use crate::kernels::Split;
-use crate::nn::backprop;
-use crate::nn::objective::NetworkObjective;
-use crate::nn::{Activations, BatchStats, Context, Mode, Network, Propagator};
+use crate::nn::objective::{BasePass, NetworkObjective};
+use crate::nn::{Network, backprop};
 use crate::ranks::Ranks;
 use crate::rng::Purpose;
 use crate::zo::estimator::{Cge, Cocd, Cycle, Rge};
-use crate::zo::evaluate::EvaluatorKind;
-use crate::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse, Shared};
-use crate::zo::{self, DirectionSource, Estimator, Metered, PropagatingObjective, QueryCount};
+use crate::zo::evaluate::{self, Evaluator, Shared};
+use crate::zo::{self, DirectionSource, Estimator, Metered, Objective, QueryCount};
 use crate::{Error, Result};
-
-/// What an evaluation of a batch gave.
-pub(super) struct Landing {
-    pub(super) loss: f64,
-    /// Logits (B, classes).
-    pub(super) logits: Tensor,
-    pub(super) stats: BatchStats,
-}
 
 /// A gradient and what came with it.
 pub(super) struct Gradient {
     /// One value per parameter (d), zero outside the active set.
     pub(super) values: Vec<f64>,
     /// At the parameters that the gradient is for.
-    pub(super) at: Landing,
+    pub(super) at: BasePass,
 }
 
 /// Where in a run a gradient is asked for.
@@ -118,7 +105,7 @@ impl GradientSource<'_> {
         }
         let mut values = vec![0.0; exact.gradient.len()];
         active.iter().for_each(|&coord| values[coord] = exact.gradient[coord]);
-        Ok(Gradient { values, at: self.landing(exact.loss, &exact.activations)? })
+        Ok(Gradient { values, at: BasePass::new(self.network, exact.loss, &exact.activations)? })
     }
 
     fn estimate(&self, params: &[f64], batch: &Batch, estimator: &dyn Estimator) -> Result<Gradient> {
@@ -137,65 +124,23 @@ impl GradientSource<'_> {
         params: &[f64],
         batch: &Batch,
         visit: &mut dyn FnMut(&dyn Evaluator) -> Result<R>,
-    ) -> Result<(Landing, R)> {
-        if self.settings.normalize_logits {
-            let scaled = Metered::new(ScaledObjective(self.plain(batch)), self.count);
-            return self.explore_difference(&scaled, params, visit);
-        }
-        let objective = self.objective(batch);
-        match self.settings.evaluator {
-            EvaluatorKind::Difference => self.explore_difference(&objective, params, visit),
-            EvaluatorKind::Reuse => {
-                let evaluator = Reuse::new(&objective, params)?;
-                let result = visit(&self.shared(&evaluator))?;
-                Ok((self.landing(evaluator.base_loss(), &evaluator.base().activations)?, result))
-            }
-            EvaluatorKind::Full => {
-                let evaluator = Full::new(&objective, params)?;
-                let result = visit(&self.shared(&evaluator))?;
-                // One more forward pass, as in the released code, moves the running statistics and
-                // gives the training accuracy; the estimate does not see it.
-                let context = Context { mode: Mode::Train, split: Split::Threads };
-                let tensors = self.network.tensors(params, batch.images.dtype(), batch.images.device())?;
-                let activations = self.network.forward_all(&context, &tensors, &batch.images)?;
-                Ok((self.landing(evaluator.base_loss(), &activations)?, result))
-            }
-        }
-    }
-
-    fn explore_difference<O: PropagatingObjective<Propagator = Propagator>, R>(
-        &self,
-        objective: &Metered<O>,
-        params: &[f64],
-        visit: &mut dyn FnMut(&dyn Evaluator) -> Result<R>,
-    ) -> Result<(Landing, R)> {
-        let evaluator = DifferencePropagation::new(objective, params, self.memory)?;
-        let result = visit(&self.shared(&evaluator))?;
-        let base = evaluator.propagator();
-        let (logits, stats) = (base.logits().clone(), base.stats().clone());
-        Ok((Landing { loss: evaluator.base_loss(), logits, stats }, result))
-    }
-
-    /// The evaluator with its probes shared among the ranks.
-    fn shared<'e>(&'e self, evaluator: &'e dyn Evaluator) -> Shared<'e> {
-        Shared::new(evaluator, self.ranks, Some(self.network.layout()), self.count, self.interrupt)
+    ) -> Result<(BasePass, R)> {
+        let plain = self.objective(batch);
+        let scaled = ScaledObjective(plain);
+        let objective: &dyn Objective = if self.settings.normalize_logits { &scaled } else { &plain };
+        let metered = Metered::new(objective, self.count);
+        let evaluator = evaluate::at(&metered, self.settings.evaluator, params)?;
+        let layout = Some(self.network.layout().as_ref());
+        let result = visit(&Shared::new(&evaluator, self.ranks, layout, self.count, self.interrupt))?;
+        Ok((plain.pass_at(params, evaluator.base())?, result))
     }
 
     /// The loss on `batch` as an objective, with train-mode batch norm.
-    pub(super) fn objective<'b>(&'b self, batch: &'b Batch) -> Metered<'b, NetworkObjective<'b>> {
-        Metered::new(self.plain(batch), self.count)
-    }
-
-    fn plain<'b>(&'b self, batch: &'b Batch) -> NetworkObjective<'b> {
+    pub(super) fn objective<'b>(&'b self, batch: &'b Batch) -> NetworkObjective<'b> {
         NetworkObjective {
             memory: self.memory,
             rounding: self.settings.precision.rounding(),
             ..NetworkObjective::new(self.network, &batch.images, &batch.labels)
         }
-    }
-
-    fn landing(&self, loss: f64, activations: &Activations) -> Result<Landing> {
-        let stats = self.network.batch_stats_of(activations)?;
-        Ok(Landing { loss, logits: activations.logits().clone(), stats })
     }
 }

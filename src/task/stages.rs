@@ -271,9 +271,9 @@ mod tests {
 
     use super::*;
     use crate::zo::estimator::{Cge, Rge};
-    use crate::zo::evaluate::Full;
+    use crate::zo::evaluate;
     use crate::zo::probe::Directions;
-    use crate::zo::{Estimator, Metered, Objective};
+    use crate::zo::{Estimator, Objective};
 
     struct Waves;
 
@@ -292,27 +292,32 @@ mod tests {
         let params: Vec<f64> = (0..9).map(|i| 0.1 * f64::from(i)).collect();
         let coords: Arc<[usize]> = [0, 2, 3, 5, 8].into();
         let count = QueryCount::default();
-        let objective = Metered::new(Waves, &count);
-        let evaluator = Full::new(&objective, &params).unwrap();
-        for method in [Method::Cge, Method::Rge] {
+        let objective = Metered::new(&Waves, &count);
+        let evaluator = evaluate::at(&objective, EvaluatorKind::Full, &params).unwrap();
+        for way in [Way::Coordinates, Way::Directions] {
             for law in
                 [Directions::Gaussian, Directions::Sphere, Directions::PerTensor, Directions::Rademacher]
             {
                 for difference in [Scheme::Forward, Scheme::Central] {
-                    let settings =
-                        Settings { method, difference, directions: law, mu: 1e-3, ..Settings::default() };
                     let source =
                         Arc::new(DirectionSource::new(law, 5, Purpose::Test, 1, coords.clone(), None));
-                    let ordinary: Box<dyn Estimator> = match method {
-                        Method::Cge => Box::new(Cge::new(9, coords.clone(), 1e-3, difference)),
-                        _ => Box::new(Rge::new(9, source.clone(), 5, 1e-3, difference)),
+                    let ordinary: Box<dyn Estimator> = match way {
+                        Way::Coordinates => Box::new(Cge::new(9, coords.clone(), 1e-3, difference)),
+                        Way::Directions => Box::new(Rge::new(9, source.clone(), 5, 1e-3, difference)),
                     };
                     let expected = crate::zo::estimate(ordinary.as_ref(), &evaluator).unwrap().gradient;
-                    let estimate = Estimate { settings: &settings, params: &params, directions: &source };
+                    let estimate = Estimate {
+                        way,
+                        mu: 1e-3,
+                        difference,
+                        queries: 0,
+                        params: &params,
+                        directions: &source,
+                    };
                     let base = Waves.loss(&params).unwrap();
                     let (found, stages) = estimate.run(base, &|point: &[f64]| Waves.loss(point)).unwrap();
                     for (found, expected) in found.iter().zip(&expected) {
-                        assert!((found - expected).abs() < 1e-12, "{method:?} {law:?}: {found} {expected}");
+                        assert!((found - expected).abs() < 1e-12, "{way:?} {law:?}: {found} {expected}");
                     }
                     assert!(stages.inference > 0.0);
                 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Probe;
-use super::objective::{LayeredObjective, Objective, PropagatingObjective};
+use super::objective::{Base, EvaluatorKind, Objective};
 use crate::Result;
 
 /// Queries so far. Shared by all objectives of a run.
@@ -41,19 +41,26 @@ impl QueryCount {
 }
 
 /// An objective that can only be called counted: the objective itself is private.
-#[derive(Debug)]
-pub struct Metered<'c, O> {
-    objective: O,
-    count: &'c QueryCount,
+#[derive(Clone, Copy)]
+pub struct Metered<'a> {
+    objective: &'a dyn Objective,
+    count: &'a QueryCount,
 }
 
-impl<'c, O: Objective> Metered<'c, O> {
+impl std::fmt::Debug for Metered<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metered").field("count", self.count).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Metered<'a> {
     /// Puts `objective` behind the meter.
-    pub fn new(objective: O, count: &'c QueryCount) -> Self {
+    pub fn new(objective: &'a dyn Objective, count: &'a QueryCount) -> Self {
         Self { objective, count }
     }
 
     /// Number of parameters d.
+    #[must_use]
     pub fn n_coords(&self) -> usize {
         self.objective.n_coords()
     }
@@ -68,19 +75,6 @@ impl<'c, O: Objective> Metered<'c, O> {
         Ok(loss)
     }
 
-    /// One query per probe.
-    ///
-    /// # Errors
-    /// As [`Objective::losses`].
-    pub fn losses(&self, params: &[f64], probes: &[Probe]) -> Result<Vec<f64>> {
-        Ok(self.counted(self.objective.losses(params, probes)?))
-    }
-
-    fn counted(&self, losses: Vec<f64>) -> Vec<f64> {
-        losses.iter().for_each(|&loss| self.count.record(loss));
-        losses
-    }
-
     /// One query, while there are no others.
     ///
     /// # Errors
@@ -90,44 +84,35 @@ impl<'c, O: Objective> Metered<'c, O> {
         self.count.record(loss);
         Ok(loss)
     }
-}
-
-impl<O: LayeredObjective> Metered<'_, O> {
-    /// One query that keeps what is reusable.
-    ///
-    /// # Errors
-    /// As [`LayeredObjective::base`].
-    pub fn base(&self, params: &[f64]) -> Result<(f64, O::Base)> {
-        let (loss, base) = self.objective.base(params)?;
-        self.count.record(loss);
-        Ok((loss, base))
-    }
-
-    /// One query per (coordinate, step) that starts from a base.
-    ///
-    /// # Errors
-    /// As [`LayeredObjective::losses_from`].
-    pub fn losses_from(&self, base: &O::Base, params: &[f64], probes: &[(usize, f64)]) -> Result<Vec<f64>> {
-        Ok(self.counted(self.objective.losses_from(base, params, probes)?))
-    }
-}
-
-impl<O: PropagatingObjective> Metered<'_, O> {
-    /// One query that keeps what changes start from.
-    ///
-    /// # Errors
-    /// As [`PropagatingObjective::propagator`].
-    pub fn propagator(&self, params: &[f64], memory: usize) -> Result<(f64, O::Propagator)> {
-        let (loss, propagator) = self.objective.propagator(params, memory)?;
-        self.count.record(loss);
-        Ok((loss, propagator))
-    }
 
     /// One query per probe.
     ///
     /// # Errors
-    /// As [`PropagatingObjective::propagate`].
-    pub fn propagate(&self, from: &O::Propagator, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
-        Ok(self.counted(self.objective.propagate(from, probes)?))
+    /// As [`Objective::losses`].
+    pub fn losses(&self, params: &[f64], probes: &[Probe]) -> Result<Vec<f64>> {
+        Ok(self.counted(self.objective.losses(params, probes)?))
+    }
+
+    /// One query that keeps what probes start from.
+    ///
+    /// # Errors
+    /// As [`Objective::base`].
+    pub fn base(&self, kind: EvaluatorKind, params: &[f64]) -> Result<Base> {
+        let base = self.objective.base(kind, params)?;
+        self.count.record(base.loss());
+        Ok(base)
+    }
+
+    /// One query per move.
+    ///
+    /// # Errors
+    /// As [`Objective::differences_from`].
+    pub fn differences_from(&self, base: &Base, params: &[f64], moves: &[(usize, f64)]) -> Result<Vec<f64>> {
+        Ok(self.counted(self.objective.differences_from(base, params, moves)?))
+    }
+
+    fn counted(&self, numbers: Vec<f64>) -> Vec<f64> {
+        numbers.iter().for_each(|&number| self.count.record(number));
+        numbers
     }
 }

@@ -15,7 +15,7 @@ pub mod sparsity;
 pub use estimator::{Estimate, Estimator, Scheme};
 pub use evaluate::Evaluator;
 pub use meter::{Metered, QueryCount};
-pub use objective::{LayeredObjective, Objective, PropagatingObjective};
+pub use objective::{Base, Objective};
 pub use probe::{DirectionSource, Probe};
 
 use crate::Result;
@@ -23,7 +23,8 @@ use crate::Result;
 /// One gradient estimate: ask, evaluate, tell.
 ///
 /// ```
-/// use deepzero::zo::{self, estimator::Cge, evaluate::Full, Metered, Objective, QueryCount};
+/// use deepzero::zo::evaluate::{self, EvaluatorKind};
+/// use deepzero::zo::{self, estimator::Cge, Metered, Objective, QueryCount};
 ///
 /// struct Bowl;
 /// impl Objective for Bowl {
@@ -34,9 +35,8 @@ use crate::Result;
 /// }
 ///
 /// let count = QueryCount::default();
-/// let bowl = Metered::new(Bowl, &count);
-/// let at = [1.0, 1.0];
-/// let evaluator = Full::new(&bowl, &at)?;
+/// let bowl = Metered::new(&Bowl, &count);
+/// let evaluator = evaluate::at(&bowl, EvaluatorKind::Full, &[1.0, 1.0])?;
 /// let cge = Cge::dense(2, 1e-6, deepzero::zo::Scheme::Central);
 /// let gradient = zo::estimate(&cge, &evaluator)?.gradient;
 /// assert!((gradient[0] - 2.0).abs() < 1e-6 && (gradient[1] - 6.0).abs() < 1e-6);

@@ -1,15 +1,44 @@
 //! What is minimized: a function of a flat parameter vector.
 
+use std::any::Any;
+
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::Probe;
-use crate::Result;
+use crate::{Error, Result};
+
+/// How loss differences are computed; all give the same numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum EvaluatorKind {
+    /// One complete forward pass per query.
+    Full,
+    /// Forward from the perturbed layer on (the paper's feature reuse).
+    Reuse,
+    /// The change of every activation, propagated exactly to the loss.
+    Difference,
+}
+
+impl EvaluatorKind {
+    /// Name in settings and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Reuse => "reuse",
+            Self::Difference => "difference",
+        }
+    }
+}
 
 /// A function of parameters whose value is all that is known: a simulator, a remote model, a
 /// network.
 ///
-/// Implement it for your own black box; see `examples/black_box.rs`. Probes are evaluated on
-/// several threads at once.
+/// Implement [`Objective::n_coords`] and [`Objective::loss`] for your own black box; see
+/// `examples/black_box.rs`. Probes are evaluated on several threads at once. An objective that knows more
+/// of itself than its value may answer probes of single coordinates at less cost: [`Objective::base`] and
+/// [`Objective::differences_from`].
 pub trait Objective: Sync {
     /// Number of parameters d.
     fn n_coords(&self) -> usize;
@@ -37,6 +66,71 @@ pub trait Objective: Sync {
     fn losses(&self, params: &[f64], probes: &[Probe]) -> Result<Vec<f64>> {
         one_by_one(self, params, probes)
     }
+
+    /// One evaluation at `params` (d), while there are no others, that keeps what single-coordinate probes of this
+    /// `kind` start from. By default complete evaluations are all there is, and nothing is kept.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a kind that the objective has no answer to; else as [`Objective::loss`].
+    fn base(&self, kind: EvaluatorKind, params: &[f64]) -> Result<Base> {
+        match kind {
+            EvaluatorKind::Full => Ok(Base::new(self.loss_alone(params)?)),
+            EvaluatorKind::Reuse | EvaluatorKind::Difference => Err(Error::setting(
+                "evaluator",
+                format!(
+                    "{} is no way to evaluate this objective, which knows only its value: use full",
+                    kind.name()
+                ),
+            )),
+        }
+    }
+
+    /// l(`params` with a step added to a coordinate) − l(`params`) for every (coordinate, step) of `moves`, in order,
+    /// given the `base` at `params` (d). NaN where the loss is NaN or infinite. By default complete evaluations.
+    ///
+    /// # Errors
+    /// As [`Objective::loss`], and if a coordinate is not below d.
+    fn differences_from(&self, base: &Base, params: &[f64], moves: &[(usize, f64)]) -> Result<Vec<f64>> {
+        by_losses(self, base, params, moves)
+    }
+}
+
+/// One evaluation, and what the objective that made it keeps of it for probes to start from.
+pub struct Base {
+    loss: f64,
+    kept: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl Base {
+    /// A loss of which nothing is kept.
+    #[must_use]
+    pub fn new(loss: f64) -> Self {
+        Self { loss, kept: None }
+    }
+
+    /// A loss, and what the objective keeps: of a type of its own, which only it knows.
+    #[must_use]
+    pub fn keeping(loss: f64, kept: impl Any + Send + Sync) -> Self {
+        Self { loss, kept: Some(Box::new(kept)) }
+    }
+
+    /// Loss at the point.
+    #[must_use]
+    pub fn loss(&self) -> f64 {
+        self.loss
+    }
+
+    /// What is kept, if it is a `T`.
+    #[must_use]
+    pub fn kept<T: Any>(&self) -> Option<&T> {
+        self.kept.as_ref()?.downcast_ref()
+    }
+}
+
+impl std::fmt::Debug for Base {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Base").field("loss", &self.loss).finish_non_exhaustive()
+    }
 }
 
 /// One loss per probe, spread over the threads.
@@ -52,59 +146,23 @@ pub(crate) fn one_by_one<O: Objective + ?Sized>(
     probes.par_iter().map_init(|| params.to_vec(), loss).collect()
 }
 
-/// An objective made of layers, of which everything before a perturbed one can be reused.
-pub trait LayeredObjective: Objective {
-    /// What one evaluation leaves for others to start from.
-    type Base: Sync;
-
-    /// Loss at `params` (d), and what is reusable of its computation.
-    ///
-    /// # Errors
-    /// As [`Objective::loss`].
-    fn base(&self, params: &[f64]) -> Result<(f64, Self::Base)>;
-
-    /// Loss at `params` (d) with `step` added to coordinate `coord`, given the base at `params`.
-    ///
-    /// # Errors
-    /// As [`Objective::loss`].
-    fn loss_from(&self, base: &Self::Base, params: &[f64], coord: usize, step: f64) -> Result<f64>;
-
-    /// The same for every (coordinate, step), in order; as [`Objective::losses`].
-    ///
-    /// # Errors
-    /// As [`Objective::loss`].
-    fn losses_from(&self, base: &Self::Base, params: &[f64], probes: &[(usize, f64)]) -> Result<Vec<f64>> {
-        one_by_one_from(self, base, params, probes)
-    }
-}
-
-/// One loss per (coordinate, step), spread over the threads.
-pub(crate) fn one_by_one_from<O: LayeredObjective + ?Sized>(
+/// Differences of single coordinates by complete evaluations.
+pub(crate) fn by_losses<O: Objective + ?Sized>(
     objective: &O,
-    base: &O::Base,
+    base: &Base,
     params: &[f64],
-    probes: &[(usize, f64)],
+    moves: &[(usize, f64)],
 ) -> Result<Vec<f64>> {
-    probes.par_iter().map(|&(coord, step)| objective.loss_from(base, params, coord, step)).collect()
+    let n_coords = objective.n_coords();
+    if let Some((coord, _)) = moves.iter().find(|&&(coord, _)| coord >= n_coords) {
+        return Err(Error::Objective(format!("coordinate {coord} of {n_coords}")));
+    }
+    let probes: Vec<Probe> = moves.iter().map(|&(coord, step)| Probe::Coordinate { coord, step }).collect();
+    let losses = objective.losses(params, &probes)?;
+    Ok(losses.into_iter().map(|loss| difference(loss, base.loss)).collect())
 }
 
-/// An objective that can carry the change of one coordinate through its parts to the loss, instead of
-/// subtracting two losses: the same differences with more digits and less work.
-pub trait PropagatingObjective: Objective {
-    /// What one evaluation leaves for changes to start from.
-    type Propagator: Sync;
-
-    /// Loss at `params` (d), and what changes start from. `memory` bounds the bytes that changes in
-    /// flight occupy.
-    ///
-    /// # Errors
-    /// As [`Objective::loss`].
-    fn propagator(&self, params: &[f64], memory: usize) -> Result<(f64, Self::Propagator)>;
-
-    /// Loss at the base point with step added to coordinate coord, minus the loss there, for every
-    /// (coord, step) in order. NaN where the loss is NaN or infinite.
-    ///
-    /// # Errors
-    /// If a coordinate is not below d.
-    fn propagate(&self, from: &Self::Propagator, probes: &[(usize, f64)]) -> Result<Vec<f64>>;
+/// A difference, or NaN for a probe that is to be left out.
+pub(crate) fn difference(loss: f64, base: f64) -> f64 {
+    if loss.is_finite() { loss - base } else { f64::NAN }
 }

@@ -193,7 +193,7 @@ mod tests {
     /// Oracle: the directions one by one, added in the same order: the same bits.
     #[test]
     fn weighted_sums_are_sums_of_directions() {
-        let layout = crate::nn::model::from_name("cnn-d1-w9").unwrap().layout().clone();
+        let layout = crate::zo::sparsity::layouts::cnn(1, 9);
         let coords: Arc<[usize]> = (0..layout.n_coords()).filter(|coord| coord % 7 != 3).collect();
         for law in [Directions::Gaussian, Directions::Sphere, Directions::PerTensor, Directions::Rademacher] {
             let source = DirectionSource::new(law, 4, Purpose::Test, 2, coords.clone(), Some(&layout));

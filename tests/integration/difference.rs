@@ -16,7 +16,7 @@ use deepzero::params::ParamKind;
 use deepzero::rng::{Purpose, Stream};
 use deepzero::zo::Scheme;
 use deepzero::zo::estimator::{Cge, Rge};
-use deepzero::zo::evaluate::{DifferencePropagation, Evaluator, Full, Reuse};
+use deepzero::zo::evaluate::{self, EvaluatorKind};
 use deepzero::zo::probe::Directions;
 use deepzero::zo::{self, DirectionSource, Estimate, Estimator, Metered, QueryCount};
 use proptest::prelude::*;
@@ -599,18 +599,14 @@ fn estimates(
     params: &[f64],
     estimator: &dyn Estimator,
 ) -> [(Estimate, u64); 3] {
-    let run = |which: usize| {
+    let run = |kind| {
         let count = QueryCount::default();
-        let metered = Metered::new(*objective, &count);
-        let evaluator: Box<dyn Evaluator> = match which {
-            0 => Box::new(Full::new(&metered, params).unwrap()),
-            1 => Box::new(Reuse::new(&metered, params).unwrap()),
-            _ => Box::new(DifferencePropagation::new(&metered, params, DEFAULT_MEMORY).unwrap()),
-        };
-        let estimate = zo::estimate(estimator, &*evaluator).unwrap();
+        let metered = Metered::new(objective, &count);
+        let evaluator = evaluate::at(&metered, kind, params).unwrap();
+        let estimate = zo::estimate(estimator, &evaluator).unwrap();
         (estimate, count.queries())
     };
-    [run(0), run(1), run(2)]
+    [EvaluatorKind::Full, EvaluatorKind::Reuse, EvaluatorKind::Difference].map(run)
 }
 
 /// The same gradients from the same number of queries.

@@ -10,4 +10,5 @@ mod mpi;
 mod report;
 mod results;
 mod resume;
+mod sparsity;
 mod spec;

@@ -209,13 +209,15 @@ mod tests {
     /// Runs a search to a small radius; the point, and the moves kept.
     fn minimize(rule: Keep, target: &[f64]) -> (Vec<f64>, usize) {
         let count = QueryCount::default();
-        let bowl = Metered::new(Bowl(target.to_vec()), &count);
+        let bowl = Bowl(target.to_vec());
+        let bowl = Metered::new(&bowl, &count);
         let mut search = PatternSearch::new(target.len(), 1.0, 3);
         let mut point = vec![0.0; target.len()];
         let mut n_kept = 0;
         while search.radius() > 1e-3 {
             let mut budget = usize::MAX;
-            let stop = search.advance(rule, &Full::new(&bowl, &point).unwrap(), &mut budget).unwrap();
+            let evaluator = evaluate::at(&bowl, EvaluatorKind::Full, &point).unwrap();
+            let stop = search.advance(rule, &evaluator, &mut budget).unwrap();
             if let Stop::Kept { coord, step } = stop {
                 point[coord] += step;
                 n_kept += 1;
@@ -244,9 +246,10 @@ mod tests {
     #[test]
     fn first_and_best() {
         let count = QueryCount::default();
-        let bowl = Metered::new(Bowl(vec![1.0, 2.0]), &count);
+        let bowl = Bowl(vec![1.0, 2.0]);
+        let bowl = Metered::new(&bowl, &count);
         let origin = [0.0, 0.0];
-        let evaluator = Full::new(&bowl, &origin).unwrap();
+        let evaluator = evaluate::at(&bowl, EvaluatorKind::Full, &origin).unwrap();
         let mut first = [0; 2];
         for seed in 0..40 {
             let mut search = PatternSearch::new(2, 1.0, seed);
@@ -270,9 +273,10 @@ mod tests {
     #[test]
     fn the_radius_is_halved_after_a_complete_sweep() {
         let count = QueryCount::default();
-        let bowl = Metered::new(Bowl(vec![0.1; 10]), &count);
+        let bowl = Bowl(vec![0.1; 10]);
+        let bowl = Metered::new(&bowl, &count);
         let origin = [0.1; 10];
-        let evaluator = Full::new(&bowl, &origin).unwrap();
+        let evaluator = evaluate::at(&bowl, EvaluatorKind::Full, &origin).unwrap();
         let mut search = PatternSearch::new(10, 1.0, 1);
         let before = count.queries();
         for _ in 0..2 {

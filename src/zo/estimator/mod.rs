@@ -42,21 +42,19 @@ pub trait Estimator: Sync {
 
 /// Directional slopes from the differences of an estimator that asks for `scheme`: one probe per
 /// slope, or a pair at ± μ.
-fn slopes(differences: &[f64], mu: f64, scheme: crate::zo::Scheme) -> Vec<f64> {
+fn slopes(differences: &[f64], mu: f64, scheme: Scheme) -> Vec<f64> {
     match scheme {
-        crate::zo::Scheme::Forward => differences.iter().map(|d| d / mu).collect(),
-        crate::zo::Scheme::Central => {
-            differences.chunks_exact(2).map(|pair| (pair[0] - pair[1]) / (2.0 * mu)).collect()
-        }
+        Scheme::Forward => differences.iter().map(|d| d / mu).collect(),
+        Scheme::Central => differences.chunks_exact(2).map(|pair| (pair[0] - pair[1]) / (2.0 * mu)).collect(),
     }
 }
 
 /// Signed steps of one slope.
-fn steps(mu: f64, scheme: crate::zo::Scheme) -> &'static [f64] {
+fn steps(mu: f64, scheme: Scheme) -> &'static [f64] {
     debug_assert!(mu > 0.0);
     match scheme {
-        crate::zo::Scheme::Forward => &[1.0],
-        crate::zo::Scheme::Central => &[1.0, -1.0],
+        Scheme::Forward => &[1.0],
+        Scheme::Central => &[1.0, -1.0],
     }
 }
 
@@ -69,8 +67,7 @@ mod tests {
     use super::*;
     use crate::Result;
     use crate::rng::{Purpose, Stream};
-    use crate::zo::Scheme;
-    use crate::zo::evaluate::Full;
+    use crate::zo::evaluate::{self, EvaluatorKind};
     use crate::zo::probe::Directions;
     use crate::zo::{DirectionSource, Metered, Objective, QueryCount, estimate};
 
@@ -124,8 +121,8 @@ mod tests {
             let exact = quadratic.gradient(&x);
             let bias: Vec<f64> = (0..n).map(|i| 1e-3 * quadratic.a[i][i] / 2.0).collect();
             let count = QueryCount::default();
-            let metered = Metered::new(quadratic, &count);
-            let evaluator = Full::new(&metered, &x).unwrap();
+            let metered = Metered::new(&quadratic, &count);
+            let evaluator = evaluate::at(&metered, EvaluatorKind::Full, &x).unwrap();
             for (scheme, queries) in [(Scheme::Forward, n), (Scheme::Central, 2 * n)] {
                 let before = count.queries();
                 let found = estimate(&Cge::dense(n, 1e-3, scheme), &evaluator).unwrap().gradient;
@@ -142,8 +139,9 @@ mod tests {
         fn sparse_cge_is_a_restriction(seed in 0u64..1000, k in 0usize..8) {
             let x = point(8);
             let count = QueryCount::default();
-            let metered = Metered::new(Quadratic::random(8, seed), &count);
-            let evaluator = Full::new(&metered, &x).unwrap();
+            let quadratic = Quadratic::random(8, seed);
+            let metered = Metered::new(&quadratic, &count);
+            let evaluator = evaluate::at(&metered, EvaluatorKind::Full, &x).unwrap();
             let active = Stream::new(seed, Purpose::Mask, 0).subset(8, k);
             let dense = estimate(&Cge::dense(8, 1e-3, Scheme::Forward), &evaluator).unwrap().gradient;
             let sparse = Cge::new(8, active.clone().into(), 1e-3, Scheme::Forward);
@@ -166,8 +164,8 @@ mod tests {
         let exact = quadratic.gradient(&x);
         let norm = exact.iter().map(|g| g * g).sum::<f64>().sqrt();
         let count = QueryCount::default();
-        let metered = Metered::new(quadratic, &count);
-        let evaluator = Full::new(&metered, &x).unwrap();
+        let metered = Metered::new(&quadratic, &count);
+        let evaluator = evaluate::at(&metered, EvaluatorKind::Full, &x).unwrap();
         let mu = 1e-5;
         for (law, factor) in [
             (Directions::Gaussian, 1.0),
@@ -198,8 +196,8 @@ mod tests {
             }
         }
         let count = QueryCount::default();
-        let metered = Metered::new(Cliff, &count);
-        let evaluator = Full::new(&metered, &[0.0, 0.0]).unwrap();
+        let metered = Metered::new(&Cliff, &count);
+        let evaluator = evaluate::at(&metered, EvaluatorKind::Full, &[0.0, 0.0]).unwrap();
         let found = estimate(&Cge::dense(2, 0.5, Scheme::Forward), &evaluator).unwrap();
         assert_eq!(found, Estimate { gradient: vec![0.0, 1.0], n_left_out: 1 });
         assert_eq!((count.queries(), count.non_finite()), (3, 1));
@@ -210,11 +208,12 @@ mod tests {
     fn threads_do_not_change_bits() {
         let x = point(8);
         let count = QueryCount::default();
-        let metered = Metered::new(Quadratic::random(8, 1), &count);
+        let quadratic = Quadratic::random(8, 1);
+        let metered = Metered::new(&quadratic, &count);
         let run = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
-                let evaluator = Full::new(&metered, &x).unwrap();
+                let evaluator = evaluate::at(&metered, EvaluatorKind::Full, &x).unwrap();
                 let coords: Arc<[usize]> = (0..8).collect();
                 let source = DirectionSource::new(Directions::Sphere, 5, Purpose::Direction, 0, coords, None);
                 let rge = Rge::new(8, Arc::new(source), 500, 1e-3, Scheme::Forward);

@@ -17,17 +17,24 @@ use crate::params::Layout;
 use crate::rng::Purpose;
 use crate::zo::Scheme;
 use crate::zo::estimator::Rge;
-use crate::zo::evaluate::{Evaluator, Full};
+use crate::zo::evaluate::{self, Evaluator, EvaluatorKind};
 use crate::zo::probe::Directions;
-use crate::zo::sparsity::LayerRatios;
-use crate::zo::{DirectionSource, Estimate, Estimator, Metered, Objective};
+use crate::zo::{DirectionSource, Estimate, Estimator, Metered};
+
+/// Form of ZO-GraSP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GraspForm {
+    /// Gaussian directions over the whole vector, as in the paper.
+    Paper,
+    /// One unit direction per convolution and linear weight tensor, as in the released code.
+    Released,
+}
 
 /// How ZO-GraSP scores.
 #[derive(Debug, Clone, Copy)]
 pub struct ZoGrasp {
-    /// The paper's form ([`LayerRatios::ZoGrasp`]) or the released one
-    /// ([`LayerRatios::ZoGraspReleased`]).
-    pub form: LayerRatios,
+    /// Which of the two forms.
+    pub form: GraspForm,
     /// Smoothing parameter μ.
     pub mu: f64,
     /// Random directions q.
@@ -45,23 +52,24 @@ pub type MakeEstimate<'a> = dyn Fn(&dyn Estimator, &dyn Evaluator) -> Result<Est
 ///
 /// # Errors
 /// If a query fails or the loss is not finite.
-pub fn zo_scores<O: Objective>(
+pub fn zo_scores(
     how: &ZoGrasp,
     layout: &Layout,
-    objective: &Metered<O>,
+    objective: &Metered,
     params: &[f64],
     make: &MakeEstimate,
 ) -> Result<Vec<f64>> {
     let ZoGrasp { form, mu, n_dirs, seed, draw } = *how;
-    let (law, coords): (_, Arc<[usize]>) = if form == LayerRatios::ZoGraspReleased {
-        (Directions::PerTensor, super::prunable(layout).flat_map(|idx| layout.range(idx)).collect())
-    } else {
-        (Directions::Gaussian, (0..layout.n_coords()).collect())
+    let (law, coords): (_, Arc<[usize]>) = match form {
+        GraspForm::Paper => (Directions::Gaussian, (0..layout.n_coords()).collect()),
+        GraspForm::Released => {
+            (Directions::PerTensor, super::prunable(layout).flat_map(|idx| layout.range(idx)).collect())
+        }
     };
     let gradient_at = |params: &[f64], step: u32| -> Result<Vec<f64>> {
         let source = DirectionSource::new(law, seed, Purpose::Grasp, step, coords.clone(), Some(layout));
         let rge = Rge::new(layout.n_coords(), Arc::new(source), n_dirs, mu, Scheme::Forward);
-        Ok(make(&rge, &Full::new(objective, params)?)?.gradient)
+        Ok(make(&rge, &evaluate::at(objective, EvaluatorKind::Full, params)?)?.gradient)
     };
     let gradient = gradient_at(params, 2 * draw)?;
     let moved: Vec<f64> = params.iter().zip(&gradient).map(|(p, g)| p + mu * g).collect();

@@ -62,20 +62,14 @@ pub fn predicted_keep(layout: &Layout, ratios: LayerRatios, sparsity: f64) -> Op
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device};
-
-    use super::super::{ZoGrasp, global_mask, zo_scores};
+    use super::super::layouts;
     use super::*;
-    use crate::nn::model;
-    use crate::nn::objective::NetworkObjective;
-    use crate::zo::{Metered, QueryCount};
 
     /// Oracle: keep percentages for ResNet-20 at 90 %, derived independently from the same law:
     /// conv1, layer1, layer2.0.conv1, layer2, layer3.0.conv1, layer3, fc.
     #[test]
     fn resnet20_ratios_match_the_derived_table() {
-        let network = model::resnet(20, 16).unwrap();
-        let layout = network.layout();
+        let layout = &layouts::resnet20();
         for (form, expected) in [
             (LayerRatios::ZoGraspReleased, [84.1, 51.5, 41.6, 21.5, 12.9, 2.6, 75.0]),
             (LayerRatios::ZoGrasp, [47.1, 22.7, 22.7, 13.9, 13.9, 7.2, 34.4]),
@@ -101,42 +95,6 @@ mod tests {
                 assert!((found - expected).abs() < 0.3, "{form:?} {name}: {found} instead of {expected}");
             }
         }
-    }
-
-    /// Oracle: the law, for both forms, on ResNet-20 with 24 images and 48 directions; five standard errors
-    /// of a share of n weights, and 2 points for what is left of the gradient beside the noise. In the last
-    /// layer the gradient is not small beside the noise, which is why it is left out.
-    #[test]
-    fn zo_grasp_keeps_what_the_law_says() {
-        let network = model::resnet(20, 16).unwrap();
-        let layout = network.layout();
-        let params = layout.initial_values(2);
-        let data = crate::data::synthetic(24, 10).train;
-        let rows: Vec<usize> = (0..24).collect();
-        let norm = &crate::data::Normalization::CIFAR10;
-        let batch = crate::data::make_batch(&data, &rows, None, norm, DType::F32, &Device::Cpu).unwrap();
-        let objective = NetworkObjective::new(&network, &batch.images, &batch.labels);
-        let count = QueryCount::default();
-        let metered = Metered::new(objective, &count);
-        for form in [LayerRatios::ZoGraspReleased, LayerRatios::ZoGrasp] {
-            let how = ZoGrasp { form, mu: 5e-3, n_dirs: 48, seed: 1, draw: 0 };
-            let scores = zo_scores(&how, network.layout(), &metered, &params, &crate::zo::estimate).unwrap();
-            let found = KeepCounts::of_mask(layout, &global_mask(layout, &scores, 0.9).unwrap());
-            let expected = predicted_keep(layout, form, 0.9).unwrap();
-            let layers = found.layers.iter().zip(&expected.layers);
-            for (&(param_idx, found), &(_, expected)) in layers.take(found.layers.len() - 1) {
-                let spec = &layout.specs()[param_idx];
-                let share = |n: usize| n as f64 / spec.len() as f64;
-                let (found, expected) = (share(found), share(expected));
-                let error = (expected * (1.0 - expected) / spec.len() as f64).sqrt();
-                assert!(
-                    (found - expected).abs() < 0.02 + 5.0 * error,
-                    "{form:?} {}: {found} {expected}",
-                    spec.name
-                );
-            }
-        }
-        assert_eq!(count.queries(), 2 * 2 * 49);
     }
 
     /// Oracle: the density of |z₁ z₂| is (2/π) K₀, so the tail at 1 is (2/π) ∫₁^∞ K₀(t) dt, with
