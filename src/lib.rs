@@ -3,15 +3,17 @@
 //!
 //! - [`zo`]: the engine. Estimators ask for probes, evaluators turn them into loss differences.
 //! - [`nn`] and [`kernels`]: networks as lists of layers over candle tensors, and their hot loops.
-//! - [`baseline`]: what the paper compares with.
-//! - [`experiment`], [`task`], [`runner`], [`results`], [`report`]: experiments as data, one trial, many
-//!   trials, what they leave behind, what a reader sees of it.
+//! - [`problem`], [`method`], [`train`]: what is minimized, how parameters move, the loop that does it.
+//! - [`task`], [`cost`]: what one trial does, and what it will cost.
+//! - [`experiment`], [`runner`], [`results`], [`report`]: experiments as data, many trials, what they leave behind,
+//!   what a reader sees of it.
 //! - [`ranks`]: the processes of one job, which share the probes.
 //! - [`bench`](mod@bench) and [`doctor`]: how fast all of that is, and whether a machine computes it rightly.
-//! - [`data`], [`rng`], [`device`], [`files`], [`error`]: what all of them stand on.
+//! - [`setting`], [`metric`], [`params`], [`data`], [`rng`], [`device`], [`files`], [`error`]: what all of them stand
+//!   on.
 
-pub mod baseline;
 pub mod bench;
+pub mod cost;
 pub mod data;
 pub mod device;
 pub mod doctor;
@@ -19,8 +21,11 @@ pub mod error;
 pub mod experiment;
 pub mod files;
 pub mod kernels;
+pub mod method;
+pub mod metric;
 pub mod nn;
 pub mod params;
+pub mod problem;
 pub mod ranks;
 pub mod report;
 pub mod results;
@@ -28,6 +33,8 @@ pub mod rng;
 pub mod runner;
 pub mod setting;
 pub mod task;
+mod timing;
+pub mod train;
 pub mod zo;
 
 pub use error::{Error, Result};

@@ -5,16 +5,15 @@
 
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
 
-/// How parameters start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Init {
-    /// Weights from Kaiming's normal law, batch norm at one and zero, other biases as PyTorch has them.
-    Kaiming,
-    /// Every parameter uniform in [-1, 1], as Pattern Search's authors do.
-    Uniform,
+crate::choice! {
+    /// How parameters start.
+    pub enum Init {
+        /// Weights from Kaiming's normal law, batch norm at one and zero, other biases as PyTorch has them.
+        Kaiming = "kaiming",
+        /// Every parameter uniform in [-1, 1], as Pattern Search's authors do.
+        Uniform = "uniform",
+    }
 }
 
 /// What a parameter tensor does; decides initialization and whether sparsity applies.

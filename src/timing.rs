@@ -17,14 +17,14 @@ pub struct Seconds {
 
 impl Seconds {
     /// Summary of `runs`, of which there is at least one.
-    pub(super) fn of(mut runs: Vec<f64>) -> Self {
+    pub(crate) fn of(mut runs: Vec<f64>) -> Self {
         runs.sort_by(f64::total_cmp);
         let n = runs.len();
         Self { median: 0.5 * (runs[(n - 1) / 2] + runs[n / 2]), min: runs[0], max: runs[n - 1] }
     }
 
     /// Seconds of `repeats` runs of `work`, after one that does not count.
-    pub(super) fn of_repeated(repeats: usize, mut work: impl FnMut() -> Result<()>) -> Result<Self> {
+    pub(crate) fn of_repeated(repeats: usize, mut work: impl FnMut() -> Result<()>) -> Result<Self> {
         work()?;
         let runs = (0..repeats).map(|_| Ok(timed(&mut work)?.1)).collect::<Result<_>>()?;
         Ok(Self::of(runs))
@@ -32,7 +32,7 @@ impl Seconds {
 }
 
 /// What `work` returns, and its seconds.
-pub(super) fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
+pub(crate) fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
     let start = Instant::now();
     let value = work()?;
     Ok((value, start.elapsed().as_secs_f64()))

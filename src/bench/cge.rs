@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::coords::stratified;
 use super::machine::peak_memory_bytes;
-use super::timing::timed;
+use crate::timing::timed;
 use super::{Distribution, GIGA, MICRO, Machine, Seconds, Workload};
 use crate::Result;
 use crate::data::Batch;

@@ -6,9 +6,8 @@ use serde::Serialize;
 use super::machine::peak_memory_bytes;
 use super::{GIGA, Machine, Seconds, Workload};
 use crate::Result;
-use crate::experiment::Settings;
 use crate::nn::backprop;
-use crate::zo::optimizer::Optimizer;
+use crate::zo::optimizer::{self, Optimizer};
 
 /// Operations of a step per operation of its forward pass: back-propagation through a layer computes
 /// two gradients, of its input and of its weights, at the cost of a forward pass each.
@@ -55,7 +54,7 @@ pub struct Measurement {
 /// If `n_steps` is 0.
 pub fn measure(work: &Workload, n_steps: usize) -> Result<Measurement> {
     let batch = work.batch(DType::F32)?;
-    let recipe = Settings::default();
+    let recipe = optimizer::Config::default();
     let mut params = work.params.clone();
     let mut optimizer = Optimizer::new(recipe.optimizer, recipe.momentum, recipe.weight_decay, params.len());
     let seconds = Seconds::of_repeated(n_steps, || {

@@ -2,7 +2,6 @@
 //!
 //! - [`cge`] and [`rge`]: zeroth-order gradient estimates, with the accuracy of the former;
 //! - [`first_order`]: steps of back-propagation, for comparison;
-//! - [`job`]: training steps by several processes, and their exchanges;
 //! - [`conv`]: the convolution kernels alone;
 //! - [`machine`]: the peak that all of them are held against.
 //!
@@ -14,15 +13,13 @@ pub mod cge;
 pub mod conv;
 mod coords;
 pub mod first_order;
-pub mod job;
 pub mod machine;
 pub mod rge;
-mod timing;
 mod workload;
 
 pub use coords::Distribution;
 pub use machine::Machine;
-pub use timing::Seconds;
+pub use crate::timing::Seconds;
 pub use workload::Workload;
 
 /// Of numbers per second, 10⁹.

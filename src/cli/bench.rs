@@ -6,10 +6,11 @@ use anyhow::{Result, bail};
 use candle_core::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand, ValueEnum};
-use deepzero::bench::{Distribution, Machine, Workload, cge, conv, first_order, job, rge};
-use deepzero::experiment::Settings;
+use deepzero::bench::{Distribution, Machine, Workload, cge, conv, first_order, rge};
+use deepzero::experiment::settings;
 use deepzero::kernels::Precision;
 use deepzero::ranks::Ranks;
+use deepzero::task::job;
 use deepzero::zo::Scheme;
 use deepzero::zo::evaluate::EvaluatorKind;
 use serde::Serialize;
@@ -177,10 +178,8 @@ impl BenchArgs {
 }
 
 fn run_job(common: &Common, args: &JobArgs, ranks: &Ranks) -> Result<Exit> {
-    let mut settings = Settings::default();
-    for (key, value) in &args.overrides {
-        settings.set_text(key, value)?;
-    }
+    let overrides = args.overrides.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let settings = settings::from_pairs(std::iter::once(("task", "workers")).chain(overrides))?;
     let measured = job::measure(ranks, &settings, args.seed, args.steps)?;
     if ranks.is_first() { show(common, "job", &measured, say_job) } else { Ok(Exit::Ok) }
 }

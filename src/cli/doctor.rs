@@ -8,7 +8,7 @@ use deepzero::doctor::{self, Check, System};
 use deepzero::experiment::{Library, Scale};
 use deepzero::kernels::Precision;
 use deepzero::kernels::stack;
-use deepzero::runner::plan::{Cost, Planner};
+use deepzero::cost::{Cost, Planner};
 use deepzero::zo::Scheme;
 use deepzero::zo::evaluate::EvaluatorKind;
 use serde_json::json;
@@ -197,7 +197,7 @@ fn paper_cost(device: &Device, memory: usize) -> Result<(Cost, usize)> {
     let mut planner = Planner::new(device.clone(), memory);
     let mut cost = Cost::default();
     for trial in &trials {
-        cost += planner.cost(&trial.settings)?;
+        cost += task::cost(&trial.settings, &mut planner)?;
     }
     Ok((cost, trials.len()))
 }

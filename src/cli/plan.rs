@@ -2,9 +2,10 @@
 
 use anyhow::Result;
 use clap::Args;
-use deepzero::runner::plan::{Cost, Planner};
+use deepzero::cost::{Cost, Planner};
 use deepzero::runner::{checkpoint_path, is_pending};
-use deepzero::task::Checkpoint;
+use deepzero::task;
+use deepzero::train::Checkpoint;
 use serde_json::json;
 
 use super::reproduce::selected;
@@ -35,7 +36,7 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
         let mut rows = Vec::new();
         let trials = args.selection.trials(&experiment)?;
         for trial in &trials {
-            let cost = planner.cost(&trial.settings)?;
+            let cost = task::cost(&trial.settings, &mut planner)?;
             let pending = is_pending(&store, trial)?;
             let progress = Checkpoint::progress(&checkpoint_path(&store, trial));
             all += cost;

@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
-use deepzero::experiment::{Experiment, Task, Trial, split_id};
+use deepzero::experiment::{Experiment, Trial, split_id};
 use deepzero::ranks::Ranks;
 use deepzero::results::Status;
 use deepzero::runner::{self, Ended, Runner};
+use deepzero::{metric, task, train};
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
@@ -93,7 +94,12 @@ pub(super) fn selected(common: &Common, ids: &[String], selection: &Selection) -
 /// Whether an experiment starts jobs of several processes.
 fn needs_mpi(experiment: &Experiment, selection: &Selection) -> Result<bool> {
     let trials = experiment.trials(selection.scale, Some(1), &[])?;
-    Ok(trials.iter().any(|trial| trial.settings.task == Task::Workers))
+    for trial in &trials {
+        if trial.settings.read::<task::Config>()?.task.needs_mpi() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn run_all(
@@ -171,7 +177,7 @@ fn run_all(
 /// Runs one trial and says how it ended; false if another process has it.
 fn run_trial(runner: &mut Runner, trial: &Trial, position: usize, n_trials: usize) -> Result<bool> {
     let title = format!("[{position}/{n_trials}] {}", trial.title());
-    let progress = TrialProgress::new(title, trial.settings.epochs);
+    let progress = TrialProgress::new(title, trial.settings.read::<train::Config>()?.epochs);
     let ended = runner.run(trial, &progress).inspect_err(|_| progress.finish("stopped"));
     let ended = ended.with_context(|| trial.title())?;
     let Ended::Recorded(record) = ended else {
@@ -179,9 +185,11 @@ fn run_trial(runner: &mut Runner, trial: &Trial, position: usize, n_trials: usiz
         return Ok(false);
     };
     let line = match (record.status, record.epochs.last()) {
-        (Status::Done, Some(last)) if last.test_accuracy.is_nan() => format!("{} queries", last.queries),
         (Status::Done, Some(last)) => {
-            format!("test accuracy {:.2} %, {} queries", 100.0 * last.test_accuracy, last.queries)
+            let (accuracy, queries) = (last.get(&metric::TEST_ACCURACY), last.get(&metric::QUERIES));
+            let measured =
+                if accuracy.is_nan() { String::new() } else { format!("test accuracy {:.2} %, ", 100.0 * accuracy) };
+            format!("{measured}{queries} queries")
         }
         (Status::Done, None) => "done".to_owned(),
         (Status::Diverged, _) => format!("diverged: {}", record.error),

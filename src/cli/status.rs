@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use deepzero::results::Status;
 use deepzero::runner::{Lock, checkpoint_path};
-use deepzero::task::Checkpoint;
+use deepzero::train::Checkpoint;
 use serde_json::json;
 
 use super::{Common, Exit, say};

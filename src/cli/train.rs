@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use clap::Args;
-use deepzero::experiment::{Scale, Settings, Task, Trial};
+use deepzero::experiment::{Scale, Trial, settings};
+use deepzero::metric::{self, Row};
 use deepzero::nn::weights;
 use deepzero::ranks::{self, Ranks};
 use deepzero::results::Status;
 use deepzero::runner::{self, Runner, STATE};
-use deepzero::task::{self, Model, Observer, Prepared, Quiet, Session};
+use deepzero::task::{self, Outcome, Session};
+use deepzero::train::{self, Observer, Quiet};
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
@@ -41,9 +43,10 @@ fn settings_help() -> String {
 
 Settings (default):\n"
         .to_owned();
-    for setting in Settings::describe() {
+    for setting in settings::describe() {
+        let readers = if setting.is_usual { String::new() } else { format!("; with {}", setting.readers) };
         text.push_str(&format!(
-            "  {:<24} {} [{}; default {}]\n",
+            "  {:<24} {} [{}; default {}{readers}]\n",
             setting.name, setting.help, setting.allowed, setting.default
         ));
     }
@@ -53,12 +56,9 @@ Settings (default):\n"
 pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Exit> {
     watch_interrupts()?;
     let is_first = ranks.is_first();
-    let mut settings = Settings::default();
-    for (key, value) in &args.overrides {
-        settings.set_text(key, value)?;
-    }
-    settings.check()?;
-    if settings.task != Task::Train {
+    let overrides = args.overrides.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let settings = settings::from_pairs(overrides)?;
+    if settings.read::<task::Config>()?.task.name() != task::Train.name() {
         bail!("--set task: train trains a network; a sweep or an experiment file runs the other tasks");
     }
     // The identity of the recipe, so that a state of other settings is refused.
@@ -72,13 +72,13 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
         settings: settings.clone(),
     };
     // Only the first rank of a job reads and writes; where nothing can be shared, it works alone.
-    let ranks = if runner::is_shared(&trial) { ranks } else { &ranks::ALONE };
+    let ranks = if runner::is_shared(&trial)? { ranks } else { &ranks::ALONE };
     if !is_first && ranks.is_alone() {
         return Ok(Exit::Ok);
     }
     if !is_first {
         let folder = runner::follow(ranks, &trial)?;
-        train(common, &trial, common.device()?, &folder.path().join(STATE), ranks, &Quiet)?;
+        run_trial(common, &trial, common.device()?, &folder.path().join(STATE), ranks, &Quiet)?;
         return Ok(Exit::Ok);
     }
     if args.out.is_dir() {
@@ -95,69 +95,71 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
         bail!("{} holds an unfinished run; add --resume to go on, or delete it", state.display());
     }
     let device = common.device()?;
-    let progress = TrialProgress::new("train".to_owned(), settings.epochs);
+    let progress = TrialProgress::new("train".to_owned(), settings.read::<train::Config>()?.epochs);
     runner::lead(ranks, &trial, &state)?;
-    let model = train(common, &trial, device, &state, ranks, &progress).inspect_err(|error| {
+    let outcome = run_trial(common, &trial, device, &state, ranks, &progress).inspect_err(|error| {
         let is_interrupted = matches!(error.downcast_ref(), Some(deepzero::Error::Interrupted));
         let resumable = is_interrupted && state.exists();
         progress.finish(if resumable { "stopped; add --resume to go on" } else { "stopped" });
     })?;
-    progress.finish(if model.status == Status::Done { "done" } else { "diverged" });
-    weights::save(&model.network, &model.params, &model.stats, &args.out)?;
+    progress.finish(if outcome.status == Status::Done { "done" } else { "diverged" });
+    let (network, at) = outcome.trained.as_ref().context("the task trained no network")?;
+    weights::save(network, &at.params, &at.stats, &args.out)?;
     if state.exists() {
         std::fs::remove_file(&state).with_context(|| format!("remove {}", state.display()))?;
     }
     if common.json {
-        let epochs: Vec<_> = model.epochs.iter().map(|record| json!(record)).collect();
         let summary = json!({
-            "out": args.out, "status": model.status, "error": model.error, "n_params": model.params.len(),
-            "best_epoch": model.best_epoch(), "epochs": epochs,
+            "out": args.out, "status": outcome.status, "error": outcome.error, "n_params": outcome.n_params,
+            "best_epoch": task::best_epoch(&outcome.rows), "epochs": outcome.rows,
         });
         say!("{}", serde_json::to_string_pretty(&summary)?)?;
     } else {
         say!("epoch  train loss  train acc  val acc  test acc      queries   seconds")?;
-        for record in &model.epochs {
-            let percent = |x: f64| if x.is_nan() { "-".to_owned() } else { format!("{:.2}", 100.0 * x) };
-            say!(
-                "{:>5}  {:>10.4}  {:>9}  {:>7}  {:>8}  {:>11}  {:>8.1}",
-                record.epoch,
-                record.train_loss,
-                percent(record.train_accuracy),
-                percent(record.val_accuracy),
-                percent(record.test_accuracy),
-                record.queries,
-                record.wall_s
-            )?;
-        }
+        outcome.rows.iter().try_for_each(say_row)?;
         say!("{}", args.out.display())?;
     }
-    if model.status == Status::Done {
+    if outcome.status == Status::Done {
         return Ok(Exit::Ok);
     }
     let weights =
-        if model.epochs.is_empty() { "the initial ones" } else { "those of the last finished epoch" };
-    eprintln!("deepzero: {}; the weights are {weights}", model.error);
+        if outcome.rows.is_empty() { "the initial ones" } else { "those of the last finished epoch" };
+    eprintln!("deepzero: {}; the weights are {weights}", outcome.error);
     Ok(Exit::TrialsFailed)
 }
 
+fn say_row(row: &Row) -> std::io::Result<()> {
+    let percent = |x: f64| if x.is_nan() { "-".to_owned() } else { format!("{:.2}", 100.0 * x) };
+    say!(
+        "{:>5}  {:>10.4}  {:>9}  {:>7}  {:>8}  {:>11}  {:>8.1}",
+        row.epoch,
+        row.get(&metric::TRAIN_LOSS),
+        percent(row.get(&metric::TRAIN_ACCURACY)),
+        percent(row.get(&metric::VAL_ACCURACY)),
+        percent(row.get(&metric::TEST_ACCURACY)),
+        row.get(&metric::QUERIES),
+        row.get(&metric::WALL_S)
+    )
+}
+
 /// What every rank of a job does.
-fn train(
+fn run_trial(
     common: &Common,
     trial: &Trial,
     (device, device_name): (Device, String),
     state: &Path,
     ranks: &Ranks,
     observer: &dyn Observer,
-) -> Result<Model> {
+) -> Result<Outcome> {
     let memory = common.memory(&device)?;
     let (store, location, downloads) = (common.store(), common.location(), DownloadProgress::default());
     let mut runner = Runner::new(&store, &location, &downloads, device.clone(), device_name, &INTERRUPT);
     let splits = runner.splits(&trial.settings)?;
-    let prepared = Prepared::new(&trial.settings, trial.seed, &splits)?;
-    ranks.agree("images", &prepared.checksum)?;
+    let images = runner::prepare(trial, splits.as_deref())?;
+    ranks.agree("images", images.as_ref().map_or("", |images| &images.checksum))?;
     let hash = trial.hash();
     let session = Session {
-        data: &prepared,
+        images: images.as_ref(),
         device: &device,
         memory,
         ranks,
@@ -165,5 +167,5 @@ fn train(
         interrupt: &INTERRUPT,
         observer,
     };
-    Ok(task::train(&trial.settings, trial.seed, &session)?)
+    Ok(task::run(&trial.settings, trial.seed, &session)?)
 }

@@ -4,15 +4,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::assign::text_of;
 use super::experiment::{
     At, Cell, Check, Expected, Experiment, Figure, Layers, Metric, Panel, Progress, Rule, Scale, ScalePlan,
     Series, TensorMeasure, Trace, Trend,
 };
-use super::settings::Settings;
+use super::library::SWEEP_PREFIX;
+use super::settings;
 use super::source::{Source, Sources};
 use super::trial::number_text;
 use super::wire::{Assignments, BEST, WireCheck, WireExperiment, WireScale, number_of, same_value};
+use crate::setting::{Settings, Values, text_of};
 use crate::{Error, Result};
 
 /// The x axis that counts network parameters; another setting varies, see `figure.axis`.
@@ -46,6 +47,7 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
     let figure = expander.figure()?;
     let series = expander.series()?;
     let scales = expander.scales()?;
+    expander.check_shared(&scales)?;
     let panels = expander.panels(figure.categorical)?;
     let traces = expander.traces()?;
     let layers = expander.layers()?;
@@ -84,7 +86,7 @@ fn axis_of(wire: &WireExperiment, sources: &Sources) -> Result<&'static str> {
         }
         None => ("figure.x", &wire.figure.x),
     };
-    Settings::resolve(name).map_err(|error| sources.error(path, reason_of(error)))
+    settings::find(name).map(|entry| entry.name).map_err(|error| sources.error(path, reason_of(error)))
 }
 
 struct Expander {
@@ -112,7 +114,7 @@ impl Expander {
         let x = if wire.x == N_PARAMS {
             N_PARAMS
         } else {
-            Settings::resolve(&wire.x).or_else(|error| self.error("figure.x", reason_of(error)))?
+            settings::find(&wire.x).or_else(|error| self.error("figure.x", reason_of(error)))?.name
         };
         if (x != self.axis) != wire.coordinates.is_some() {
             return self.error("figure.coordinates", "needed exactly when x is not the axis that varies");
@@ -516,13 +518,14 @@ impl Expander {
         let mut cells = Vec::new();
         for (series_idx, series) in self.wire.series.iter().enumerate() {
             if series.constant {
-                let settings = self.settings(&path, wire, series_idx, None)?;
-                cells.push(Cell { series_idx, x: None, x_text: String::new(), settings });
+                let (settings, assigned) = self.settings(&path, wire, series_idx, None)?;
+                cells.push(Cell { series_idx, x: None, x_text: String::new(), settings, assigned });
                 continue;
             }
             for point in &points {
-                let settings = self.settings(&path, wire, series_idx, Some(point))?;
-                cells.push(Cell { series_idx, x: Some(point.x), x_text: point.x_text.clone(), settings });
+                let (settings, assigned) = self.settings(&path, wire, series_idx, Some(point))?;
+                let (x, x_text) = (Some(point.x), point.x_text.clone());
+                cells.push(Cell { series_idx, x, x_text, settings, assigned });
             }
         }
         Ok(ScalePlan { n_seeds, deviations: wire.deviations.clone().unwrap_or_default(), cells })
@@ -572,14 +575,15 @@ impl Expander {
         }
     }
 
-    /// The complete, checked settings of one cell.
+    /// The complete, checked settings of one cell, and the names of those that it must read: of its series and its
+    /// place on the axis.
     fn settings(
         &self,
         scale_path: &str,
         scale: &WireScale,
         series_idx: usize,
         point: Option<&Point>,
-    ) -> Result<Settings> {
+    ) -> Result<(Settings, Vec<&'static str>)> {
         let series = &self.wire.series[series_idx];
         let series_path = format!("series[{series_idx}]");
         let none = Assignments::new();
@@ -589,27 +593,33 @@ impl Expander {
             (format!("{series_path}.set"), &series.set),
             (format!("{scale_path}.series.{}", series.id), scale.series.get(&series.id).unwrap_or(&none)),
         ];
-        let mut settings = Settings::default();
+        let mut values = Values::new();
         // Where each setting got its value, to blame for a broken rule.
         let mut places: BTreeMap<&str, String> = BTreeMap::new();
+        let mut assigned: Vec<&'static str> = Vec::new();
         for (depth, (path, layer)) in layers.iter().enumerate() {
             for (key, value) in *layer {
                 let path = format!("{path}.{key}");
-                let name = Settings::resolve(key).or_else(|error| self.error(&path, reason_of(error)))?;
-                if point.is_some() && depth >= 2 && name == self.axis {
+                let name = settings::find(key).or_else(|error| self.error(&path, reason_of(error)))?.name;
+                let is_of_series = depth >= SHARED_LAYERS;
+                if point.is_some() && is_of_series && name == self.axis {
                     return self.error(&path, "this is the x axis; only a constant series sets it");
                 }
-                settings.set(key, value).or_else(|error| self.error(&path, reason_of(error)))?;
+                settings::set(&mut values, key, value)
+                    .or_else(|error| self.error(&path, reason_of(error)))?;
                 places.insert(name, path);
+                if is_of_series {
+                    assigned.push(name);
+                }
             }
         }
         if let Some(point) = point {
-            settings
-                .set(self.axis, &point.value)
+            settings::set(&mut values, self.axis, &point.value)
                 .or_else(|error| self.error(&point.path, reason_of(error)))?;
             places.insert(self.axis, point.path.clone());
+            assigned.push(self.axis);
         }
-        settings.check().map_err(|error| match error {
+        let blame = |error| match error {
             Error::Setting { key, reason } => {
                 // The setting at fault, or else one that its reason names, as far as the file has them.
                 let named = || places.iter().find(|(name, _)| reason.contains(&format!("{name} = ")));
@@ -622,10 +632,55 @@ impl Expander {
                 self.sources.error(path, reason)
             }
             other => other,
-        })?;
-        Ok(settings)
+        };
+        let settings = settings::resolve(values).map_err(blame)?;
+        // A sweep is made for a setting that may be read only with what `--set` adds.
+        if !self.wire.id.starts_with(SWEEP_PREFIX) {
+            for name in &assigned {
+                settings::refuse_unread(&settings, name, name).map_err(blame)?;
+            }
+        }
+        settings::check(&settings).map_err(blame)?;
+        Ok((settings, assigned))
+    }
+
+    /// Requires every setting for all series to be read by some: those of `base` at any scale, those of a scale there.
+    fn check_shared(&self, scales: &BTreeMap<Scale, ScalePlan>) -> Result<()> {
+        let reads = |plans: &mut dyn Iterator<Item = &ScalePlan>, name: &str| {
+            plans.any(|plan| plan.cells.iter().any(|cell| cell.settings.is_read(name)))
+        };
+        let refuse = |path: String, key: &str, cell: Option<&Cell>| -> Result<()> {
+            let name = settings::find(key)?.name;
+            match cell.map(|cell| settings::refuse_unread(&cell.settings, key, name)) {
+                Some(Err(error)) => self.error(&path, format!("no series reads it: {}", reason_of(error))),
+                _ => Ok(()),
+            }
+        };
+        if !self.wire.id.starts_with(SWEEP_PREFIX) {
+            let first = scales.values().find_map(|plan| plan.cells.first());
+            for key in self.wire.base.keys() {
+                if !reads(&mut scales.values(), settings::find(key)?.name) {
+                    refuse(format!("base.{key}"), key, first)?;
+                }
+            }
+            let wire = &self.wire.scale;
+            for (scale, wire) in
+                [(Scale::Smoke, &wire.smoke), (Scale::Laptop, &wire.laptop), (Scale::Paper, &wire.paper)]
+            {
+                for key in wire.iter().flat_map(|wire| wire.set.keys()) {
+                    if !reads(&mut scales.get(&scale).into_iter(), settings::find(key)?.name) {
+                        let first = scales.get(&scale).and_then(|plan| plan.cells.first());
+                        refuse(format!("scale.{scale}.set.{key}"), key, first)?;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 }
+
+/// Layers of settings that all series share; those above belong to one.
+const SHARED_LAYERS: usize = 2;
 
 /// Id of the figure over the course of training that an experiment without traces has.
 const EPOCHS: &str = "epochs";

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::settings::Settings;
+use crate::setting::Settings;
 use crate::{Error, Result};
 
 /// How much of the paper's protocol a run follows.
@@ -382,6 +382,8 @@ pub struct Cell {
     pub x_text: String,
     /// Complete settings.
     pub settings: Settings,
+    /// Names of the settings that the cell must read, since its series or the axis sets them.
+    pub assigned: Vec<&'static str>,
 }
 
 /// A checked experiment file.

@@ -2,13 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::assign::{text_of, value_of};
-use super::domain::{ALIASES, did_you_mean};
 use super::expand::expand;
 use super::experiment::Experiment;
-use super::settings::Settings;
+use super::settings::{self, ALIASES};
 use super::source::{Source, Sources};
 use super::wire::WireExperiment;
+use crate::setting::{Entry, did_you_mean, text_of, value_of};
 use crate::{Error, Result};
 
 /// The experiments shipped with the program: all files of the folder `experiments`, as the build script
@@ -112,8 +111,9 @@ impl Library {
     /// [`Error::Setting`] when there is no such setting, a value is impossible, or there is neither
     /// a file nor values; [`Error::Spec`] when the resulting settings contradict each other.
     pub fn sweep(&self, axis: &str, values: Option<&[String]>) -> Result<Experiment> {
-        let name = Settings::resolve(axis)?;
-        let values = values.map(|all| values_of(axis, name, all)).transpose()?;
+        let entry = settings::find(axis)?;
+        let name = entry.name;
+        let values = values.map(|all| values_of(axis, entry, all)).transpose()?;
         let aliases = ALIASES.iter().filter(|(_, full)| *full == name).map(|(alias, _)| *alias);
         let file =
             std::iter::once(name).chain(aliases).find_map(|name| self.source(&format!("sweep-{name}")));
@@ -121,9 +121,7 @@ impl Library {
             (Some(source), values) => self.build(source.clone(), values),
             (None, Some(values)) => self.build(synthesize(name, &values), None),
             (None, None) => {
-                let allowed = Settings::describe().into_iter().find(|d| d.name == name).map(|d| d.allowed);
-                let allowed = allowed.unwrap_or_default();
-                Err(Error::setting(axis, format!("a sweep over it needs values: {allowed}")))
+                Err(Error::setting(axis, format!("a sweep over it needs values: {}", entry.allowed())))
             }
         }
     }
@@ -165,18 +163,12 @@ fn named(experiment: Experiment, id: &str, source: &Source) -> Result<Experiment
 }
 
 /// The values given on the command line, each possible for the setting on its own.
-fn values_of(axis: &str, name: &str, texts: &[String]) -> Result<Vec<toml::Value>> {
+fn values_of(axis: &str, entry: &Entry, texts: &[String]) -> Result<Vec<toml::Value>> {
     if texts.is_empty() {
         return Err(Error::setting(axis, "a sweep needs at least one value"));
     }
-    let values = texts.iter().map(|text| {
-        let value = value_of(text);
-        let mut probe = Settings::default();
-        probe.set(axis, &value)?;
-        // As stored, so that `1` and `1.0` are the same value of a real setting.
-        Ok(probe.get(name).expect("it was just set"))
-    });
-    values.collect()
+    // As stored, so that `1` and `1.0` are the same value of a real setting.
+    texts.iter().map(|text| entry.checked(axis, &value_of(text))).collect()
 }
 
 /// The file of a sweep that nobody wrote.

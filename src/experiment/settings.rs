@@ -148,6 +148,22 @@ pub fn resolve(mut values: Values) -> Result<Settings> {
     Ok(Settings::new(values, &sections(task, method)?))
 }
 
+/// The values that were assigned, rather than implied by task and method.
+///
+/// # Errors
+/// If an implied setting does not exist.
+pub(super) fn assigned(settings: &Settings) -> Result<Values> {
+    let (task::Config { task }, method::Config { method }) = (settings.read()?, settings.read()?);
+    let mut values = settings.values().clone();
+    for (name, _) in task.implies().into_iter().chain(method.implies()) {
+        let entry = find(name)?;
+        if !settings.is_read(entry.name) {
+            values.remove(entry.name);
+        }
+    }
+    Ok(values)
+}
+
 /// Checks the rules between settings.
 ///
 /// # Errors

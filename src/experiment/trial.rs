@@ -2,10 +2,10 @@
 
 use sha2::{Digest, Sha256};
 
-use super::assign::text_of;
 use super::experiment::{Experiment, Scale, Trial};
-use super::settings::Settings;
+use super::settings;
 use crate::results::SCHEMA_VERSION;
+use crate::setting::{Settings, text_of, value_of};
 use crate::{Error, Result};
 
 /// Bytes of the SHA-256 digest kept in a trial's name: 64 bits, plenty among thousands of trials.
@@ -66,13 +66,17 @@ impl Experiment {
         for (key, _) in overrides {
             self.refuse_axis(key)?;
         }
-        let mut trials = Vec::with_capacity(n_seeds * plan.cells.len());
+        let mut trials: Vec<Trial> = Vec::with_capacity(n_seeds * plan.cells.len());
         for cell in &plan.cells {
-            let mut settings = cell.settings.clone();
+            let mut values = settings::assigned(&cell.settings)?;
             for (key, text) in overrides {
-                settings.set_text(key, text)?;
+                settings::set(&mut values, key, &value_of(text))?;
             }
-            settings.check()?;
+            let settings = settings::resolve(values)?;
+            for name in &cell.assigned {
+                settings::refuse_unread(&settings, name, name)?;
+            }
+            settings::check(&settings)?;
             trials.push(Trial {
                 experiment: self.id.clone(),
                 scale,
@@ -83,13 +87,19 @@ impl Experiment {
                 settings,
             });
         }
+        for (key, _) in overrides {
+            let name = settings::find(key)?.name;
+            if let Some(trial) = trials.first().filter(|_| trials.iter().all(|t| !t.settings.is_read(name))) {
+                settings::refuse_unread(&trial.settings, key, name)?;
+            }
+        }
         let seeds = 0..n_seeds as u64;
         Ok(seeds.flat_map(|seed| trials.iter().map(move |trial| Trial { seed, ..trial.clone() })).collect())
     }
 
     /// An override of what the x axis varies would put trials at positions they do not have.
     fn refuse_axis(&self, key: &str) -> Result<()> {
-        let name = Settings::resolve(key)?;
+        let name = settings::find(key)?.name;
         let on_axis = match self.figure.x.as_str() {
             super::expand::N_PARAMS => ["model", "depth", "width"].contains(&name),
             axis => axis == name,
@@ -113,7 +123,7 @@ impl Trial {
             "series": self.series,
             "x": self.x,
             "seed": self.seed,
-            "settings": self.settings.canonical(),
+            "settings": settings::canonical(&self.settings),
         });
         let digest = Sha256::digest(named.to_string());
         digest.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()

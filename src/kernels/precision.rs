@@ -1,22 +1,21 @@
 //! Arithmetic of networks: number types, and the rounding of what convolutions multiply.
 
 use candle_core::DType;
-use serde::{Deserialize, Serialize};
 
 use super::Rounding;
 
-/// Arithmetic of the forward pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum Precision {
-    /// Single precision.
-    F32,
-    /// Double precision.
-    F64,
-    /// Single precision; where differences are propagated, convolutions multiply numbers rounded to TF32.
-    Tf32,
-    /// Single precision; where differences are propagated, convolutions multiply numbers rounded to bfloat16.
-    Bf16,
+crate::choice! {
+    /// Arithmetic of the forward pass.
+    pub enum Precision {
+        /// Single precision.
+        F32 = "f32",
+        /// Double precision.
+        F64 = "f64",
+        /// Single precision; where differences are propagated, convolutions multiply numbers rounded to TF32.
+        Tf32 = "tf32",
+        /// Single precision; where differences are propagated, convolutions multiply numbers rounded to bfloat16.
+        Bf16 = "bf16",
+    }
 }
 
 impl Precision {

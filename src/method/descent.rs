@@ -11,7 +11,7 @@ use crate::problem::{Minibatch, Problem, Resources, State, explore};
 use crate::results::Profile;
 use crate::setting::{Entry, Section, Settings};
 use crate::train::Saved;
-use crate::zo::estimator::{self, Probes, Space};
+use crate::zo::estimator::{self, Space};
 use crate::zo::evaluate::{self, EvaluatorKind};
 use crate::zo::optimizer::{self, Optimizer};
 use crate::zo::sparsity::{self, LayerRatios};
@@ -273,21 +273,18 @@ impl Kind for Estimating {
             flops: steps.items * steps.speed.full_flops,
             wall_s: steps.items * steps.speed.full_s,
         };
-        let own = match self.0.probes(settings, n_active)? {
-            Probes::Coordinates(n) => {
-                // A part of every layer.
-                let share = if n_active > 0.0 { n / n_active } else { 0.0 };
-                steps.coordinate_probes(per_slope * share, &active)
-            }
-            Probes::Directions(n) => {
-                let probes = per_slope * n;
-                Cost {
-                    queries: steps.n * probes,
-                    flops: steps.items * probes * steps.speed.full_flops,
-                    // Directions are drawn twice, at about 15 ns a number.
-                    wall_s: steps.items * probes * steps.speed.full_s
-                        + 2.0 * 15e-9 * steps.n * n * n_active / rayon::current_num_threads() as f64,
-                }
+        let slopes = self.0.slopes(settings, n_active)?;
+        let probes = per_slope * slopes;
+        let own = if self.moves_coordinates() {
+            // A part of every layer.
+            steps.coordinate_probes(probes / n_active.max(1.0), &active)
+        } else {
+            Cost {
+                queries: steps.n * probes,
+                flops: steps.items * probes * steps.speed.full_flops,
+                // Directions are drawn twice, at about 15 ns a number.
+                wall_s: steps.items * probes * steps.speed.full_s
+                    + 2.0 * 15e-9 * steps.n * slopes * n_active / rayon::current_num_threads() as f64,
             }
         };
         Ok(base + own + scoring_cost(settings, steps)?)

@@ -2,8 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::data::{Dataset, Splits};
-use crate::experiment::Settings;
+use crate::data::{self, Dataset, Splits};
+use crate::nn::model::Io;
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
 
@@ -21,36 +21,56 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Class-balanced subsets as `settings` ask. Validation and training images depend on the
+    /// `n` procedural training images.
+    #[must_use]
+    pub fn procedural(n: usize) -> Self {
+        /// A few to measure on.
+        const N_TEST: usize = 10;
+        let Splits { train, test } = data::synthetic(n, N_TEST);
+        let val = train.select(&[]);
+        let checksum = checksum([&train, &val, &test]);
+        Self { train, val, test, checksum }
+    }
+
+    /// Size of the images, and their classes.
+    #[must_use]
+    pub fn io(&self) -> Io {
+        Io { input: self.train.shape, n_outputs: self.train.n_classes }
+    }
+
+    /// Class-balanced subsets as `config` asks. Validation and training images depend on the
     /// seed; the test images do not, so that trials are measured on the same ones.
     ///
     /// # Errors
     /// If more images are asked for than there are.
-    pub fn new(settings: &Settings, seed: u64, splits: &Splits) -> Result<Self> {
+    pub fn new(config: &data::Config, seed: u64, splits: &Splits) -> Result<Self> {
         let available = splits.train.len();
-        if settings.n_train + settings.n_val > available
-            || (settings.n_train == 0 && settings.n_val >= available)
+        if config.n_train + config.n_val > available
+            || (config.n_train == 0 && config.n_val >= available)
         {
             return Err(Error::setting(
                 "n-train",
                 format!(
                     "{} training and {} validation images asked for, but {} has {available}",
-                    settings.n_train, settings.n_val, splits.train.name
+                    config.n_train, config.n_val, splits.train.name
                 ),
             ));
         }
-        let val_rows = splits.train.balanced_subset(settings.n_val, Stream::new(seed, Purpose::Subset, 0))?;
+        let val_rows = splits.train.balanced_subset(config.n_val, Stream::new(seed, Purpose::Subset, 0))?;
         let rest = splits.train.select(&splits.train.complement(&val_rows));
-        let train = subset(&rest, settings.n_train, Stream::new(seed, Purpose::Subset, 1))?;
-        let test = subset(&splits.test, settings.n_test, Stream::new(0, Purpose::Subset, 2))?;
+        let train = subset(&rest, config.n_train, Stream::new(seed, Purpose::Subset, 1))?;
+        let test = subset(&splits.test, config.n_test, Stream::new(0, Purpose::Subset, 2))?;
         let val = splits.train.select(&val_rows);
-        let mut hash = Sha256::new();
-        for data in [&train, &val, &test] {
-            hash.update(data.checksum().as_bytes());
-        }
-        let checksum = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let checksum = checksum([&train, &val, &test]);
         Ok(Self { train, val, test, checksum })
     }
+}
+
+/// SHA-256 over the checksums of these images.
+fn checksum(data: [&Dataset; 3]) -> String {
+    let mut hash = Sha256::new();
+    data.iter().for_each(|data| hash.update(data.checksum().as_bytes()));
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `n` images of `data`, or all of them for 0.

@@ -1,7 +1,6 @@
 //! Runs the trials of an experiment that have no result yet, one after the other.
 
 mod lock;
-pub mod plan;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -13,15 +12,17 @@ use candle_core::Device;
 
 pub use lock::Lock;
 
-use crate::data::DataSource;
 use crate::data::{self, Location, Splits};
-use crate::experiment::{Method, Settings, Task, Trial};
+use crate::experiment::Trial;
 use crate::kernels::Isa;
 use crate::nn::difference::DEFAULT_MEMORY;
 use crate::ranks::{self, Ranks};
 use crate::results::{Provenance, Status, Store, TrialRecord};
-use crate::task::{self, Model, Observer, Prepared, Quiet, Session};
-use crate::{Error, Result};
+use crate::problem::Prepared;
+use crate::setting::Settings;
+use crate::task::{self, Outcome, Session};
+use crate::train::{Observer, Quiet};
+use crate::{Error, Result, method};
 
 /// Where trials run and what they may use.
 pub struct Runner<'a> {
@@ -41,7 +42,7 @@ pub struct Runner<'a> {
     pub ranks: &'a Ranks,
     /// Set when the user wants to stop.
     pub interrupt: &'a AtomicBool,
-    splits: HashMap<(DataSource, usize, usize), Arc<Splits>>,
+    splits: HashMap<(&'static str, [usize; 2]), Arc<Splits>>,
 }
 
 /// How a trial ended, or why it did not run.
@@ -114,9 +115,12 @@ fn foreign(ranks: &Ranks) -> Error {
 }
 
 /// Whether the ranks of a job share a trial; others are run by the first rank alone, while the rest waits.
-#[must_use]
-pub fn is_shared(trial: &Trial) -> bool {
-    trial.settings.method != Method::Fo && trial.settings.task == Task::Train
+///
+/// # Errors
+/// If the trial's settings are not those of a trial.
+pub fn is_shared(trial: &Trial) -> Result<bool> {
+    let (task::Config { task }, method::Config { method }) = (trial.settings.read()?, trial.settings.read()?);
+    Ok(task.shares_probes() && method.has_probes())
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
@@ -206,7 +210,7 @@ impl<'a> Runner<'a> {
             return Ok(Ended::Recorded(Box::new(record)));
         }
         let splits = self.splits(&trial.settings)?;
-        let record = match self.train(trial, &splits, &checkpoint, observer) {
+        let record = match self.lead(trial, splits.as_deref(), &checkpoint, observer) {
             Ok(record) => record,
             // What concerns the disk or the user concerns every trial; that there are too few images
             // for its settings concerns this one alone.
@@ -222,47 +226,47 @@ impl<'a> Runner<'a> {
         Ok(Ended::Recorded(Box::new(record)))
     }
 
-    fn train(
+    fn lead(
         &self,
         trial: &Trial,
-        splits: &Splits,
+        splits: Option<&Splits>,
         checkpoint: &Path,
         observer: &dyn Observer,
     ) -> Result<TrialRecord> {
-        let prepared = Prepared::new(&trial.settings, trial.seed, splits)?;
-        let ranks = if is_shared(trial) { self.ranks } else { &ranks::ALONE };
+        let images = prepare(trial, splits)?;
+        let ranks = if is_shared(trial)? { self.ranks } else { &ranks::ALONE };
         lead(ranks, trial, checkpoint)?;
-        let model = self.train_shared(trial, &prepared, ranks, checkpoint, observer)?;
+        let outcome = self.take_part(trial, images.as_ref(), ranks, checkpoint, observer)?;
         let record = TrialRecord {
             trial: trial.clone(),
-            n_params: model.params.len() as u64,
-            status: model.status,
-            best_epoch: model.best_epoch(),
-            error: model.error,
-            epochs: model.epochs,
-            tensors: model.tensors,
-            provenance: self.provenance(&prepared.checksum),
+            n_params: outcome.n_params as u64,
+            status: outcome.status,
+            best_epoch: task::best_epoch(&outcome.rows),
+            error: outcome.error,
+            epochs: outcome.rows,
+            profiles: outcome.profiles,
+            provenance: self.provenance(images.as_ref().map_or("", |images| &images.checksum)),
         };
-        if let Some(mask) = model.mask {
+        if let Some(mask) = outcome.mask {
             self.store.write_mask(&record, &mask)?;
         }
         Ok(record)
     }
 
     /// What every rank of a job does for a trial.
-    fn train_shared(
+    fn take_part(
         &self,
         trial: &Trial,
-        prepared: &Prepared,
+        images: Option<&Prepared>,
         ranks: &Ranks,
         checkpoint: &Path,
         observer: &dyn Observer,
-    ) -> Result<Model> {
+    ) -> Result<Outcome> {
         let hash = trial.hash();
         ranks.start_trial();
-        ranks.agree("images", &prepared.checksum)?;
+        ranks.agree("images", images.map_or("", |images| &images.checksum))?;
         let session = Session {
-            data: prepared,
+            images,
             device: &self.device,
             memory: self.memory,
             ranks,
@@ -291,8 +295,8 @@ impl<'a> Runner<'a> {
             };
             place(state.as_deref(), &checkpoint)?;
             let splits = self.splits(&trial.settings)?;
-            let prepared = Prepared::new(&trial.settings, trial.seed, &splits)?;
-            self.train_shared(trial, &prepared, self.ranks, &checkpoint, &Quiet)?;
+            let images = prepare(trial, splits.as_deref())?;
+            self.take_part(trial, images.as_ref(), self.ranks, &checkpoint, &Quiet)?;
         }
         Ok(())
     }
@@ -313,7 +317,7 @@ impl<'a> Runner<'a> {
             error,
             epochs: Vec::new(),
             best_epoch: None,
-            tensors: Vec::new(),
+            profiles: Vec::new(),
             provenance: self.provenance(""),
         }
     }
@@ -323,30 +327,32 @@ impl<'a> Runner<'a> {
         Provenance::collect(&self.device_name, Isa::current().name(), threads, checksum)
     }
 
-    /// The images that these settings need, loaded once.
+    /// The images that these settings need, loaded once; `None` if they need none.
     ///
     /// # Errors
     /// If there are none.
-    pub fn splits(&mut self, settings: &Settings) -> Result<Arc<Splits>> {
-        let (n_train, n_test) = match settings.data {
-            DataSource::Synthetic => {
-                let or_all = |n, all| if n == 0 { all } else { n };
-                (
-                    or_all(settings.n_train, data::SYNTHETIC_TRAIN) + settings.n_val,
-                    or_all(settings.n_test, data::SYNTHETIC_TEST),
-                )
-            }
-            DataSource::Cifar10 => (0, 0),
-        };
-        let key = (settings.data, n_train, n_test);
-        if let Some(splits) = self.splits.get(&key) {
-            return Ok(splits.clone());
+    pub fn splits(&mut self, settings: &Settings) -> Result<Option<Arc<Splits>>> {
+        let task::Config { task } = settings.read()?;
+        if !task.has_images() {
+            return Ok(None);
         }
-        let splits = Arc::new(match settings.data {
-            DataSource::Synthetic => data::synthetic(n_train, n_test),
-            source @ DataSource::Cifar10 => data::load(source, self.location, self.downloads)?,
-        });
+        let config: data::Config = settings.read()?;
+        let wanted = config.wanted();
+        let key = (config.data.name(), wanted);
+        if let Some(splits) = self.splits.get(&key) {
+            return Ok(Some(splits.clone()));
+        }
+        let splits = Arc::new(data::load(config.data, wanted, self.location, self.downloads)?);
         self.splits.insert(key, splits.clone());
-        Ok(splits)
+        Ok(Some(splits))
     }
+}
+
+/// The trial's part of the images, if it needs any.
+///
+/// # Errors
+/// If there are fewer than it asks for.
+pub fn prepare(trial: &Trial, splits: Option<&Splits>) -> Result<Option<Prepared>> {
+    let prepare = |splits| Prepared::new(&trial.settings.read()?, trial.seed, splits);
+    splits.map(prepare).transpose()
 }

@@ -78,7 +78,7 @@ pub fn measure(ranks: &Ranks, settings: &Settings, seed: u64, steps: usize) -> R
     let began = Instant::now();
     let train::Config { batch_size, .. } = settings.read()?;
     let method::Config { method } = settings.read()?;
-    let images = Prepared::procedural(batch_size * (steps + 1), seed)?;
+    let images = Prepared::procedural(batch_size * (steps + 1));
     let network = model::of(settings, &images.io())?;
     let clock = Clock { ranks, ends: Mutex::default() };
     let (interrupt, count) = (AtomicBool::new(false), QueryCount::default());

@@ -187,3 +187,12 @@ pub fn run(settings: &Settings, seed: u64, session: &Session) -> Result<Outcome>
     let Config { task } = settings.read()?;
     task.run(settings, seed, session)
 }
+
+/// What a trial with these settings is expected to cost.
+///
+/// # Errors
+/// As [`Task::cost`].
+pub fn cost(settings: &Settings, planner: &mut Planner) -> Result<Cost> {
+    let Config { task } = settings.read()?;
+    task.cost(settings, planner)
+}

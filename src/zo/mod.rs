@@ -19,6 +19,15 @@ pub use objective::{Base, Objective};
 pub use probe::{DirectionSource, Probe};
 
 use crate::Result;
+use crate::setting::Domain::Above;
+
+crate::section! {
+    /// How far a probe goes: of estimates, and of ZO-GraSP's scores.
+    pub struct Smoothing {
+        /// Smoothing parameter μ (ZO).
+        pub mu: f64 = 5e-3 => Above(0.0, f64::INFINITY),
+    }
+}
 
 /// One gradient estimate: ask, evaluate, tell.
 ///

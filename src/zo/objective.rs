@@ -3,32 +3,19 @@
 use std::any::Any;
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use super::Probe;
 use crate::{Error, Result};
 
-/// How loss differences are computed; all give the same numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum EvaluatorKind {
-    /// One complete forward pass per query.
-    Full,
-    /// Forward from the perturbed layer on (the paper's feature reuse).
-    Reuse,
-    /// The change of every activation, propagated exactly to the loss.
-    Difference,
-}
-
-impl EvaluatorKind {
-    /// Name in settings and reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Reuse => "reuse",
-            Self::Difference => "difference",
-        }
+crate::choice! {
+    /// How loss differences are computed; all give the same numbers.
+    pub enum EvaluatorKind {
+        /// One complete forward pass per query.
+        Full = "full",
+        /// Forward from the perturbed layer on (the paper's feature reuse).
+        Reuse = "reuse",
+        /// The change of every activation, propagated exactly to the loss.
+        Difference = "difference",
     }
 }
 

@@ -1,25 +1,44 @@
 //! Update rules and learning-rate schedules. They see a gradient, wherever it comes from.
 
-use serde::{Deserialize, Serialize};
 
-/// Update rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OptimizerKind {
-    /// SGD with momentum.
-    Sgd,
-    /// Adam.
-    Adam,
+use crate::setting::Domain::{Above, From};
+
+crate::choice! {
+    /// Update rule.
+    pub enum OptimizerKind {
+        /// SGD with momentum.
+        Sgd = "sgd",
+        /// Adam.
+        Adam = "adam",
+    }
 }
 
-/// Learning-rate schedule after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Schedule {
-    /// Cosine to zero.
-    Cosine,
-    /// Constant.
-    Constant,
+crate::choice! {
+    /// Learning-rate schedule after the warm-up.
+    pub enum Schedule {
+        /// Cosine to zero.
+        Cosine = "cosine",
+        /// Constant.
+        Constant = "constant",
+    }
+}
+
+crate::section! {
+    /// How a gradient moves parameters.
+    pub struct Config {
+        /// Update rule.
+        pub optimizer: OptimizerKind = OptimizerKind::Sgd,
+        /// Peak learning rate.
+        pub learning_rate: f64 = 0.1 => Above(0.0, f64::INFINITY),
+        /// Momentum of SGD, β₁ of Adam.
+        pub momentum: f64 = 0.9 => From(0.0, 1.0),
+        /// Weight decay on all parameters.
+        pub weight_decay: f64 = 5e-4 => From(0.0, f64::INFINITY),
+        /// Epochs of linear warm-up.
+        pub warmup_epochs: usize = 3,
+        /// Schedule after the warm-up.
+        pub schedule: Schedule = Schedule::Cosine,
+    }
 }
 
 /// SGD with momentum or Adam, with weight decay added to the gradient (as in PyTorch's `SGD` and

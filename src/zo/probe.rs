@@ -1,6 +1,5 @@
 //! Probes: the points around θ at which an estimator wants the loss.
 
-use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,18 +8,18 @@ use rayon::prelude::*;
 use crate::params::Layout;
 use crate::rng::{Purpose, SIGNS_PER_BLOCK, Stream};
 
-/// Law of the random directions of RGE.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Directions {
-    /// u ~ N(0, I), as in Eq. (1) of the paper.
-    Gaussian,
-    /// u uniform on the unit sphere, estimate times d.
-    Sphere,
-    /// One unit direction per parameter tensor, no dimension factor, as in the released code.
-    PerTensor,
-    /// u of independent random signs.
-    Rademacher,
+crate::choice! {
+    /// Law of the random directions of RGE.
+    pub enum Directions {
+        /// u ~ N(0, I), as in Eq. (1) of the paper.
+        Gaussian = "gaussian",
+        /// u uniform on the unit sphere, estimate times d.
+        Sphere = "sphere",
+        /// One unit direction per parameter tensor, no dimension factor, as in the released code.
+        PerTensor = "per-tensor",
+        /// u of independent random signs.
+        Rademacher = "rademacher",
+    }
 }
 
 /// A point θ + step · v.

@@ -6,8 +6,10 @@
 
 use std::sync::Arc;
 
-use super::{Estimate, Estimator, slopes, steps};
-use crate::zo::Probe;
+use super::{Config, Estimate, Estimator, Kind, Run, Space, slopes, steps};
+use crate::Result;
+use crate::setting::Settings;
+use crate::zo::{Probe, Smoothing};
 use crate::zo::Scheme;
 
 /// CGE over an active set.
@@ -63,5 +65,41 @@ impl Estimator for Cge {
             }
         }
         Estimate { gradient, n_left_out }
+    }
+}
+
+/// `method = cge`.
+#[derive(Debug)]
+pub struct Coordinatewise;
+
+impl Kind for Coordinatewise {
+    fn name(&self) -> &'static str {
+        "cge"
+    }
+
+    fn start(&self, settings: &Settings, space: Space) -> Result<Box<dyn Run>> {
+        let (Smoothing { mu }, Config { difference }) = (settings.read()?, settings.read()?);
+        Ok(Box::new(Steps { n_coords: space.n_coords, mu, scheme: difference }))
+    }
+
+    fn moves_coordinates(&self) -> bool {
+        true
+    }
+
+    fn slopes(&self, _: &Settings, n_active: f64) -> Result<f64> {
+        Ok(n_active)
+    }
+}
+
+/// The same at every step.
+struct Steps {
+    n_coords: usize,
+    mu: f64,
+    scheme: Scheme,
+}
+
+impl Run for Steps {
+    fn estimator<'s>(&'s self, _: u32, active: &'s Arc<[usize]>, _: u32) -> Box<dyn Estimator + 's> {
+        Box::new(Cge::new(self.n_coords, active.clone(), self.mu, self.scheme))
     }
 }

@@ -7,9 +7,12 @@
 
 use std::sync::Arc;
 
-use super::{Cge, Estimate, Estimator};
+use super::{Budget, Cge, Config, Estimate, Estimator, Kind, Run, Space};
+use crate::Result;
 use crate::rng::{Purpose, Stream};
-use crate::zo::Probe;
+use crate::setting::Domain::Within;
+use crate::setting::{Entry, Section, Settings};
+use crate::zo::{Probe, Smoothing};
 use crate::zo::Scheme;
 
 /// The order in which coordinates are refreshed: the active ones, shuffled once.
@@ -84,6 +87,74 @@ impl Estimator for Cocd<'_> {
             }
         }
         Estimate { gradient, n_left_out: fresh.n_left_out }
+    }
+}
+
+crate::section! {
+    /// Coherent coordinate descent.
+    pub struct Stale {
+        /// Factor on stale estimates per step, in [0, 1]; 0 is block-cyclic coordinate descent (CoCD).
+        pub decay: f64 = 0.0 => Within(0.0, 1.0),
+    }
+}
+
+/// `method = cocd`.
+#[derive(Debug)]
+pub struct Coherent;
+
+impl Kind for Coherent {
+    fn name(&self) -> &'static str {
+        "cocd"
+    }
+
+    fn sections(&self) -> Vec<&'static [Entry]> {
+        vec![Budget::ENTRIES, Stale::ENTRIES]
+    }
+
+    fn start(&self, settings: &Settings, space: Space) -> Result<Box<dyn Run>> {
+        let (Smoothing { mu }, Config { difference }) = (settings.read()?, settings.read()?);
+        let (Budget { queries }, Stale { decay }) = (settings.read()?, settings.read()?);
+        let stale = vec![0.0; space.n_coords];
+        Ok(Box::new(Steps { stale, decay, queries, seed: space.seed, mu, scheme: difference }))
+    }
+
+    fn moves_coordinates(&self) -> bool {
+        true
+    }
+
+    fn slopes(&self, settings: &Settings, n_active: f64) -> Result<f64> {
+        let Budget { queries } = settings.read()?;
+        Ok(if queries == 0 { n_active } else { n_active.min(queries as f64) })
+    }
+}
+
+/// The last estimate goes into the next.
+struct Steps {
+    /// The last estimate (d).
+    stale: Vec<f64>,
+    decay: f64,
+    queries: usize,
+    seed: u64,
+    mu: f64,
+    scheme: Scheme,
+}
+
+impl Run for Steps {
+    fn estimator<'s>(&'s self, step: u32, active: &'s Arc<[usize]>, draw: u32) -> Box<dyn Estimator + 's> {
+        let block = Cycle::new(active, self.seed, draw).block(u64::from(step), self.queries);
+        Box::new(Cocd::new(active.clone(), block, &self.stale, self.decay, self.mu, self.scheme))
+    }
+
+    fn note(&mut self, estimate: &[f64]) {
+        self.stale.copy_from_slice(estimate);
+    }
+
+    fn state(&self) -> Vec<(&'static str, Vec<f64>)> {
+        vec![("stale", self.stale.clone())]
+    }
+
+    fn restore(&mut self, _: &str, values: Vec<f64>) {
+        self.stale = values;
     }
 }
 

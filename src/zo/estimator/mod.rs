@@ -1,24 +1,113 @@
 //! Gradient estimators: which probes to ask for, and what their losses say of the gradient.
 
-mod cge;
-mod cocd;
-mod rge;
+pub mod cge;
+pub mod cocd;
+pub mod rge;
+
+use std::sync::Arc;
 
 pub use cge::Cge;
 pub use cocd::{Cocd, Cycle};
 pub use rge::{Rge, StepScale};
 
 use super::Probe;
-use serde::{Deserialize, Serialize};
+use crate::Result;
+use crate::params::Layout;
+use crate::setting::{Entry, Settings};
 
-/// Finite-difference scheme.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Scheme {
-    /// (l(θ + μu) − l(θ)) / μ: one query per probe and one for the base.
-    Forward,
-    /// (l(θ + μu) − l(θ − μu)) / 2μ: two queries per probe.
-    Central,
+/// All kinds of estimators, the paper's first.
+#[must_use]
+pub fn kinds() -> [&'static dyn Kind; 3] {
+    [&cge::Coordinatewise, &rge::Randomized, &cocd::Coherent]
+}
+
+crate::choice! {
+    /// Finite-difference scheme.
+    pub enum Scheme {
+        /// (l(θ + μu) − l(θ)) / μ: one query per probe and one for the base.
+        Forward = "forward",
+        /// (l(θ + μu) − l(θ − μu)) / 2μ: two queries per probe.
+        Central = "central",
+    }
+}
+
+crate::section! {
+    /// What all estimators ask for.
+    pub struct Config {
+        /// Finite-difference scheme (ZO).
+        pub difference: Scheme = Scheme::Forward,
+    }
+}
+
+crate::section! {
+    /// How much a step may ask for.
+    pub struct Budget {
+        /// Directions (RGE), coordinates (CoCD) or moves (Pattern Search) per step; 0 for all, a search: one step.
+        pub queries: usize = 0,
+    }
+}
+
+/// A kind of estimator, as settings name it: it makes [`Run`]s. Registered by one line of [`kinds`].
+pub trait Kind: std::fmt::Debug + Sync {
+    /// Name in files.
+    fn name(&self) -> &'static str;
+
+    /// The sections that it reads beside those of all estimators.
+    fn sections(&self) -> Vec<&'static [Entry]> {
+        Vec::new()
+    }
+
+    /// Checks rules between settings.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] naming the setting to change and what it may be.
+    fn check(&self, _settings: &Settings) -> Result<()> {
+        Ok(())
+    }
+
+    /// Estimates of one run of training.
+    ///
+    /// # Errors
+    /// If the settings do not allow it.
+    fn start(&self, settings: &Settings, space: Space) -> Result<Box<dyn Run>>;
+
+    /// Whether its probes move single coordinates, so that an evaluator can save work.
+    fn moves_coordinates(&self) -> bool;
+
+    /// Slopes that one estimate over `n_active` coordinates takes, for a forecast of its cost.
+    ///
+    /// # Errors
+    /// If the settings do not allow it.
+    fn slopes(&self, settings: &Settings, n_active: f64) -> Result<f64>;
+}
+
+/// What estimates of a run are made over.
+#[derive(Debug, Clone)]
+pub struct Space {
+    /// Names and positions of the parameter tensors; `None` for a black box, which is one tensor.
+    pub layout: Option<Arc<Layout>>,
+    /// Dimension d.
+    pub n_coords: usize,
+    /// Seed of everything random.
+    pub seed: u64,
+}
+
+/// The estimates of a run, one after the other.
+pub trait Run: Send {
+    /// The estimator of step number `step` (from 0) over the coordinates `active` (sorted), which are active set number
+    /// `draw` of the run.
+    fn estimator<'s>(&'s self, step: u32, active: &'s Arc<[usize]>, draw: u32) -> Box<dyn Estimator + 's>;
+
+    /// Hears the estimate (d) of the step, for estimators that build on earlier ones.
+    fn note(&mut self, _estimate: &[f64]) {}
+
+    /// Everything that later estimates depend on, for a checkpoint; lengths never change.
+    fn state(&self) -> Vec<(&'static str, Vec<f64>)> {
+        Vec::new()
+    }
+
+    /// Takes back one of the vectors of [`Run::state`].
+    fn restore(&mut self, _name: &str, _values: Vec<f64>) {}
 }
 
 /// A gradient estimate.

@@ -9,21 +9,33 @@
 //! the q losses. Since σ ≈ μ ‖∇l‖ for small μ, its step has about the same length everywhere; what
 //! [`StepScale::LossSpread`] gives is ĝ μ/σ.
 
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-use super::{Estimate, Estimator, slopes, steps};
-use crate::zo::Scheme;
-use crate::zo::{DirectionSource, Probe};
+use super::{Budget, Estimate, Estimator, Kind, Run, Scheme, Space, slopes, steps};
+use crate::rng::Purpose;
+use crate::setting::{Entry, Section, Settings};
+use crate::zo::probe::Directions;
+use crate::zo::{DirectionSource, Probe, Smoothing};
+use crate::{Error, Result};
 
-/// What the learning rate multiplies (ZO).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StepScale {
-    /// The estimate.
-    Estimate,
-    /// The estimate times μ over the standard deviation of the losses (FZOO).
-    LossSpread,
+crate::choice! {
+    /// What the learning rate multiplies (ZO).
+    pub enum StepScale {
+        /// The estimate.
+        Estimate = "estimate",
+        /// The estimate times μ over the standard deviation of the losses (FZOO).
+        LossSpread = "loss-spread",
+    }
+}
+
+crate::section! {
+    /// The randomized estimator.
+    pub struct Config {
+        /// Law of RGE's directions.
+        pub directions: Directions = Directions::Gaussian,
+        /// What the learning rate multiplies (ZO).
+        pub step_scale: StepScale = StepScale::Estimate,
+    }
 }
 
 /// RGE over an active set.
@@ -94,6 +106,67 @@ fn spread(values: impl Iterator<Item = f64> + Clone) -> Option<f64> {
     }
     let mean = values.clone().sum::<f64>() / n as f64;
     Some((values.map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1) as f64).sqrt())
+}
+
+/// `method = rge`.
+#[derive(Debug)]
+pub struct Randomized;
+
+impl Kind for Randomized {
+    fn name(&self) -> &'static str {
+        "rge"
+    }
+
+    fn sections(&self) -> Vec<&'static [Entry]> {
+        vec![Budget::ENTRIES, Config::ENTRIES]
+    }
+
+    fn check(&self, settings: &Settings) -> Result<()> {
+        let (Budget { queries }, Config { step_scale, .. }) = (settings.read()?, settings.read()?);
+        if step_scale == StepScale::LossSpread && queries == 1 {
+            let reason = "the spread of losses (step-scale = loss-spread) needs at least 2; got 1";
+            return Err(Error::setting("queries", reason));
+        }
+        Ok(())
+    }
+
+    fn start(&self, settings: &Settings, space: Space) -> Result<Box<dyn Run>> {
+        let Smoothing { mu } = settings.read()?;
+        let super::Config { difference } = settings.read()?;
+        let (Budget { queries }, config) = (settings.read()?, settings.read()?);
+        Ok(Box::new(Steps { space, config, queries, mu, scheme: difference }))
+    }
+
+    fn moves_coordinates(&self) -> bool {
+        false
+    }
+
+    fn slopes(&self, settings: &Settings, n_active: f64) -> Result<f64> {
+        let Budget { queries } = settings.read()?;
+        Ok(if queries == 0 { n_active } else { queries as f64 })
+    }
+}
+
+/// Fresh directions at every step.
+struct Steps {
+    space: Space,
+    config: Config,
+    queries: usize,
+    mu: f64,
+    scheme: Scheme,
+}
+
+impl Run for Steps {
+    fn estimator<'s>(&'s self, step: u32, active: &'s Arc<[usize]>, _: u32) -> Box<dyn Estimator + 's> {
+        let n_dirs = if self.queries == 0 { active.len() } else { self.queries };
+        let Config { directions, step_scale } = self.config;
+        let (seed, layout) = (self.space.seed, self.space.layout.as_deref());
+        let source =
+            DirectionSource::new(directions, seed, Purpose::Direction, step, active.clone(), layout);
+        let n_dirs = u32::try_from(n_dirs).unwrap_or(u32::MAX);
+        let rge = Rge::new(self.space.n_coords, Arc::new(source), n_dirs, self.mu, self.scheme);
+        Box::new(rge.scaled(step_scale))
+    }
 }
 
 #[cfg(test)]

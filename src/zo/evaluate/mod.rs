@@ -10,6 +10,14 @@ pub use shared::Shared;
 use super::Probe;
 use crate::Result;
 
+crate::section! {
+    /// How loss differences are computed.
+    pub struct Config {
+        /// How loss differences are computed (ZO).
+        pub evaluator: EvaluatorKind = EvaluatorKind::Difference,
+    }
+}
+
 /// Turns probes into loss differences around one point θ.
 pub trait Evaluator: Sync {
     /// Loss at θ.

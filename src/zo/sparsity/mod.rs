@@ -9,55 +9,114 @@ mod predicted;
 mod smart_ratio;
 
 pub use grasp::{GraspForm, MakeEstimate, ZoGrasp, zo_scores};
-pub use predicted::predicted_keep;
+pub use predicted::{predicted_active, predicted_keep};
 
-use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::params::Layout;
 use crate::rng::{Purpose, Stream};
+use crate::setting::Domain::{From, Int};
 use crate::{Error, Result};
 
-/// Where the layer-wise pruning ratios of the active set come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum LayerRatios {
-    /// The same ratio in every layer.
-    Uniform,
-    /// ZO-GraSP with Gaussian directions (the paper's form).
-    ZoGrasp,
-    /// ZO-GraSP as the authors' released code computes it (per-tensor unit directions).
-    ZoGraspReleased,
-    /// First-order GraSP.
-    FoGrasp,
-    /// SNIP: |θ ∂ℓ/∂θ|.
-    Snip,
-    /// |θ|.
-    Magnitude,
-    /// The closed form of Su et al.: decreasing with the layer's position, whatever the data.
-    SmartRatio,
+crate::choice! {
+    /// Where the layer-wise pruning ratios of the active set come from.
+    pub enum LayerRatios {
+        /// The same ratio in every layer.
+        Uniform = "uniform",
+        /// ZO-GraSP with Gaussian directions (the paper's form).
+        ZoGrasp = "zo-grasp",
+        /// ZO-GraSP as the authors' released code computes it (per-tensor unit directions).
+        ZoGraspReleased = "zo-grasp-released",
+        /// First-order GraSP.
+        FoGrasp = "fo-grasp",
+        /// SNIP: |θ ∂ℓ/∂θ|.
+        Snip = "snip",
+        /// |θ|.
+        Magnitude = "magnitude",
+        /// The closed form of Su et al.: decreasing with the layer's position, whatever the data.
+        SmartRatio = "smart-ratio",
+    }
 }
 
-/// How the active set is chosen from the ratios.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mask {
-    /// A fresh random set with the layer ratios every `redraw_every` epochs (the paper's choice).
-    Redraw,
-    /// The scored mask itself, fixed at initialization (the paper's M2).
-    Fixed,
-    /// A fresh scored mask every `redraw_every` epochs (the paper's M1).
-    Rescore,
+crate::choice! {
+    /// How the active set is chosen from the ratios.
+    pub enum Mask {
+        /// A fresh random set with the layer ratios every `redraw_every` epochs (the paper's choice).
+        Redraw = "redraw",
+        /// The scored mask itself, fixed at initialization (the paper's M2).
+        Fixed = "fixed",
+        /// A fresh scored mask every `redraw_every` epochs (the paper's M1).
+        Rescore = "rescore",
+    }
 }
 
-/// What sparsity applies to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SparseTarget {
-    /// Only the gradient is sparse; the model stays dense.
-    Gradient,
-    /// Pruned weights are zero and stay zero.
-    Weights,
+crate::choice! {
+    /// What sparsity applies to.
+    pub enum SparseTarget {
+        /// Only the gradient is sparse; the model stays dense.
+        Gradient = "gradient",
+        /// Pruned weights are zero and stay zero.
+        Weights = "weights",
+    }
+}
+
+crate::section! {
+    /// Which coordinates of a gradient are estimated, or kept.
+    pub struct Config {
+        /// Fraction of conv and linear weights left out of the active set, in [0, 1).
+        pub sparsity: f64 = 0.9 => From(0.0, 1.0),
+        /// Source of the layer-wise ratios.
+        pub layer_ratios: LayerRatios = LayerRatios::ZoGrasp,
+        /// How the active set follows from the ratios.
+        pub mask: Mask = Mask::Redraw,
+        /// Epochs between re-draws of the active set (K_sparse).
+        pub redraw_every: usize = 5 => Int(1),
+        /// Sparse gradient or sparse weights.
+        pub sparse_target: SparseTarget = SparseTarget::Gradient,
+        /// Whether batch-norm parameters and biases are always active, outside the ratio.
+        pub always_active: bool = true,
+        /// Random directions of ZO-GraSP.
+        pub grasp_queries: usize = 192 => Int(1),
+        /// Images per class in the batch that GraSP scores.
+        pub grasp_images_per_class: usize = 25 => Int(1),
+    }
+}
+
+impl Config {
+    /// Checks rules between these settings.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the setting to change and what it may be.
+    pub fn check(&self) -> Result<()> {
+        let mask = self.mask.name();
+        if self.sparse_target == SparseTarget::Weights && self.mask != Mask::Fixed {
+            let reason =
+                format!("sparse-target = weights needs mask = fixed, as pruned weights stay zero; got {mask}");
+            return Err(Error::setting("mask", reason));
+        }
+        if self.mask == Mask::Rescore && !self.layer_ratios.has_scores() {
+            let reason =
+                format!("rescore needs scores, which layer-ratios = {} has none of", self.layer_ratios.name());
+            return Err(Error::setting("mask", reason));
+        }
+        Ok(())
+    }
+
+    /// Images of each class that scores look at; none if there are no such scores.
+    #[must_use]
+    pub fn scored_per_class(&self) -> Option<usize> {
+        let looks = self.layer_ratios.has_scores() && self.layer_ratios != LayerRatios::Magnitude;
+        (self.sparsity > 0.0 && looks).then_some(self.grasp_images_per_class)
+    }
+}
+
+impl LayerRatios {
+    /// Whether the rule scores weights, rather than tensors as a whole.
+    #[must_use]
+    pub fn has_scores(self) -> bool {
+        !matches!(self, Self::Uniform | Self::SmartRatio)
+    }
 }
 
 /// How many weights of every prunable tensor are kept (active), in declared order.
@@ -173,6 +232,14 @@ pub fn scored_active(
 }
 
 /// Layouts as networks have them: nothing here needs the networks themselves.
+/// The part of an active set (sorted) that lies in a range.
+#[must_use]
+pub fn within<'a>(active: &'a [usize], range: &Range<usize>) -> &'a [usize] {
+    let start = active.partition_point(|&coord| coord < range.start);
+    let end = active.partition_point(|&coord| coord < range.end);
+    &active[start..end]
+}
+
 #[cfg(test)]
 pub(crate) mod layouts {
     use crate::params::{Layout, ParamKind, ParamSpec};

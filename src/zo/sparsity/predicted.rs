@@ -60,6 +60,28 @@ pub fn predicted_keep(layout: &Layout, ratios: LayerRatios, sparsity: f64) -> Op
     Some(KeepCounts { layers: layers.collect() })
 }
 
+/// Active coordinates per parameter tensor (its position in the layout, their number): predicted where that is
+/// possible, else as if ratios were uniform.
+#[must_use]
+pub fn predicted_active(
+    layout: &Layout,
+    ratios: LayerRatios,
+    sparsity: f64,
+    always_active: bool,
+) -> Vec<(usize, usize)> {
+    let uniform = |sparsity| KeepCounts::uniform(layout, sparsity);
+    let keep = match sparsity {
+        0.0 => uniform(0.0),
+        _ => predicted_keep(layout, ratios, sparsity).unwrap_or_else(|| uniform(sparsity)),
+    };
+    let mut counts = keep.layers;
+    for (param_idx, spec) in layout.specs().iter().enumerate().filter(|(_, spec)| !spec.kind.is_prunable()) {
+        let share = if always_active { 1.0 } else { 1.0 - sparsity };
+        counts.push((param_idx, (share * spec.len() as f64).round() as usize));
+    }
+    counts
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::layouts;

@@ -1,0 +1,23 @@
+//! The section of settings that describes a network.
+
+use crate::kernels::Precision;
+use crate::params::Init;
+use crate::setting::Domain::Int;
+
+use super::model::ModelKind;
+
+crate::section! {
+    /// A network and its arithmetic.
+    pub struct Config {
+        /// Network family.
+        pub model: ModelKind = ModelKind::Resnet,
+        /// Depth: blocks of the CNN, 6n+2 of the ResNet, 8n+2 of ResNet-B.
+        pub depth: usize = 20 => Int(1),
+        /// Channels of the CNN, or of a ResNet's first stage.
+        pub width: usize = 16 => Int(1),
+        /// Arithmetic of the forward pass.
+        pub precision: Precision = Precision::F32,
+        /// How parameters start.
+        pub init: Init = Init::Kaiming,
+    }
+}
