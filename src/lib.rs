@@ -8,6 +8,7 @@
 //!   trials, what they leave behind, what a reader sees of it.
 //! - [`ranks`]: the processes of one job, which share the probes.
 //! - [`bench`](mod@bench) and [`doctor`]: how fast all of that is, and whether a machine computes it rightly.
+//! - [`metric`]: what trials measure, as one table.
 //! - [`data`], [`rng`], [`device`], [`files`], [`error`]: what all of them stand on.
 
 pub mod baseline;
@@ -19,6 +20,7 @@ pub mod error;
 pub mod experiment;
 pub mod files;
 pub mod kernels;
+pub mod metric;
 pub mod nn;
 pub mod params;
 pub mod ranks;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::timing::Seconds;
 use crate::experiment::{Settings, Task};
+use crate::metric::QUERIES;
 use crate::nn::model;
 use crate::ranks::{Ranks, Traffic};
 use crate::task::{self, Observer, Prepared, Session};
@@ -107,7 +108,7 @@ pub fn measure(ranks: &Ranks, settings: &Settings, seed: u64, steps: usize) -> R
     };
     let n = seconds.len() as f64;
     let step = Seconds::of(seconds);
-    let queries = model.epochs.last().map_or(0.0, |record| record.queries as f64);
+    let queries = model.epochs.last().map_or(0.0, |row| row.get(&QUERIES));
     let latency_s = exchange_s(ranks, 1)?;
     let large_s = exchange_s(ranks, LARGE)?;
     let received = (8 * LARGE * (ranks.size() - 1)) as f64;

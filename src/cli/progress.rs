@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use deepzero::data;
-use deepzero::results::EpochRecord;
+use deepzero::metric::{QUERIES, Row, TEST_ACCURACY, TRAIN_LOSS};
 use deepzero::task::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -59,9 +59,9 @@ impl Observer for TrialProgress {
         bar.set_message(format!("loss {loss:.3}, accuracy {:.1} %", 100.0 * accuracy));
     }
 
-    fn epoch(&self, record: &EpochRecord) {
+    fn epoch(&self, row: &Row) {
         // What only measures has no loss to tell of.
-        if self.bar.is_some() || record.train_loss.is_nan() {
+        if self.bar.is_some() || row.get(&TRAIN_LOSS).is_nan() {
             return;
         }
         let mut last = self.last_line.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -69,15 +69,15 @@ impl Observer for TrialProgress {
             return;
         }
         *last = Instant::now();
-        let done = record.epoch as usize;
+        let done = row.epoch as usize;
         let remaining = self.started.elapsed().as_secs_f64() / done as f64 * (self.epochs - done) as f64;
         eprintln!(
             "{}: epoch {done}/{}, loss {:.3}, test accuracy {:.1} %, {} queries, about {remaining:.0} s left",
             self.title,
             self.epochs,
-            record.train_loss,
-            100.0 * record.test_accuracy,
-            record.queries,
+            row.get(&TRAIN_LOSS),
+            TEST_ACCURACY.at(row),
+            row.get(&QUERIES),
         );
     }
 

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use clap::Args;
 use deepzero::experiment::{Experiment, Task, Trial, split_id};
+use deepzero::metric::{QUERIES, TEST_ACCURACY};
 use deepzero::ranks::Ranks;
 use deepzero::results::Status;
 use deepzero::runner::{self, Ended, Runner};
@@ -179,9 +180,11 @@ fn run_trial(runner: &mut Runner, trial: &Trial, position: usize, n_trials: usiz
         return Ok(false);
     };
     let line = match (record.status, record.epochs.last()) {
-        (Status::Done, Some(last)) if last.test_accuracy.is_nan() => format!("{} queries", last.queries),
+        (Status::Done, Some(last)) if last.get(&TEST_ACCURACY).is_nan() => {
+            format!("{} queries", last.get(&QUERIES))
+        }
         (Status::Done, Some(last)) => {
-            format!("test accuracy {:.2} %, {} queries", 100.0 * last.test_accuracy, last.queries)
+            format!("test accuracy {:.2} %, {} queries", TEST_ACCURACY.at(last), last.get(&QUERIES))
         }
         (Status::Done, None) => "done".to_owned(),
         (Status::Diverged, _) => format!("diverged: {}", record.error),

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use clap::Args;
 use deepzero::experiment::{Scale, Settings, Task, Trial};
+use deepzero::metric::{Metric, QUERIES, TEST_ACCURACY, TRAIN_ACCURACY, TRAIN_LOSS, VAL_ACCURACY, WALL_S};
 use deepzero::nn::weights;
 use deepzero::ranks::{self, Ranks};
 use deepzero::results::Status;
@@ -108,7 +109,7 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
         std::fs::remove_file(&state).with_context(|| format!("remove {}", state.display()))?;
     }
     if common.json {
-        let epochs: Vec<_> = model.epochs.iter().map(|record| json!(record)).collect();
+        let epochs: Vec<_> = model.epochs.iter().map(|row| json!(row)).collect();
         let summary = json!({
             "out": args.out, "status": model.status, "error": model.error, "n_params": model.params.len(),
             "best_epoch": model.best_epoch(), "epochs": epochs,
@@ -116,17 +117,20 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
         say!("{}", serde_json::to_string_pretty(&summary)?)?;
     } else {
         say!("epoch  train loss  train acc  val acc  test acc      queries   seconds")?;
-        for record in &model.epochs {
-            let percent = |x: f64| if x.is_nan() { "-".to_owned() } else { format!("{:.2}", 100.0 * x) };
+        for row in &model.epochs {
+            let percent = |metric: &Metric| match metric.at(row) {
+                value if value.is_nan() => "-".to_owned(),
+                value => format!("{value:.2}"),
+            };
             say!(
                 "{:>5}  {:>10.4}  {:>9}  {:>7}  {:>8}  {:>11}  {:>8.1}",
-                record.epoch,
-                record.train_loss,
-                percent(record.train_accuracy),
-                percent(record.val_accuracy),
-                percent(record.test_accuracy),
-                record.queries,
-                record.wall_s
+                row.epoch,
+                row.get(&TRAIN_LOSS),
+                percent(&TRAIN_ACCURACY),
+                percent(&VAL_ACCURACY),
+                percent(&TEST_ACCURACY),
+                row.get(&QUERIES),
+                row.get(&WALL_S)
             )?;
         }
         say!("{}", args.out.display())?;

@@ -6,13 +6,14 @@ use std::path::Path;
 
 use super::assign::text_of;
 use super::experiment::{
-    At, Cell, Check, Expected, Experiment, Figure, Layers, Metric, Panel, Progress, Rule, Scale, ScalePlan,
-    Series, TensorMeasure, Trace, Trend,
+    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, Progress, Rule, Scale, ScalePlan, Series,
+    TensorMeasure, Trace, Trend,
 };
 use super::settings::Settings;
 use super::source::{Source, Sources};
 use super::trial::number_text;
 use super::wire::{Assignments, BEST, WireCheck, WireExperiment, WireScale, number_of, same_value};
+use crate::metric::Metric;
 use crate::{Error, Result};
 
 /// The x axis that counts network parameters; another setting varies, see `figure.axis`.
@@ -118,7 +119,7 @@ impl Expander {
             return self.error("figure.coordinates", "needed exactly when x is not the axis that varies");
         }
         let Some(y) = wire.y.clone() else {
-            return self.error("figure.y", format!("missing; one of {}", metric_names()));
+            return self.error("figure.y", format!("missing; one of {}", Metric::names().join(", ")));
         };
         self.check_metric("figure.y", &y)?;
         self.check_list("figure.values", &wire.values)?;
@@ -143,7 +144,7 @@ impl Expander {
     fn check_metric(&self, path: &str, name: &str) -> Result<()> {
         match Metric::parse(name) {
             Ok(_) => Ok(()),
-            Err(_) => self.error(path, format!("expected one of {}; got {name}", metric_names())),
+            Err(_) => self.error(path, format!("expected one of {}; got {name}", Metric::names().join(", "))),
         }
     }
 
@@ -371,7 +372,7 @@ impl Expander {
                 return self
                     .error(&path, format!("expected a finite number above 0; got {}", wire.tolerance));
             }
-            let own = Metric::parse(&panel.y)?.unit().trim();
+            let own = Metric::parse(&panel.y)?.unit.suffix().trim();
             let unit = wire.unit.as_deref().unwrap_or(own);
             let unit_path = format!("{path}.unit");
             if panel.relative_to.is_none() && unit != own {
@@ -631,11 +632,6 @@ impl Expander {
 const EPOCHS: &str = "epochs";
 
 const NO_LOG_X: &str = "an axis whose values stand at equal distances has no logarithm";
-
-/// The metrics that a figure can show.
-fn metric_names() -> String {
-    Metric::NAMES.map(|(name, _)| name).join(", ")
-}
 
 /// What is wrong, without the key: the file position names it.
 fn reason_of(error: Error) -> String {

@@ -11,14 +11,14 @@ use safetensors::{SafeTensors, serialize_to_file};
 
 use super::active::ActiveSets;
 use crate::baseline::pattern_search::PatternSearch;
+use crate::metric::Row;
 use crate::nn::RunningStats;
-use crate::results::{EpochRecord, Measures};
 use crate::zo::optimizer::Optimizer;
 use crate::zo::sparsity::KeepCounts;
 use crate::{Error, Result, files};
 
 /// Raised when the contents change.
-const VERSION: &str = "4";
+const VERSION: &str = "5";
 
 /// What a trial needs to go on.
 #[derive(Debug, Clone)]
@@ -32,12 +32,15 @@ pub struct Checkpoint {
     /// What active sets are drawn from.
     pub active: ActiveSets,
     /// Finished epochs.
-    pub epochs: Vec<EpochRecord>,
+    pub epochs: Vec<Row>,
     /// CoCD's last estimate (d); empty for other methods.
     pub stale: Vec<f64>,
     /// Where Pattern Search stands; none for other methods.
     pub search: Option<PatternSearch>,
 }
+
+/// Between the names of the columns of epochs.
+const COMMA: &str = ",";
 
 /// How far an unfinished trial is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,50 +49,6 @@ pub struct Progress {
     pub epoch: usize,
     /// All epochs.
     pub epochs: usize,
-}
-
-const N_FIXED: usize = 13;
-const N_FIELDS: usize = N_FIXED + Measures::NAMES.len();
-
-/// Counts are exact in f64 up to 2^53.
-fn to_row(record: &EpochRecord) -> [f64; N_FIELDS] {
-    let mut row = [0.0; N_FIELDS];
-    row[..N_FIXED].copy_from_slice(&[
-        f64::from(record.epoch),
-        record.train_loss,
-        record.train_accuracy,
-        record.val_loss,
-        record.val_accuracy,
-        record.test_loss,
-        record.test_accuracy,
-        record.learning_rate,
-        record.n_active as f64,
-        record.queries as f64,
-        record.queries_non_finite as f64,
-        record.gradient_norm,
-        record.wall_s,
-    ]);
-    row[N_FIXED..].copy_from_slice(&record.measures.values());
-    row
-}
-
-fn from_row(row: &[f64]) -> EpochRecord {
-    EpochRecord {
-        epoch: row[0] as u32,
-        train_loss: row[1],
-        train_accuracy: row[2],
-        val_loss: row[3],
-        val_accuracy: row[4],
-        test_loss: row[5],
-        test_accuracy: row[6],
-        learning_rate: row[7],
-        n_active: row[8] as u64,
-        queries: row[9] as u64,
-        queries_non_finite: row[10] as u64,
-        gradient_norm: row[11],
-        wall_s: row[12],
-        measures: Measures::from_values(std::array::from_fn(|idx| row[N_FIXED + idx])),
-    }
 }
 
 impl Checkpoint {
@@ -119,7 +78,7 @@ impl Checkpoint {
             ("active", active),
             ("stale", self.stale.clone()),
             ("search", self.search.iter().flat_map(PatternSearch::state).collect()),
-            ("epochs", self.epochs.iter().flat_map(to_row).collect()),
+            ("epochs", self.epochs.iter().flat_map(Row::to_values).collect()),
         ];
         let bytes: Vec<(&str, Vec<u8>)> = vectors
             .iter()
@@ -132,6 +91,7 @@ impl Checkpoint {
             ("n_steps".to_owned(), n_steps.to_string()),
             ("epoch".to_owned(), self.epochs.len().to_string()),
             ("epochs".to_owned(), n_epochs.to_string()),
+            ("columns".to_owned(), Row::columns().join(COMMA)),
         ]);
         files::write_atomically(path, |temporary| {
             let views = bytes.iter().map(|(name, bytes)| {
@@ -209,7 +169,9 @@ impl Checkpoint {
             let state = vector("search")?.try_into().map_err(|_| damaged("a tensor has the wrong length"))?;
             search.restore(state);
         }
-        fresh.epochs = vector("epochs")?.chunks_exact(N_FIELDS).map(from_row).collect();
+        let columns: Vec<&str> = field("columns")?.split(COMMA).collect();
+        let rows = vector("epochs")?;
+        fresh.epochs = rows.chunks_exact(columns.len()).map(|row| Row::from_values(&columns, row)).collect();
         fresh.params = params;
         Ok((fresh, true))
     }
@@ -230,6 +192,7 @@ fn header(bytes: &[u8]) -> Option<HashMap<String, String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metric::QUERIES;
     use crate::nn::model;
     use crate::zo::optimizer::OptimizerKind;
 
@@ -239,9 +202,8 @@ mod tests {
         let mut optimizer = Optimizer::new(OptimizerKind::Adam, 0.9, 0.0, params.len());
         let mut moved = params.clone();
         optimizer.step(&mut moved, &params, 0.1, None);
-        let mut epoch = from_row(&[f64::NAN; N_FIELDS]);
-        epoch.queries = (1 << 53) - 1;
-        epoch.epoch = 7;
+        let mut epoch = Row::new(7);
+        epoch.set_count(&QUERIES, (1 << 53) - 1);
         Checkpoint {
             params: moved,
             optimizer,
@@ -278,8 +240,7 @@ mod tests {
         assert_eq!((&found.active, &found.stale), (&state().active, &state().stale));
         let search = |state: &Checkpoint| state.search.as_ref().map(PatternSearch::state);
         assert_eq!(search(&found), search(&state()));
-        let bits = |record: &EpochRecord| to_row(record).map(f64::to_bits);
-        assert_eq!(bits(&found.epochs[0]), bits(&state().epochs[0]));
+        assert_eq!(found.epochs, state().epochs);
         assert_eq!(Checkpoint::progress(&path), Some(Progress { epoch: 1, epochs: 9 }));
     }
 

@@ -15,9 +15,13 @@ use crate::baseline::pattern_search::{PatternSearch, Rule, Stop};
 use crate::data::{self, Augmentation, Batch, Dataset, Normalization};
 use crate::experiment::{Method, Settings};
 use crate::kernels::Split;
+use crate::metric::{
+    GRADIENT_NORM, LEARNING_RATE, N_ACTIVE, QUERIES, QUERIES_NON_FINITE, RADIUS, Row, TEST_ACCURACY,
+    TEST_LOSS, TRAIN_ACCURACY, TRAIN_LOSS, VAL_ACCURACY, VAL_LOSS, WALL_S,
+};
 use crate::nn::{Context, Mode, Network, RunningStats, loss, model};
 use crate::ranks::Ranks;
-use crate::results::{EpochRecord, Measures, Status, TensorRecord};
+use crate::results::{Status, TensorRecord};
 use crate::zo::QueryCount;
 use crate::zo::optimizer::{self, Optimizer};
 use crate::{Error, Result};
@@ -28,7 +32,7 @@ pub trait Observer: Sync {
     /// over the epoch so far.
     fn step(&self, _step: usize, _n_steps: usize, _loss: f64, _accuracy: f64) {}
     /// An epoch is done and measured.
-    fn epoch(&self, _record: &EpochRecord) {}
+    fn epoch(&self, _row: &Row) {}
     /// Something the user should know.
     fn note(&self, _text: &str) {}
 }
@@ -68,7 +72,7 @@ pub struct Model {
     /// Running statistics after the last finished epoch.
     pub stats: RunningStats,
     /// One entry per finished epoch.
-    pub epochs: Vec<EpochRecord>,
+    pub epochs: Vec<Row>,
     /// Done, or diverged.
     pub status: Status,
     /// Why it did not end well, else empty.
@@ -83,11 +87,11 @@ impl Model {
     /// Epoch (1-based) with the best validation accuracy, the earliest on ties.
     #[must_use]
     pub fn best_epoch(&self) -> Option<u32> {
-        let measured = self.epochs.iter().filter(|record| !record.val_accuracy.is_nan());
-        let better = |best: &EpochRecord, record: &EpochRecord| record.val_accuracy > best.val_accuracy;
+        let accuracy = |row: &Row| row.get(&VAL_ACCURACY);
+        let measured = self.epochs.iter().filter(|row| !accuracy(row).is_nan());
         measured
-            .reduce(|best, record| if better(best, record) { record } else { best })
-            .map(|record| record.epoch)
+            .reduce(|best, row| if accuracy(row) > accuracy(best) { row } else { best })
+            .map(|row| row.epoch)
     }
 }
 
@@ -272,7 +276,10 @@ impl<'a> Trainer<'a> {
             None => (fresh, false),
         };
         let count = match state.epochs.last() {
-            Some(last) => QueryCount::resumed(last.queries, last.queries_non_finite),
+            Some(last) => {
+                let count = |metric| last.get_count(metric).unwrap_or(0);
+                QueryCount::resumed(count(&QUERIES), count(&QUERIES_NON_FINITE))
+            }
             None => QueryCount::default(),
         };
         if resumed {
@@ -415,31 +422,28 @@ impl<'a> Trainer<'a> {
         };
         let (val_loss, val_accuracy) = measure(&session.data.val)?;
         let (test_loss, test_accuracy) = measure(&session.data.test)?;
-        let before = self.state.epochs.last().map_or(self.setup_s, |record| record.wall_s);
-        let record = EpochRecord {
-            epoch: epoch as u32,
-            train_loss: total / n_seen as f64,
-            train_accuracy: n_correct as f64 / n_seen as f64,
-            val_loss,
-            val_accuracy,
-            test_loss,
-            test_accuracy,
-            learning_rate: rate,
-            n_active: active.len() as u64,
-            queries: self.count.queries(),
-            queries_non_finite: self.count.non_finite(),
-            gradient_norm: norm,
-            wall_s: before + started.elapsed().as_secs_f64(),
-            measures: Measures {
-                radius: self.state.search.as_ref().map_or(f64::NAN, PatternSearch::radius),
-                ..Measures::default()
-            },
-        };
-        self.state.epochs.push(record);
+        let before = self.state.epochs.last().map_or(self.setup_s, |row| row.get(&WALL_S));
+        let mut row = Row::new(epoch as u32);
+        row.set(&TRAIN_LOSS, total / n_seen as f64);
+        row.set(&TRAIN_ACCURACY, n_correct as f64 / n_seen as f64);
+        row.set(&VAL_LOSS, val_loss);
+        row.set(&VAL_ACCURACY, val_accuracy);
+        row.set(&TEST_LOSS, test_loss);
+        row.set(&TEST_ACCURACY, test_accuracy);
+        row.set(&LEARNING_RATE, rate);
+        row.set_count(&N_ACTIVE, active.len() as u64);
+        row.set_count(&QUERIES, self.count.queries());
+        row.set_count(&QUERIES_NON_FINITE, self.count.non_finite());
+        row.set(&GRADIENT_NORM, norm);
+        row.set(&WALL_S, before + started.elapsed().as_secs_f64());
+        if let Some(search) = &self.state.search {
+            row.set(&RADIUS, search.radius());
+        }
+        self.state.epochs.push(row);
         if let Some((path, hash)) = session.checkpoint.filter(|_| session.ranks.is_first()) {
             self.state.save(path, hash, settings.epochs)?;
         }
-        session.observer.epoch(&record);
+        session.observer.epoch(&row);
         Ok(())
     }
 }

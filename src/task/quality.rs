@@ -7,9 +7,13 @@ use super::classify::{Model, Quiet, Session, train};
 use super::gradient::Asked;
 use crate::data::{self, Augmentation, Batch, Normalization};
 use crate::experiment::{Method, Settings, Task};
+use crate::metric::{
+    COSINE, GRADIENT_NORM, GRADIENT_SHARE, N_ACTIVE, QUERIES, QUERIES_NON_FINITE, RELATIVE_ERROR, Row,
+    TRAIN_ACCURACY, TRAIN_LOSS, WALL_S,
+};
 use crate::nn::backprop;
 use crate::nn::{Network, model};
-use crate::results::{EpochRecord, Measures, Status};
+use crate::results::Status;
 use crate::zo::QueryCount;
 use crate::{Error, Result};
 
@@ -29,7 +33,7 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
         ActiveSets::at_initialization(settings, seed, &network, train, &params, &count, session.resources())?;
     let source = session.source(settings, seed, &network, &count);
     let mut sums = vec![(0.0, 0.0); network.layout().specs().len()];
-    let mut epochs: Vec<EpochRecord> = Vec::new();
+    let mut epochs: Vec<Row> = Vec::new();
     for epoch in 1..=settings.epochs {
         session.check_interrupt()?;
         let coords = active.in_epoch(epoch, settings, seed, &network);
@@ -38,29 +42,27 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
         let asked = Asked { step: (epoch - 1) as u32, active: &coords, draw, stale: &[] };
         let found = source.gradient(&params, &batch, &asked)?;
         let exact = exact(&network, &params, &batch)?;
-        let all = closeness(&coords, &found.values, &exact);
+        let (cosine, relative_error) = closeness(&coords, &found.values, &exact);
         for (param_idx, sum) in sums.iter_mut().enumerate() {
             let range = network.layout().range(param_idx);
             let here = closeness(active::within(&coords, &range), &found.values, &exact);
-            *sum = (sum.0 + here.cosine, sum.1 + here.relative_error);
+            *sum = (sum.0 + here.0, sum.1 + here.1);
         }
         let n = batch.labels.len() as f64;
-        let record = EpochRecord {
-            train_loss: found.at.loss,
-            train_accuracy: crate::nn::loss::n_correct(&found.at.logits, &batch.labels)? as f64 / n,
-            n_active: coords.len() as u64,
-            queries: count.queries(),
-            queries_non_finite: count.non_finite(),
-            gradient_norm: norm(found.values.iter().copied()),
-            wall_s: started.elapsed().as_secs_f64(),
-            measures: Measures {
-                gradient_share: norm(coords.iter().map(|&coord| exact[coord])) / norm(exact.iter().copied()),
-                ..all
-            },
-            ..EpochRecord::blank(epoch as u32)
-        };
-        epochs.push(record);
-        session.observer.epoch(&record);
+        let share = norm(coords.iter().map(|&coord| exact[coord])) / norm(exact.iter().copied());
+        let mut row = Row::new(epoch as u32);
+        row.set(&TRAIN_LOSS, found.at.loss);
+        row.set(&TRAIN_ACCURACY, crate::nn::loss::n_correct(&found.at.logits, &batch.labels)? as f64 / n);
+        row.set_count(&N_ACTIVE, coords.len() as u64);
+        row.set_count(&QUERIES, count.queries());
+        row.set_count(&QUERIES_NON_FINITE, count.non_finite());
+        row.set(&GRADIENT_NORM, norm(found.values.iter().copied()));
+        row.set(&WALL_S, started.elapsed().as_secs_f64());
+        row.set(&COSINE, cosine);
+        row.set(&RELATIVE_ERROR, relative_error);
+        row.set(&GRADIENT_SHARE, share);
+        epochs.push(row);
+        session.observer.epoch(&row);
     }
     let n = settings.epochs as f64;
     let mut tensors = active::tensors(&network, &active.in_epoch(settings.epochs, settings, seed, &network));
@@ -128,15 +130,11 @@ fn norm(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 /// Cosine and relative error on some coordinates; NaN where a norm is zero.
-fn closeness(coords: &[usize], found: &[f64], exact: &[f64]) -> Measures {
+fn closeness(coords: &[usize], found: &[f64], exact: &[f64]) -> (f64, f64) {
     let of = |values: &[f64]| norm(coords.iter().map(|&coord| values[coord]));
     let product: f64 = coords.iter().map(|&coord| found[coord] * exact[coord]).sum();
     let error = norm(coords.iter().map(|&coord| found[coord] - exact[coord]));
-    Measures {
-        cosine: product / (of(found) * of(exact)),
-        relative_error: error / of(exact),
-        ..Measures::default()
-    }
+    (product / (of(found) * of(exact)), error / of(exact))
 }
 
 #[cfg(test)]
@@ -146,8 +144,8 @@ mod tests {
     /// Oracle: the definitions, by hand: (3, 4) against (4, 3), and a third number that is left out.
     #[test]
     fn closeness_by_hand() {
-        let found = closeness(&[0, 2], &[3.0, 100.0, 4.0], &[4.0, -7.0, 3.0]);
-        assert!((found.cosine - 24.0 / 25.0).abs() < 1e-15);
-        assert!((found.relative_error - 2f64.sqrt() / 5.0).abs() < 1e-15);
+        let (cosine, relative_error) = closeness(&[0, 2], &[3.0, 100.0, 4.0], &[4.0, -7.0, 3.0]);
+        assert!((cosine - 24.0 / 25.0).abs() < 1e-15);
+        assert!((relative_error - 2f64.sqrt() / 5.0).abs() < 1e-15);
     }
 }

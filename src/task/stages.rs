@@ -10,8 +10,12 @@ use super::classify::{Model, Session};
 use super::quality::batch;
 use crate::Result;
 use crate::experiment::{Method, Settings};
+use crate::metric::{
+    ARITHMETIC_S, DIRECTIONS_S, GRADIENT_NORM, INFERENCE_S, N_ACTIVE, PERTURBATION_S, QUERIES,
+    QUERIES_NON_FINITE, Row, TRAIN_LOSS, WALL_S,
+};
 use crate::nn::model;
-use crate::results::{EpochRecord, Measures, Status};
+use crate::results::Status;
 use crate::rng::Purpose;
 use crate::zo::Scheme;
 use crate::zo::{DirectionSource, QueryCount};
@@ -57,7 +61,7 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
     let active =
         ActiveSets::at_initialization(settings, seed, &network, train, &params, &count, session.resources())?;
     let source = session.source(settings, seed, &network, &count);
-    let mut epochs: Vec<EpochRecord> = Vec::new();
+    let mut epochs: Vec<Row> = Vec::new();
     for epoch in 0..=settings.epochs {
         session.check_interrupt()?;
         let coords = active.in_epoch(epoch.max(1), settings, seed, &network);
@@ -78,24 +82,19 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
         if epoch == 0 {
             continue;
         }
-        let record = EpochRecord {
-            train_loss: base,
-            n_active: coords.len() as u64,
-            queries: count.queries(),
-            queries_non_finite: count.non_finite(),
-            gradient_norm: gradient.iter().map(|g| g * g).sum::<f64>().sqrt(),
-            wall_s: started.elapsed().as_secs_f64(),
-            measures: Measures {
-                directions_s: stages.directions,
-                perturbation_s: stages.perturbation,
-                inference_s: stages.inference,
-                arithmetic_s: stages.arithmetic,
-                ..Measures::default()
-            },
-            ..EpochRecord::blank(epoch as u32)
-        };
-        epochs.push(record);
-        session.observer.epoch(&record);
+        let mut row = Row::new(epoch as u32);
+        row.set(&TRAIN_LOSS, base);
+        row.set_count(&N_ACTIVE, coords.len() as u64);
+        row.set_count(&QUERIES, count.queries());
+        row.set_count(&QUERIES_NON_FINITE, count.non_finite());
+        row.set(&GRADIENT_NORM, gradient.iter().map(|g| g * g).sum::<f64>().sqrt());
+        row.set(&WALL_S, started.elapsed().as_secs_f64());
+        row.set(&DIRECTIONS_S, stages.directions);
+        row.set(&PERTURBATION_S, stages.perturbation);
+        row.set(&INFERENCE_S, stages.inference);
+        row.set(&ARITHMETIC_S, stages.arithmetic);
+        epochs.push(row);
+        session.observer.epoch(&row);
     }
     let stats = network.initial_stats();
     let (status, error, tensors) = (Status::Done, String::new(), Vec::new());

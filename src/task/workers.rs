@@ -9,9 +9,10 @@ use super::{Model, Session};
 use crate::bench::job::Measurement;
 use crate::experiment::{Settings, Task};
 use crate::kernels::Split;
+use crate::metric::{EXCHANGE_BYTES, EXCHANGE_S, QUERIES, Row, SPEED_UP, STEPS_PER_HOUR, WALL_S};
 use crate::nn::model;
 use crate::nn::objective::NetworkObjective;
-use crate::results::{EpochRecord, Measures, Status};
+use crate::results::Status;
 use crate::runner::plan::Planner;
 use crate::zo::Objective;
 use crate::{Error, Result};
@@ -34,33 +35,28 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
         ));
     }
     let network = model::from_settings(settings)?;
-    let mut epochs: Vec<EpochRecord> = Vec::new();
+    let mut epochs: Vec<Row> = Vec::new();
     for epoch in 1..=settings.epochs {
         session.check_interrupt()?;
-        let (measures, queries) = if settings.modeled {
+        let row = Row::new(epoch as u32);
+        let (mut row, queries) = if settings.modeled {
             // What is modeled is not run.
-            (modeled(settings, seed)?, 0.0)
+            (modeled(row, settings, seed)?, 0.0)
         } else {
             let one = job(settings, seed, 1)?;
             let many =
                 if settings.workers == 1 { one.clone() } else { job(settings, seed, settings.workers)? };
-            let measures = Measures {
-                steps_per_hour: many.steps_per_hour,
-                speed_up: many.steps_per_hour / one.steps_per_hour,
-                exchange_s: many.exchange_s,
-                exchange_bytes: many.exchange_bytes,
-                ..Measures::default()
-            };
-            (measures, many.queries)
+            let row = row
+                .with(&STEPS_PER_HOUR, many.steps_per_hour)
+                .with(&SPEED_UP, many.steps_per_hour / one.steps_per_hour)
+                .with(&EXCHANGE_S, many.exchange_s)
+                .with(&EXCHANGE_BYTES, many.exchange_bytes);
+            (row, many.queries)
         };
-        let record = EpochRecord {
-            queries: queries.round() as u64,
-            wall_s: started.elapsed().as_secs_f64(),
-            measures,
-            ..EpochRecord::blank(epoch as u32)
-        };
-        epochs.push(record);
-        session.observer.epoch(&record);
+        row.set_count(&QUERIES, queries.round() as u64);
+        row.set(&WALL_S, started.elapsed().as_secs_f64());
+        epochs.push(row);
+        session.observer.epoch(&row);
     }
     let (params, stats) = (network.layout().initial(settings.init, seed), network.initial_stats());
     let (status, error, tensors) = (Status::Done, String::new(), Vec::new());
@@ -120,10 +116,10 @@ fn job(settings: &Settings, seed: u64, workers: usize) -> Result<Measurement> {
 /// Images of a batch that times the base pass.
 const BASE_IMAGES: usize = 64;
 
-/// Steps per hour of many workers, from parts measured here: what the probes cost one thread, what every worker does
+/// The row with steps per hour of many workers, from parts measured here: what the probes cost one thread, what every worker does
 /// alone (the base pass), and an exchange between two processes. An exchange takes its latency once per doubling of the
 /// workers, and the time of the bytes that each receives.
-fn modeled(settings: &Settings, seed: u64) -> Result<Measures> {
+fn modeled(row: Row, settings: &Settings, seed: u64) -> Result<Row> {
     let step = Settings {
         task: Task::Train,
         workers: 1,
@@ -156,13 +152,11 @@ fn modeled(settings: &Settings, seed: u64) -> Result<Measures> {
     let exchange_s = two.latency_s * workers.log2().ceil() + two.s_per_byte * bytes;
     let probes_s = (all_s - base_s).max(0.0);
     let step_s = probes_s / workers + base_s + exchange_s;
-    Ok(Measures {
-        steps_per_hour: 3600.0 / step_s,
-        speed_up: (probes_s + base_s) / step_s,
-        exchange_s,
-        exchange_bytes: bytes,
-        ..Measures::default()
-    })
+    Ok(row
+        .with(&STEPS_PER_HOUR, 3600.0 / step_s)
+        .with(&SPEED_UP, (probes_s + base_s) / step_s)
+        .with(&EXCHANGE_S, exchange_s)
+        .with(&EXCHANGE_BYTES, bytes))
 }
 
 /// A job that takes no time but for its exchanges.
