@@ -17,3 +17,13 @@ crate::section! {
         pub augment: bool = true,
     }
 }
+
+impl crate::setting::Plain for DataSource {
+    const DOMAIN: crate::setting::Domain = crate::setting::Domain::Name(|| vec!["synthetic", "cifar10"]);
+    fn into_value(self) -> toml::Value {
+        toml::Value::try_from(self).expect("name")
+    }
+    fn from_value(value: &toml::Value) -> Option<Self> {
+        value.clone().try_into().ok()
+    }
+}

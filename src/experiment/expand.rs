@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::experiment::{
-    At, Cell, Check, Expected, Experiment, Figure, Layers, Metric, Panel, Progress, Rule, Scale, ScalePlan,
-    Series, TensorMeasure, Trace, Trend,
+    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, Progress, Rule, Scale, ScalePlan, Series,
+    TensorMeasure, Trace, Trend,
 };
 use super::library::SWEEP_PREFIX;
 use super::settings;
 use super::source::{Source, Sources};
 use super::trial::number_text;
 use super::wire::{Assignments, BEST, WireCheck, WireExperiment, WireScale, number_of, same_value};
+use crate::metric::Metric;
 use crate::setting::{Settings, Values, text_of};
 use crate::{Error, Result};
 
@@ -120,7 +121,7 @@ impl Expander {
             return self.error("figure.coordinates", "needed exactly when x is not the axis that varies");
         }
         let Some(y) = wire.y.clone() else {
-            return self.error("figure.y", format!("missing; one of {}", metric_names()));
+            return self.error("figure.y", format!("missing; one of {}", Metric::names().join(", ")));
         };
         self.check_metric("figure.y", &y)?;
         self.check_list("figure.values", &wire.values)?;
@@ -145,7 +146,7 @@ impl Expander {
     fn check_metric(&self, path: &str, name: &str) -> Result<()> {
         match Metric::parse(name) {
             Ok(_) => Ok(()),
-            Err(_) => self.error(path, format!("expected one of {}; got {name}", metric_names())),
+            Err(_) => self.error(path, format!("expected one of {}; got {name}", Metric::names().join(", "))),
         }
     }
 
@@ -373,7 +374,7 @@ impl Expander {
                 return self
                     .error(&path, format!("expected a finite number above 0; got {}", wire.tolerance));
             }
-            let own = Metric::parse(&panel.y)?.unit().trim();
+            let own = Metric::parse(&panel.y)?.unit.suffix().trim();
             let unit = wire.unit.as_deref().unwrap_or(own);
             let unit_path = format!("{path}.unit");
             if panel.relative_to.is_none() && unit != own {
@@ -686,11 +687,6 @@ const SHARED_LAYERS: usize = 2;
 const EPOCHS: &str = "epochs";
 
 const NO_LOG_X: &str = "an axis whose values stand at equal distances has no logarithm";
-
-/// The metrics that a figure can show.
-fn metric_names() -> String {
-    Metric::NAMES.map(|(name, _)| name).join(", ")
-}
 
 /// What is wrong, without the key: the file position names it.
 fn reason_of(error: Error) -> String {

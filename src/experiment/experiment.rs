@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::setting::Settings;
-use crate::{Error, Result};
 
 /// How much of the paper's protocol a run follows.
 #[derive(
@@ -39,7 +38,7 @@ pub struct Figure {
     pub x: String,
     /// Axis title.
     pub x_label: String,
-    /// Metric on the y axis: the name of a [`Metric`].
+    /// Metric on the y axis: the name of a [`Metric`](crate::metric::Metric).
     pub y: String,
     /// Axis title.
     pub y_label: String,
@@ -58,7 +57,7 @@ pub struct Figure {
 pub struct Panel {
     /// Short name, the end of file names; empty for the main figure.
     pub id: String,
-    /// Metric on the y axis: the name of a [`Metric`].
+    /// Metric on the y axis: the name of a [`Metric`](crate::metric::Metric).
     pub y: String,
     /// Axis title.
     pub y_label: String,
@@ -81,7 +80,7 @@ pub struct Trace {
     pub x: Progress,
     /// Axis title.
     pub x_label: String,
-    /// Metric on the y axis: the name of a [`Metric`].
+    /// Metric on the y axis: the name of a [`Metric`](crate::metric::Metric).
     pub y: String,
     /// Axis title.
     pub y_label: String,
@@ -139,115 +138,6 @@ pub enum At {
     X(f64),
     /// Those at the series' own x with the highest mean validation accuracy, the smallest on ties.
     Best,
-}
-
-/// What stands on a y axis. Accuracies are in percent there, as in the paper; so are the published
-/// values, tolerances and margins that go with them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Metric {
-    /// `test-accuracy`, percent.
-    TestAccuracy,
-    /// `train-accuracy`, percent.
-    TrainAccuracy,
-    /// `val-accuracy`, percent.
-    ValAccuracy,
-    /// `test-loss`.
-    TestLoss,
-    /// `train-loss`.
-    TrainLoss,
-    /// `val-loss`.
-    ValLoss,
-    /// `wall-s`, seconds for the whole trial.
-    Seconds,
-    /// `wall-h`, hours for the whole trial.
-    Hours,
-    /// `epoch-s`, mean seconds per epoch.
-    SecondsPerEpoch,
-    /// `queries` in the whole trial.
-    Queries,
-    /// `gradient-norm`: norm of the last gradient estimate.
-    GradientNorm,
-    /// `cosine` of the angle between estimate and back-propagation, mean over epochs.
-    Cosine,
-    /// `relative-error` of the estimate, mean over epochs.
-    RelativeError,
-    /// `gradient-share`: norm of the gradient on the active set over its whole norm, mean over epochs.
-    GradientShare,
-    /// `directions-s`: seconds to draw the directions of an estimate, median over epochs.
-    DirectionsSeconds,
-    /// `perturbation-s`: seconds to perturb the parameters, likewise.
-    PerturbationSeconds,
-    /// `inference-s`: seconds of forward passes, likewise.
-    InferenceSeconds,
-    /// `arithmetic-s`: seconds to form the estimate from its losses, likewise.
-    ArithmeticSeconds,
-    /// `radius` of Pattern Search at the end.
-    Radius,
-    /// `steps-per-hour` of a job of processes, median over epochs.
-    StepsPerHour,
-    /// `speed-up` against one process, likewise.
-    SpeedUp,
-    /// `exchange-s`: seconds of a step that go to exchanging results, likewise.
-    ExchangeSeconds,
-    /// `exchange-bytes` that the first process receives in a step.
-    ExchangeBytes,
-}
-
-impl Metric {
-    /// Names in experiment files.
-    pub const NAMES: [(&'static str, Self); 23] = [
-        ("test-accuracy", Self::TestAccuracy),
-        ("train-accuracy", Self::TrainAccuracy),
-        ("val-accuracy", Self::ValAccuracy),
-        ("test-loss", Self::TestLoss),
-        ("train-loss", Self::TrainLoss),
-        ("val-loss", Self::ValLoss),
-        ("wall-s", Self::Seconds),
-        ("wall-h", Self::Hours),
-        ("epoch-s", Self::SecondsPerEpoch),
-        ("queries", Self::Queries),
-        ("gradient-norm", Self::GradientNorm),
-        ("cosine", Self::Cosine),
-        ("relative-error", Self::RelativeError),
-        ("gradient-share", Self::GradientShare),
-        ("directions-s", Self::DirectionsSeconds),
-        ("perturbation-s", Self::PerturbationSeconds),
-        ("inference-s", Self::InferenceSeconds),
-        ("arithmetic-s", Self::ArithmeticSeconds),
-        ("radius", Self::Radius),
-        ("steps-per-hour", Self::StepsPerHour),
-        ("speed-up", Self::SpeedUp),
-        ("exchange-s", Self::ExchangeSeconds),
-        ("exchange-bytes", Self::ExchangeBytes),
-    ];
-
-    /// The metric of that name.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] if there is none.
-    pub fn parse(name: &str) -> Result<Self> {
-        Self::NAMES.iter().find(|(known, _)| *known == name).map(|(_, metric)| *metric).ok_or_else(|| {
-            let known: Vec<&str> = Self::NAMES.iter().map(|(known, _)| *known).collect();
-            Error::setting("y", format!("no metric `{name}`; there are {}", known.join(", ")))
-        })
-    }
-
-    /// The unit, with the space before it.
-    #[must_use]
-    pub fn unit(self) -> &'static str {
-        match self {
-            Self::TestAccuracy | Self::TrainAccuracy | Self::ValAccuracy => " %",
-            Self::TestLoss | Self::TrainLoss | Self::ValLoss | Self::Queries => "",
-            Self::GradientNorm | Self::Cosine | Self::RelativeError => "",
-            Self::GradientShare | Self::Radius | Self::StepsPerHour | Self::SpeedUp | Self::ExchangeBytes => {
-                ""
-            }
-            Self::Seconds | Self::SecondsPerEpoch => " s",
-            Self::DirectionsSeconds | Self::PerturbationSeconds => " s",
-            Self::InferenceSeconds | Self::ArithmeticSeconds | Self::ExchangeSeconds => " s",
-            Self::Hours => " h",
-        }
-    }
 }
 
 /// A published number.

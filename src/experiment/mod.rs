@@ -10,8 +10,8 @@ mod variant;
 mod wire;
 
 pub use experiment::{
-    At, Cell, Check, Expected, Experiment, Figure, Layers, Metric, Panel, Progress, Rule, Scale, ScalePlan,
-    Series, TensorMeasure, Trace, Trend, Trial,
+    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, Progress, Rule, Scale, ScalePlan, Series,
+    TensorMeasure, Trace, Trend, Trial,
 };
 pub use library::Library;
 pub use settings::Description;

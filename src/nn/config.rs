@@ -21,3 +21,14 @@ crate::section! {
         pub init: Init = Init::Kaiming,
     }
 }
+
+impl crate::setting::Plain for ModelKind {
+    const DOMAIN: crate::setting::Domain =
+        crate::setting::Domain::Name(|| vec!["cnn", "resnet", "resnet-b", "lenet"]);
+    fn into_value(self) -> toml::Value {
+        toml::Value::try_from(self).expect("name")
+    }
+    fn from_value(value: &toml::Value) -> Option<Self> {
+        value.clone().try_into().ok()
+    }
+}

@@ -124,10 +124,10 @@ impl Problem for Classify<'_> {
 
     fn measure(&self, at: &State, row: &mut Row) -> Result<()> {
         let measured = [
-            (&self.images.val, metric::VAL_LOSS, metric::VAL_ACCURACY),
-            (&self.images.test, metric::TEST_LOSS, metric::TEST_ACCURACY),
+            (&self.images.val, &metric::VAL_LOSS, &metric::VAL_ACCURACY),
+            (&self.images.test, &metric::TEST_LOSS, &metric::TEST_ACCURACY),
         ];
-        for (data, loss, accuracy) in &measured {
+        for (data, loss, accuracy) in measured {
             let found = evaluate(self.network, at, data, self.precision, self.resources.device)?;
             // The last step of an epoch can break the parameters too; no training loss would show it.
             if !data.is_empty() && !found.0.is_finite() {

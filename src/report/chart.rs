@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::Result;
 use crate::experiment::{Layers, Progress, TensorMeasure, Trace};
+use crate::metric::{Metric, QUERIES, TEST_ACCURACY, WALL_S};
 use crate::results::TrialRecord;
 
 use super::measured::{Measured, Point, same_x};
-use super::metric::Metric;
 use super::place::{Places, x_ticks};
 use super::stats::Summary;
 
@@ -122,7 +122,7 @@ impl Chart {
             categorical: figure.categorical,
             log_x: measured.panel.log_x,
             log_y: measured.panel.log_y,
-            y_bounds: if measured.is_relative() { (0.0, f64::INFINITY) } else { bounds(measured.metric) },
+            y_bounds: if measured.is_relative() { (0.0, f64::INFINITY) } else { measured.metric.bounds },
             curves: curves.into_iter().filter(Curve::is_drawn).collect(),
             x_ticks: if figure.categorical {
                 x_ticks.into_iter().enumerate().map(|(idx, (_, text))| (idx as f64, text)).collect()
@@ -166,7 +166,7 @@ impl Chart {
             categorical: false,
             log_x: trace.log_x,
             log_y: false,
-            y_bounds: bounds(metric),
+            y_bounds: metric.bounds,
             curves,
         };
         Ok(Some((chart, places)))
@@ -241,11 +241,11 @@ pub fn traces(measured: &Measured) -> Vec<Trace> {
     if !experiment.traces.is_empty() {
         return experiment.traces.clone();
     }
-    let own = measured.metric.is_quality() && !measured.is_relative();
+    let own = measured.metric.is_quality && !measured.is_relative();
     let (y, y_label) = if own {
         (&*experiment.figure.y, &*experiment.figure.y_label)
     } else {
-        ("test-accuracy", "Test accuracy (%)")
+        (TEST_ACCURACY.name, "Test accuracy (%)")
     };
     vec![Trace {
         id: "epochs".into(),
@@ -305,13 +305,13 @@ impl Curve {
 
 /// Mean and spread over trials after each epoch; values that are not finite are left out. Where seeds
 /// differ in x, it is their mean.
-fn by_epoch<'r>(records: impl Iterator<Item = &'r TrialRecord>, x: Progress, metric: Metric) -> Vec<Mark> {
+fn by_epoch<'r>(records: impl Iterator<Item = &'r TrialRecord>, x: Progress, metric: &Metric) -> Vec<Mark> {
     let mut epochs: BTreeMap<u32, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
     for epoch in records.flat_map(|r| &r.epochs) {
         let x = match x {
             Progress::Epoch => f64::from(epoch.epoch),
-            Progress::Queries => epoch.queries as f64,
-            Progress::WallS => epoch.wall_s,
+            Progress::Queries => epoch.get(&QUERIES),
+            Progress::WallS => epoch.get(&WALL_S),
         };
         let value = metric.at(epoch);
         if value.is_finite() && x.is_finite() {
@@ -324,12 +324,4 @@ fn by_epoch<'r>(records: impl Iterator<Item = &'r TrialRecord>, x: Progress, met
         .values()
         .filter_map(|(xs, values)| Some(Mark::of(Summary::of(xs)?.mean, &Summary::of(values)?)));
     marks.collect()
-}
-
-fn bounds(metric: Metric) -> (f64, f64) {
-    match metric {
-        _ if metric.unit() == " %" => (0.0, 100.0),
-        Metric::Cosine => (-1.0, 1.0),
-        _ => (0.0, f64::INFINITY),
-    }
 }

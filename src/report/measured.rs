@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use crate::Result;
 use crate::experiment::{Expected, Experiment, Panel, Scale, ScalePlan};
+use crate::metric::{Metric, TEST_ACCURACY};
 use crate::results::{Status, TrialRecord};
 
-use super::metric::Metric;
 use super::stats::Summary;
-use super::text::{position, significant};
+use super::text::{self, position, significant};
 
 /// The x axis that takes its values from the networks' sizes.
 const N_PARAMS: &str = "n-params";
@@ -105,7 +105,7 @@ pub struct Measured<'a> {
     /// The figure.
     pub panel: Panel,
     /// What the y axis shows, in a relative figure before the division.
-    pub metric: Metric,
+    pub metric: &'static Metric,
     /// Records of known series, ordered by series, x and seed.
     pub records: Vec<&'a TrialRecord>,
     /// Records of series that the experiment does not have.
@@ -200,19 +200,19 @@ impl<'a> Measured<'a> {
     /// A value of the figure in its precision, without a unit.
     #[must_use]
     pub fn number(&self, value: f64) -> String {
-        if self.is_relative() { significant(value) } else { self.metric.number(value) }
+        if self.is_relative() { significant(value) } else { text::number(value, self.metric.digits) }
     }
 
     /// The unit of the figure's values, with the space before it.
     #[must_use]
     pub fn unit(&self) -> &'static str {
-        if self.is_relative() { "" } else { self.metric.unit() }
+        if self.is_relative() { "" } else { self.metric.unit.suffix() }
     }
 
     /// The unit of a difference, with the space before it.
     #[must_use]
     pub fn difference_unit(&self) -> &'static str {
-        if self.is_relative() { "" } else { self.metric.difference_unit() }
+        if self.is_relative() { "" } else { self.metric.unit.difference_suffix() }
     }
 
     /// Whether the figure needs a series, by index.
@@ -295,7 +295,7 @@ impl<'a> Measured<'a> {
             let x_text = self.x_text(x, &record.trial.x_text);
             let metric = self.metric;
             let point = self.point(series_idx, x, x_text);
-            match (record.status, metric.of(record)) {
+            match (record.status, metric.of(&record.epochs)) {
                 (Status::Done, Some(value)) => {
                     point.values.insert(record.trial.seed, value);
                     if let Some(best) = best_test_accuracy(record) {
@@ -403,6 +403,6 @@ pub(super) fn same_x(a: Option<f64>, b: Option<f64>) -> bool {
 fn best_test_accuracy(record: &TrialRecord) -> Option<f64> {
     let best = record.best_epoch?;
     let epoch = record.epochs.iter().find(|e| e.epoch == best)?;
-    let value = Metric::TestAccuracy.at(epoch);
+    let value = TEST_ACCURACY.at(epoch);
     value.is_finite().then_some(value)
 }

@@ -8,7 +8,6 @@ mod exhibits;
 mod html;
 mod markdown;
 pub mod measured;
-pub mod metric;
 pub mod place;
 pub mod plot;
 mod prose;

@@ -1,10 +1,10 @@
 //! Which trials a figure at one x shows.
 
 use crate::experiment::At;
+use crate::metric::VAL_ACCURACY;
 use crate::results::{Status, TrialRecord};
 
 use super::measured::{Measured, Point, same_x, series_idx, x_of};
-use super::metric::Metric;
 
 /// Means that differ by less, in percent, are a tie.
 const ROUNDING: f64 = 1e-9;
@@ -118,7 +118,7 @@ pub fn best(measured: &Measured, series_idx: usize) -> Option<Place> {
     // By x, in the records' order: sums and counts.
     let mut places: Vec<(f64, f64, f64)> = Vec::new();
     for record in finished(measured, series_idx) {
-        let (Some(x), Some(value)) = (x_of(measured.experiment, record), Metric::ValAccuracy.of(record))
+        let (Some(x), Some(value)) = (x_of(measured.experiment, record), VAL_ACCURACY.of(&record.epochs))
         else {
             continue;
         };

@@ -1,5 +1,15 @@
 //! Numbers as text.
 
+use crate::metric::Digits;
+
+/// `value` in a precision, without a unit.
+pub(super) fn number(value: f64, digits: Digits) -> String {
+    match digits {
+        Digits::Fixed(decimals) => fixed(value, decimals),
+        Digits::Significant => significant(value),
+    }
+}
+
 /// `value` with `decimals` decimals and a typographic minus.
 pub(super) fn fixed(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");

@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use crate::Result;
 use crate::experiment::{Experiment, Progress, Scale, Settings, TensorMeasure, split_id};
+use crate::metric::{QUERIES, QUERIES_NON_FINITE, TEST_ACCURACY, WALL_S};
 use crate::results::{Status, TrialRecord};
 
 use super::chart::{Chart, traces};
 use super::measured::{Measured, Point};
-use super::metric::Metric;
 use super::text::{count, duration, position, signed, significant};
 use super::verdict::{PointVerdict, Verdict, evaluate_checks, judge, judge_point};
 
@@ -291,7 +291,7 @@ fn figure(measured: &Measured, stem: &str, spread: &str) -> Option<FigureView> {
 fn table(measured: &Measured, several: bool) -> Table {
     let is_main = measured.panel.id.is_empty();
     let has_best = is_main && measured.points.iter().any(|p| !p.best.is_empty());
-    let unit = if measured.is_relative() { "ratio" } else { measured.metric.unit().trim() };
+    let unit = if measured.is_relative() { "ratio" } else { measured.metric.unit.suffix().trim() };
     let with_unit =
         |name: &str, unit: &str| if unit.is_empty() { name.to_owned() } else { format!("{name} ({unit})") };
     let comparable = measured.scale == Scale::Paper;
@@ -311,7 +311,7 @@ fn table(measured: &Measured, several: bool) -> Table {
     let mut rows: Vec<Row> = measured.points.iter().map(|point| row(measured, point, has_best)).collect();
     if measured.is_relative() {
         rows.extend(measured.reference.iter().map(|point| row(measured, point, has_best)));
-        let absolute = with_unit("ours before division, mean ± std", measured.metric.unit().trim());
+        let absolute = with_unit("ours before division, mean ± std", measured.metric.unit.suffix().trim());
         header.splice(4..4, [absolute, "paper, as published".to_owned()]);
         for (row, point) in rows.iter_mut().zip(measured.points.iter().chain(&measured.reference)) {
             row.cells.splice(4..4, absolute_cells(measured, point));
@@ -328,7 +328,8 @@ fn table(measured: &Measured, several: bool) -> Table {
 /// In a relative figure, our value and the published one before the division.
 fn absolute_cells(measured: &Measured, point: &Point) -> [String; 2] {
     let summary = super::stats::Summary::of(&point.absolute.values().copied().collect::<Vec<_>>());
-    let ours = summary.map(|s| mean_and_std(|value| measured.metric.number(value), s.mean, s.std));
+    let ours = summary
+        .map(|s| mean_and_std(|value| super::text::number(value, measured.metric.digits), s.mean, s.std));
     let published = point.published_absolute.as_ref().map(|p| {
         let space = if p.unit.is_empty() { "" } else { " " };
         format!("{}{space}{} ({})", p.value, p.unit, p.source)
@@ -383,7 +384,7 @@ fn row(measured: &Measured, point: &Point, has_best: bool) -> Row {
     if has_best {
         let best = super::stats::Summary::of(&point.best.values().copied().collect::<Vec<_>>());
         let text = best.map_or(ABSENT.into(), |s| {
-            mean_and_std(|value| Metric::TestAccuracy.number(value), s.mean, s.std)
+            mean_and_std(|value| super::text::number(value, TEST_ACCURACY.digits), s.mean, s.std)
         });
         cells.insert(6, text);
     }
@@ -430,7 +431,7 @@ fn problems(measured: &Measured) -> Vec<String> {
         let how = match record.status {
             Status::Diverged => "diverged",
             Status::Failed => "failed",
-            Status::Done if measured.metric.of(record).is_none() => "finished without a finite value",
+            Status::Done if measured.metric.of(&record.epochs).is_none() => "finished without a finite value",
             Status::Done => continue,
         };
         let label = series_label(measured, record);
@@ -463,11 +464,11 @@ fn series_label<'a>(measured: &Measured<'a>, record: &TrialRecord) -> &'a str {
 }
 
 fn queries(record: &TrialRecord) -> u64 {
-    record.epochs.last().map_or(0, |e| e.queries)
+    record.epochs.last().and_then(|row| row.get_count(&QUERIES)).unwrap_or(0)
 }
 
 fn wall_s(record: &TrialRecord) -> f64 {
-    record.epochs.last().map_or(0.0, |e| e.wall_s)
+    record.epochs.last().map_or(0.0, |row| row.get(&WALL_S))
 }
 
 fn cost(measured: &Measured, n_queries: u64, seconds: f64) -> Vec<(&'static str, String)> {
@@ -481,7 +482,7 @@ fn cost(measured: &Measured, n_queries: u64, seconds: f64) -> Vec<(&'static str,
     let show_count = |v: f64| count_short(v as u64);
     let n_queries_of = records.iter().map(|r| queries(r) as f64).collect();
     let seconds_of = records.iter().map(|r| wall_s(r)).collect();
-    let n_bad: u64 = records.iter().filter_map(|r| r.epochs.last()).map(|e| e.queries_non_finite).sum();
+    let n_bad: u64 = records.iter().filter_map(|r| r.epochs.last()?.get_count(&QUERIES_NON_FINITE)).sum();
     let short = |text: &str| text.chars().take(N_SHORT).collect::<String>();
     let each = |field: &dyn Fn(&TrialRecord) -> String| {
         let values: BTreeSet<String> =

@@ -1,6 +1,7 @@
 //! Whether two records hold the same numbers.
 
-use super::record::{EpochRecord, Measures, TensorRecord, TrialRecord};
+use super::record::{TensorRecord, TrialRecord};
+use crate::metric::{Metric, Row};
 
 /// Compares two records bit for bit, leaving out what may differ between two runs of the same
 /// trial: time columns (`wall_s`, `finished_at`, seconds of stages) and `threads`. NaN equals NaN.
@@ -34,27 +35,13 @@ fn same_tensor(a: &TensorRecord, b: &TensorRecord) -> std::result::Result<(), St
     same("relative error of a tensor", &bits(a.relative_error), &bits(b.relative_error))
 }
 
-fn same_epoch(a: &EpochRecord, b: &EpochRecord) -> std::result::Result<(), String> {
+fn same_epoch(a: &Row, b: &Row) -> std::result::Result<(), String> {
     same("epoch", &a.epoch, &b.epoch)?;
-    same("n_active", &a.n_active, &b.n_active)?;
-    same("queries", &a.queries, &b.queries)?;
-    same("queries_non_finite", &a.queries_non_finite, &b.queries_non_finite)?;
-    let metrics = [
-        ("train_loss", a.train_loss, b.train_loss),
-        ("train_accuracy", a.train_accuracy, b.train_accuracy),
-        ("val_loss", a.val_loss, b.val_loss),
-        ("val_accuracy", a.val_accuracy, b.val_accuracy),
-        ("test_loss", a.test_loss, b.test_loss),
-        ("test_accuracy", a.test_accuracy, b.test_accuracy),
-        ("learning_rate", a.learning_rate, b.learning_rate),
-        ("gradient_norm", a.gradient_norm, b.gradient_norm),
-    ];
-    let measures = Measures::NAMES.into_iter().zip(a.measures.values()).zip(b.measures.values());
-    let measures = measures.map(|((name, a), b)| (name, a, b)).filter(|(name, ..)| !Measures::is_time(name));
-    for (name, a_value, b_value) in metrics.into_iter().chain(measures) {
+    for metric in Metric::of_columns().filter(|metric| !metric.is_time) {
+        let (a_value, b_value) = (a.get(metric), b.get(metric));
         let equal = a_value.to_bits() == b_value.to_bits() || (a_value.is_nan() && b_value.is_nan());
         if !equal {
-            return Err(format!("{name} of epoch {}: {a_value:?} against {b_value:?}", a.epoch));
+            return Err(format!("{} of epoch {}: {a_value:?} against {b_value:?}", metric.column, a.epoch));
         }
     }
     Ok(())

@@ -3,8 +3,9 @@
 
 use polars::prelude::*;
 
-use super::record::{EpochRecord, Measures, Provenance, SCHEMA_VERSION, Status, TensorRecord, TrialRecord};
+use super::record::{Provenance, SCHEMA_VERSION, Status, TensorRecord, TrialRecord};
 use crate::experiment::{Settings, Trial};
+use crate::metric::{Metric, Row, TEST_ACCURACY, VAL_ACCURACY};
 
 /// Value of the column `row` at the end of an epoch.
 const ROW_EPOCH: &str = "epoch";
@@ -80,9 +81,9 @@ impl Columns {
     }
 
     /// One value per epoch, the last one again in the final row; null there without epochs.
-    fn per_epoch<V, T>(&mut self, name: &str, epochs: &[EpochRecord], value: V)
+    fn per_epoch<V, T>(&mut self, name: &str, epochs: &[Row], value: V)
     where
-        V: Fn(&EpochRecord) -> Option<T>,
+        V: Fn(&Row) -> Option<T>,
         Series: NamedFrom<Vec<Option<T>>, [Option<T>]>,
     {
         let rows = epochs.iter().map(Some).chain(std::iter::once(epochs.last()));
@@ -106,35 +107,27 @@ fn setting_column(name: &str) -> String {
     format!("setting_{}", name.replace('-', "_"))
 }
 
-/// Undefined without validation images, hence null.
+/// What was not measured is null.
 fn defined(value: f64) -> Option<f64> {
     (!value.is_nan()).then_some(value)
 }
 
-fn epochs(table: &mut Columns, epochs: &[EpochRecord]) {
-    table.per_epoch("epoch", epochs, |e| Some(e.epoch));
-    table.per_epoch("train_loss", epochs, |e| Some(e.train_loss));
-    table.per_epoch("train_accuracy", epochs, |e| Some(e.train_accuracy));
-    table.per_epoch("val_loss", epochs, |e| defined(e.val_loss));
-    table.per_epoch("val_accuracy", epochs, |e| defined(e.val_accuracy));
-    table.per_epoch("test_loss", epochs, |e| Some(e.test_loss));
-    table.per_epoch("test_accuracy", epochs, |e| Some(e.test_accuracy));
-    table.per_epoch("learning_rate", epochs, |e| Some(e.learning_rate));
-    table.per_epoch("n_active", epochs, |e| Some(e.n_active));
-    table.per_epoch("queries", epochs, |e| Some(e.queries));
-    table.per_epoch("queries_non_finite", epochs, |e| Some(e.queries_non_finite));
-    table.per_epoch("gradient_norm", epochs, |e| Some(e.gradient_norm));
-    table.per_epoch("wall_s", epochs, |e| Some(e.wall_s));
-    for (idx, name) in Measures::NAMES.into_iter().enumerate() {
-        table.per_epoch(name, epochs, |e| defined(e.measures.values()[idx]));
+fn epochs(table: &mut Columns, epochs: &[Row]) {
+    table.per_epoch(Row::EPOCH, epochs, |row| Some(row.epoch));
+    for metric in Metric::of_columns() {
+        if metric.is_count {
+            table.per_epoch(metric.column, epochs, |row| row.get_count(metric));
+        } else {
+            table.per_epoch(metric.column, epochs, |row| defined(row.get(metric)));
+        }
     }
 }
 
 fn best(table: &mut Columns, record: &TrialRecord) {
     let best = record.best_epoch.and_then(|best| record.epochs.iter().find(|epoch| epoch.epoch == best));
     table.only_final("best_epoch", record.best_epoch);
-    table.only_final("best_val_accuracy", best.and_then(|epoch| defined(epoch.val_accuracy)));
-    table.only_final("best_test_accuracy", best.map(|epoch| epoch.test_accuracy));
+    table.only_final("best_val_accuracy", best.and_then(|row| defined(row.get(&VAL_ACCURACY))));
+    table.only_final("best_test_accuracy", best.and_then(|row| defined(row.get(&TEST_ACCURACY))));
 }
 
 fn provenance(table: &mut Columns, provenance: &Provenance) {
@@ -314,34 +307,18 @@ impl Rows<'_> {
         Settings::from_table(table)
     }
 
-    fn epoch(&self, row: usize) -> Result<EpochRecord, Reason> {
-        Ok(EpochRecord {
-            epoch: self.u32("epoch", row)?,
-            train_loss: self.f64("train_loss", row)?,
-            train_accuracy: self.f64("train_accuracy", row)?,
-            val_loss: self.f64("val_loss", row)?,
-            val_accuracy: self.f64("val_accuracy", row)?,
-            test_loss: self.f64("test_loss", row)?,
-            test_accuracy: self.f64("test_accuracy", row)?,
-            learning_rate: self.f64("learning_rate", row)?,
-            n_active: self.u64("n_active", row)?,
-            queries: self.u64("queries", row)?,
-            queries_non_finite: self.u64("queries_non_finite", row)?,
-            gradient_norm: self.f64("gradient_norm", row)?,
-            wall_s: self.f64("wall_s", row)?,
-            measures: self.measures(row)?,
-        })
-    }
-
-    /// A file from before a measure existed has no column for it.
-    fn measures(&self, row: usize) -> Result<Measures, Reason> {
-        let mut values = Measures::default().values();
-        for (value, name) in values.iter_mut().zip(Measures::NAMES) {
-            if self.frame.column(name).is_ok() {
-                *value = self.f64(name, row)?;
+    /// A file from before a metric existed has no column for it.
+    fn epoch(&self, row: usize) -> Result<Row, Reason> {
+        let mut found = Row::new(self.u32(Row::EPOCH, row)?);
+        for metric in Metric::of_columns().filter(|metric| self.frame.column(metric.column).is_ok()) {
+            if !self.value(metric.column, row)?.is_null() {
+                match metric.is_count {
+                    true => found.set_count(metric, self.u64(metric.column, row)?),
+                    false => found.set(metric, self.f64(metric.column, row)?),
+                }
             }
         }
-        Ok(Measures::from_values(values))
+        Ok(found)
     }
 
     fn provenance(&self, row: usize) -> Result<Provenance, Reason> {

@@ -80,8 +80,10 @@ impl Checkpoint<'_> {
         ];
         let of_method = self.method.state().into_iter();
         vectors.extend(of_method.map(|(name, values)| (format!("{OF_METHOD}{name}"), values)));
-        let columns = Row::to_columns(self.rows).into_iter();
-        vectors.extend(columns.map(|(name, values)| (format!("{OF_ROWS}{name}"), values)));
+        let rows: Vec<Vec<f64>> = self.rows.iter().map(Row::to_values).collect();
+        for (idx, name) in Row::columns().into_iter().enumerate() {
+            vectors.push((format!("{OF_ROWS}{name}"), rows.iter().map(|row| row[idx]).collect()));
+        }
         let bytes: Vec<(&str, Vec<u8>)> = vectors
             .iter()
             .map(|(name, values)| {
@@ -154,10 +156,13 @@ impl Checkpoint<'_> {
         let params = all.take("params", Some(state.params.len())).map_err(|what| damaged(&what))?;
         let n_stats = state.stats.values().len();
         let stats = all.take("running_stats", Some(n_stats)).map_err(|what| damaged(&what))?;
-        let rows = Row::from_columns(&of_rows).map_err(|what| damaged(&what))?;
-        if rows.len().to_string() != field("epoch")? {
+        let n_rows: usize = field("epoch")?.parse().map_err(|_| damaged("a header field is no number"))?;
+        if of_rows.values().any(|values| values.len() != n_rows) {
             return Err(damaged("epochs are missing"));
         }
+        let names: Vec<&str> = of_rows.keys().map(String::as_str).collect();
+        let row = |idx: usize| of_rows.values().map(|values| values[idx]).collect::<Vec<f64>>();
+        let rows: Vec<Row> = (0..n_rows).map(|idx| Row::from_values(&names, &row(idx))).collect();
         method.restore(&mut Saved { vectors: of_method }).map_err(|what| damaged(&what))?;
         state.params = params;
         state.stats.restore(&stats);

@@ -9,6 +9,10 @@ use std::time::Duration;
 use assert_cmd::Command;
 use candle_core::{DType, Device, Tensor};
 use deepzero::experiment::{Library, Scale, Settings};
+use deepzero::metric::{
+    ARITHMETIC_S, COSINE, DIRECTIONS_S, GRADIENT_SHARE, INFERENCE_S, N_ACTIVE, PERTURBATION_S, QUERIES,
+    RELATIVE_ERROR, TEST_ACCURACY,
+};
 use deepzero::nn::{model, weights};
 use deepzero::results::{Status, Store, TrialRecord};
 use polars::prelude::{DataFrame, ParquetReader, SerReader};
@@ -327,23 +331,23 @@ fn quality_and_stages_are_measured() {
     let records = place.records("quality");
     let [cge, rge] = &records[..] else { panic!("two records") };
     for epoch in cge.epochs.iter().chain(&rge.epochs) {
-        assert!(epoch.measures.gradient_share > 0.1 && epoch.measures.gradient_share < 1.0);
-        assert!(epoch.measures.directions_s.is_nan() && epoch.test_accuracy.is_nan());
+        assert!(epoch.get(&GRADIENT_SHARE) > 0.1 && epoch.get(&GRADIENT_SHARE) < 1.0);
+        assert!(epoch.get(&DIRECTIONS_S).is_nan() && epoch.get(&TEST_ACCURACY).is_nan());
     }
     for (cge, rge) in cge.epochs.iter().zip(&rge.epochs) {
-        assert!(cge.measures.cosine > 0.9999 && cge.measures.relative_error < 1e-3, "{cge:?}");
-        assert!(rge.measures.cosine < 0.95 && rge.measures.relative_error > 0.2, "{rge:?}");
+        assert!(cge.get(&COSINE) > 0.9999 && cge.get(&RELATIVE_ERROR) < 1e-3, "{cge:?}");
+        assert!(rge.get(&COSINE) < 0.95 && rge.get(&RELATIVE_ERROR) > 0.2, "{rge:?}");
     }
     let n_active: u64 = cge.tensors.iter().map(|tensor| tensor.n_active).sum();
-    assert_eq!((n_active, cge.epochs.len()), (cge.epochs[2].n_active, 3));
+    assert_eq!((n_active, cge.epochs.len()), (cge.epochs[2].get_count(&N_ACTIVE).unwrap(), 3));
     // A bias before a batch norm has no gradient to compare with.
     let weights = cge.tensors.iter().filter(|tensor| tensor.name.ends_with("weight"));
     assert!(weights.clone().count() == 3 && weights.clone().all(|t| t.relative_error < 1e-2));
     for record in place.records("stages") {
         for epoch in &record.epochs {
-            let m = &epoch.measures;
-            let seconds = [m.directions_s, m.perturbation_s, m.inference_s, m.arithmetic_s];
-            assert!(seconds.iter().all(|s| *s >= 0.0) && m.inference_s > 0.0 && m.cosine.is_nan(), "{m:?}");
+            let seconds = [&DIRECTIONS_S, &PERTURBATION_S, &INFERENCE_S, &ARITHMETIC_S].map(|m| epoch.get(m));
+            assert!(seconds.iter().all(|s| *s >= 0.0) && epoch.get(&INFERENCE_S) > 0.0, "{epoch:?}");
+            assert!(epoch.get(&COSINE).is_nan(), "{epoch:?}");
         }
     }
     let refused = place.run("train --set data=synthetic --set task=quality --out w.safetensors");
@@ -739,7 +743,7 @@ fn planned_queries_are_spent_queries() {
     let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", settings))]);
     let planned = place.run("plan tiny --json").json()[0]["queries"].as_f64().unwrap();
     place.run("reproduce tiny").ok();
-    let spent = place.records("tiny")[0].epochs.last().unwrap().queries;
+    let spent = place.records("tiny")[0].epochs.last().unwrap().get_count(&QUERIES).unwrap();
     assert!((planned - spent as f64).abs() < 0.5, "{planned} planned, {spent} spent");
     let after = place.run("plan tiny --json").json();
     assert_eq!(
@@ -958,7 +962,8 @@ fn sweeps_over_any_setting() {
     assert_eq!(decays, [0.0, 5e-4]);
     place.run("sweep estimator --values cge,rge,fo --set epochs=1 --set sparsity=0.5").ok();
     let id = "sweep-method~epochs=1,sparsity=0.5";
-    let queries: Vec<bool> = place.records(id).iter().map(|record| record.epochs[0].queries > 0).collect();
+    let queries: Vec<bool> =
+        place.records(id).iter().map(|record| record.epochs[0].get(&QUERIES) > 0.0).collect();
     assert_eq!(queries, [true, true, false]);
     place.run("sweep sparsity").ok();
     assert_eq!(place.records("sweep-sparsity").len(), 1);

@@ -6,15 +6,18 @@ use deepzero::experiment::{
     At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, Progress, Rule, Scale, ScalePlan, Series,
     Settings, TensorMeasure, Trace, Trend, Trial,
 };
+use deepzero::metric::{
+    COSINE, GRADIENT_NORM, INFERENCE_S, LEARNING_RATE, Metric, N_ACTIVE, QUERIES, QUERIES_NON_FINITE, RADIUS,
+    Row, TEST_ACCURACY, TEST_LOSS, TRAIN_ACCURACY, TRAIN_LOSS, VAL_ACCURACY, WALL_H, WALL_S,
+};
 use deepzero::report::chart::{Chart, traces};
 use deepzero::report::measured::Measured;
-use deepzero::report::metric::Metric;
 use deepzero::report::place::{Places, best};
 use deepzero::report::verdict::{
     CheckResult, Outcome, PointVerdict, Verdict, evaluate_checks, judge, judge_point,
 };
 use deepzero::report::{Run, html, markdown, plot, write_reports};
-use deepzero::results::{EpochRecord, Measures, Provenance, Status, TensorRecord, TrialRecord};
+use deepzero::results::{Provenance, Status, TensorRecord, TrialRecord};
 
 const SPARSITIES: [(f64, &str); 4] = [(0.80, "80 %"), (0.90, "90 %"), (0.95, "95 %"), (0.99, "99 %")];
 
@@ -151,22 +154,17 @@ fn record(
 ) -> TrialRecord {
     let epochs = (1..=n_epochs).map(|epoch| {
         let share = f64::from(epoch) / f64::from(n_epochs);
-        EpochRecord {
-            epoch,
-            train_loss: 2.3 * (1.0 - 0.7 * share),
-            train_accuracy: accuracy * share.sqrt(),
-            val_loss: f64::NAN,
-            val_accuracy: f64::NAN,
-            test_loss: 2.3 * (1.0 - 0.6 * share),
-            test_accuracy: accuracy * share.powf(0.4),
-            learning_rate: 0.1,
-            n_active: 27_000,
-            queries: 1_000_000 * u64::from(epoch),
-            queries_non_finite: 0,
-            gradient_norm: 1.0,
-            wall_s: 60.0 * f64::from(epoch),
-            measures: Measures::default(),
-        }
+        Row::new(epoch)
+            .with(&TRAIN_LOSS, 2.3 * (1.0 - 0.7 * share))
+            .with(&TRAIN_ACCURACY, accuracy * share.sqrt())
+            .with(&TEST_LOSS, 2.3 * (1.0 - 0.6 * share))
+            .with(&TEST_ACCURACY, accuracy * share.powf(0.4))
+            .with(&LEARNING_RATE, 0.1)
+            .with(&N_ACTIVE, 27_000.0)
+            .with(&QUERIES, 1e6 * f64::from(epoch))
+            .with(&QUERIES_NON_FINITE, 0.0)
+            .with(&GRADIENT_NORM, 1.0)
+            .with(&WALL_S, 60.0 * f64::from(epoch))
     });
     TrialRecord {
         trial: Trial {
@@ -348,7 +346,8 @@ fn a_confirmed_check_admits_its_uncertainty() {
     experiment.checks.truncate(1);
     let mut records = made_up_records(Scale::Laptop, 2);
     let noisy = records.iter_mut().find(|r| r.trial.x == Some(0.9) && r.trial.seed == 1).unwrap();
-    noisy.epochs.last_mut().unwrap().test_accuracy += 0.02;
+    let last = noisy.epochs.last_mut().unwrap();
+    last.set(&TEST_ACCURACY, last.get(&TEST_ACCURACY) + 0.02);
     let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
     let check = &judged(&measured).1[0];
     assert_eq!(check.outcome, Outcome::Confirmed);
@@ -375,7 +374,7 @@ fn trials_that_did_not_finish_are_listed_and_left_out() {
     let mut records = made_up_records(Scale::Laptop, 2);
     records[0].status = Status::Diverged;
     records[0].error = "the loss is NaN at epoch 10, step 3 | <b>stop</b>\nsecond line".into();
-    records[1].epochs.last_mut().unwrap().test_accuracy = f64::NAN;
+    records[1].epochs.last_mut().unwrap().set(&TEST_ACCURACY, f64::NAN);
     records[2].status = Status::Failed;
     records[2].error = "out of memory".into();
     records[2].epochs.clear();
@@ -523,7 +522,7 @@ fn odd_charts_can_be_drawn() {
         for (y, wall_s) in [("test-loss", 1.0), ("wall-s", 0.0), ("wall-s", 1e9), ("queries", 1e-9)] {
             experiment.figure.y = y.into();
             let mut records = made_up_records(Scale::Laptop, 1);
-            records.iter_mut().flat_map(|r| &mut r.epochs).for_each(|e| e.wall_s = wall_s);
+            records.iter_mut().flat_map(|r| &mut r.epochs).for_each(|e| e.set(&WALL_S, wall_s));
             let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
             assert!(!plot::svg(&Chart::of(&measured).unwrap()).contains("NaN"));
         }
@@ -553,10 +552,10 @@ fn unknown_metrics_are_refused() {
     experiment.figure.y = "beauty".into();
     let error = markdown(&experiment, &at_scale(Scale::Smoke, made_up_records(Scale::Smoke, 1))).unwrap_err();
     assert!(
-        error.to_string().starts_with("setting `y`: no metric `beauty`; there are test-accuracy,"),
+        error.to_string().starts_with("setting `y`: no metric `beauty`; there are train-loss,"),
         "{error}"
     );
-    assert_eq!(Metric::parse("wall-h").unwrap(), Metric::Hours);
+    assert_eq!(Metric::parse("wall-h").unwrap(), &WALL_H);
 }
 
 #[test]
@@ -674,7 +673,7 @@ fn timed(series: &str, x: Option<(f64, &str)>, seed: u64, wall_s: f64, val_accur
     let mut record = record(Scale::Paper, (series, x), seed, 0.5, 2);
     record.trial.experiment = "made-up-times".into();
     let last = record.epochs.last_mut().unwrap();
-    (last.wall_s, last.val_accuracy) = (wall_s, val_accuracy);
+    *last = last.with(&WALL_S, wall_s).with(&VAL_ACCURACY, val_accuracy);
     record
 }
 
@@ -751,7 +750,7 @@ fn a_reference_that_is_missing_or_zero_leaves_no_ratio() {
     let mut records = times();
     records.retain(|r| !(r.trial.series == "slow" && r.trial.x == Some(4.0)));
     let zero = records.iter_mut().find(|r| r.trial.series == "slow" && r.trial.seed == 0).unwrap();
-    zero.epochs.last_mut().unwrap().wall_s = 0.0;
+    zero.epochs.last_mut().unwrap().set(&WALL_S, 0.0);
     let all = Measured::gather_all(&experiment, Scale::Paper, &records).unwrap();
     let n: Vec<usize> = all[1].points[..3].iter().map(|p| p.values.len()).collect();
     assert_eq!(n, [0, 1, 2]);
@@ -849,7 +848,7 @@ fn best_x_is_that_of_the_highest_validation_accuracy() {
     The difference is within ±100.00 points.
     At each series' highest validation accuracy: Slow at Width = 16 50.00 % (n = 2); Fast at Width = 8 50.00 % (n = 2); difference 0.00 points (paired over 2 seeds: 0.00 ± 0.00 points, which does not exceed its 95 % uncertainty). Holds.
     "#);
-    records.iter_mut().flat_map(|r| &mut r.epochs).for_each(|e| e.val_accuracy = f64::NAN);
+    records.iter_mut().flat_map(|r| &mut r.epochs).for_each(|e| e.set(&VAL_ACCURACY, f64::NAN));
     let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
     assert_eq!(judged(&measured).1[0].outcome, Outcome::NotRun);
     insta::assert_snapshot!(judged(&measured).1[0].reason, @"No finished trial of Slow has a validation accuracy to choose x by.");
@@ -862,20 +861,19 @@ fn repeated_measures_are_medians_and_means() {
     let with = |times: &[f64], cosines: &[f64]| {
         let mut record = record(Scale::Smoke, ("deepzero", None), 0, 0.5, times.len() as u32);
         for ((epoch, time), cosine) in record.epochs.iter_mut().zip(times).zip(cosines) {
-            epoch.measures =
-                Measures { inference_s: *time, cosine: *cosine, radius: *time, ..epoch.measures };
+            *epoch = epoch.with(&INFERENCE_S, *time).with(&COSINE, *cosine).with(&RADIUS, *time);
         }
         record
     };
     let three = with(&[3.0, 1.0, 9.0], &[0.5, f64::NAN, 0.7]);
-    assert_eq!(Metric::parse("inference-s").unwrap().of(&three), Some(3.0));
-    assert!((Metric::Cosine.of(&three).unwrap() - 0.6).abs() < 1e-12);
-    assert_eq!(Metric::Radius.of(&three), Some(9.0), "the last one");
-    assert_eq!(Metric::InferenceSeconds.of(&with(&[3.0, 1.0, 9.0, 5.0], &[0.0; 4])), Some(4.0));
+    assert_eq!(Metric::parse("inference-s").unwrap().of(&three.epochs), Some(3.0));
+    assert!((COSINE.of(&three.epochs).unwrap() - 0.6).abs() < 1e-12);
+    assert_eq!(RADIUS.of(&three.epochs), Some(9.0), "the last one");
+    assert_eq!(INFERENCE_S.of(&with(&[3.0, 1.0, 9.0, 5.0], &[0.0; 4]).epochs), Some(4.0));
     let nothing = with(&[f64::NAN; 2], &[f64::NAN; 2]);
-    assert_eq!((Metric::InferenceSeconds.of(&nothing), Metric::Cosine.of(&nothing)), (None, None));
-    for (name, metric) in Metric::NAMES {
-        assert_eq!(Metric::parse(name).unwrap(), metric);
+    assert_eq!((INFERENCE_S.of(&nothing.epochs), COSINE.of(&nothing.epochs)), (None, None));
+    for name in Metric::names() {
+        assert_eq!(Metric::parse(name).unwrap().name, name);
     }
 }
 
@@ -903,7 +901,7 @@ fn traces_take_their_x_from_the_records() {
     let mut records = made_up_records(Scale::Laptop, 2);
     // At twice the queries in one of two seeds, the mean is 1.5 times as many.
     for record in records.iter_mut().filter(|r| r.trial.seed == 1) {
-        record.epochs.iter_mut().for_each(|e| e.queries *= 2);
+        record.epochs.iter_mut().for_each(|e| e.set(&QUERIES, 2.0 * e.get(&QUERIES)));
     }
     let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
     let charts: Vec<Chart> =
@@ -1044,13 +1042,15 @@ fn demonstration() {
     let mut timed = times();
     for record in &mut timed {
         record.epochs = (1..=40)
-            .map(|epoch| EpochRecord {
-                epoch,
-                test_accuracy: 0.6 * (1.0 - (-f64::from(epoch) / 9.0).exp())
-                    + 0.02 * record.trial.seed as f64,
-                queries: 3_000_000 * u64::from(epoch) / (1 + u64::from(record.trial.series == "fast")),
-                wall_s: record.epochs[1].wall_s / 40.0 * f64::from(epoch),
-                ..record.epochs[1]
+            .map(|epoch| {
+                let accuracy =
+                    0.6 * (1.0 - (-f64::from(epoch) / 9.0).exp()) + 0.02 * record.trial.seed as f64;
+                let queries = 3_000_000 * u64::from(epoch) / (1 + u64::from(record.trial.series == "fast"));
+                let wall_s = record.epochs[1].get(&WALL_S) / 40.0 * f64::from(epoch);
+                let mut row = record.epochs[1].with(&TEST_ACCURACY, accuracy).with(&WALL_S, wall_s);
+                row.set_count(&QUERIES, queries);
+                row.epoch = epoch;
+                row
             })
             .collect();
         let mut add = |name: String, n: u64, share: f64| {

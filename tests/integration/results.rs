@@ -4,9 +4,11 @@ use std::cmp::Ordering;
 use std::path::Path;
 
 use deepzero::experiment::{Library, Scale, Trial};
-use deepzero::results::{
-    EpochRecord, Measures, Provenance, Status, Store, TensorRecord, TrialRecord, compare_ignoring_time,
+use deepzero::metric::{
+    COSINE, GRADIENT_NORM, LEARNING_RATE, METRICS, N_ACTIVE, QUERIES, QUERIES_NON_FINITE, Row, TEST_ACCURACY,
+    TEST_LOSS, TRAIN_ACCURACY, TRAIN_LOSS, VAL_ACCURACY, VAL_LOSS, WALL_S,
 };
+use deepzero::results::{Provenance, Status, Store, TensorRecord, TrialRecord, compare_ignoring_time};
 use insta::assert_snapshot;
 use polars::prelude::{ParquetReader, SerReader};
 use proptest::prelude::*;
@@ -15,24 +17,21 @@ fn trial() -> Trial {
     Library::embedded().get("fig4").unwrap().trials(Scale::Smoke, None, &[]).unwrap().remove(0)
 }
 
-fn epoch(epoch: u32) -> EpochRecord {
+fn epoch(epoch: u32) -> Row {
     let t = f64::from(epoch);
-    EpochRecord {
-        epoch,
-        train_loss: 2.3 / t,
-        train_accuracy: 0.1 * t,
-        val_loss: f64::NAN,
-        val_accuracy: f64::NAN,
-        test_loss: 2.2 / t,
-        test_accuracy: 0.09 * t,
-        learning_rate: 0.1,
-        n_active: 618,
-        queries: 619 * u64::from(epoch),
-        queries_non_finite: 0,
-        gradient_norm: 1.0 / 3.0,
-        wall_s: 1.5 * t,
-        measures: Measures { cosine: 1.0 / t, ..Measures::default() },
+    let mut row = Row::new(epoch)
+        .with(&TRAIN_LOSS, 2.3 / t)
+        .with(&TRAIN_ACCURACY, 0.1 * t)
+        .with(&TEST_LOSS, 2.2 / t)
+        .with(&TEST_ACCURACY, 0.09 * t)
+        .with(&LEARNING_RATE, 0.1)
+        .with(&GRADIENT_NORM, 1.0 / 3.0)
+        .with(&WALL_S, 1.5 * t)
+        .with(&COSINE, 1.0 / t);
+    for (metric, count) in [(&N_ACTIVE, 618), (&QUERIES, 619 * u64::from(epoch)), (&QUERIES_NON_FINITE, 0)] {
+        row.set_count(metric, count);
     }
+    row
 }
 
 fn provenance() -> Provenance {
@@ -77,22 +76,22 @@ fn names(folder: &Path) -> Vec<String> {
 fn assert_same(a: &TrialRecord, b: &TrialRecord) {
     compare_ignoring_time(a, b).unwrap();
     assert_eq!(a.provenance, b.provenance);
-    assert!(a.epochs.iter().zip(&b.epochs).all(|(a, b)| a.wall_s.to_bits() == b.wall_s.to_bits()));
+    assert_eq!(a.epochs, b.epochs);
 }
 
 #[test]
 fn a_record_comes_back_as_it_was() {
     let (_folder, store) = store();
     let mut written = record(3);
-    written.epochs[1].val_loss = 2.0;
-    written.epochs[1].val_accuracy = 0.25;
+    written.epochs[1].set(&VAL_LOSS, 2.0);
+    written.epochs[1].set(&VAL_ACCURACY, 0.25);
     written.best_epoch = Some(2);
     assert!(!store.exists(&written.trial));
     let path = store.write(&written).unwrap();
     assert!(store.exists(&written.trial));
     assert_eq!(path, store.path(&written.trial));
     let read = store.read(&path).unwrap();
-    assert!(read.epochs[0].val_loss.is_nan());
+    assert!(read.epochs[0].get(&VAL_LOSS).is_nan());
     assert_same(&written, &read);
     assert_same(&written, &store.find(&written.trial).unwrap().unwrap());
     assert_eq!(names(path.parent().unwrap()).len(), 1, "no temporary file is left");
@@ -139,9 +138,9 @@ fn failures_and_divergence_are_rows_that_a_second_run_replaces() {
     assert_same(&failed, &store.read(&store.write(&failed).unwrap()).unwrap());
     let mut diverged = record(2);
     diverged.status = Status::Diverged;
-    diverged.epochs[1].train_loss = f64::NAN;
-    diverged.epochs[1].test_loss = f64::INFINITY;
-    diverged.epochs[1].gradient_norm = f64::NEG_INFINITY;
+    diverged.epochs[1].set(&TRAIN_LOSS, f64::NAN);
+    diverged.epochs[1].set(&TEST_LOSS, f64::INFINITY);
+    diverged.epochs[1].set(&GRADIENT_NORM, f64::NEG_INFINITY);
     assert_same(&diverged, &store.read(&store.write(&diverged).unwrap()).unwrap());
     let done = record(3);
     let path = store.write(&done).unwrap();
@@ -233,11 +232,12 @@ fn all_records_are_read_in_order() {
 fn comparison_leaves_out_time_and_threads_only() {
     let a = record(2);
     let mut b = a.clone();
-    b.epochs[0].wall_s = 99.0;
+    b.epochs[0].set(&WALL_S, 99.0);
     b.provenance.threads = 7;
     b.provenance.finished_at = "later".into();
     compare_ignoring_time(&a, &b).unwrap();
-    b.epochs[1].test_loss = f64::from_bits(b.epochs[1].test_loss.to_bits() + 1);
+    let next = f64::from_bits(b.epochs[1].get(&TEST_LOSS).to_bits() + 1);
+    b.epochs[1].set(&TEST_LOSS, next);
     assert_snapshot!(compare_ignoring_time(&a, &b).unwrap_err(), @"test_loss of epoch 2: 1.1 against 1.1000000000000003");
 }
 
@@ -260,6 +260,16 @@ fn readme_names_exactly_the_columns() {
         })
         .collect();
     assert_eq!(documented, written);
+    // What it says of a metric is what the program says.
+    for metric in
+        METRICS.iter().filter(|metric| written.iter().any(|w| w.split(' ').next() == Some(metric.column)))
+    {
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `{}` |", metric.column))).unwrap();
+        if metric.name.replace('-', "_") == metric.column {
+            let time = if metric.is_time { "**Time column.** " } else { "" };
+            assert!(row.ends_with(&format!("| {time}{} |", metric.help)), "{row}");
+        }
+    }
 }
 
 proptest! {
@@ -278,11 +288,10 @@ proptest! {
         written.status = Status::Diverged;
         written.error = error;
         written.trial.seed = seed;
-        written.epochs = values.iter().zip(1..).map(|(value, idx)| EpochRecord {
-            train_loss: *value,
-            test_accuracy: *value,
-            queries,
-            ..epoch(idx)
+        written.epochs = values.iter().zip(1..).map(|(value, idx)| {
+            let mut row = epoch(idx).with(&TRAIN_LOSS, *value).with(&TEST_ACCURACY, *value);
+            row.set_count(&QUERIES, queries);
+            row
         }).collect();
         let read = store.read(&store.write(&written).unwrap()).unwrap();
         prop_assert_eq!(compare_ignoring_time(&written, &read), Ok(()));

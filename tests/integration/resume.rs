@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use deepzero::data;
 use deepzero::experiment::Settings;
-use deepzero::results::{EpochRecord, TrialRecord, compare_ignoring_time};
+use deepzero::metric::{Row, WALL_S};
+use deepzero::results::{TrialRecord, compare_ignoring_time};
 use deepzero::task::{self, Checkpoint, Model, Observer, Prepared, Quiet, Session};
 use deepzero::{Error, Result};
 
@@ -90,7 +91,7 @@ fn killed_run_ends_the_same(threads: usize) {
     let [record] = &place.records("tiny")[..] else { panic!("one record") };
     compare_ignoring_time(&WHOLE, record).unwrap();
     assert_eq!(record.provenance.threads as usize, threads);
-    assert!(record.epochs.windows(2).all(|pair| pair[0].wall_s < pair[1].wall_s));
+    assert!(record.epochs.windows(2).all(|pair| pair[0].get(&WALL_S) < pair[1].get(&WALL_S)));
     let names = std::fs::read_dir(place.path(FOLDER)).unwrap();
     // What was being written when the process was killed may lie around.
     let left = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -190,8 +191,8 @@ struct StopAfter<'a> {
 }
 
 impl Observer for StopAfter<'_> {
-    fn epoch(&self, record: &EpochRecord) {
-        self.interrupt.store(record.epoch == self.epoch, Ordering::Relaxed);
+    fn epoch(&self, row: &Row) {
+        self.interrupt.store(row.epoch == self.epoch, Ordering::Relaxed);
     }
 }
 
@@ -253,10 +254,8 @@ fn every_method_goes_on_bit_for_bit() {
         let resumed = train(&settings, Some(&state), None).unwrap();
         assert_eq!(resumed.params, whole.params, "{more}");
         assert_eq!(resumed.stats, whole.stats, "{more}");
-        let untimed = |model: &Model| -> Vec<String> {
-            let untimed = model.epochs.iter().map(|record| EpochRecord { wall_s: 0.0, ..*record });
-            untimed.map(|record| format!("{record:?}")).collect()
-        };
+        let untimed =
+            |model: &Model| -> Vec<Row> { model.epochs.iter().map(|row| row.with(&WALL_S, 0.0)).collect() };
         assert_eq!(untimed(&resumed), untimed(&whole), "{more}");
     }
 }
