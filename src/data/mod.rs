@@ -6,6 +6,7 @@
 
 mod augment;
 mod cifar10;
+mod config;
 mod dataset;
 mod loader;
 mod source;
@@ -13,6 +14,7 @@ mod synthetic;
 
 pub use augment::{Augmentation, CROP_PADDING, Placement};
 pub use cifar10::{CLASS_NAMES, FileInfo, Format, Hub, Info, SplitInfo};
+pub use config::Config;
 pub use dataset::{Dataset, Splits};
 pub use loader::{Batch, Normalization, class_batch, epoch_order, make_batch};
 pub use source::{DATA_DIR_VARIABLE, DataSource, Location, Progress, Silent, fetch, info, load, verify};

@@ -241,7 +241,7 @@ impl Kind for Estimating {
             let crate::nn::Config { precision, .. } = settings.read()?;
             check_rounding(precision, evaluator, self.moves_coordinates())?;
         }
-        check(settings)
+        Ok(())
     }
 
     fn start(&self, settings: &Settings, seed: u64, layout: &Arc<Layout>) -> Result<Box<dyn Method>> {
@@ -332,22 +332,6 @@ impl GradientSource for Estimated {
         }
         Ok(())
     }
-}
-
-/// Rules of the optimizer's section.
-///
-/// # Errors
-/// [`Error::Setting`] naming the setting to change.
-pub(super) fn check(settings: &Settings) -> Result<()> {
-    if !settings.is_read("warmup-epochs") || !settings.is_read("epochs") {
-        return Ok(());
-    }
-    let optimizer::Config { warmup_epochs, .. } = settings.read()?;
-    let crate::train::Config { epochs, .. } = settings.read()?;
-    if warmup_epochs > epochs {
-        return Err(Error::setting("warmup-epochs", format!("at most epochs = {epochs}; got {warmup_epochs}")));
-    }
-    Ok(())
 }
 
 /// Active coordinates per parameter tensor, by its position in the layout: predicted where that is possible, else as

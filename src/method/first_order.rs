@@ -28,8 +28,7 @@ impl Kind for FirstOrder {
 
     fn check(&self, settings: &Settings) -> Result<()> {
         let sparsity: sparsity::Config = settings.read()?;
-        sparsity.check()?;
-        descent::check(settings)
+        sparsity.check()
     }
 
     fn start(&self, settings: &Settings, seed: u64, layout: &Arc<Layout>) -> Result<Box<dyn Method>> {

@@ -1,6 +1,7 @@
 //! Networks as ordered lists of layers with PyTorch-compatible parameter names.
 
 pub mod backprop;
+mod config;
 pub mod difference;
 pub mod graph;
 pub mod layer;
@@ -12,6 +13,7 @@ pub mod stacked;
 pub mod stream;
 pub mod weights;
 
+pub use config::Config;
 pub use difference::Propagator;
 pub use graph::{Activations, BatchStats, Network, RunningStats};
 pub use layer::{Context, Layer, Mode};

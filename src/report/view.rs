@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
-use serde_json::Value;
 
 use crate::Result;
-use crate::experiment::{Experiment, Progress, Scale, Settings, TensorMeasure, split_id};
+use crate::experiment::{Experiment, Progress, Scale, TensorMeasure, split_id};
 use crate::metric::{QUERIES, QUERIES_NON_FINITE, TEST_ACCURACY, WALL_S};
+use crate::setting::Settings;
 use crate::results::{Status, TrialRecord};
 
 use super::chart::{Chart, traces};
@@ -544,7 +544,7 @@ fn three_digits(value: f64) -> f64 {
     (value / unit).round() * unit
 }
 
-/// Every setting with its values over the trials, those that differ first.
+/// Every setting that some trial reads, with its values over the trials, those that differ first.
 fn settings(records: &[&TrialRecord]) -> Vec<(String, String)> {
     let mut names: Vec<String> = Vec::new();
     let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -564,10 +564,9 @@ fn settings(records: &[&TrialRecord]) -> Vec<(String, String)> {
 }
 
 fn fields(settings: &Settings) -> Vec<(String, String)> {
-    let Ok(Value::Object(map)) = serde_json::to_value(settings) else { unreachable!("settings are a map") };
-    let text = |value: Value| match value {
-        Value::String(text) => text,
-        other => other.to_string(),
+    let text = |value: toml::Value| match value {
+        toml::Value::String(text) => text,
+        other => serde_json::to_string(&other).unwrap_or_default(),
     };
-    map.into_iter().map(|(name, value)| (name, text(value))).collect()
+    settings.shown().map(|(name, value)| (name.to_owned(), text(value))).collect()
 }

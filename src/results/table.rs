@@ -4,7 +4,8 @@
 use polars::prelude::*;
 
 use super::record::{Provenance, SCHEMA_VERSION, Status, TensorRecord, TrialRecord};
-use crate::experiment::{Settings, Trial};
+use crate::experiment::{Trial, settings};
+use crate::setting::{Domain, Entry};
 use crate::metric::{Metric, Row, TEST_ACCURACY, VAL_ACCURACY};
 
 /// Value of the column `row` at the end of an epoch.
@@ -31,10 +32,10 @@ pub(super) fn to_frame(record: &TrialRecord) -> PolarsResult<DataFrame> {
     table.push("x", vec![trial.x; n_rows]);
     table.repeat_text("x_text", &trial.x_text);
     table.repeat_u64("seed", trial.seed);
-    for name in Settings::NAMES {
-        table.setting(name, trial.settings.get(name));
+    for entry in settings::entries() {
+        table.setting(entry, trial.settings.get(entry.name));
     }
-    table.repeat_text("settings", &trial.settings.canonical_json());
+    table.repeat_text("settings", &settings::canonical_json(&trial.settings));
     table.repeat_u64("n_params", record.n_params);
     table.repeat_text("status", status_name(record.status));
     table.repeat_text("error", &record.error);
@@ -69,14 +70,17 @@ impl Columns {
         self.push(name, vec![value; self.n_rows]);
     }
 
-    fn setting(&mut self, name: &str, value: Option<toml::Value>) {
-        let column = setting_column(name);
-        match value {
-            Some(toml::Value::Boolean(value)) => self.push(&column, vec![value; self.n_rows]),
-            Some(toml::Value::Integer(value)) => self.push(&column, vec![value; self.n_rows]),
-            Some(toml::Value::Float(value)) => self.push(&column, vec![value; self.n_rows]),
-            Some(toml::Value::String(value)) => self.push(&column, vec![value; self.n_rows]),
-            other => unreachable!("setting {name} is a plain value, not {other:?}"),
+    /// A setting; null where the trial does not read it.
+    fn setting(&mut self, entry: &Entry, value: Option<toml::Value>) {
+        let (column, n) = (setting_column(entry.name), self.n_rows);
+        let value = value.as_ref();
+        match entry.domain {
+            Domain::Bool => self.push(&column, vec![value.and_then(toml::Value::as_bool); n]),
+            Domain::Int(_) => self.push(&column, vec![value.and_then(toml::Value::as_integer); n]),
+            Domain::Above(..) | Domain::From(..) | Domain::Within(..) => {
+                self.push(&column, vec![value.and_then(toml::Value::as_float); n]);
+            }
+            Domain::Name(_) => self.push(&column, vec![value.and_then(toml::Value::as_str); n]),
         }
     }
 
@@ -172,8 +176,8 @@ pub(super) fn from_frame(frame: &DataFrame) -> Result<TrialRecord, Reason> {
             return Err(format!("row {row} is `{found}`, not `{kind}`"));
         }
     }
-    // From the typed columns rather than from the JSON, whose reader may round a number's last bit.
-    let settings = rows.settings(last)?;
+    // Everything that the trial is named by, also what it does not read.
+    let settings = settings::from_canonical(&rows.text("settings", last)?)?;
     let trial = Trial {
         experiment: rows.text("experiment", last)?,
         scale: rows.text("scale", last)?.parse().map_err(|error: crate::Error| error.to_string())?,
@@ -282,29 +286,6 @@ impl Rows<'_> {
     /// A metric; null is NaN.
     fn f64(&self, name: &str, row: usize) -> Result<f64, Reason> {
         Ok(self.optional_f64(name, row)?.unwrap_or(f64::NAN))
-    }
-
-    fn settings(&self, row: usize) -> Result<Settings, Reason> {
-        let mut table = toml::Table::new();
-        for name in Settings::NAMES {
-            let column = setting_column(name);
-            if Settings::is_later(name) && self.frame.column(&column).is_err() {
-                let default = Settings::default().get(name).expect("a setting's own name");
-                table.insert(name.into(), default);
-                continue;
-            }
-            let value = match self.value(&column, row)? {
-                AnyValue::Boolean(value) => value.into(),
-                AnyValue::Int64(value) => value.into(),
-                AnyValue::Float64(value) => value.into(),
-                text => match text.get_str() {
-                    Some(text) => text.into(),
-                    None => return Err(format!("{column}: expected a plain value, got {text}")),
-                },
-            };
-            table.insert(name.into(), value);
-        }
-        Settings::from_table(table)
     }
 
     /// A file from before a metric existed has no column for it.

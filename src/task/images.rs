@@ -6,7 +6,8 @@ use crate::nn::{self, Network, model};
 use crate::problem::{Classify, Prepared, Resources};
 use crate::setting::{Entry, Section, Settings};
 use crate::zo::evaluate::{self, EvaluatorKind};
-use crate::{Result, data, train};
+use crate::zo::sparsity;
+use crate::{Error, Result, data, train};
 
 /// The sections of images, of a network, and of passes over the images.
 pub(super) fn sections() -> Vec<&'static [Entry]> {
@@ -28,6 +29,30 @@ pub(super) fn problem<'a>(
 ) -> Result<Classify<'a>> {
     let data::Config { augment, .. } = settings.read()?;
     Ok(Classify::new(network, images, &settings.read()?, seed, resources).augmented(augment))
+}
+
+/// Checks that there are as many images of every class as scores look at.
+///
+/// # Errors
+/// [`Error::Setting`] if not.
+pub(super) fn check(settings: &Settings) -> Result<()> {
+    let data::Config { data, n_train, .. } = settings.read()?;
+    let per_class = if settings.is_read("grasp-images-per-class") {
+        settings.read::<sparsity::Config>()?.scored_per_class()
+    } else {
+        None
+    };
+    let n_classes = data.n_classes;
+    match per_class {
+        Some(per_class) if n_train > 0 && per_class.saturating_mul(n_classes) > n_train => {
+            let reason = format!(
+                "{per_class} of each of {n_classes} classes are more than the {n_train} training images; at most {}",
+                n_train / n_classes
+            );
+            Err(Error::setting("grasp-images-per-class", reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How many steps, items of all steps, and items that are only measured.

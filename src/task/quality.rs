@@ -44,6 +44,10 @@ impl Task for Quality {
         Ok([images::sections(), method.gradient_sections()?, own].concat())
     }
 
+    fn check(&self, settings: &Settings) -> Result<()> {
+        images::check(settings)
+    }
+
     fn run(&self, settings: &Settings, seed: u64, session: &Session) -> Result<Outcome> {
         let started = Instant::now();
         let images = session.images()?;

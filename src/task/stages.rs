@@ -67,6 +67,10 @@ impl Task for Stages {
         vec![(EVALUATOR, EvaluatorKind::Full.into_value()), ("warmup-epochs", 0usize.into_value())]
     }
 
+    fn check(&self, settings: &Settings) -> Result<()> {
+        images::check(settings)
+    }
+
     fn run(&self, settings: &Settings, seed: u64, session: &Session) -> Result<Outcome> {
         let started = Instant::now();
         let images = session.images()?;

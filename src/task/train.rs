@@ -6,11 +6,11 @@ use super::images::{self, Amount};
 use super::{Outcome, Session, Task};
 use crate::cost::{Cost, Planner};
 use crate::method;
-use crate::problem::{Classify, Problem};
+use crate::problem::Problem;
 use crate::setting::{Entry, Settings};
 use crate::train::{self, Run};
-use crate::zo::QueryCount;
-use crate::Result;
+use crate::zo::{QueryCount, optimizer};
+use crate::{Error, Result};
 
 /// `task = train`.
 #[derive(Debug)]
@@ -23,6 +23,20 @@ impl Task for Train {
 
     fn sections(&self, method: &'static dyn method::Kind) -> Result<Vec<&'static [Entry]>> {
         Ok([images::sections(), method.sections()].concat())
+    }
+
+    fn check(&self, settings: &Settings) -> Result<()> {
+        images::check(settings)?;
+        if !settings.is_read("warmup-epochs") {
+            return Ok(());
+        }
+        let optimizer::Config { warmup_epochs, .. } = settings.read()?;
+        let train::Config { epochs, .. } = settings.read()?;
+        if warmup_epochs > epochs {
+            let reason = format!("at most epochs = {epochs}; got {warmup_epochs}");
+            return Err(Error::setting("warmup-epochs", reason));
+        }
+        Ok(())
     }
 
     fn shares_probes(&self) -> bool {

@@ -4,7 +4,7 @@ mod point;
 mod shared;
 
 pub use super::objective::EvaluatorKind;
-pub use point::{PointEvaluator, at};
+pub use point::{HERE, PointEvaluator, at};
 pub use shared::Shared;
 
 use super::Probe;

@@ -18,6 +18,9 @@ pub struct PointEvaluator<'a> {
     base: Base,
 }
 
+/// Where a loss is not finite, as far as an evaluator knows.
+pub const HERE: &str = "the current parameters";
+
 /// The evaluator of `objective` around `params` (d): one query, that of the base.
 ///
 /// # Errors
@@ -26,7 +29,7 @@ pub struct PointEvaluator<'a> {
 pub fn at<'a>(objective: &Metered<'a>, kind: EvaluatorKind, params: &'a [f64]) -> Result<PointEvaluator<'a>> {
     let base = objective.base(kind, params)?;
     if !base.loss().is_finite() {
-        return Err(Error::Diverged { loss: base.loss(), at: "the current parameters".to_owned() });
+        return Err(Error::Diverged { loss: base.loss(), at: HERE.to_owned() });
     }
     Ok(PointEvaluator { objective: *objective, kind, params, base })
 }
