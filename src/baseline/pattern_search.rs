@@ -12,16 +12,10 @@
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-use candle_core::Tensor;
-
 use crate::Result;
-use crate::nn::difference::{LogitScale, Options};
-use crate::nn::objective::NetworkObjective;
-use crate::nn::{Context, Mode, Propagator, loss};
 use crate::rng::{Purpose, Stream};
-use crate::zo::evaluate::{Evaluator, EvaluatorKind};
-use crate::zo::objective::{by_losses, one_by_one};
-use crate::zo::{Base, Objective, Probe};
+use crate::zo::Probe;
+use crate::zo::evaluate::Evaluator;
 
 /// Which moves Pattern Search keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,62 +199,11 @@ impl ShuffledList {
     }
 }
 
-/// Cross-entropy of a network whose logits are scaled as [`LogitScale`] says.
-#[derive(Debug, Clone, Copy)]
-pub struct ScaledObjective<'a>(pub NetworkObjective<'a>);
-
-impl ScaledObjective<'_> {
-    fn scale(&self, params: &[f64]) -> LogitScale {
-        LogitScale::new(self.0.network.layout(), params)
-    }
-}
-
-impl Objective for ScaledObjective<'_> {
-    fn n_coords(&self) -> usize {
-        self.0.n_coords()
-    }
-
-    fn loss(&self, params: &[f64]) -> Result<f64> {
-        let NetworkObjective { network, images, labels, split, .. } = self.0;
-        let tensors = network.tensors(params, images.dtype(), images.device())?;
-        let logits: Tensor = network.forward(&Context { mode: Mode::Train, split }, &tensors, images)?;
-        loss::cross_entropy(&(logits * self.scale(params).value())?, labels)
-    }
-
-    fn losses(&self, params: &[f64], probes: &[Probe]) -> Result<Vec<f64>> {
-        let Some(batch) = self.0.stacked() else { return one_by_one(self, params, probes) };
-        batch.losses(probes.len(), |idx, point| {
-            probes[idx].apply(params, point);
-            self.scale(point).value()
-        })
-    }
-
-    fn base(&self, kind: EvaluatorKind, params: &[f64]) -> Result<Base> {
-        if kind != EvaluatorKind::Difference {
-            return Ok(Base::new(self.loss(params)?));
-        }
-        let NetworkObjective { network, images, labels, .. } = self.0;
-        let options = Options { scale: Some(self.scale(params)), ..self.0.options() };
-        let propagator = Propagator::with(network, params, images, labels, Mode::Train, options)?;
-        Ok(Base::keeping(propagator.loss(), propagator))
-    }
-
-    fn differences_from(&self, base: &Base, params: &[f64], moves: &[(usize, f64)]) -> Result<Vec<f64>> {
-        match base.kept::<Propagator>() {
-            Some(_) => self.0.differences_from(base, params, moves),
-            None => by_losses(self, base, params, moves),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
-    use crate::nn::model;
-    use crate::zo::evaluate;
-    use crate::zo::{Metered, QueryCount};
+    use crate::zo::evaluate::{self, EvaluatorKind};
+    use crate::zo::{Metered, Objective, QueryCount};
 
     /// (x − a)² summed over coordinates.
     struct Bowl(Vec<f64>);
@@ -379,31 +322,5 @@ mod tests {
         }
         let (mean, sd) = (50.0, (400.0f64 * 0.125 * 0.875).sqrt());
         assert!(counts.iter().all(|&n| (f64::from(n) - mean).abs() < 5.0 * sd), "{counts:?}");
-    }
-
-    /// Oracle: complete forward passes in f64, scaled.
-    #[test]
-    fn scaled_differences_are_propagated() {
-        let network = model::cnn(2, 4).unwrap();
-        let params = network.layout().initial_values(5);
-        let mut pixels = vec![0.0; 3 * 3 * 32 * 32];
-        Stream::new(6, Purpose::Test, 0).fill_normal(&mut pixels);
-        let images = Tensor::from_vec(pixels, (3, 3, 32, 32), &Device::Cpu).unwrap();
-        let plain = NetworkObjective::new(&network, &images, &[7, 0, 3]);
-        let count = QueryCount::default();
-        let scaled = ScaledObjective(NetworkObjective { memory: 1 << 28, ..plain });
-        let objective = Metered::new(&scaled, &count);
-        let full = evaluate::at(&objective, EvaluatorKind::Full, &params).unwrap();
-        let propagated = evaluate::at(&objective, EvaluatorKind::Difference, &params).unwrap();
-        assert!((full.base_loss() - propagated.base_loss()).abs() < 1e-12);
-        let probes: Vec<Probe> = (0..params.len())
-            .step_by(7)
-            .flat_map(|coord| [1.0, -0.25].map(|step| Probe::Coordinate { coord, step }))
-            .collect();
-        let (expected, found) =
-            (full.differences(&probes).unwrap(), propagated.differences(&probes).unwrap());
-        for ((found, expected), probe) in found.iter().zip(&expected).zip(&probes) {
-            assert!((found - expected).abs() < 1e-11, "{probe:?}: {found} {expected}");
-        }
     }
 }

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use crate::baseline::pattern_search::ScaledObjective;
 use crate::data::Batch;
 use crate::experiment::{Method, Settings};
+use crate::nn::loss::Loss;
 use crate::nn::objective::{BasePass, NetworkObjective};
 use crate::nn::{Network, backprop};
 use crate::ranks::Ranks;
 use crate::rng::Purpose;
 use crate::zo::estimator::{Cge, Cocd, Cycle, Rge};
 use crate::zo::evaluate::{self, Evaluator, Shared};
-use crate::zo::{self, DirectionSource, Estimator, Metered, Objective, QueryCount};
+use crate::zo::{self, DirectionSource, Estimator, Metered, QueryCount};
 use crate::{Error, Result};
 
 /// A gradient and what came with it.
@@ -125,19 +125,19 @@ impl GradientSource<'_> {
         batch: &Batch,
         visit: &mut dyn FnMut(&dyn Evaluator) -> Result<R>,
     ) -> Result<(BasePass, R)> {
-        let plain = self.objective(batch);
-        let scaled = ScaledObjective(plain);
-        let objective: &dyn Objective = if self.settings.normalize_logits { &scaled } else { &plain };
-        let metered = Metered::new(objective, self.count);
+        let objective = self.objective(batch);
+        let metered = Metered::new(&objective, self.count);
         let evaluator = evaluate::at(&metered, self.settings.evaluator, params)?;
         let layout = Some(self.network.layout().as_ref());
         let result = visit(&Shared::new(&evaluator, self.ranks, layout, self.count, self.interrupt))?;
-        Ok((plain.pass_at(params, evaluator.base())?, result))
+        Ok((objective.pass_at(params, evaluator.base())?, result))
     }
 
     /// The loss on `batch` as an objective, with train-mode batch norm.
     pub(super) fn objective<'b>(&'b self, batch: &'b Batch) -> NetworkObjective<'b> {
+        let normalizes = self.settings.normalize_logits;
         NetworkObjective {
+            loss: if normalizes { Loss::NormalizedCrossEntropy } else { Loss::CrossEntropy },
             memory: self.memory,
             rounding: self.settings.precision.rounding(),
             ..NetworkObjective::new(self.network, &batch.images, &batch.labels)
