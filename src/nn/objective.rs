@@ -4,23 +4,26 @@ use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::difference::{DEFAULT_MEMORY, Options};
+use super::loss::{LogitScale, Loss, Targets};
 use super::stacked::forward::Batch;
-use super::{Activations, BatchStats, Context, Mode, Network, Propagator, loss};
+use super::{Activations, BatchStats, Context, Mode, Network, Propagator};
 use crate::kernels::{Precision, Rounding, Split};
 use crate::zo::evaluate::EvaluatorKind;
 use crate::zo::objective::{by_losses, difference, one_by_one};
 use crate::zo::{Base, Objective, Probe};
 use crate::{Error, Result};
 
-/// Mean cross-entropy of a network on one batch, with batch statistics (train mode).
+/// Mean loss of a network on one batch, with batch statistics (train mode).
 #[derive(Debug, Clone, Copy)]
 pub struct NetworkObjective<'a> {
     /// The network.
     pub network: &'a Network,
     /// Images (B, C, H, W) on the device and in the precision of the forward pass.
     pub images: &'a Tensor,
-    /// Labels (B).
-    pub labels: &'a [u32],
+    /// What the outputs are held to.
+    pub targets: Targets<'a>,
+    /// What they are worth.
+    pub loss: Loss,
     /// Use of the machine by one evaluation: [`Split::Serial`] where probes fill the threads.
     pub split: Split,
     /// Bytes that changes in flight may occupy, and points evaluated together on a GPU.
@@ -35,6 +38,7 @@ pub struct NetworkObjective<'a> {
 struct Features {
     params: Vec<Tensor>,
     activations: Activations,
+    scale: Option<LogitScale>,
 }
 
 impl Features {
@@ -67,22 +71,23 @@ impl BasePass {
 }
 
 impl<'a> NetworkObjective<'a> {
-    /// The loss of `network` on `images` (B, C, H, W) with `labels` (B): one thread per evaluation, no rounding.
+    /// The cross-entropy of `network` on `images` (B, C, H, W) with labels (B) as `targets`: one thread per evaluation,
+    /// no rounding.
     #[must_use]
-    pub fn new(network: &'a Network, images: &'a Tensor, labels: &'a [u32]) -> Self {
+    pub fn new(network: &'a Network, images: &'a Tensor, targets: impl Into<Targets<'a>>) -> Self {
         let (split, memory, rounding) = (Split::Serial, DEFAULT_MEMORY, Rounding::None);
-        Self { network, images, labels, split, memory, rounding }
+        Self { network, images, targets: targets.into(), loss: Loss::default(), split, memory, rounding }
     }
 
     /// Points that are evaluated together, on a GPU; none on the CPU, where each has a thread.
-    pub(crate) fn stacked(&self) -> Option<Batch<'a>> {
-        let Self { network, images, labels, memory, .. } = *self;
-        (!images.device().is_cpu()).then_some(Batch { network, images, labels, memory })
+    fn stacked(&self) -> Option<Batch<'a>> {
+        let Self { network, images, targets, loss, memory, .. } = *self;
+        (!images.device().is_cpu()).then_some(Batch { network, images, loss, targets, memory })
     }
 
     /// Options of propagation.
-    pub(crate) fn options(&self) -> Options {
-        Options { memory: self.memory, rounding: self.rounding, ..Options::default() }
+    fn options(&self) -> Options {
+        Options { memory: self.memory, loss: self.loss, rounding: self.rounding, ..Options::default() }
     }
 
     /// What the evaluation at `params` (d) that left `base` gave beside its loss. Where nothing was kept this takes one
@@ -135,7 +140,7 @@ impl<'a> NetworkObjective<'a> {
         let tensors = self.network.tensors(params, self.dtype(), self.device())?;
         let context = Context { split: Split::Threads, ..self.context() };
         let activations = self.network.forward_all(&context, &tensors, self.images)?;
-        Ok(Features { params: tensors, activations })
+        Ok(Features { params: tensors, activations, scale: self.scale(params) })
     }
 
     /// Loss with `step` added to coordinate `coord`, from the layer that owns it on.
@@ -149,7 +154,13 @@ impl<'a> NetworkObjective<'a> {
         tensors[param_idx] = self.network.tensor(param_idx, &values, self.dtype(), self.device())?;
         let node_idx = self.network.node_of(param_idx);
         let logits = self.network.forward_from(node_idx, &self.context(), &tensors, &features.activations)?;
-        loss::cross_entropy(&logits, self.labels)
+        let scale = features.scale.as_ref().map(|scale| scale.after(coord, step));
+        self.loss.value(&logits, self.targets, scale)
+    }
+
+    /// The factor that the loss multiplies the logits with, if it does.
+    fn scale(&self, params: &[f64]) -> Option<LogitScale> {
+        self.loss.scale(self.network.layout(), params)
     }
 
     fn dtype(&self) -> DType {
@@ -182,7 +193,7 @@ impl Objective for NetworkObjective<'_> {
     fn loss(&self, params: &[f64]) -> Result<f64> {
         let tensors = self.network.tensors(params, self.dtype(), self.device())?;
         let logits = self.network.forward(&self.context(), &tensors, self.images)?;
-        loss::cross_entropy(&logits, self.labels)
+        self.loss.value(&logits, self.targets, self.scale(params).map(|scale| scale.value()))
     }
 
     fn loss_alone(&self, params: &[f64]) -> Result<f64> {
@@ -193,7 +204,6 @@ impl Objective for NetworkObjective<'_> {
         let Some(batch) = self.stacked() else { return one_by_one(self, params, probes) };
         batch.losses(probes.len(), |idx, point| {
             probes[idx].apply(params, point);
-            1.0
         })
     }
 
@@ -202,13 +212,14 @@ impl Objective for NetworkObjective<'_> {
             EvaluatorKind::Full => Ok(Base::new(self.loss_alone(params)?)),
             EvaluatorKind::Reuse => {
                 let features = self.features(params)?;
-                let loss = loss::cross_entropy(features.activations.logits(), self.labels)?;
+                let scale = features.scale.as_ref().map(LogitScale::value);
+                let loss = self.loss.value(features.activations.logits(), self.targets, scale)?;
                 Ok(Base::keeping(loss, features))
             }
             EvaluatorKind::Difference => {
-                let Self { network, images, labels, .. } = *self;
+                let Self { network, images, targets, .. } = *self;
                 let mode = self.context().mode;
-                let propagator = Propagator::with(network, params, images, labels, mode, self.options())?;
+                let propagator = Propagator::with(network, params, images, targets, mode, self.options())?;
                 Ok(Base::keeping(propagator.loss(), propagator))
             }
         }
@@ -251,4 +262,132 @@ pub fn check_rounding(precision: Precision, evaluator: EvaluatorKind, moves_coor
              single coordinates"
         ),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{backprop, model};
+    use crate::rng::{Purpose, Stream};
+    use crate::zo::evaluate::{self, Evaluator};
+    use crate::zo::{Metered, QueryCount};
+
+    const LOSSES: [Loss; 3] = [Loss::CrossEntropy, Loss::NormalizedCrossEntropy, Loss::SquaredError];
+    const LABELS: &[u32] = &[7, 0, 3];
+
+    /// A network whose last layer is linear, a point, three images, and values to aim at.
+    struct Scene {
+        network: Network,
+        params: Vec<f64>,
+        images: Tensor,
+        values: Tensor,
+    }
+
+    impl Scene {
+        fn new() -> Result<Self> {
+            let network = model::cnn(2, 4)?;
+            let params = network.layout().initial_values(5);
+            let noise = |lane: u32, dims: &[usize]| -> Result<Tensor> {
+                let mut numbers = vec![0.0; dims.iter().product()];
+                Stream::new(6, Purpose::Test, 0).lane(lane).fill_normal(&mut numbers);
+                Ok(Tensor::from_vec(numbers, dims, &Device::Cpu)?)
+            };
+            let (images, values) = (noise(0, &[3, 3, 32, 32])?, noise(1, &[3, 10])?);
+            Ok(Self { network, params, images, values })
+        }
+
+        fn objective(&self, loss: Loss) -> NetworkObjective<'_> {
+            let targets = if loss == Loss::SquaredError {
+                Targets::Values(&self.values)
+            } else {
+                Targets::Labels(LABELS)
+            };
+            NetworkObjective {
+                loss,
+                memory: 1 << 28,
+                ..NetworkObjective::new(&self.network, &self.images, targets)
+            }
+        }
+    }
+
+    /// Oracle: complete forward passes in f64, for every loss and evaluator, probes stacked or not.
+    #[test]
+    fn evaluators_agree_on_every_loss() -> Result<()> {
+        let scene = Scene::new()?;
+        let n_coords = scene.params.len();
+        let moves: Vec<(usize, f64)> =
+            (0..n_coords).step_by(7).flat_map(|coord| [1.0, -0.25].map(|step| (coord, step))).collect();
+        let probes: Vec<Probe> =
+            moves.iter().map(|&(coord, step)| Probe::Coordinate { coord, step }).collect();
+        for loss in LOSSES {
+            let objective = scene.objective(loss);
+            let count = QueryCount::default();
+            let metered = Metered::new(&objective, &count);
+            let at = |kind| evaluate::at(&metered, kind, &scene.params);
+            let full = at(EvaluatorKind::Full)?;
+            let expected = full.differences(&probes)?;
+            let close = |base: f64, found: Vec<f64>| {
+                assert!((base - full.base_loss()).abs() < 1e-12, "{loss:?}: {base}");
+                for ((found, expected), probe) in found.iter().zip(&expected).zip(&probes) {
+                    assert!((found - expected).abs() < 1e-11, "{loss:?} {probe:?}: {found} {expected}");
+                }
+            };
+            for kind in [EvaluatorKind::Reuse, EvaluatorKind::Difference] {
+                let evaluator = at(kind)?;
+                close(evaluator.base_loss(), evaluator.differences(&probes)?);
+            }
+            assert_eq!(count.queries(), 3 * (1 + probes.len() as u64));
+
+            let NetworkObjective { network, images, targets, memory, .. } = objective;
+            let options = Options { is_stacked: true, ..objective.options() };
+            let stacked = Propagator::with(network, &scene.params, images, targets, Mode::Train, options)?;
+            close(stacked.loss(), stacked.differences(&moves)?);
+            let batch = Batch { network, images, loss, targets, memory };
+            let base = full.base_loss();
+            let losses = batch.losses(moves.len(), |idx, point| probes[idx].apply(&scene.params, point))?;
+            close(base, losses.into_iter().map(|loss| loss - base).collect());
+            let tensors = network.tensors(&scene.params, DType::F64, &Device::Cpu)?;
+            let values = network.forward_stacked(&objective.context(), &tensors, images, |_| true)?;
+            let losses = batch.losses_from(&values, &scene.params, &moves)?;
+            close(base, losses.into_iter().map(|loss| loss - base).collect());
+        }
+        Ok(())
+    }
+
+    /// Oracle: central differences in f64, off by the square of the step.
+    #[test]
+    fn gradients_are_slopes_of_every_loss() -> Result<()> {
+        let scene = Scene::new()?;
+        for loss in LOSSES {
+            let objective = scene.objective(loss);
+            let NetworkObjective { network, images, targets, .. } = objective;
+            let exact = backprop::gradient_of(loss, network, &scene.params, images, targets, 1.0)?;
+            let base = objective.base(EvaluatorKind::Difference, &scene.params)?;
+            assert!((exact.loss - base.loss()).abs() < 1e-12);
+            for coord in (0..scene.params.len()).step_by(5) {
+                let moves = [1e-5, -1e-5].map(|step| (coord, step));
+                let found = objective.differences_from(&base, &scene.params, &moves)?;
+                let (slope, expected) = (exact.gradient[coord], (found[0] - found[1]) / 2e-5);
+                assert!(
+                    (slope - expected).abs() < 1e-6 * (1.0 + slope.abs()),
+                    "{loss:?} {coord}: {slope} {expected}"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Oracle: by hand. Errors 1, −2 and 3, 0 of two images: (1 + 4 + 9 + 0) / 4.
+    #[test]
+    fn squared_error_is_the_mean_over_all_numbers() -> Result<()> {
+        let outputs = Tensor::new(&[[2.0, -1.0], [3.0, 5.0]], &Device::Cpu)?;
+        let values = Tensor::new(&[[1.0, 1.0], [0.0, 5.0]], &Device::Cpu)?;
+        let targets = Targets::Values(&values);
+        assert_eq!(Loss::SquaredError.value(&outputs, targets, None)?, 3.5);
+        let (value, grad) = Loss::SquaredError.gradient(&outputs, targets, 1.0, None)?;
+        assert_eq!((value, grad.to_vec2::<f64>()?), (3.5, vec![vec![0.5, -1.0], vec![1.5, 0.0]]));
+        assert!(Loss::SquaredError.value(&outputs, Targets::Labels(&[0, 1]), None).is_err());
+        assert!(Loss::CrossEntropy.value(&outputs, targets, None).is_err());
+        Ok(())
+    }
 }

@@ -1,4 +1,4 @@
-//! Mean cross-entropy and its change, in double precision.
+//! Mean losses and their changes, in double precision.
 
 use candle_core::{DType, Result, Tensor};
 
@@ -156,6 +156,125 @@ impl Operation for EntropyChange<'_> {
         ];
         args.extend(self.logs.dims().iter().map(|&size| Arg::Int(size)));
         per_probe("cross_entropy_change", self.delta.data.dtype(), self.delta.data.dims()[0], args)
+    }
+
+    fn definition(&self) -> Result<Tensor> {
+        by_type!(self.delta.data.dtype(), self.values)
+    }
+}
+
+/// Mean squared error (P), in f64, of outputs (P, B, C, H, W) less `targets` (B, C·H·W), in f64.
+///
+/// # Errors
+/// If sizes or number types do not fit, or the device fails.
+pub fn squared_error(outputs: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    run(&Squares { outputs: &outputs.contiguous()?, targets })
+}
+
+struct Squares<'a> {
+    outputs: &'a Tensor,
+    targets: &'a Tensor,
+}
+
+impl Squares<'_> {
+    fn values<T: Element>(&self) -> Result<Tensor> {
+        let outputs: Vec<T> = numbers(self.outputs)?;
+        let targets: Vec<f64> = numbers(self.targets)?;
+        let loss = |outputs: &[T]| {
+            let squares =
+                outputs.iter().zip(&targets).map(|(output, target)| (output.wide() - target).powi(2));
+            squares.sum::<f64>() / targets.len() as f64
+        };
+        let losses = outputs.chunks_exact(targets.len().max(1)).map(loss).collect();
+        Tensor::from_vec(losses, self.dims(), self.outputs.device())
+    }
+}
+
+impl Operation for Squares<'_> {
+    fn dims(&self) -> Vec<usize> {
+        vec![self.outputs.dims()[0]]
+    }
+
+    fn dtype(&self) -> DType {
+        DType::F64
+    }
+
+    fn place(&self) -> &Tensor {
+        self.outputs
+    }
+
+    fn call(&self) -> Call<'_> {
+        let args =
+            vec![Arg::In(self.outputs), Arg::In(self.targets), Arg::Out, Arg::Int(self.targets.elem_count())];
+        per_probe("squared_error", self.outputs.dtype(), self.outputs.dims()[0], args)
+    }
+
+    fn definition(&self) -> Result<Tensor> {
+        by_type!(self.outputs.dtype(), self.values)
+    }
+}
+
+/// Change (P), in f64, of the mean squared error for a change of the outputs: mean of δ (2e + δ), with `errors` e
+/// (B, C·H·W) the outputs less the targets at the base, in f64.
+///
+/// # Errors
+/// If sizes or number types do not fit, or the device fails.
+pub fn squared_error_change(delta: &Change, errors: &Tensor) -> Result<Tensor> {
+    run(&SquaresChange { delta, errors })
+}
+
+struct SquaresChange<'a> {
+    delta: &'a Change,
+    errors: &'a Tensor,
+}
+
+impl SquaresChange<'_> {
+    /// Images, channels and pixels.
+    fn sizes(&self) -> [usize; 3] {
+        let (change, errors) = (self.delta.data.dims(), self.errors.dims());
+        let plane = change[3] * change[4];
+        [errors[0], errors[1] / plane.max(1), plane]
+    }
+
+    fn values<T: Element>(&self) -> Result<Tensor> {
+        let [images, channels, plane] = self.sizes();
+        let delta = Stored::<T>::new(self.delta)?;
+        let errors: Vec<f64> = numbers(self.errors)?;
+        let change = |probe: usize| {
+            let of_number = |(at, error): (usize, &f64)| {
+                let (image, channel, pixel) = (at / plane / channels, at / plane % channels, at % plane);
+                let change = delta.at(probe, image, channel, pixel).map_or(0.0, Element::wide);
+                change * (2.0 * error + change)
+            };
+            errors.iter().enumerate().map(of_number).sum::<f64>() / (images * channels * plane) as f64
+        };
+        let probes = self.delta.data.dim(0)?;
+        Tensor::from_vec((0..probes).map(change).collect(), self.dims(), self.errors.device())
+    }
+}
+
+impl Operation for SquaresChange<'_> {
+    fn dims(&self) -> Vec<usize> {
+        vec![self.delta.data.dims()[0]]
+    }
+
+    fn dtype(&self) -> DType {
+        DType::F64
+    }
+
+    fn place(&self) -> &Tensor {
+        self.errors
+    }
+
+    fn call(&self) -> Call<'_> {
+        let mut args = vec![
+            Arg::In(&self.delta.data),
+            Arg::maybe(self.delta.channels.as_ref()),
+            Arg::In(self.errors),
+            Arg::Out,
+        ];
+        args.extend(self.sizes().map(Arg::Int));
+        per_probe("squared_error_change", self.delta.data.dtype(), self.delta.data.dims()[0], args)
     }
 
     fn definition(&self) -> Result<Tensor> {

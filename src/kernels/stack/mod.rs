@@ -33,7 +33,7 @@ use rayon::prelude::*;
 use super::Element;
 
 pub use conv::{Convolution, conv, conv_seed};
-pub use loss::{cross_entropy, cross_entropy_change};
+pub use loss::{cross_entropy, cross_entropy_change, squared_error, squared_error_change};
 pub use norm::{NormBase, NormChange, moments, norm_affine, norm_change, normalize};
 pub use pointwise::{add_change, max_pool_change, relu_change};
 

@@ -263,6 +263,8 @@ fn losses(random: &mut Random) -> Result<Vec<(&'static str, Tensor)>> {
     let large = Change { data: (&dense.data * 400.0)?, channels: None };
     let small = Change { data: (&dense.data * 1e-6)?, channels: None };
     let first = scales.narrow(1, 0, 1)?.contiguous()?.squeeze(1)?;
+    let plane = random.single([3, 5, 4, 6, 3])?;
+    let planes = random.doubles(&[5, 4 * 6 * 3])?;
     Ok(vec![
         ("cross-entropy", cross_entropy(&logits, &labels, None)?),
         ("scaled cross-entropy", cross_entropy(&logits, &labels, Some(&first))?),
@@ -271,6 +273,10 @@ fn losses(random: &mut Random) -> Result<Vec<(&'static str, Tensor)>> {
         ("large change", cross_entropy_change(&large, &logs, &labels, None)?),
         ("small change", cross_entropy_change(&small, &logs, &labels, None)?),
         ("rescaled change", cross_entropy_change(&dense, &logs, &labels, Some(&scales))?),
+        ("squared error", squared_error(&logits, &base)?),
+        ("its change", squared_error_change(&dense, &base)?),
+        ("its change, one number", squared_error_change(&single, &base)?),
+        ("its change, one channel", squared_error_change(&plane, &planes)?),
     ])
 }
 

@@ -13,7 +13,6 @@
 
 mod program;
 mod run;
-mod scale;
 
 use super::graph::{BatchStats, Network};
 use super::layer::{ActivationShape, Epilogue, Mode};
@@ -23,7 +22,6 @@ use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::{Element, Isa, Rounding};
 
 pub use run::{DEFAULT_MEMORY, Options, Propagator};
-pub use scale::LogitScale;
 
 /// Channels of an activation that a change touches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,15 +156,6 @@ pub struct Setup<'a> {
 
 /// Loss, logits (B, classes) and batch statistics at a base point.
 pub(super) type Head = (f64, candle_core::Tensor, BatchStats);
-
-/// Number of images of a batch.
-pub(super) fn n_images(images: &candle_core::Tensor, labels: &[u32]) -> crate::Result<usize> {
-    let n_images = images.dim(0)?;
-    if n_images != labels.len() || n_images == 0 {
-        return Err(crate::Error::Objective(format!("{n_images} images but {} labels", labels.len())));
-    }
-    Ok(n_images)
-}
 
 /// Which step owns which coordinates.
 #[derive(Debug)]

@@ -6,17 +6,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use candle_core::{DType, Storage, Tensor};
 
 use super::program::Path;
-use super::{Base, Delta, Head, LogitScale, Owners, Place, Propagate, Rule, Setup, Support, n_images};
+use super::{Base, Delta, Head, Owners, Place, Propagate, Rule, Setup, Support};
 use crate::Result;
 use crate::kernels::lanes::conv::Scratch;
-use crate::kernels::lanes::loss::CrossEntropy;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::{Blocks, Buffer, Pool};
 use crate::kernels::ops::norm;
 use crate::kernels::{Element, Isa, Rounding, Split};
 use crate::nn::graph::{BatchStats, Network, Step};
 use crate::nn::layer::{Context, Layer, Mode, Role};
-use crate::nn::loss;
+use crate::nn::loss::{LaneChange, Loss, Targets};
 use crate::nn::stacked::change as stacked;
 
 /// Memory for changes in flight, beside the base activations: 1 GiB.
@@ -28,7 +27,7 @@ const CACHE: usize = 8 << 20;
 /// Most probes that run together.
 const MAX_TOGETHER: usize = 16;
 
-/// A network at one base point θ and batch, ready to propagate differences of the mean cross-entropy.
+/// A network at one base point θ and batch, ready to propagate differences of the loss.
 #[derive(Debug)]
 pub struct Propagator {
     loss: f64,
@@ -45,13 +44,13 @@ enum Precise {
 }
 
 /// How differences are propagated.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub struct Options {
     /// Bytes that the changes of all threads occupy at most, however many probes there are; one probe at a time
     /// always runs.
     pub memory: usize,
-    /// Scale of the logits, if the loss sees one (see [`LogitScale`]).
-    pub scale: Option<LogitScale>,
+    /// What the outputs are worth.
+    pub loss: Loss,
     /// Rounding of what convolutions of dense changes multiply, as tensor cores round it. Everything else stays in
     /// the precision of the images.
     pub rounding: Rounding,
@@ -61,47 +60,48 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { memory: DEFAULT_MEMORY, scale: None, rounding: Rounding::None, is_stacked: false }
+        Self { memory: DEFAULT_MEMORY, loss: Loss::default(), rounding: Rounding::None, is_stacked: false }
     }
 }
 
 impl Propagator {
-    /// Runs `network` at `params` (d) on `images` (B, C, H, W, f32 or f64) with `labels` (B), and keeps what
-    /// differences start from, where the images are. `memory` as in [`Options::memory`].
+    /// Runs `network` at `params` (d) on `images` (B, C, H, W, f32 or f64) with `targets` of its cross-entropy, and
+    /// keeps what differences start from, where the images are. `memory` as in [`Options::memory`].
     ///
     /// # Errors
     /// If sizes do not fit or the device fails.
-    pub fn new(
+    pub fn new<'a>(
         network: &Network,
         params: &[f64],
         images: &Tensor,
-        labels: &[u32],
+        targets: impl Into<Targets<'a>>,
         mode: Mode,
         memory: usize,
     ) -> Result<Self> {
-        Self::with(network, params, images, labels, mode, Options { memory, ..Options::default() })
+        Self::with(network, params, images, targets, mode, Options { memory, ..Options::default() })
     }
 
     /// The same with all options.
     ///
     /// # Errors
     /// As [`Propagator::new`].
-    pub fn with(
+    pub fn with<'a>(
         network: &Network,
         params: &[f64],
         images: &Tensor,
-        labels: &[u32],
+        targets: impl Into<Targets<'a>>,
         mode: Mode,
         options: Options,
     ) -> Result<Self> {
+        let targets = targets.into();
         let ((loss, logits, stats), engine) = if options.is_stacked || !images.device().is_cpu() {
-            let (head, engine) = stacked::Engine::new(network, params, images, labels, mode, options)?;
+            let (head, engine) = stacked::Engine::new(network, params, images, targets, mode, options)?;
             (head, Precise::Stacked(engine))
         } else if images.dtype() == DType::F64 {
-            let (head, engine) = Engine::new(network, params, images, labels, mode, options)?;
+            let (head, engine) = Engine::new(network, params, images, targets, mode, options)?;
             (head, Precise::F64(engine))
         } else {
-            let (head, engine) = Engine::new(network, params, images, labels, mode, options)?;
+            let (head, engine) = Engine::new(network, params, images, targets, mode, options)?;
             (head, Precise::F32(engine))
         };
         Ok(Self { loss, logits, stats, engine })
@@ -181,8 +181,7 @@ struct Engine<T> {
     planes: Vec<usize>,
     channels: Vec<usize>,
     owners: Owners,
-    entropy: CrossEntropy,
-    scale: Option<LogitScale>,
+    loss: LaneChange,
 }
 
 impl<T: Element> Engine<T>
@@ -193,13 +192,13 @@ where
         network: &Network,
         params: &[f64],
         images: &Tensor,
-        labels: &[u32],
+        targets: Targets,
         mode: Mode,
         options: Options,
     ) -> Result<(Head, Self)> {
-        let Options { memory, scale, rounding, .. } = options;
+        let Options { memory, loss, rounding, .. } = options;
         let isa = Isa::current();
-        let n_images = n_images(images, labels)?;
+        let n_images = targets.n_images(images)?;
         let blocks = Blocks::new::<T>(isa, n_images);
         let steps = network.steps().to_vec();
         let is_norm = |step: &Step| network.layer(step.node).role() == Role::Norm;
@@ -223,12 +222,8 @@ where
                 }
                 Ok(())
             })?;
-        let mut rows = loss::rows(&logits)?;
-        if let Some(scale) = &scale {
-            rows.iter_mut().flatten().for_each(|logit| *logit *= scale.value());
-        }
-        let loss = loss::cross_entropy_of(&rows, labels);
-        let entropy = CrossEntropy::new(isa, blocks, &rows, labels);
+        let loss = loss.at(network.layout(), params, &logits, targets)?;
+        let base_loss = loss.value;
         let rules = steps
             .iter()
             .map(|step| {
@@ -276,10 +271,9 @@ where
             planes: shapes.iter().map(|[_, height, width]| height * width).collect(),
             channels: shapes.iter().map(|shape| shape[0]).collect(),
             owners: Owners::new(network),
-            entropy,
-            scale,
+            loss: loss.in_lanes(isa, blocks),
         };
-        Ok(((loss, logits, stats), engine))
+        Ok(((base_loss, logits, stats), engine))
     }
 }
 
@@ -313,9 +307,9 @@ impl<T: Element> Engine<T> {
             .iter()
             .enumerate()
             .map(|(idx, &(coord, step))| {
-                let rescale = self.scale.as_ref().map(|scale| [scale.value(), scale.after(coord, step)]);
+                let scales = self.loss.scales(coord, step);
                 let (step_idx, coord) = self.owners.of(coord);
-                Seed { idx, step_idx, coord, step, rescale }
+                Seed { idx, step_idx, coord, step, scales }
             })
             .collect();
         // Probes of one layer run together, the long paths first, so that the threads end together.
@@ -471,11 +465,8 @@ impl<T: Element> Engine<T> {
             coupling.add_sums(place, Delta { support, data: out }, sums);
         }
         if step_idx + 1 == self.steps.len() {
-            let only = if let Support::Channel(class) = support { Some(class) } else { None };
-            state.loss += match seed.rescale {
-                None => self.entropy.change(block, only, out),
-                Some(scales) => self.entropy.change_rescaled(block, only, out, scales),
-            };
+            let only = if let Support::Channel(channel) = support { Some(channel) } else { None };
+            state.loss += self.loss.of_block(block, only, out, seed.scales);
         }
         if is_kept {
             state.kept[*output] = whole;
@@ -493,7 +484,7 @@ struct Seed {
     step_idx: usize,
     coord: usize,
     step: f64,
-    rescale: Option<[f64; 2]>,
+    scales: Option<[f64; 2]>,
 }
 
 /// Changes of one probe.

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use super::forward::{self, Values};
 use super::{Setup, StackedRule};
-use crate::kernels::stack::{self, Change};
-use crate::nn::difference::{Head, LogitScale, Options, Owners, Support, n_images};
+use crate::kernels::stack::Change;
+use crate::nn::difference::{Head, Options, Owners, Support};
 use crate::nn::graph::{Network, Step};
 use crate::nn::layer::Mode;
-use crate::nn::loss;
+use crate::nn::loss::{StackedChange, Targets};
 use crate::{Error, Result};
 
 /// A network at one base point and batch, ready to propagate differences of stacked probes.
@@ -25,10 +25,8 @@ pub(in crate::nn) struct Engine {
     owners: Owners,
     /// By value: the last step that reads it.
     last_reader: Vec<Option<usize>>,
-    /// Logarithms of the probabilities (B, classes) in f64, and labels (B).
-    logs: Tensor,
-    labels: Tensor,
-    scale: Option<LogitScale>,
+    loss: StackedChange,
+    device: Device,
     dtype: DType,
     n_images: usize,
 }
@@ -76,12 +74,12 @@ impl Engine {
         network: &Network,
         params: &[f64],
         images: &Tensor,
-        labels: &[u32],
+        targets: Targets,
         mode: Mode,
         options: Options,
     ) -> Result<(Head, Self)> {
         let device = images.device();
-        let n_images = n_images(images, labels)?;
+        let n_images = targets.n_images(images)?;
         let steps = network.steps().to_vec();
         let tensors = network.stacked_tensors(params, images.dtype(), device)?;
         let mut is_kept = vec![false; network.n_nodes() + 1];
@@ -91,13 +89,8 @@ impl Engine {
         let base = forward::values(network, mode, &tensors, images, |value| is_kept[value])?;
         let moments = forward::moments(network, &base)?;
         let logits = forward::rows(base.last().and_then(Option::as_ref).ok_or_else(no_output)?)?;
-        let mut rows = loss::rows(&logits)?;
-        if let Some(scale) = &options.scale {
-            rows.iter_mut().flatten().for_each(|logit| *logit *= scale.value());
-        }
-        let base_loss = loss::cross_entropy_of(&rows, labels);
-        let logs: Vec<f64> = rows.iter().flat_map(|row| loss::log_probabilities(row)).collect();
-        let logs = Tensor::from_vec(logs, logits.shape(), device)?;
+        let loss = options.loss.at(network.layout(), params, &logits, targets)?;
+        let base_loss = loss.value;
         let rules = steps
             .iter()
             .map(|step| {
@@ -129,13 +122,12 @@ impl Engine {
             paths: (0..steps.len()).map(path).collect(),
             owners: Owners::new(network),
             last_reader: (0..=network.n_nodes()).map(|value| network.last_reader(value)).collect(),
-            labels: Tensor::from_slice(labels, labels.len(), device)?,
+            loss: loss.stacked(device)?,
+            device: device.clone(),
             dtype: images.dtype(),
-            scale: options.scale,
             base,
             steps,
             rules,
-            logs,
             n_images,
         };
         Ok(((base_loss, logits, stats), engine))
@@ -170,8 +162,9 @@ impl Engine {
             for chunk in same.chunks(forward::members(self.memory, path.live * self.n_images, self.dtype)) {
                 let steps: Vec<(usize, f64)> =
                     chunk.iter().map(|&(_, own, idx)| (own, probes[idx].1)).collect();
-                let scales = self.scales(chunk.iter().map(|&(_, _, idx)| probes[idx]))?;
-                let found = self.run(path, &steps, scales.as_ref())?.to_vec1::<f64>()?;
+                let outputs = self.run(path, &steps)?;
+                let moves = chunk.iter().map(|&(_, _, idx)| probes[idx]);
+                let found = self.loss.of(&outputs, moves)?.to_vec1::<f64>()?;
                 for (&(_, _, idx), found) in chunk.iter().zip(found) {
                     results[idx] = if found.is_finite() { found } else { f64::NAN };
                 }
@@ -180,16 +173,8 @@ impl Engine {
         Ok(results)
     }
 
-    /// Scales of the logits (P, 2) before and after each probe.
-    fn scales(&self, probes: impl Iterator<Item = (usize, f64)>) -> Result<Option<Tensor>> {
-        let Some(scale) = &self.scale else { return Ok(None) };
-        let scales: Vec<f64> =
-            probes.flat_map(|(coord, step)| [scale.value(), scale.after(coord, step)]).collect();
-        Ok(Some(Tensor::from_slice(&scales, (scales.len() / 2, 2), self.logs.device())?))
-    }
-
-    /// Loss differences (P) of steps (own coordinate, length) of one layer's parameters.
-    fn run(&self, path: &Path, seeds: &[(usize, f64)], scales: Option<&Tensor>) -> Result<Tensor> {
+    /// Changes of the outputs that steps (own coordinate, length) of one layer's parameters make.
+    fn run(&self, path: &Path, seeds: &[(usize, f64)]) -> Result<Change> {
         let first = path.steps[0];
         let seeded: Vec<u32> =
             seeds.iter().map(|&(own, _)| self.rules[first].seed_channel(own) as u32).collect();
@@ -203,7 +188,7 @@ impl Engine {
                     Some(list) => list.clone(),
                     None => {
                         let moved: Vec<u32> = seeded.iter().map(|channel| channel + offset as u32).collect();
-                        let list = Tensor::from_slice(&moved, moved.len(), self.logs.device())?;
+                        let list = Tensor::from_slice(&moved, moved.len(), &self.device)?;
                         lists.insert(offset, list.clone());
                         list
                     }
@@ -225,8 +210,7 @@ impl Engine {
                 }
             }
         }
-        let logits = changes.pop().flatten().ok_or_else(no_output)?;
-        Ok(stack::cross_entropy_change(&logits, &self.logs, &self.labels, scales)?)
+        changes.pop().flatten().ok_or_else(no_output)
     }
 }
 

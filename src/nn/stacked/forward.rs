@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use crate::kernels::stack;
 use crate::nn::graph::{Activations, Network};
 use crate::nn::layer::{Mode, Pass, Role};
+use crate::nn::loss::{Loss, Targets};
 
 /// Values of a pass, by number of the value (see [`Network`]); a value may be dropped after its last use.
 pub(in crate::nn) type Values = Vec<Option<Tensor>>;
@@ -148,24 +149,21 @@ pub struct Batch<'a> {
     pub network: &'a Network,
     /// Images (B, C, H, W).
     pub images: &'a Tensor,
-    /// Labels (B).
-    pub labels: &'a [u32],
+    /// What the outputs are worth.
+    pub loss: Loss,
+    /// What they are held to.
+    pub targets: Targets<'a>,
     /// Bytes that activations and parameters of a stack occupy at most; one point at a time always runs.
     pub memory: usize,
 }
 
 impl Batch<'_> {
-    /// Mean cross-entropy, with batch statistics, at each of `n` points; `fill(idx, point)` writes point number
-    /// `idx` (d) and returns the factor that its logits are multiplied with, usually 1. Points pass through the
-    /// network together, as many as memory holds; the bits do not depend on how many.
+    /// Mean loss, with batch statistics, at each of `n` points; `fill(idx, point)` writes point number `idx` (d). Points
+    /// pass through the network together, as many as memory holds; the bits do not depend on how many.
     ///
     /// # Errors
     /// If sizes do not fit or the device fails.
-    pub fn losses(
-        &self,
-        n: usize,
-        fill: impl Fn(usize, &mut [f64]) -> f64 + Sync,
-    ) -> crate::Result<Vec<f64>> {
+    pub fn losses(&self, n: usize, fill: impl Fn(usize, &mut [f64]) + Sync) -> crate::Result<Vec<f64>> {
         let network = self.network;
         let layout = network.layout();
         let steps: Vec<usize> = (0..network.steps().len()).collect();
@@ -178,7 +176,10 @@ impl Batch<'_> {
         for first in (0..n).step_by(together) {
             let n = together.min(n - first);
             let mut points = vec![0.0; n * layout.n_coords()];
-            let write = |(idx, point): (usize, &mut [f64])| fill(first + idx, point);
+            let write = |(idx, point): (usize, &mut [f64])| {
+                fill(first + idx, point);
+                self.loss.scale(layout, point).map_or(1.0, |scale| scale.value())
+            };
             let scales: Vec<f64> =
                 points.par_chunks_exact_mut(layout.n_coords()).enumerate().map(write).collect();
             let tensor = |param_idx: usize| {
@@ -189,13 +190,13 @@ impl Batch<'_> {
             };
             let params = (0..layout.specs().len()).map(tensor).collect::<Result<Vec<_>>>()?;
             let logits = logits_from(network, 0, Mode::Train, &params, &base)?;
-            losses.extend(self.cross_entropies(&logits, &scales)?);
+            losses.extend(self.values(&logits, &scales)?);
         }
         Ok(losses)
     }
 
     /// The same at `params` (d) with a step added to one coordinate, for every (coordinate, step), from the layer
-    /// that owns the coordinate on; `base` holds all values at `params`. Factors of the logits are 1.
+    /// that owns the coordinate on; `base` holds all values at `params`.
     ///
     /// # Errors
     /// If sizes do not fit or the device fails.
@@ -208,6 +209,7 @@ impl Batch<'_> {
         let network = self.network;
         let layout = network.layout();
         let shared = network.stacked_tensors(params, self.images.dtype(), self.images.device())?;
+        let scale = self.loss.scale(layout, params);
         let mut order: Vec<(usize, usize)> =
             probes.iter().enumerate().map(|(idx, &(coord, _))| (layout.param_of(coord), idx)).collect();
         order.sort_unstable();
@@ -230,7 +232,11 @@ impl Batch<'_> {
                 let mut tensors = shared.clone();
                 tensors[param_idx] = self.stack(param_idx, values)?;
                 let logits = logits_from(network, start, Mode::Train, &tensors, base.stacked())?;
-                let found = self.cross_entropies(&logits, &vec![1.0; chunk.len()])?;
+                let after = |&(_, idx): &(usize, usize)| {
+                    let (coord, step) = probes[idx];
+                    scale.as_ref().map_or(1.0, |scale| scale.after(coord, step))
+                };
+                let found = self.values(&logits, &chunk.iter().map(after).collect::<Vec<_>>())?;
                 chunk.iter().zip(found).for_each(|(&(_, idx), loss)| losses[idx] = loss);
             }
         }
@@ -250,10 +256,19 @@ impl Batch<'_> {
         }
     }
 
-    fn cross_entropies(&self, logits: &Tensor, scales: &[f64]) -> crate::Result<Vec<f64>> {
-        let device = logits.device();
-        let labels = Tensor::from_slice(self.labels, self.labels.len(), device)?;
-        let scales = Tensor::from_slice(scales, scales.len(), device)?;
-        Ok(stack::cross_entropy(logits, &labels, Some(&scales))?.to_vec1()?)
+    /// Losses (P) of outputs (P, B, …), the factors `scales` (P) of the logits known.
+    fn values(&self, outputs: &Tensor, scales: &[f64]) -> crate::Result<Vec<f64>> {
+        let device = outputs.device();
+        let losses = if self.loss == Loss::SquaredError {
+            let n: usize = outputs.dims()[2..].iter().product();
+            let targets = Tensor::from_vec(self.targets.values(n)?.concat(), (outputs.dim(1)?, n), device)?;
+            stack::squared_error(outputs, &targets)?
+        } else {
+            let labels = self.targets.labels()?;
+            let labels = Tensor::from_slice(labels, labels.len(), device)?;
+            let scales = Tensor::from_slice(scales, scales.len(), device)?;
+            stack::cross_entropy(outputs, &labels, Some(&scales))?
+        };
+        Ok(losses.to_vec1()?)
     }
 }

@@ -8,7 +8,8 @@ use super::forward::Batch;
 use crate::Result;
 use crate::kernels::stack::emulate::with_kernels;
 use crate::kernels::{Rounding, Split};
-use crate::nn::difference::{LogitScale, Options};
+use crate::nn::difference::Options;
+use crate::nn::loss::Loss;
 use crate::nn::objective::NetworkObjective;
 use crate::nn::{Context, Mode, Network, Propagator, RunningStats, model};
 use crate::rng::{Purpose, Stream};
@@ -49,7 +50,7 @@ impl Scene {
 
     fn batch(&self, memory: usize) -> Batch<'_> {
         let Self { network, images, labels, .. } = self;
-        Batch { network, images, labels, memory }
+        Batch { network, images, loss: Loss::CrossEntropy, targets: labels.into(), memory }
     }
 
     fn differences(&self, mode: Mode, options: Options, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
@@ -74,7 +75,6 @@ fn losses_are_those_of_one_point_at_a_time() -> Result<()> {
         let fill = |idx: usize, point: &mut [f64]| {
             point.copy_from_slice(&scene.params);
             point[probes[idx].0] += probes[idx].1;
-            1.0
         };
         let mut point = scene.params.clone();
         let expected = (0..probes.len()).map(|idx| {
@@ -118,11 +118,11 @@ fn differences_are_those_of_one_probe_at_a_time() -> Result<()> {
         let mut stats: RunningStats = scene.network.initial_stats();
         stats.layers.iter_mut().for_each(|layer| layer.mean.fill(0.1));
         for mode in [Mode::Train, Mode::Eval(&stats)] {
-            for scale in [None, Some(LogitScale::new(scene.network.layout(), &scene.params))] {
-                let options = Options { scale, ..Options::default() };
-                let expected = scene.differences(mode, options.clone(), &probes)?;
+            for loss in [Loss::CrossEntropy, Loss::NormalizedCrossEntropy] {
+                let options = Options { loss, ..Options::default() };
+                let expected = scene.differences(mode, options, &probes)?;
                 let stacked = Options { is_stacked: true, ..options };
-                let found = scene.differences(mode, stacked.clone(), &probes)?;
+                let found = scene.differences(mode, stacked, &probes)?;
                 assert!(error(&found, &expected) < 1e-12, "{name}: {:e}", error(&found, &expected));
                 let little = Options { memory: 1, ..stacked };
                 assert_eq!(scene.differences(mode, little, &probes)?, found, "{name}: memory changes bits");
@@ -140,7 +140,7 @@ fn rounded_differences_agree() -> Result<()> {
     let exact = scene.differences(Mode::Train, Options::default(), &probes)?;
     for (rounding, size) in [(Rounding::Tf32, 1e-3), (Rounding::Bf16, 1e-2)] {
         let options = Options { rounding, ..Options::default() };
-        let one_by_one = scene.differences(Mode::Train, options.clone(), &probes)?;
+        let one_by_one = scene.differences(Mode::Train, options, &probes)?;
         let stacked = Options { is_stacked: true, ..options };
         let stacked = scene.differences(Mode::Train, stacked, &probes)?;
         let (apart, rounded) = (error(&stacked, &one_by_one), error(&one_by_one, &exact));
@@ -157,7 +157,7 @@ fn kernels_carry_differences_through_networks() -> Result<()> {
         let scene = Scene::new(name, 2, DType::F32)?;
         let probes = scene.probes(5e-3);
         let options = Options { is_stacked: true, ..Options::default() };
-        let expected = scene.differences(Mode::Train, options.clone(), &probes)?;
+        let expected = scene.differences(Mode::Train, options, &probes)?;
         let Some(found) = with_kernels(|| scene.differences(Mode::Train, options, &probes)) else {
             return Ok(());
         };
@@ -166,7 +166,6 @@ fn kernels_carry_differences_through_networks() -> Result<()> {
         let fill = |idx: usize, point: &mut [f64]| {
             point.copy_from_slice(&scene.params);
             point[probes[idx].0] += probes[idx].1;
-            1.0
         };
         let expected = scene.batch(1 << 30).losses(5, fill)?;
         if let Some(found) = with_kernels(|| scene.batch(1 << 30).losses(5, fill)) {

@@ -28,5 +28,7 @@ extern "C" int emulate(const char* wanted_name, const unsigned* grid, unsigned n
     KERNEL(max_pool_change)
     KERNEL(cross_entropy)
     KERNEL(cross_entropy_change)
+    KERNEL(squared_error)
+    KERNEL(squared_error_change)
     return 1;
 }

@@ -1,6 +1,6 @@
-// Mean cross-entropy, in double precision; one block of threads per probe.
+// Mean losses, in double precision; one block of threads per probe.
 
-// Of logits.
+// Cross-entropy of logits.
 extern "C" __global__ void cross_entropy(
     const REAL* logits, const uint* labels, const double* scales, double* out, int n_images, int n_classes
 ) {
@@ -60,4 +60,39 @@ extern "C" __global__ void cross_entropy_change(
     }
     sum = block_sum(sum, shared);
     if (threadIdx.x == 0) out[probe] = sum / n_images;
+}
+
+// Squared error of outputs.
+extern "C" __global__ void squared_error(
+    const REAL* outputs, const double* targets, double* out, int n_numbers
+) {
+    extern __shared__ double shared[];
+    int probe = blockIdx.x;
+    double sum = 0;
+    for (int at = threadIdx.x; at < n_numbers; at += blockDim.x) {
+        double error = outputs[(wide)probe * n_numbers + at] - targets[at];
+        sum += error * error;
+    }
+    sum = block_sum(sum, shared);
+    if (threadIdx.x == 0) out[probe] = sum / n_numbers;
+}
+
+// Its change when outputs with these errors (image, channel, pixel) change.
+extern "C" __global__ void squared_error_change(
+    const REAL* delta, const uint* channels, const double* errors, double* out, int n_images, int n_channels,
+    int plane
+) {
+    extern __shared__ double shared[];
+    int probe = blockIdx.x, n_numbers = n_images * n_channels * plane;
+    double sum = 0;
+    for (int at = threadIdx.x; at < n_numbers; at += blockDim.x) {
+        bool is_there;
+        wide stacked = (wide)probe * n_images + at / plane / n_channels;
+        double d = change_at(
+            delta, channels, probe, stacked, n_channels, at / plane % n_channels, plane, at % plane, &is_there
+        );
+        sum += d * (2 * errors[at] + d);
+    }
+    sum = block_sum(sum, shared);
+    if (threadIdx.x == 0) out[probe] = sum / n_numbers;
 }

@@ -37,6 +37,13 @@ impl LogitScale {
         self.value
     }
 
+    /// Slope of the factor's logarithm along coordinate `coord`: −w / ‖W‖² for a weight w, else zero.
+    #[must_use]
+    pub fn log_slope(&self, coord: usize) -> f64 {
+        let tensor = self.ends.partition_point(|&(end, _)| end <= coord);
+        self.ends[tensor].1.map_or(0.0, |square| -self.params[coord] / square)
+    }
+
     /// The factor when coordinate `coord` has moved by `step`.
     #[must_use]
     pub fn after(&self, coord: usize, step: f64) -> f64 {
