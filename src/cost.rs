@@ -8,9 +8,9 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 
 use crate::Result;
-use crate::data::{self, Source};
+use crate::data;
 use crate::kernels::Precision;
-use crate::nn::model::{self, Family, Io};
+use crate::nn::model;
 use crate::nn::objective::NetworkObjective;
 use crate::nn::{Network, backprop};
 use crate::params::Layout;

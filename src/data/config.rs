@@ -27,3 +27,11 @@ impl crate::setting::Plain for DataSource {
         value.clone().try_into().ok()
     }
 }
+
+impl Config {
+    pub fn wanted(&self) -> [usize; 2] { [0, 0] }
+}
+impl DataSource {
+    pub fn name(self) -> &'static str { match self { Self::Synthetic => "synthetic", Self::Cifar10 => "cifar10" } }
+    pub fn io(self) -> crate::nn::model::Io { crate::nn::model::Io::CIFAR }
+}

@@ -647,9 +647,7 @@ impl Expander {
 
     /// Requires every setting for all series to be read by some: those of `base` at any scale, those of a scale there.
     fn check_shared(&self, scales: &BTreeMap<Scale, ScalePlan>) -> Result<()> {
-        let reads = |plans: &mut dyn Iterator<Item = &ScalePlan>, name: &str| {
-            plans.any(|plan| plan.cells.iter().any(|cell| cell.settings.is_read(name)))
-        };
+        let reads = |plan: &ScalePlan, name: &str| plan.cells.iter().any(|cell| cell.settings.is_read(name));
         let refuse = |path: String, key: &str, cell: Option<&Cell>| -> Result<()> {
             let name = settings::find(key)?.name;
             match cell.map(|cell| settings::refuse_unread(&cell.settings, key, name)) {
@@ -660,7 +658,8 @@ impl Expander {
         if !self.wire.id.starts_with(SWEEP_PREFIX) {
             let first = scales.values().find_map(|plan| plan.cells.first());
             for key in self.wire.base.keys() {
-                if !reads(&mut scales.values(), settings::find(key)?.name) {
+                let name = settings::find(key)?.name;
+                if !scales.values().any(|plan| reads(plan, name)) {
                     refuse(format!("base.{key}"), key, first)?;
                 }
             }
@@ -669,7 +668,8 @@ impl Expander {
                 [(Scale::Smoke, &wire.smoke), (Scale::Laptop, &wire.laptop), (Scale::Paper, &wire.paper)]
             {
                 for key in wire.iter().flat_map(|wire| wire.set.keys()) {
-                    if !reads(&mut scales.get(&scale).into_iter(), settings::find(key)?.name) {
+                    let name = settings::find(key)?.name;
+                    if !scales.get(&scale).is_some_and(|plan| reads(plan, name)) {
                         let first = scales.get(&scale).and_then(|plan| plan.cells.first());
                         refuse(format!("scale.{scale}.set.{key}"), key, first)?;
                     }

@@ -200,8 +200,11 @@ impl Method for Descent {
 /// How much of every parameter tensor is in an active set (sorted).
 #[must_use]
 pub fn sparsity_profile(layout: &Layout, active: &[usize]) -> Profile {
-    let n_active = (0..layout.specs().len()).map(|idx| sparsity::within(active, &layout.range(idx)).len());
-    Profile::of_tensors(layout, &n_active.collect::<Vec<_>>())
+    let specs = layout.specs();
+    let active = |idx| sparsity::within(active, &layout.range(idx)).len() as u64;
+    Profile::new(Profile::TENSORS, "tensor", specs.iter().map(|spec| spec.name.clone()).collect())
+        .with_counts("n", specs.iter().map(|spec| spec.len() as u64).collect())
+        .with_counts("n_active", (0..specs.len()).map(active).collect())
 }
 
 /// A zeroth-order method: descent along the estimates of one kind of estimator.

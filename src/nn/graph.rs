@@ -136,6 +136,22 @@ impl RunningStats {
         }
     }
 
+    /// All numbers, layer by layer: means, then variances.
+    #[must_use]
+    pub fn values(&self) -> Vec<f64> {
+        self.layers.iter().flat_map(|layer| layer.mean.iter().chain(&layer.variance)).copied().collect()
+    }
+
+    /// Takes back what [`RunningStats::values`] gave.
+    pub fn restore(&mut self, values: &[f64]) {
+        let mut values = values.iter();
+        for layer in &mut self.layers {
+            for (to, from) in layer.mean.iter_mut().chain(&mut layer.variance).zip(&mut values) {
+                *to = *from;
+            }
+        }
+    }
+
     pub(super) fn layer(&self, norm_idx: usize) -> &NormStats {
         &self.layers[norm_idx]
     }
@@ -259,6 +275,18 @@ impl Network {
     #[must_use]
     pub fn layout(&self) -> &Arc<Layout> {
         &self.layout
+    }
+
+    /// Sizes of an input without the batch: (C, H, W).
+    #[must_use]
+    pub fn input(&self) -> ActivationShape {
+        self.shapes[0]
+    }
+
+    /// Numbers that come out for one input.
+    #[must_use]
+    pub fn n_outputs(&self) -> usize {
+        self.shapes[self.nodes.len()].iter().product()
     }
 
     /// Layers.

@@ -1,6 +1,7 @@
 //! Result files: one immutable Parquet file per trial.
 
 mod compare;
+mod profile;
 mod provenance;
 mod record;
 mod store;
@@ -8,5 +9,6 @@ mod table;
 
 pub use compare::compare_ignoring_time;
 pub(crate) use provenance::cpu_name;
+pub use profile::{Profile, ProfileColumn};
 pub use record::{Provenance, SCHEMA_VERSION, Status, TensorRecord, TrialRecord};
 pub use store::Store;

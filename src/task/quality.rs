@@ -96,8 +96,8 @@ impl Task for Quality {
         let n = epochs as f64;
         let mean = |of: fn(&Closeness) -> f64| sums.iter().map(|sum| of(sum) / n).collect::<Vec<f64>>();
         let profile = profile
-            .with_column(&metric::COSINE, mean(|sum| sum.cosine))
-            .with_column(&metric::RELATIVE_ERROR, mean(|sum| sum.relative_error));
+            .with(metric::COSINE.column, mean(|sum| sum.cosine))
+            .with(metric::RELATIVE_ERROR.column, mean(|sum| sum.relative_error));
         Ok(Outcome { profiles: vec![profile], ..Outcome::measured(layout.n_coords(), rows) })
     }
 

@@ -14,10 +14,10 @@ pub struct QueryCount {
 }
 
 impl QueryCount {
-    /// A count that goes on from earlier values, for a resumed run.
-    #[must_use]
-    pub fn resumed(queries: u64, non_finite: u64) -> Self {
-        Self { queries: queries.into(), non_finite: non_finite.into() }
+    /// Goes on from earlier values, for a resumed run.
+    pub fn resume(&self, queries: u64, non_finite: u64) {
+        self.queries.store(queries, Ordering::Relaxed);
+        self.non_finite.store(non_finite, Ordering::Relaxed);
     }
 
     /// Evaluations of the objective.

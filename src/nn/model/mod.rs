@@ -11,7 +11,6 @@ pub use resnet::resnet;
 pub use resnet_b::resnet_b;
 
 use super::Network;
-use crate::experiment::Settings;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -35,15 +34,14 @@ pub const INPUT: [usize; 3] = [3, 32, 32];
 /// Classes of CIFAR-10 and of the synthetic images.
 pub const N_CLASSES: usize = 10;
 
-/// The network that `settings` describes.
-///
-/// # Errors
-/// If depth or width is impossible for the family.
-pub fn from_settings(settings: &Settings) -> Result<Network> {
-    match settings.model {
-        ModelKind::Cnn => cnn(settings.depth, settings.width),
-        ModelKind::Resnet => resnet(settings.depth, settings.width),
-        ModelKind::ResnetB => resnet_b(settings.depth, settings.width),
+pub struct Io { pub input: [usize; 3], pub n_outputs: usize }
+impl Io { pub const CIFAR: Self = Self { input: [3,32,32], n_outputs: 10 }; }
+pub fn of(settings: &crate::setting::Settings, _io: &Io) -> Result<Network> {
+    let c: crate::nn::Config = settings.read()?;
+    match c.model {
+        ModelKind::Cnn => cnn(c.depth, c.width),
+        ModelKind::Resnet => resnet(c.depth, c.width),
+        ModelKind::ResnetB => resnet_b(c.depth, c.width),
         ModelKind::Lenet => Ok(lenet()),
     }
 }
