@@ -8,12 +8,62 @@ mod augment;
 mod cifar10;
 mod dataset;
 mod loader;
+mod location;
 mod source;
 mod synthetic;
 
 pub use augment::{Augmentation, CROP_PADDING, Placement};
-pub use cifar10::{CLASS_NAMES, FileInfo, Format, Hub, Info, SplitInfo};
-pub use dataset::{Dataset, Splits};
-pub use loader::{Batch, Normalization, class_batch, epoch_order, make_batch};
-pub use source::{DATA_DIR_VARIABLE, DataSource, Location, Progress, Silent, fetch, info, load, verify};
-pub use synthetic::{SYNTHETIC_TEST, SYNTHETIC_TRAIN, synthetic};
+pub use cifar10::{CLASS_NAMES, FileInfo, Format, Hub, Info, SplitInfo, fetch, info, verify};
+pub use dataset::{Dataset, Normalization, Splits};
+pub use loader::{Batch, class_batch, epoch_order, make_batch};
+pub use location::{DATA_DIR_VARIABLE, Location, Progress, Silent};
+pub use source::Source;
+pub use synthetic::synthetic;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Every source of images. A new one is a file or folder beside these, and a line here.
+pub static SOURCES: [&Source; 2] = [&synthetic::SOURCE, &cifar10::SOURCE];
+
+/// The source called `name`.
+///
+/// # Errors
+/// [`Error::Setting`] if there is none.
+pub fn source(name: &str) -> Result<&'static Source> {
+    SOURCES.into_iter().find(|source| source.name == name).ok_or_else(|| {
+        let known: Vec<&str> = SOURCES.iter().map(|source| source.name).collect();
+        Error::setting("data", format!("`{name}` is unknown; use {}", known.join(" or ")))
+    })
+}
+
+/// Which images to train on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DataSource {
+    /// Procedural images, built in.
+    Synthetic,
+    /// CIFAR-10.
+    Cifar10,
+}
+
+impl DataSource {
+    /// What it is.
+    #[must_use]
+    pub fn source(self) -> &'static Source {
+        match self {
+            Self::Synthetic => &synthetic::SOURCE,
+            Self::Cifar10 => &cifar10::SOURCE,
+        }
+    }
+}
+
+/// All images of `source`, as [`Source::load`] gives them.
+///
+/// # Errors
+/// As [`Source::load`].
+pub fn load(source: DataSource, location: &Location, report: &dyn Progress) -> Result<Splits> {
+    let source = source.source();
+    source.load(source.sizes(0, 0, 0), location, report)
+}

@@ -3,18 +3,12 @@
 use super::domain::{ALIASES, Description, ENTRIES, Entry, did_you_mean, is_later};
 use super::settings::{Method, Settings, Task};
 use crate::baseline::pattern_search::Search;
-use crate::nn::model::ModelKind;
+use crate::nn::model::Io;
 use crate::nn::objective::check_rounding;
 use crate::zo::estimator::StepScale;
 use crate::zo::evaluate::EvaluatorKind;
 use crate::zo::sparsity::{LayerRatios, Mask, SparseTarget};
 use crate::{Error, Result};
-
-/// Classes in both data sets; GraSP's batch and the class-balanced subsets depend on it.
-const N_CLASSES: usize = 10;
-
-/// CIFAR-10 has 32 pixel images and every CNN block halves them.
-const CNN_DEPTH_MAX: usize = 5;
 
 impl Settings {
     /// Every setting's kebab-case name, in declared order.
@@ -87,6 +81,13 @@ impl Settings {
             .collect()
     }
 
+    /// What networks take and give on the settings' data.
+    #[must_use]
+    pub fn io(&self) -> Io {
+        let source = self.data.source();
+        Io { input: source.shape, n_outputs: source.n_classes }
+    }
+
     /// Checks every range and the rules between settings.
     ///
     /// # Errors
@@ -97,35 +98,9 @@ impl Settings {
             let value = &table[entry.name];
             require(entry.admits(value), entry.name, || refusal(entry, value))?;
         }
-        self.check_model()?;
+        self.model.family().check(self.depth, self.width, &self.io())?;
         self.check_sparsity()?;
         self.check_training()
-    }
-
-    fn check_model(&self) -> Result<()> {
-        match self.model {
-            ModelKind::Cnn => require(self.depth <= CNN_DEPTH_MAX, "depth", || {
-                format!(
-                    "a cnn has 1 to {CNN_DEPTH_MAX} blocks, each halving the 32 pixel image; got {}",
-                    self.depth
-                )
-            }),
-            ModelKind::Lenet => Ok(()),
-            ModelKind::ResnetB => require(self.depth >= 10 && self.depth % 8 == 2, "depth", || {
-                format!("a resnet-b has depth 8n+2 (10, 18, 26, …); got {}", self.depth)
-            }),
-            ModelKind::Resnet => {
-                require(self.depth >= 8 && self.depth % 6 == 2, "depth", || {
-                    format!("a resnet has depth 6n+2 (8, 14, 20, 32, …); got {}", self.depth)
-                })?;
-                require(self.width.is_multiple_of(2), "width", || {
-                    format!(
-                        "a resnet needs an even width, since its shortcuts pad half of it on each side; got {}",
-                        self.width
-                    )
-                })
-            }
-        }
     }
 
     fn check_sparsity(&self) -> Result<()> {
@@ -146,13 +121,15 @@ impl Settings {
         })?;
         let scores_images = !is_random && self.layer_ratios != LayerRatios::Magnitude;
         let grasp = self.sparsity > 0.0 && scores_images;
-        let n_grasp = self.grasp_images_per_class.saturating_mul(N_CLASSES);
+        // GraSP's batch and the class-balanced subsets depend on it.
+        let n_classes = self.data.source().n_classes;
+        let n_grasp = self.grasp_images_per_class.saturating_mul(n_classes);
         require(!grasp || self.n_train == 0 || n_grasp <= self.n_train, "grasp-images-per-class", || {
             format!(
-                "{} of each of {N_CLASSES} classes are more than the {} training images; at most {}",
+                "{} of each of {n_classes} classes are more than the {} training images; at most {}",
                 self.grasp_images_per_class,
                 self.n_train,
-                self.n_train / N_CLASSES
+                self.n_train / n_classes
             )
         })
     }

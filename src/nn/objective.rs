@@ -285,7 +285,7 @@ mod tests {
 
     impl Scene {
         fn new() -> Result<Self> {
-            let network = model::cnn(2, 4)?;
+            let network = model::cnn(2, 4, &model::Io::CIFAR)?;
             let params = network.layout().initial_values(5);
             let noise = |lane: u32, dims: &[usize]| -> Result<Tensor> {
                 let mut numbers = vec![0.0; dims.iter().product()];

@@ -41,7 +41,7 @@ pub struct Runner<'a> {
     pub ranks: &'a Ranks,
     /// Set when the user wants to stop.
     pub interrupt: &'a AtomicBool,
-    splits: HashMap<(DataSource, usize, usize), Arc<Splits>>,
+    splits: HashMap<(DataSource, [usize; 2]), Arc<Splits>>,
 }
 
 /// How a trial ended, or why it did not run.
@@ -328,24 +328,13 @@ impl<'a> Runner<'a> {
     /// # Errors
     /// If there are none.
     pub fn splits(&mut self, settings: &Settings) -> Result<Arc<Splits>> {
-        let (n_train, n_test) = match settings.data {
-            DataSource::Synthetic => {
-                let or_all = |n, all| if n == 0 { all } else { n };
-                (
-                    or_all(settings.n_train, data::SYNTHETIC_TRAIN) + settings.n_val,
-                    or_all(settings.n_test, data::SYNTHETIC_TEST),
-                )
-            }
-            DataSource::Cifar10 => (0, 0),
-        };
-        let key = (settings.data, n_train, n_test);
+        let source = settings.data.source();
+        let sizes = source.sizes(settings.n_train, settings.n_val, settings.n_test);
+        let key = (settings.data, sizes);
         if let Some(splits) = self.splits.get(&key) {
             return Ok(splits.clone());
         }
-        let splits = Arc::new(match settings.data {
-            DataSource::Synthetic => data::synthetic(n_train, n_test),
-            source @ DataSource::Cifar10 => data::load(source, self.location, self.downloads)?,
-        });
+        let splits = Arc::new(source.load(sizes, self.location, self.downloads)?);
         self.splits.insert(key, splits.clone());
         Ok(splits)
     }

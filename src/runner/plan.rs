@@ -9,7 +9,6 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::Result;
 use crate::baseline::pattern_search::Search;
-use crate::data::DataSource;
 use crate::experiment::{Method, Settings, Task};
 use crate::kernels::Precision;
 use crate::nn::backprop;
@@ -89,16 +88,9 @@ impl Planner {
     /// If the network cannot be built or run.
     pub fn cost(&mut self, settings: &Settings) -> Result<Cost> {
         let network = model::from_settings(settings)?;
-        let n_train = match (settings.n_train, settings.data) {
-            (0, DataSource::Cifar10) => 50_000 - settings.n_val,
-            (0, DataSource::Synthetic) => crate::data::SYNTHETIC_TRAIN,
-            (n, _) => n,
-        };
-        let n_test = match (settings.n_test, settings.data) {
-            (0, DataSource::Cifar10) => 10_000,
-            (0, DataSource::Synthetic) => crate::data::SYNTHETIC_TEST,
-            (n, _) => n,
-        };
+        let source = settings.data.source();
+        let n_train = source.n_train(settings.n_train, settings.n_val);
+        let n_test = if settings.n_test == 0 { source.n_test } else { settings.n_test };
         // What is timed stage by stage are complete forward passes.
         let in_full = Settings { evaluator: EvaluatorKind::Full, ..settings.clone() };
         let settings = if settings.task == Task::Stages { &in_full } else { settings };
@@ -177,7 +169,7 @@ impl Planner {
             matches!(settings.layer_ratios, LayerRatios::ZoGrasp | LayerRatios::ZoGraspReleased);
         if settings.sparsity > 0.0 && uses_zo_grasp {
             let queries = 2.0 * (settings.grasp_queries as f64 + 1.0);
-            let forwards = queries * (settings.grasp_images_per_class * model::N_CLASSES) as f64;
+            let forwards = queries * (settings.grasp_images_per_class * source.n_classes) as f64;
             cost += Cost { queries, flops: forwards * full_flops, wall_s: forwards * full_s };
         }
         Ok(cost)
@@ -236,8 +228,10 @@ const WARM_UP_RUNS: usize = 2;
 const TIMED_RUNS: usize = 5;
 
 fn measure(network: &Network, settings: &Settings, device: &Device, memory: usize) -> Result<Speed> {
-    let images = calibration_images(CALIBRATION_BATCH, settings.precision.dtype())?.to_device(device)?;
-    let labels: Vec<u32> = (0..CALIBRATION_BATCH as u32).map(|n| n % model::N_CLASSES as u32).collect();
+    let io = settings.io();
+    let images =
+        calibration_images(CALIBRATION_BATCH, io.input, settings.precision.dtype())?.to_device(device)?;
+    let labels: Vec<u32> = (0..CALIBRATION_BATCH as u32).map(|n| n % io.n_outputs as u32).collect();
     let params = network.layout().initial_values(0);
     let objective = NetworkObjective {
         memory,
@@ -295,9 +289,9 @@ fn measure(network: &Network, settings: &Settings, device: &Device, memory: usiz
     Ok(Speed { full_s, probes, backprop_s })
 }
 
-/// Images (N, 3, 32, 32) for timing only.
-pub(crate) fn calibration_images(n: usize, dtype: DType) -> Result<Tensor> {
-    let [channels, height, width] = model::INPUT;
+/// Images (N, C, H, W) of size `input` for timing only.
+pub(crate) fn calibration_images(n: usize, input: [usize; 3], dtype: DType) -> Result<Tensor> {
+    let [channels, height, width] = input;
     let len = n * channels * height * width;
     let values: Vec<f32> = (0..len).map(|idx| (idx % 97) as f32 / 48.0 - 1.0).collect();
     Ok(Tensor::from_vec(values, (n, channels, height, width), &Device::Cpu)?.to_dtype(dtype)?)

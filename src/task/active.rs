@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 
-use crate::data::{self, Dataset, Normalization};
+use crate::data::{self, Dataset};
 use crate::experiment::Settings;
 use crate::nn::objective::NetworkObjective;
 use crate::nn::{Network, prune};
@@ -191,14 +191,7 @@ pub(super) fn scored(
 ) -> Result<(KeepCounts, Vec<bool>)> {
     let batch = || {
         let rows = data::class_batch(train, settings.grasp_images_per_class)?;
-        data::make_batch(
-            train,
-            &rows,
-            None,
-            &Normalization::CIFAR10,
-            settings.precision.dtype(),
-            resources.device,
-        )
+        data::make_batch(train, &rows, None, settings.precision.dtype(), resources.device)
     };
     let scores = match settings.layer_ratios {
         LayerRatios::Uniform | LayerRatios::SmartRatio => {
@@ -312,7 +305,7 @@ mod tests {
 
     impl Scene {
         fn new() -> Self {
-            let network = model::from_name("resnet-b10-w2").unwrap();
+            let network = model::from_name("resnet-b10-w2", &model::Io::CIFAR).unwrap();
             let params = network.layout().initial_values(1);
             Self { network, params, train: data::synthetic(40, 0).train, count: QueryCount::default() }
         }

@@ -234,7 +234,7 @@ mod tests {
     use crate::zo::optimizer::OptimizerKind;
 
     fn state() -> Checkpoint {
-        let network = model::cnn(1, 2).unwrap();
+        let network = model::cnn(1, 2, &model::Io::CIFAR).unwrap();
         let params = network.layout().initial_values(1);
         let mut optimizer = Optimizer::new(OptimizerKind::Adam, 0.9, 0.0, params.len());
         let mut moved = params.clone();

@@ -12,7 +12,7 @@ use super::gradient::{Asked, GradientSource};
 use super::prepared::Prepared;
 use crate::baseline::pattern_search::Search;
 use crate::baseline::pattern_search::{PatternSearch, Rule, Stop};
-use crate::data::{self, Augmentation, Batch, Dataset, Normalization};
+use crate::data::{self, Augmentation, Batch, Dataset};
 use crate::experiment::{Method, Settings};
 use crate::kernels::Split;
 use crate::nn::objective::BasePass;
@@ -112,7 +112,7 @@ pub fn evaluate(
     let (mut total, mut n_correct) = (0.0, 0);
     let rows: Vec<usize> = (0..data.len()).collect();
     for rows in rows.chunks(batch_size) {
-        let batch = data::make_batch(data, rows, None, &Normalization::CIFAR10, dtype, device)?;
+        let batch = data::make_batch(data, rows, None, dtype, device)?;
         let logits = network.forward(&context, &tensors, &batch.images)?;
         total += loss::cross_entropy(&logits, &batch.labels)? * rows.len() as f64;
         n_correct += loss::n_correct(&logits, &batch.labels)?;
@@ -366,7 +366,6 @@ impl<'a> Trainer<'a> {
                 &session.data.train,
                 rows,
                 augmentation.as_ref(),
-                &Normalization::CIFAR10,
                 settings.precision.dtype(),
                 session.device,
             )?;

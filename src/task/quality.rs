@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::active::{self, ActiveSets};
 use super::classify::{Model, Quiet, Session, train};
 use super::gradient::Asked;
-use crate::data::{self, Augmentation, Batch, Normalization};
+use crate::data::{self, Augmentation, Batch};
 use crate::experiment::{Method, Settings, Task};
 use crate::nn::backprop;
 use crate::nn::{Network, model};
@@ -111,7 +111,6 @@ pub(super) fn batch(settings: &Settings, seed: u64, session: &Session, epoch: us
         train,
         &order[..settings.batch_size.min(order.len())],
         augmentation.as_ref(),
-        &Normalization::CIFAR10,
         settings.precision.dtype(),
         session.device,
     )

@@ -142,7 +142,8 @@ fn modeled(settings: &Settings, seed: u64) -> Result<Measures> {
     let all_s = cost.wall_s * rayon::current_num_threads() as f64;
     let network = model::from_settings(&step)?;
     let params = network.layout().initial(step.init, seed);
-    let images = crate::runner::plan::calibration_images(BASE_IMAGES, step.precision.dtype())?;
+    let images =
+        crate::runner::plan::calibration_images(BASE_IMAGES, step.io().input, step.precision.dtype())?;
     let labels = vec![0; BASE_IMAGES];
     let objective =
         NetworkObjective { split: Split::Serial, ..NetworkObjective::new(&network, &images, &labels) };
