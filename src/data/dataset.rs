@@ -86,7 +86,7 @@ impl Dataset {
             return Err(Error::data(name, reason));
         }
         let n_channels = [normalization.mean.len(), normalization.std.len()];
-        if n_channels != [shape[0]; 2] || normalization.std.iter().any(|std| !(*std > 0.0)) {
+        if n_channels != [shape[0]; 2] || normalization.std.iter().any(|&std| std.is_nan() || std <= 0.0) {
             let reason = format!("{normalization:?} does not fit images of {} channels", shape[0]);
             return Err(Error::data(name, reason));
         }
