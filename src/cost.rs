@@ -123,12 +123,11 @@ impl Subject {
     pub fn of(settings: &Settings) -> Result<Self> {
         let images: data::Config = settings.read()?;
         let network = model::of(settings, &images.data.io())?;
-        let or_all = |n: usize, all: usize| if n == 0 { all } else { n };
-        let all = images.data.n_train - if images.data.grows { 0 } else { images.n_val };
+        let n_test = if images.n_test == 0 { images.data.n_test } else { images.n_test };
         Ok(Self {
             network,
-            n_train: or_all(images.n_train, all),
-            n_measured: or_all(images.n_test, images.data.n_test) + images.n_val,
+            n_train: images.data.n_train(images.n_train, images.n_val),
+            n_measured: n_test + images.n_val,
             n_classes: images.data.n_classes,
         })
     }

@@ -111,7 +111,7 @@ mod tests {
     /// Oracle: the set's own shares of the layers.
     #[test]
     fn every_layer_has_its_share() {
-        let network = model::from_name("resnet8").unwrap();
+        let network = model::from_name("resnet8", &model::Io::CIFAR).unwrap();
         let layout = network.layout();
         for distribution in ALL {
             let n = 300;
@@ -133,7 +133,7 @@ mod tests {
     /// Oracle: parameter kinds. Batch norm and biases belong to active sets, not to the weights.
     #[test]
     fn sets_hold_what_they_say() {
-        let network = model::from_name("resnet8-w2").unwrap();
+        let network = model::from_name("resnet8-w2", &model::Io::CIFAR).unwrap();
         let layout = network.layout();
         let n_uncovered: usize =
             layout.specs().iter().filter(|spec| !spec.kind.is_prunable()).map(|spec| spec.len()).sum();

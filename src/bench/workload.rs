@@ -5,7 +5,8 @@ use std::path::Path;
 use candle_core::{DType, Device};
 
 use crate::Result;
-use crate::data::{self, Batch, Dataset, Normalization};
+use crate::data::{self, Batch, Dataset};
+use crate::nn::model::Io;
 use crate::nn::objective::NetworkObjective;
 use crate::nn::{Network, model, weights};
 
@@ -32,12 +33,12 @@ impl Workload {
     /// # Errors
     /// If there is no such network, or the file does not hold its weights.
     pub fn new(model: &str, batch_size: usize, seed: u64, weights: Option<&Path>) -> Result<Self> {
-        let network = model::from_name(model)?;
+        let images = data::synthetic(batch_size, 0).train;
+        let network = model::from_name(model, &Io { input: images.shape, n_outputs: images.n_classes })?;
         let params = match weights {
             Some(path) => weights::load(&network, path)?.0,
             None => network.layout().initial_values(seed),
         };
-        let images = data::synthetic(batch_size, 0).train;
         Ok(Self { model: model.to_owned(), network, params, seed, device: Device::Cpu, images })
     }
 
@@ -59,13 +60,13 @@ impl Workload {
         self.network.flops() as f64 * self.batch_size() as f64
     }
 
-    /// The normalized images (B, 3, 32, 32) in `dtype`, and their labels (B).
+    /// The normalized images (B, C, H, W) in `dtype`, and their labels (B).
     ///
     /// # Errors
     /// If `dtype` is neither f32 nor f64.
     pub fn batch(&self, dtype: DType) -> Result<Batch> {
         let rows: Vec<usize> = (0..self.images.len()).collect();
-        data::make_batch(&self.images, &rows, None, &Normalization::CIFAR10, dtype, &self.device)
+        data::make_batch(&self.images, &rows, None, dtype, &self.device)
     }
 
     /// The network's loss on `batch`, one thread per probe.

@@ -5,6 +5,7 @@ use candle_core::Device;
 use clap::Args;
 use deepzero::bench::{Distribution, Workload, cge};
 use deepzero::doctor::{self, Check, System};
+use deepzero::task;
 use deepzero::experiment::{Library, Scale};
 use deepzero::kernels::Precision;
 use deepzero::kernels::stack;

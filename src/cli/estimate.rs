@@ -7,10 +7,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use clap::{Args, ValueEnum};
-use deepzero::data::Normalization;
+use deepzero::data::{self, Normalization, Source};
 use deepzero::files;
 use deepzero::kernels::Precision;
 use deepzero::nn::backprop;
+use deepzero::nn::model::Io;
 use deepzero::nn::objective::NetworkObjective;
 use deepzero::nn::objective::check_rounding;
 use deepzero::nn::{model, weights};
@@ -31,8 +32,8 @@ use super::{Common, Exit, say};
 
 Files:
   weights  safetensors with PyTorch names
-  batch    safetensors with `images` (u8, N x 3 x 32 x 32) and `labels` (i64, N); images are
-           normalized with the mean and standard deviation of CIFAR-10
+  batch    safetensors with `images` (u8, N x C x H x W) and `labels` (i64, N); images are
+           normalized with the mean and standard deviation of --data
   coords   JSON list of [parameter name, flat index]
   out      JSON: loss, estimates in the order of coords, queries, wall seconds; with --backprop
            also the exact gradient, its cosine with and the relative error of the estimates")]
@@ -44,6 +45,9 @@ pub(super) struct EstimateArgs {
     weights: PathBuf,
     #[arg(long, value_name = "FILE", help = "Images and labels")]
     batch: PathBuf,
+    /// Images that the batch is of: says how they are normalized, and how many classes there are.
+    #[arg(long, value_name = "NAME", default_value = "cifar10")]
+    data: String,
     #[arg(long, value_name = "FILE", help = "Coordinates to estimate")]
     coords: PathBuf,
     /// Smoothing parameter.
@@ -85,9 +89,12 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
         bail!("--mu must be a positive number, got {}", args.mu);
     }
     let (device, _) = common.device()?;
-    let network = model::from_name(&args.model)?;
+    let source = data::source(&args.data)?;
+    let (images, labels) = read_batch(&args.batch, source)?;
+    let (_, channels, height, width) = images.dims4()?;
+    let io = Io { input: [channels, height, width], n_outputs: source.n_classes };
+    let network = model::from_name(&args.model, &io)?;
     let (params, _) = weights::load(&network, &args.weights)?;
-    let (images, labels) = read_batch(&args.batch)?;
     let coords = read_coords(&args.coords, network.layout())?;
     check_rounding(args.precision, args.evaluator, matches!(args.estimator, EstimatorName::Cge))?;
     let inputs = images.to_dtype(args.precision.dtype())?.to_device(&device)?;
@@ -149,16 +156,17 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Images (N, 3, 32, 32), normalized in f64, and labels (N).
-fn read_batch(path: &Path) -> Result<(Tensor, Vec<u32>)> {
+/// Images (N, C, H, W), normalized in f64, and labels (N).
+fn read_batch(path: &Path, source: &Source) -> Result<(Tensor, Vec<u32>)> {
     let tensors = weights::read(path)?;
     let get =
         |name: &str| tensors.get(name).with_context(|| format!("{}: no tensor `{name}`", path.display()));
     let (images, labels) = (get("images")?, get("labels")?);
-    let [channels, height, width] = model::INPUT;
-    if images.dtype() != DType::U8 || images.rank() != 4 || images.dims()[1..] != model::INPUT {
+    let channels = source.shape[0];
+    let is_sound = images.rank() == 4 && images.dim(1)? == channels && images.elem_count() > 0;
+    if images.dtype() != DType::U8 || !is_sound {
         bail!(
-            "{}: images must be u8 of shape N x {channels} x {height} x {width}, got {:?} of shape {:?}",
+            "{}: images must be u8 of shape N x {channels} x H x W, got {:?} of shape {:?}",
             path.display(),
             images.dtype(),
             images.dims()
@@ -168,13 +176,13 @@ fn read_batch(path: &Path) -> Result<(Tensor, Vec<u32>)> {
         bail!("{}: {} images but labels of shape {:?}", path.display(), images.dim(0)?, labels.dims());
     }
     let labels: Vec<i64> = labels.to_dtype(DType::I64)?.to_vec1()?;
-    if let Some(label) = labels.iter().find(|&&label| !(0..model::N_CLASSES as i64).contains(&label)) {
-        bail!("{}: label {label} is not in 0..{}", path.display(), model::N_CLASSES);
+    if let Some(label) = labels.iter().find(|&&label| !(0..source.n_classes as i64).contains(&label)) {
+        bail!("{}: label {label} is not in 0..{}", path.display(), source.n_classes);
     }
-    let Normalization { mean, std } = Normalization::CIFAR10;
-    let per_channel = |values: &[f64; 3]| Tensor::from_slice(values, (1, channels, 1, 1), &Device::Cpu);
+    let Normalization { mean, std } = &source.normalization;
+    let per_channel = |values: &[f64]| Tensor::from_slice(values, (1, channels, 1, 1), &Device::Cpu);
     let unit = (images.to_dtype(DType::F64)? / 255.0)?;
-    let images = unit.broadcast_sub(&per_channel(&mean)?)?.broadcast_div(&per_channel(&std)?)?;
+    let images = unit.broadcast_sub(&per_channel(mean)?)?.broadcast_div(&per_channel(std)?)?;
     Ok((images, labels.into_iter().map(|label| label as u32).collect()))
 }
 

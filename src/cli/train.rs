@@ -11,7 +11,7 @@ use deepzero::nn::weights;
 use deepzero::ranks::{self, Ranks};
 use deepzero::results::Status;
 use deepzero::runner::{self, Runner, STATE};
-use deepzero::task::{self, Outcome, Session};
+use deepzero::task::{self, Outcome, Session, Task};
 use deepzero::train::{self, Observer, Quiet};
 use serde_json::json;
 

@@ -1,12 +1,12 @@
 //! The section of settings that says which images there are.
 
-use super::DataSource;
+use super::{Source, cifar10};
 
 crate::section! {
     /// Images to train on, to choose by, and to measure on.
     pub struct Config {
         /// Training images.
-        pub data: DataSource = DataSource::Cifar10,
+        pub data: &'static Source = &cifar10::SOURCE,
         /// Training images used, class-balanced; 0 for all (after the validation images are set aside).
         pub n_train: usize = 0,
         /// Images set aside from the training set to choose the best epoch; 0 for none.
@@ -18,20 +18,10 @@ crate::section! {
     }
 }
 
-impl crate::setting::Plain for DataSource {
-    const DOMAIN: crate::setting::Domain = crate::setting::Domain::Name(|| vec!["synthetic", "cifar10"]);
-    fn into_value(self) -> toml::Value {
-        toml::Value::try_from(self).expect("name")
-    }
-    fn from_value(value: &toml::Value) -> Option<Self> {
-        value.clone().try_into().ok()
-    }
-}
-
 impl Config {
-    pub fn wanted(&self) -> [usize; 2] { [0, 0] }
-}
-impl DataSource {
-    pub fn name(self) -> &'static str { match self { Self::Synthetic => "synthetic", Self::Cifar10 => "cifar10" } }
-    pub fn io(self) -> crate::nn::model::Io { crate::nn::model::Io::CIFAR }
+    /// How many training images, validation images included, and test images the source is asked for.
+    #[must_use]
+    pub fn sizes(&self) -> [usize; 2] {
+        self.data.sizes(self.n_train, self.n_val, self.n_test)
+    }
 }

@@ -1,13 +1,38 @@
 //! A labelled set of images in memory, and the choice of rows from it.
 
+use std::borrow::Cow;
+
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 use crate::rng::Stream;
 
+/// Per-channel mean and standard deviation of pixels scaled to [0, 1].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Normalization {
+    /// Mean by channel.
+    pub mean: Cow<'static, [f64]>,
+    /// Standard deviation by channel.
+    pub std: Cow<'static, [f64]>,
+}
+
+impl Normalization {
+    /// Of constants, one per channel.
+    #[must_use]
+    pub const fn constant(mean: &'static [f64], std: &'static [f64]) -> Self {
+        Self { mean: Cow::Borrowed(mean), std: Cow::Borrowed(std) }
+    }
+
+    /// What byte `value` of `channel` becomes: (value / 255 − mean) / std.
+    #[must_use]
+    pub fn apply(&self, channel: usize, value: u8) -> f64 {
+        (f64::from(value) / 255.0 - self.mean[channel]) / self.std[channel]
+    }
+}
+
 /// Labelled images of one size, pixels as bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     /// What the images are, such as `cifar10 train`.
     pub name: String,
@@ -15,6 +40,8 @@ pub struct Dataset {
     pub shape: [usize; 3],
     /// Number of classes; every label is below it.
     pub n_classes: usize,
+    /// What pixels are normalized with.
+    pub normalization: Normalization,
     /// Pixels: (N, C, H, W), row-major, 0 to 255.
     pub images: Vec<u8>,
     /// Labels: (N).
@@ -22,7 +49,7 @@ pub struct Dataset {
 }
 
 /// The two halves of a data set.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Splits {
     /// Images to learn from.
     pub train: Dataset,
@@ -34,11 +61,13 @@ impl Dataset {
     /// Checks that `images` (N, C, H, W) and `labels` (N) fit together.
     ///
     /// # Errors
-    /// [`Error::Data`] if the sizes disagree or a label is not below `n_classes`.
+    /// [`Error::Data`] if the sizes disagree, a label is not below `n_classes`, or the normalization is not one of
+    /// as many channels.
     pub fn new(
         name: impl Into<String>,
         shape: [usize; 3],
         n_classes: usize,
+        normalization: Normalization,
         images: Vec<u8>,
         labels: Vec<u8>,
     ) -> Result<Self> {
@@ -56,7 +85,12 @@ impl Dataset {
             let reason = format!("row {row}: label {} is not below {n_classes}", labels[row]);
             return Err(Error::data(name, reason));
         }
-        Ok(Self { name, shape, n_classes, images, labels })
+        let n_channels = [normalization.mean.len(), normalization.std.len()];
+        if n_channels != [shape[0]; 2] || normalization.std.iter().any(|&std| std.is_nan() || std <= 0.0) {
+            let reason = format!("{normalization:?} does not fit images of {} channels", shape[0]);
+            return Err(Error::data(name, reason));
+        }
+        Ok(Self { name, shape, n_classes, normalization, images, labels })
     }
 
     /// Number of images.
@@ -116,7 +150,7 @@ impl Dataset {
             .zip(indices)
             .for_each(|(to, &idx)| to.copy_from_slice(self.image(idx)));
         let labels = indices.iter().map(|&idx| self.labels[idx]).collect();
-        Self { name: self.name.clone(), shape: self.shape, n_classes: self.n_classes, images, labels }
+        Self { name: self.name.clone(), normalization: self.normalization.clone(), images, labels, ..*self }
     }
 
     /// `n` distinct rows in increasing order, as class-balanced as the data allow: class counts
@@ -175,16 +209,18 @@ mod tests {
     use super::*;
     use crate::rng::Purpose;
 
+    const NORM: Normalization = Normalization::constant(&[0.5], &[0.25]);
+
     /// Ten 1x1x1 images per class, labels interleaved, pixel = row number.
     fn small(n: usize, n_classes: usize) -> Dataset {
         let labels = (0..n).map(|i| (i % n_classes) as u8).collect();
-        Dataset::new("small", [1, 1, 1], n_classes, (0..n).map(|i| i as u8).collect(), labels).unwrap()
+        Dataset::new("small", [1, 1, 1], n_classes, NORM, (0..n).map(|i| i as u8).collect(), labels).unwrap()
     }
 
     /// Oracle: `printf '\x00\x01\x02\x00\x01\x00' | sha256sum`.
     #[test]
     fn checksum_is_sha256_of_images_then_labels() {
-        let data = Dataset::new("x", [1, 1, 1], 2, vec![0, 1, 2], vec![0, 1, 0]).unwrap();
+        let data = Dataset::new("x", [1, 1, 1], 2, NORM, vec![0, 1, 2], vec![0, 1, 0]).unwrap();
         assert_eq!(data.checksum(), "30d3a50ec181813aaf656a53b2ce275d01929acb24223b571be569a1a2591ba5");
     }
 
@@ -209,7 +245,7 @@ mod tests {
     #[test]
     fn a_rare_class_gives_all_it_has() {
         let labels = vec![0, 0, 0, 0, 0, 0, 1];
-        let data = Dataset::new("rare", [1, 1, 1], 2, vec![0; 7], labels).unwrap();
+        let data = Dataset::new("rare", [1, 1, 1], 2, NORM, vec![0; 7], labels).unwrap();
         let rows = data.balanced_subset(5, Stream::new(3, Purpose::Subset, 0)).unwrap();
         assert_eq!(data.select(&rows).class_counts(), [4, 1]);
     }
@@ -231,8 +267,8 @@ mod tests {
 
     #[test]
     fn sizes_and_labels_are_checked() {
-        assert!(Dataset::new("x", [1, 2, 2], 2, vec![0; 7], vec![0, 1]).is_err());
-        let error = Dataset::new("x", [1, 1, 1], 2, vec![0; 2], vec![0, 2]).unwrap_err();
+        assert!(Dataset::new("x", [1, 2, 2], 2, NORM, vec![0; 7], vec![0, 1]).is_err());
+        let error = Dataset::new("x", [1, 1, 1], 2, NORM, vec![0; 2], vec![0, 2]).unwrap_err();
         assert!(error.to_string().contains("row 1: label 2"), "{error}");
     }
 }

@@ -3,29 +3,9 @@
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-use super::{Augmentation, Dataset};
+use super::{Augmentation, Dataset, Normalization};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Stream};
-
-/// Per-channel mean and standard deviation of pixels scaled to [0, 1].
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Normalization {
-    /// Mean of red, green, blue.
-    pub mean: [f64; 3],
-    /// Standard deviation of red, green, blue.
-    pub std: [f64; 3],
-}
-
-impl Normalization {
-    /// The usual constants of the CIFAR-10 training images; also used for the synthetic ones.
-    pub const CIFAR10: Self = Self { mean: [0.4914, 0.4822, 0.4465], std: [0.2471, 0.2435, 0.2616] };
-
-    /// What byte `value` of `channel` becomes: (value / 255 − mean) / std.
-    #[must_use]
-    pub fn apply(&self, channel: usize, value: u8) -> f64 {
-        (f64::from(value) / 255.0 - self.mean[channel]) / self.std[channel]
-    }
-}
 
 /// Images and labels of one step.
 #[derive(Debug, Clone)]
@@ -66,25 +46,20 @@ pub fn class_batch(data: &Dataset, per_class: usize) -> Result<Vec<usize>> {
 /// double precision and rounded once to `dtype`, F32 or F64.
 ///
 /// # Errors
-/// [`Error::Data`] if an index is out of range or the images do not have three channels;
-/// [`Error::Tensor`] for another `dtype`, or if the tensor cannot be made on `device`.
+/// [`Error::Data`] if an index is out of range; [`Error::Tensor`] for another `dtype`, or if the tensor cannot be made on `device`.
 pub fn make_batch(
     data: &Dataset,
     indices: &[usize],
     augmentation: Option<&Augmentation>,
-    normalization: &Normalization,
     dtype: DType,
     device: &Device,
 ) -> Result<Batch> {
-    if data.shape[0] != 3 {
-        return Err(Error::data(&data.name, format!("images have {} channels, not 3", data.shape[0])));
-    }
     if let Some(idx) = indices.iter().find(|&&idx| idx >= data.len()) {
         return Err(Error::data(&data.name, format!("image {idx} asked for, but there are {}", data.len())));
     }
     let images = match dtype {
-        DType::F32 => tensor(data, indices, augmentation, &table(normalization, |z| z as f32), device)?,
-        DType::F64 => tensor(data, indices, augmentation, &table(normalization, |z| z), device)?,
+        DType::F32 => tensor(data, indices, augmentation, &table(&data.normalization, |z| z as f32), device)?,
+        DType::F64 => tensor(data, indices, augmentation, &table(&data.normalization, |z| z), device)?,
         other => return Err(candle_core::Error::Msg(format!("batches are f32 or f64, not {other:?}")).into()),
     };
     let labels = indices.iter().map(|&idx| u32::from(data.labels[idx])).collect();
@@ -92,17 +67,16 @@ pub fn make_batch(
 }
 
 /// The normalised value of every byte of every channel.
-fn table<T>(normalization: &Normalization, round: impl Fn(f64) -> T) -> [[T; 256]; 3] {
-    std::array::from_fn(|channel| {
-        std::array::from_fn(|value| round(normalization.apply(channel, value as u8)))
-    })
+fn table<T>(normalization: &Normalization, round: impl Fn(f64) -> T) -> Vec<[T; 256]> {
+    let of_channel = |channel| std::array::from_fn(|value| round(normalization.apply(channel, value as u8)));
+    (0..normalization.mean.len()).map(of_channel).collect()
 }
 
 fn tensor<T: candle_core::WithDType + Default>(
     data: &Dataset,
     indices: &[usize],
     augmentation: Option<&Augmentation>,
-    table: &[[T; 256]; 3],
+    table: &[[T; 256]],
     device: &Device,
 ) -> Result<Tensor> {
     let [channels, height, width] = data.shape;
@@ -132,7 +106,8 @@ mod tests {
 
     fn data() -> Dataset {
         let images = (0..4 * 3 * 2 * 2).map(|i| (i * 5) as u8).collect();
-        Dataset::new("test", [3, 2, 2], 2, images, vec![0, 1, 1, 0]).unwrap()
+        let norm = Normalization::constant(&[0.4914, 0.4822, 0.4465], &[0.2471, 0.2435, 0.2616]);
+        Dataset::new("test", [3, 2, 2], 2, norm, images, vec![0, 1, 1, 0]).unwrap()
     }
 
     fn values(batch: &Batch) -> Vec<f64> {
@@ -147,8 +122,8 @@ mod tests {
         let data = data();
         let indices = [2, 0, 2];
         for (dtype, tolerance) in [(DType::F64, 0.0), (DType::F32, F32_HALF_ULP)] {
-            let norm = Normalization::CIFAR10;
-            let batch = make_batch(&data, &indices, None, &norm, dtype, &Device::Cpu).unwrap();
+            let norm = &data.normalization;
+            let batch = make_batch(&data, &indices, None, dtype, &Device::Cpu).unwrap();
             assert_eq!(batch.images.dims(), [3, 3, 2, 2]);
             assert_eq!(batch.images.dtype(), dtype);
             assert_eq!(batch.labels, [1, 0, 1]);
@@ -165,8 +140,7 @@ mod tests {
     fn augmentation_does_not_depend_on_the_batch() {
         let (data, augmentation) = (data(), Augmentation { seed: 9, epoch: 1 });
         let batch = |indices: &[usize]| {
-            make_batch(&data, indices, Some(&augmentation), &Normalization::CIFAR10, DType::F64, &Device::Cpu)
-                .unwrap()
+            make_batch(&data, indices, Some(&augmentation), DType::F64, &Device::Cpu).unwrap()
         };
         let together = values(&batch(&[3, 1, 0, 2]));
         for (place, idx) in [3, 1, 0, 2].into_iter().enumerate() {
@@ -194,15 +168,15 @@ mod tests {
     #[test]
     fn bad_requests_are_errors() {
         let data = data();
-        let norm = Normalization::CIFAR10;
-        let error = make_batch(&data, &[4], None, &norm, DType::F32, &Device::Cpu).unwrap_err();
+        let error = make_batch(&data, &[4], None, DType::F32, &Device::Cpu).unwrap_err();
         assert!(error.to_string().contains("image 4"), "{error}");
-        assert!(make_batch(&data, &[0], None, &norm, DType::U8, &Device::Cpu).is_err());
-        let gray = Dataset::new("gray", [1, 2, 2], 2, vec![0; 4], vec![0]).unwrap();
-        assert!(make_batch(&gray, &[0], None, &norm, DType::F32, &Device::Cpu).is_err());
-        assert_eq!(
-            make_batch(&data, &[], None, &norm, DType::F32, &Device::Cpu).unwrap().images.dims()[0],
-            0
-        );
+        assert!(make_batch(&data, &[0], None, DType::U8, &Device::Cpu).is_err());
+        // One channel is as good as three.
+        let norm = Normalization::constant(&[0.5], &[0.25]);
+        let gray = Dataset::new("gray", [1, 2, 2], 2, norm, vec![0, 255, 0, 51], vec![0]).unwrap();
+        let batch = make_batch(&gray, &[0], None, DType::F64, &Device::Cpu).unwrap();
+        assert_eq!(batch.images.dims(), [1, 1, 2, 2]);
+        assert_eq!(values(&batch)[..3], [-2.0, 2.0, -2.0]);
+        assert_eq!(make_batch(&data, &[], None, DType::F32, &Device::Cpu).unwrap().images.dims()[0], 0);
     }
 }

@@ -9,13 +9,37 @@ mod cifar10;
 mod config;
 mod dataset;
 mod loader;
+mod location;
 mod source;
 mod synthetic;
 
 pub use augment::{Augmentation, CROP_PADDING, Placement};
-pub use cifar10::{CLASS_NAMES, FileInfo, Format, Hub, Info, SplitInfo};
+pub use cifar10::{CLASS_NAMES, FileInfo, Format, Hub, Info, SplitInfo, fetch, info, verify};
 pub use config::Config;
-pub use dataset::{Dataset, Splits};
-pub use loader::{Batch, Normalization, class_batch, epoch_order, make_batch};
-pub use source::{DATA_DIR_VARIABLE, DataSource, Location, Progress, Silent, fetch, info, load, verify};
-pub use synthetic::{SYNTHETIC_TEST, SYNTHETIC_TRAIN, synthetic};
+pub use dataset::{Dataset, Normalization, Splits};
+pub use loader::{Batch, class_batch, epoch_order, make_batch};
+pub use location::{DATA_DIR_VARIABLE, Location, Progress, Silent};
+pub use source::Source;
+pub use synthetic::synthetic;
+
+use crate::error::{Error, Result};
+
+/// Every source of images. A new one is a file or folder beside these, and a line here.
+pub static SOURCES: [&Source; 2] = [&synthetic::SOURCE, &cifar10::SOURCE];
+
+fn sources() -> [&'static Source; 2] {
+    SOURCES
+}
+
+crate::registered!(Source, sources);
+
+/// The source called `name`.
+///
+/// # Errors
+/// [`Error::Setting`] if there is none.
+pub fn source(name: &str) -> Result<&'static Source> {
+    SOURCES.into_iter().find(|source| source.name == name).ok_or_else(|| {
+        let known: Vec<&str> = SOURCES.iter().map(|source| source.name).collect();
+        Error::setting("data", format!("`{name}` is unknown; use {}", known.join(" or ")))
+    })
+}

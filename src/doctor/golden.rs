@@ -8,8 +8,10 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
+use crate::data::DataSource;
 use crate::kernels::Precision;
 use crate::nn::backprop;
+use crate::nn::model::Io;
 use crate::nn::objective::NetworkObjective;
 use crate::nn::objective::check_rounding;
 use crate::nn::{Network, model, weights};
@@ -23,7 +25,7 @@ struct Golden {
     model: &'static str,
     network: Network,
     params: Vec<f64>,
-    /// Normalized images (B, 3, 32, 32), in f64 on the CPU.
+    /// Normalized images (B, C, H, W), in f64 on the CPU.
     images: Tensor,
     labels: Vec<u32>,
     expected: Expected,
@@ -32,8 +34,8 @@ struct Golden {
 #[derive(Deserialize)]
 struct Expected {
     mu: f64,
-    mean: [f64; 3],
-    std: [f64; 3],
+    mean: Vec<f64>,
+    std: Vec<f64>,
     coords: Vec<(String, usize)>,
     cge_forward_difference: Vec<f64>,
     backprop: Vec<f64>,
@@ -66,19 +68,21 @@ impl Golden {
     }
 
     fn new(model: &'static str, weights: File, batch: File, expected: &str) -> Result<Self> {
-        let network = model::from_name(model)?;
-        let (params, _) =
-            weights::from_tensors(&network, &weights::from_bytes(weights.0, weights.1)?, weights.1)?;
         let expected: Expected = serde_json::from_str(expected)
             .map_err(|error| crate::Error::file(batch.1, format!("not the values expected ({error})")))?;
         let tensors = weights::from_bytes(batch.0, batch.1)?;
         let missing = || crate::Error::file(batch.1, "a tensor is missing".to_owned());
         let of = |tensors: &HashMap<String, Tensor>, name| tensors.get(name).cloned().ok_or_else(missing);
-        let channels = |values: &[f64; 3]| Tensor::from_slice(values, (1, 3, 1, 1), &Device::Cpu);
+        let channels = |values: &[f64]| Tensor::from_slice(values, (1, values.len(), 1, 1), &Device::Cpu);
         let images = (of(&tensors, "images")?.to_dtype(DType::F64)? / 255.0)?
             .broadcast_sub(&channels(&expected.mean)?)?
             .broadcast_div(&channels(&expected.std)?)?;
         let labels = of(&tensors, "labels")?.to_dtype(DType::U32)?.to_vec1()?;
+        let (_, channels, height, width) = images.dims4()?;
+        let n_outputs = DataSource::Cifar10.source().n_classes;
+        let network = model::from_name(model, &Io { input: [channels, height, width], n_outputs })?;
+        let (params, _) =
+            weights::from_tensors(&network, &weights::from_bytes(weights.0, weights.1)?, weights.1)?;
         Ok(Self { model, network, params, images, labels, expected })
     }
 

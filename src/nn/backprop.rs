@@ -128,7 +128,7 @@ mod tests {
     /// Oracle: candle's autograd, in f64.
     #[test]
     fn both_ways_agree_on_the_squared_error() -> Result<()> {
-        let network = model::from_name("cnn-d1-w3")?;
+        let network = model::from_name("cnn-d1-w3", &model::Io::CIFAR)?;
         let params = network.layout().initial_values(3);
         let mut numbers = vec![0.0; 2 * 3 * 32 * 32 + 20];
         Stream::new(6, Purpose::Test, 0).fill_normal(&mut numbers);
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn the_tape_agrees_with_autograd() -> Result<()> {
         for name in ["resnet8-w4", "cnn-d2-w5", "resnet-b10-w3", "lenet"] {
-            let network = model::from_name(name)?;
+            let network = model::from_name(name, &model::Io::CIFAR)?;
             let params = network.layout().initial_values(3);
             let mut pixels = vec![0.0; 5 * 3 * 32 * 32];
             Stream::new(6, Purpose::Test, 0).fill_normal(&mut pixels);

@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn equals_the_pass_that_keeps_everything() -> Result<()> {
         for name in ["resnet8-w4", "cnn-d2-w5", "resnet-b10-w3", "lenet"] {
-            let network = model::from_name(name)?;
+            let network = model::from_name(name, &model::Io::CIFAR)?;
             let params = network.tensors(&network.layout().initial_values(1), DType::F32, &Device::Cpu)?;
             let mut pixels = vec![0.0; 37 * 3 * 32 * 32];
             Random::new(7, Purpose::Test, 0).fill_normal(&mut pixels);

@@ -337,12 +337,12 @@ impl<'a> Runner<'a> {
             return Ok(None);
         }
         let config: data::Config = settings.read()?;
-        let wanted = config.wanted();
-        let key = (config.data.name(), wanted);
+        let sizes = config.sizes();
+        let key = (config.data.name, sizes);
         if let Some(splits) = self.splits.get(&key) {
             return Ok(Some(splits.clone()));
         }
-        let splits = Arc::new(data::load(config.data, wanted, self.location, self.downloads)?);
+        let splits = Arc::new(config.data.load(sizes, self.location, self.downloads)?);
         self.splits.insert(key, splits.clone());
         Ok(Some(splits))
     }

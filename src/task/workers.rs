@@ -100,7 +100,7 @@ pub(super) fn implied() -> Vec<(&'static str, toml::Value)> {
 
 /// The settings' network, for procedural images.
 pub(super) fn network(settings: &Settings) -> Result<nn::Network> {
-    model::of(settings, &data::SYNTHETIC.io())
+    model::of(settings, &data::source("synthetic")?.io())
 }
 
 /// Checks that this program can start jobs.

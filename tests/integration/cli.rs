@@ -441,9 +441,11 @@ fn estimate_refuses_in_one_line() {
         let images = tensors["images"].to_dtype(DType::F32).unwrap();
         tensors.insert("images".to_owned(), images);
     });
-    altered(&place, "cnn_d3.batch.safetensors", "small", |tensors| {
-        tensors.insert("images".to_owned(), Tensor::zeros((32, 3, 28, 28), DType::U8, &Device::Cpu).unwrap());
-    });
+    for (name, shape) in [("small", (32, 3, 4, 5)), ("gray", (32, 1, 32, 32))] {
+        altered(&place, "cnn_d3.batch.safetensors", name, |tensors| {
+            tensors.insert("images".to_owned(), Tensor::zeros(shape, DType::U8, &Device::Cpu).unwrap());
+        });
+    }
     altered(&place, "cnn_d3.batch.safetensors", "nolabels", |tensors| {
         tensors.remove("labels");
     });
@@ -464,7 +466,7 @@ fn estimate_refuses_in_one_line() {
     let cases = [
         (replaced("cnn-d3", "vgg"), "`vgg` is unknown"),
         (replaced("cnn-d3", "resnet20"), "conv1.weight"),
-        (replaced("cnn-d3", "resnet21"), "21 is not a depth"),
+        (replaced("cnn-d3", "resnet21"), "a resnet has depth 6n+2 (8, 14, 20, 32, …); got 21"),
         (replaced(&weights, "absent"), "read absent: No such file"),
         (replaced(&batch, "absent"), "read absent: No such file"),
         (replaced("coords.json", "absent"), "read absent: No such file"),
@@ -477,7 +479,9 @@ fn estimate_refuses_in_one_line() {
         (replaced(&batch, "label"), "label: label 10 is not in 0..10"),
         (replaced(&batch, "few"), "few: 32 images but labels of shape [31]"),
         (replaced(&batch, "float"), "float: images must be u8"),
-        (replaced(&batch, "small"), "small: images must be u8 of shape N x 3 x 32 x 32"),
+        (replaced(&batch, "small"), "a cnn has 1 to 2 blocks, each halving the 4 pixel image; got 3"),
+        (replaced(&batch, "gray"), "gray: images must be u8 of shape N x 3 x H x W"),
+        (format!("{options} --data mnist"), "`mnist` is unknown; use synthetic or cifar10"),
         (replaced(&batch, "nolabels"), "nolabels: no tensor `labels`"),
         (replaced("coords.json", "range.json"), "expected a flat index below 10, got 10"),
         (replaced("coords.json", "name.json"), "`fc.bais`: expected one of"),
@@ -676,7 +680,7 @@ fn bench_refuses_in_one_line() {
     let place = Place::new();
     for (args, expected) in [
         ("cge --model vgg", "`vgg` is unknown"),
-        ("fo --model resnet21", "21 is not a depth"),
+        ("fo --model resnet21", "a resnet has depth 6n+2 (8, 14, 20, 32, …); got 21"),
         ("cge --model cnn-d1-w2 --coords 1000", "1000 asked for, but there are"),
         ("cge --distribution lpr-paper --sparsity 1", "--sparsity must be in [0, 1), got 1"),
         ("cge --sparsity 0.5", "--sparsity needs --distribution lpr-paper or lpr-released"),
@@ -1031,7 +1035,7 @@ fn a_failing_trial_does_not_stop_the_others() {
 #[test]
 fn weights_of_a_diverged_run_are_sound() {
     let place = Place::new();
-    let network = model::cnn(2, 4).unwrap();
+    let network = model::cnn(2, 4, &model::Io::CIFAR).unwrap();
     let as_f32 = |values: Vec<f64>| -> Vec<f32> { values.into_iter().map(|value| value as f32).collect() };
     let initial = as_f32(network.layout().initial_values(7));
     for more in [

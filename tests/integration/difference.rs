@@ -10,6 +10,7 @@ use deepzero::nn::backprop;
 use deepzero::nn::difference::{DEFAULT_MEMORY, Options};
 use deepzero::nn::graph::{Builder, Value};
 use deepzero::nn::layer::{Add, Conv2d, Flatten, GlobalAvgPool, Linear, MaxPool2, Relu, ShortcutA};
+use deepzero::nn::model::Io;
 use deepzero::nn::objective::NetworkObjective;
 use deepzero::nn::{Context, Mode, Network, Propagator, RunningStats, loss, model};
 use deepzero::params::ParamKind;
@@ -460,7 +461,7 @@ fn ties_in_max_pooling() {
         // Nearly constant channels have little variance: larger steps would leave rounding alone.
         case.check(&case.probes(30, &[1e-6, -5e-3, 1.0, 10.0]));
     }
-    let mut case = Case::new(model::lenet(), model::INPUT, 3, 3);
+    let mut case = Case::new(model::lenet(&Io::CIFAR).unwrap(), Io::CIFAR.input, 3, 3);
     case.images = (case.images.ones_like().unwrap() * 0.5).unwrap();
     case.check(&case.probes(20, &STEPS));
 }
@@ -536,7 +537,7 @@ fn a_reversal_has_a_closed_form() {
 fn tiny_steps_give_the_derivative() {
     const STEP: f64 = 1e-12;
     for (name, n_images) in [("cnn-d3-w6", 5), ("resnet8-w4", 3), ("resnet-b10-w4", 3), ("lenet", 5)] {
-        let case = Case::new(model::from_name(name).unwrap(), model::INPUT, n_images, 5);
+        let case = Case::new(model::from_name(name, &Io::CIFAR).unwrap(), Io::CIFAR.input, n_images, 5);
         let exact = backprop::gradient(&case.network, &case.params, &case.images, &case.labels, 1.0).unwrap();
         let largest = exact.gradient.iter().fold(0.0, |max: f64, g| max.max(g.abs()));
         let probes = case.probes(20, &[STEP, -STEP]);
@@ -613,7 +614,7 @@ fn estimates(
 #[test]
 fn evaluators_give_the_same_estimates() {
     for name in ["resnet8-w2", "cnn-d2-w4", "resnet-b10-w2", "lenet"] {
-        let case = Case::new(model::from_name(name).unwrap(), model::INPUT, 3, 7);
+        let case = Case::new(model::from_name(name, &Io::CIFAR).unwrap(), Io::CIFAR.input, 3, 7);
         let (objective, n) = (case.objective(), case.params.len());
         let coords: Arc<[usize]> = case.coords(3).into();
         for (scheme, per_coord) in [(Scheme::Forward, 1), (Scheme::Central, 2)] {
@@ -639,9 +640,9 @@ fn networks_of_the_experiments() {
     let others = ["resnet8-w2", "resnet8-w4", "resnet20", "resnet-b10-w3", "resnet-b18-w2", "lenet"];
     let cnns = (1..=5).flat_map(|depth| [3, 18].map(|width| format!("cnn-d{depth}-w{width}")));
     for name in cnns.chain(others.map(str::to_owned)) {
-        let network = || model::from_name(&name).unwrap();
+        let network = || model::from_name(&name, &Io::CIFAR).unwrap();
         for (n_images, n_coords) in [(3, 2), (17, 1)] {
-            for case in both_modes(|| Case::new(network(), model::INPUT, n_images, 8)) {
+            for case in both_modes(|| Case::new(network(), Io::CIFAR.input, n_images, 8)) {
                 let probes = case.probes(n_coords, &[5e-3]);
                 case.check(&probes);
                 let of = |dtype| case.propagator(dtype, DEFAULT_MEMORY).differences(&probes).unwrap();
@@ -652,12 +653,25 @@ fn networks_of_the_experiments() {
     }
 }
 
+/// Images that are not of CIFAR's size, nor square, nor of three channels.
+#[test]
+fn networks_take_other_images() {
+    let io = Io { input: [2, 18, 21], n_outputs: 4 };
+    for name in ["resnet8-w2", "resnet-b10-w2", "cnn-d3-w3", "lenet"] {
+        for case in both_modes(|| Case::new(model::from_name(name, &io).unwrap(), io.input, 3, 8)) {
+            case.check(&case.probes(2, &[5e-3, -1.0]));
+        }
+    }
+}
+
 /// A difference has the same bits for any number of threads, any limit of memory, alone and among
 /// others.
 #[test]
 fn bits_depend_on_nothing_else() {
     for name in ["resnet8-w8", "cnn-d3", "resnet-b10-w4", "lenet"] {
-        for case in both_modes(|| Case::new(model::from_name(name).unwrap(), model::INPUT, 17, 9)) {
+        for case in
+            both_modes(|| Case::new(model::from_name(name, &Io::CIFAR).unwrap(), Io::CIFAR.input, 17, 9))
+        {
             let probes = case.probes(3, &[5e-3, -1.0]);
             for dtype in [DType::F32, DType::F64] {
                 let run = |threads: usize, memory: usize, probes: &[(usize, f64)]| -> Vec<u64> {

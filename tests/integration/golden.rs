@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use deepzero::data::DataSource;
-use deepzero::data::{self, Dataset, Location, Normalization};
+use deepzero::data::{self, Dataset, Location};
 use deepzero::kernels::Split;
 use deepzero::nn::backprop;
 use deepzero::nn::objective::NetworkObjective;
@@ -88,7 +88,7 @@ fn folder() -> PathBuf {
 
 impl Golden {
     fn load(name: &str, model_name: &str) -> Self {
-        let network = model::from_name(model_name).unwrap();
+        let network = model::from_name(model_name, &model::Io::CIFAR).unwrap();
         let file = |suffix: &str| folder().join(format!("{name}.{suffix}"));
         let (params, _) = weights::load(&network, &file("weights.safetensors")).unwrap();
         let expected: Expected =
@@ -226,7 +226,7 @@ fn cifar_train() -> Option<Dataset> {
 }
 
 fn batch(train: &Dataset, rows: &[usize], dtype: DType) -> data::Batch {
-    data::make_batch(train, rows, None, &Normalization::CIFAR10, dtype, &Device::Cpu).unwrap()
+    data::make_batch(train, rows, None, dtype, &Device::Cpu).unwrap()
 }
 
 /// Replaces the trace's images by those that PyTorch saw, if `DEEPZERO_GOLDEN_PIXELS` names the

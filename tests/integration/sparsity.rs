@@ -1,7 +1,7 @@
 //! Sparsity on the networks of the experiments.
 
 use candle_core::{DType, Device};
-use deepzero::nn::model;
+use deepzero::nn::model::{self, Io};
 use deepzero::nn::objective::NetworkObjective;
 use deepzero::params::ParamSpec;
 use deepzero::zo::sparsity::{
@@ -14,13 +14,12 @@ use deepzero::zo::{Metered, QueryCount};
 /// layer the gradient is not small beside the noise, which is why it is left out.
 #[test]
 fn zo_grasp_keeps_what_the_law_says() {
-    let network = model::resnet(20, 16).unwrap();
+    let network = model::resnet(20, 16, &Io::CIFAR).unwrap();
     let layout = network.layout();
     let params = layout.initial_values(2);
     let data = deepzero::data::synthetic(24, 10).train;
     let rows: Vec<usize> = (0..24).collect();
-    let norm = &deepzero::data::Normalization::CIFAR10;
-    let batch = deepzero::data::make_batch(&data, &rows, None, norm, DType::F32, &Device::Cpu).unwrap();
+    let batch = deepzero::data::make_batch(&data, &rows, None, DType::F32, &Device::Cpu).unwrap();
     let objective = NetworkObjective::new(&network, &batch.images, &batch.labels);
     let count = QueryCount::default();
     let metered = Metered::new(&objective, &count);
@@ -51,7 +50,7 @@ fn zo_grasp_keeps_what_the_law_says() {
 #[test]
 fn smart_ratios_meet_the_sparsity() {
     for name in ["resnet20", "resnet-b18-w16", "lenet", "cnn-d1"] {
-        let network = model::from_name(name).unwrap();
+        let network = model::from_name(name, &Io::CIFAR).unwrap();
         let layout = network.layout();
         for sparsity in [0.0, 0.001, 0.1, 0.5, 0.8, 0.95, 0.99, 0.999] {
             let keep = KeepCounts::smart_ratio(layout, sparsity);

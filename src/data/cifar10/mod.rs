@@ -5,6 +5,7 @@
 
 mod batches;
 mod checksum;
+mod find;
 mod hub;
 mod inspect;
 mod parquet_file;
@@ -13,14 +14,14 @@ mod pickle;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{Dataset, Splits};
+use super::{Dataset, Normalization, Source, Splits};
 use crate::error::{Error, Result};
 
 pub use hub::Hub;
 pub use inspect::{FileInfo, Info, SplitInfo};
 
-pub(super) use hub::{alternatives, cached, download, install};
-pub(super) use inspect::{info, verify};
+pub use find::{fetch, info, verify};
+use hub::{alternatives, cached, download, install};
 
 /// Names of the classes, in the order of their labels.
 pub const CLASS_NAMES: [&str; 10] =
@@ -33,7 +34,24 @@ const BATCH_ROWS: usize = 10_000;
 /// Bytes of one image.
 const IMAGE_LEN: usize = 3 * 32 * 32;
 /// Rows of the complete training and test sets.
-pub(super) const N_ROWS: [usize; 2] = [50_000, 10_000];
+const N_ROWS: [usize; 2] = [50_000, 10_000];
+
+/// CIFAR-10 as a source of images.
+pub(super) static SOURCE: Source = Source {
+    name: "cifar10",
+    help: "CIFAR-10.",
+    shape: SHAPE,
+    n_classes: CLASS_NAMES.len(),
+    normalization: NORMALIZATION,
+    n_train: N_ROWS[0],
+    n_test: N_ROWS[1],
+    is_made: false,
+    load: |_, location, report| find::load(location, report),
+};
+
+/// The usual constants of the training images.
+const NORMALIZATION: Normalization =
+    Normalization::constant(&[0.4914, 0.4822, 0.4465], &[0.2471, 0.2435, 0.2616]);
 
 /// How the files are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +76,7 @@ impl fmt::Display for Format {
 
 /// A complete set of files.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+struct Found {
     /// The folder that the file names below are relative to; it may hold a `SHA256SUMS`.
     pub(super) root: PathBuf,
     pub(super) format: Format,
@@ -92,7 +110,7 @@ impl Found {
 ///
 /// # Errors
 /// [`Error::Data`] if some of the files of a layout are there, but not all.
-pub(super) fn locate(dir: &Path) -> Result<Option<Found>> {
+fn locate(dir: &Path) -> Result<Option<Found>> {
     let mut candidates = Vec::new();
     for base in [dir.join("cifar10"), dir.to_path_buf()] {
         for root in [base.join("plain_text"), base.clone()] {
@@ -125,7 +143,7 @@ pub(super) fn locate(dir: &Path) -> Result<Option<Found>> {
 /// # Errors
 /// [`Error::Data`] if a file differs from its recorded checksum, is truncated, or holds a bad image
 /// or label; [`Error::Io`] if it cannot be read.
-pub(super) fn read(found: &Found) -> Result<Splits> {
+fn read(found: &Found) -> Result<Splits> {
     checksum::verify_recorded(found)?;
     Ok(Splits { train: read_split(found, 0)?, test: read_split(found, 1)? })
 }
@@ -151,7 +169,7 @@ fn read_split(found: &Found, split: usize) -> Result<Dataset> {
         labels.extend(rows.labels);
     }
     let name = ["cifar10 train", "cifar10 test"][split];
-    Dataset::new(name, SHAPE, CLASS_NAMES.len(), images, labels)
+    Dataset::new(name, SHAPE, CLASS_NAMES.len(), NORMALIZATION, images, labels)
 }
 
 /// Labels of split 0 (train) or 1 (test), without decoding images.

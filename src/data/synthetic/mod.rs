@@ -14,14 +14,28 @@ mod draw;
 
 use rayon::prelude::*;
 
-use super::{Dataset, Splits};
+use super::{Dataset, Normalization, Source, Splits};
 use crate::rng::{Purpose, Stream};
 use draw::{Draws, SIZE};
 
-/// Default number of training images.
-pub const SYNTHETIC_TRAIN: usize = 10_000;
-/// Default number of test images.
-pub const SYNTHETIC_TEST: usize = 2_000;
+/// The procedural images as a source.
+pub(super) static SOURCE: Source = Source {
+    name: "synthetic",
+    help: "Procedural images, built in.",
+    shape: SHAPE,
+    n_classes: N_CLASSES,
+    normalization: NORMALIZATION,
+    n_train: 10_000,
+    n_test: 2_000,
+    is_made: true,
+    load: |[n_train, n_test], _, _| Ok(synthetic(n_train, n_test)),
+};
+
+/// Channels, height, width.
+const SHAPE: [usize; 3] = [3, SIZE, SIZE];
+/// The usual constants of CIFAR-10, whose place these images take.
+const NORMALIZATION: Normalization =
+    Normalization::constant(&[0.4914, 0.4822, 0.4465], &[0.2471, 0.2435, 0.2616]);
 
 const N_CLASSES: usize = 10;
 /// Fixed: the images belong to the program, not to a trial.
@@ -42,7 +56,8 @@ fn split(name: &str, split: u32, n: usize) -> Dataset {
     images.par_chunks_mut(3 * SIZE * SIZE).enumerate().for_each(|(idx, pixels)| {
         draw_image(Stream::new(SEED, Purpose::Synthetic, split).lane(idx as u32), idx % N_CLASSES, pixels)
     });
-    Dataset { name: name.into(), shape: [3, SIZE, SIZE], n_classes: N_CLASSES, images, labels }
+    let (shape, n_classes, normalization) = (SHAPE, N_CLASSES, NORMALIZATION);
+    Dataset { name: name.into(), shape, n_classes, normalization, images, labels }
 }
 
 /// Draws image `stream` of `class` into `pixels` (3, 32, 32).

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::loss::cross_entropy;
 
 use super::*;
-use crate::data::{Normalization, epoch_order, make_batch};
+use crate::data::{epoch_order, make_batch};
 
 /// Oracle: an earlier run. The images are part of every published synthetic result, so a change to
 /// them must be a decision.
@@ -40,8 +40,7 @@ fn pixels_use_the_range() {
 
 /// Normalised images (N, 3, 32, 32) and labels (N) of the given rows.
 fn batch(data: &Dataset, rows: &[usize]) -> (Tensor, Tensor) {
-    let norm = Normalization::CIFAR10;
-    let batch = make_batch(data, rows, None, &norm, DType::F32, &Device::Cpu).unwrap();
+    let batch = make_batch(data, rows, None, DType::F32, &Device::Cpu).unwrap();
     let labels = Tensor::from_vec(batch.labels, rows.len(), &Device::Cpu).unwrap();
     (batch.images, labels)
 }

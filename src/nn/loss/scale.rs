@@ -66,7 +66,7 @@ mod tests {
     /// Oracle: the definition, at the moved point.
     #[test]
     fn the_factor_after_a_step_is_the_factor_there() {
-        let network = model::cnn(2, 4).expect("a sound size");
+        let network = model::cnn(2, 4, &model::Io::CIFAR).expect("a sound size");
         let layout = network.layout();
         let params = layout.initial_values(1);
         let scale = LogitScale::new(layout, &params);

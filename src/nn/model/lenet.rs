@@ -3,39 +3,71 @@
 //! linear layers to 120, 84 and 10 features with ReLU between them. Biases everywhere, no batch norm:
 //! 62,006 parameters.
 
-use super::{INPUT, N_CLASSES};
+use super::family::{Family, Io};
 use crate::nn::Network;
 use crate::nn::graph::{Builder, Value};
 use crate::nn::layer::{Conv2d, Flatten, Linear, MaxPool2, Relu};
+use crate::{Error, Result};
+
+/// The family, of one size.
+pub const FAMILY: Family = Family {
+    name: "lenet",
+    help: "LeNet-5 for CIFAR-10 without batch norm: 62,006 parameters; `depth` and `width` play no part.",
+    prefix: "lenet",
+    default_width: None,
+    check,
+    layers,
+};
 
 /// Output channels of the convolutions.
 const CHANNELS: [usize; 2] = [6, 16];
 /// Output features of the hidden linear layers.
 const HIDDEN: [usize; 2] = [120, 84];
-/// Pixels per channel behind the second pooling.
-const PLANE: usize = 25;
+/// Rows and columns of the kernels.
+const KERNEL: usize = 5;
 
-/// LeNet-5 for CIFAR-10.
-#[must_use]
-pub fn lenet() -> Network {
-    let (mut builder, mut value) = Builder::new(INPUT);
+/// LeNet-5.
+///
+/// # Errors
+/// If the images are too small for its convolutions.
+pub fn lenet(io: &Io) -> Result<Network> {
+    FAMILY.build(0, 0, io)
+}
+
+/// Pixels of a side of `n` behind both convolutions and poolings.
+fn side(n: usize) -> usize {
+    CHANNELS.iter().fold(n, |n, _| (n + 1).saturating_sub(KERNEL) / 2)
+}
+
+fn check(_: usize, _: usize, io: &Io) -> Result<()> {
+    let [_, height, width] = io.input;
+    if side(height.min(width)) == 0 {
+        let reason = format!("lenet needs images of 16 x 16 pixels or more; got {height} x {width}");
+        return Err(Error::setting("model", reason));
+    }
+    Ok(())
+}
+
+fn layers(_: usize, _: usize, io: &Io) -> Network {
+    let [_, height, width] = io.input;
+    let (mut builder, mut value) = Builder::new(io.input);
     for (number, c_out) in (1..).zip(CHANNELS) {
         value = push_conv(&mut builder, number, c_out, value);
     }
     value = builder.push("flatten", Flatten, &[value]);
-    let mut n_in = CHANNELS[1] * PLANE;
+    let mut n_in = CHANNELS[1] * side(height) * side(width);
     for (number, n_out) in (1..).zip(HIDDEN) {
         value = builder.push(format!("fc{number}"), Linear { n_in, n_out }, &[value]);
         value = builder.push(format!("fc{number}.relu"), Relu, &[value]);
         n_in = n_out;
     }
-    builder.push("fc3", Linear { n_in, n_out: N_CLASSES }, &[value]);
+    builder.push("fc3", Linear { n_in, n_out: io.n_outputs }, &[value]);
     builder.build()
 }
 
 fn push_conv(builder: &mut Builder, number: usize, c_out: usize, input: Value) -> Value {
     let c_in = builder.channels(input);
-    let conv = Conv2d { c_in, c_out, kernel: 5, stride: 1, padding: 0, has_bias: true };
+    let conv = Conv2d { c_in, c_out, kernel: KERNEL, stride: 1, padding: 0, has_bias: true };
     let value = builder.push(format!("conv{number}"), conv, &[input]);
     let value = builder.push(format!("conv{number}.relu"), Relu, &[value]);
     builder.push(format!("conv{number}.pool"), MaxPool2, &[value])

@@ -1,49 +1,37 @@
-//! The networks of the experiments.
+//! The networks of the experiments: families, each one file with the rule of its sizes.
 
-mod cnn;
-mod lenet;
-mod resnet;
-mod resnet_b;
+pub mod cnn;
+mod family;
+pub mod lenet;
+pub mod resnet;
+pub mod resnet_b;
 
 pub use cnn::cnn;
+pub use family::{Family, Io};
 pub use lenet::lenet;
 pub use resnet::resnet;
 pub use resnet_b::resnet_b;
 
-use super::Network;
+use super::{Config, Network};
+use crate::setting::Settings;
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
 
-/// Which network family to train.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ModelKind {
-    /// The depth-D CNN of the paper's Appendix B; `depth` blocks, `width` channels.
-    Cnn,
-    /// The CIFAR ResNet of depth 6n+2 with option-A shortcuts; `width` channels in the first stage.
-    Resnet,
-    /// The CIFAR ResNet of depth 8n+2 with four stages and option-B shortcuts (1x1 convolution and
-    /// batch norm); `width` channels in the first stage. Depth 18 with 64 channels is ResNet-18.
-    ResnetB,
-    /// LeNet-5 for CIFAR-10 without batch norm: 62,006 parameters; `depth` and `width` play no part.
-    Lenet,
+/// Every family. A new one is a file beside these, and a line here.
+pub static FAMILIES: [&Family; 4] = [&resnet::FAMILY, &resnet_b::FAMILY, &cnn::FAMILY, &lenet::FAMILY];
+
+fn families() -> [&'static Family; 4] {
+    FAMILIES
 }
 
-/// Images are 32 x 32 with three channels, in ten classes.
-pub const INPUT: [usize; 3] = [3, 32, 32];
-/// Classes of CIFAR-10 and of the synthetic images.
-pub const N_CLASSES: usize = 10;
+crate::registered!(Family, families);
 
-pub struct Io { pub input: [usize; 3], pub n_outputs: usize }
-impl Io { pub const CIFAR: Self = Self { input: [3,32,32], n_outputs: 10 }; }
-pub fn of(settings: &crate::setting::Settings, _io: &Io) -> Result<Network> {
-    let c: crate::nn::Config = settings.read()?;
-    match c.model {
-        ModelKind::Cnn => cnn(c.depth, c.width),
-        ModelKind::Resnet => resnet(c.depth, c.width),
-        ModelKind::ResnetB => resnet_b(c.depth, c.width),
-        ModelKind::Lenet => Ok(lenet()),
-    }
+/// The network that `settings` describe.
+///
+/// # Errors
+/// If depth or width is impossible for the family or its input.
+pub fn of(settings: &Settings, io: &Io) -> Result<Network> {
+    let Config { model, depth, width, .. } = settings.read()?;
+    model.build(depth, width, io)
 }
 
 /// A network by its short name: `resnet20`, `resnet8-w4` (width 4), `cnn-d3`, `cnn-d2-w24`, `resnet-b18`
@@ -51,30 +39,26 @@ pub fn of(settings: &crate::setting::Settings, _io: &Io) -> Result<Network> {
 ///
 /// # Errors
 /// If the name is not of these forms or the sizes are impossible.
-pub fn from_name(name: &str) -> Result<Network> {
-    let unknown = || {
-        Error::setting(
-            "model",
-            format!(
-                "`{name}` is unknown; use resnetN, resnet-bN or cnn-dN, with -wC for another width, or lenet"
-            ),
-        )
-    };
-    let (family, width) = match name.split_once("-w") {
-        Some((family, width)) => (family, Some(width.parse().map_err(|_| unknown())?)),
-        None => (name, None),
-    };
-    if family == "lenet" {
-        return if width.is_none() { Ok(lenet()) } else { Err(unknown()) };
+pub fn from_name(name: &str, io: &Io) -> Result<Network> {
+    let found = FAMILIES.iter().find_map(|family| Some((family, family.parse(name)?)));
+    match found {
+        Some((family, (depth, width))) => family.build(depth, width, io),
+        None => Err(Error::setting("model", format!("`{name}` is unknown; use {}", forms()))),
     }
-    if let Some(depth) = family.strip_prefix("resnet-b") {
-        return resnet_b(depth.parse().map_err(|_| unknown())?, width.unwrap_or(64));
-    }
-    if let Some(depth) = family.strip_prefix("resnet") {
-        return resnet(depth.parse().map_err(|_| unknown())?, width.unwrap_or(16));
-    }
-    let depth = family.strip_prefix("cnn-d").ok_or_else(unknown)?;
-    cnn(depth.parse().map_err(|_| unknown())?, width.unwrap_or(18))
+}
+
+/// The forms of short names.
+fn forms() -> String {
+    let sized = FAMILIES.iter().filter(|family| family.default_width.is_some());
+    let sized: Vec<String> = sized.map(|family| format!("{}N", family.prefix)).collect();
+    let fixed = FAMILIES.iter().filter(|family| family.default_width.is_none());
+    let fixed: Vec<&str> = fixed.map(|family| family.prefix).collect();
+    let all_but_last = sized[..sized.len() - 1].join(", ");
+    format!(
+        "{all_but_last} or {}, with -wC for another width, or {}",
+        sized[sized.len() - 1],
+        fixed.join(", or ")
+    )
 }
 
 #[cfg(test)]
@@ -86,12 +70,12 @@ mod tests {
     #[test]
     fn parameter_counts_match_the_paper() {
         for (depth, n_coords) in [(1, 730), (2, 3_700), (3, 6_670), (4, 9_640), (5, 12_610)] {
-            assert_eq!(cnn(depth, 18).unwrap().layout().n_coords(), n_coords);
+            assert_eq!(cnn(depth, 18, &Io::CIFAR).unwrap().layout().n_coords(), n_coords);
         }
-        assert_eq!(cnn(1, 24).unwrap().layout().n_coords(), 970);
-        assert_eq!(resnet(20, 16).unwrap().layout().n_coords(), 269_722);
-        assert_eq!(resnet_b(18, 64).unwrap().layout().n_coords(), 11_173_962);
-        assert_eq!(lenet().layout().n_coords(), 62_006);
+        assert_eq!(cnn(1, 24, &Io::CIFAR).unwrap().layout().n_coords(), 970);
+        assert_eq!(resnet(20, 16, &Io::CIFAR).unwrap().layout().n_coords(), 269_722);
+        assert_eq!(resnet_b(18, 64, &Io::CIFAR).unwrap().layout().n_coords(), 11_173_962);
+        assert_eq!(lenet(&Io::CIFAR).unwrap().layout().n_coords(), 62_006);
     }
 
     /// Oracle: `state_dict` of the common PyTorch code, without batch-norm buffers; `linear` is `fc` here.
@@ -115,7 +99,7 @@ mod tests {
         let owned = |expected: &[(&str, &[usize])]| -> Vec<(String, Vec<usize>)> {
             expected.iter().map(|&(name, shape)| (name.to_owned(), shape.to_vec())).collect()
         };
-        let network = resnet_b(18, 4).unwrap();
+        let network = resnet_b(18, 4, &Io::CIFAR).unwrap();
         assert_eq!(shapes(&network, "layer2.0."), owned(&expected));
         assert_eq!(shapes(&network, "layer1.0.shortcut"), []);
         assert_eq!(shapes(&network, "layer4.1.conv2"), owned(&[("layer4.1.conv2.weight", &[32, 32, 3, 3])]));
@@ -133,17 +117,20 @@ mod tests {
             ("fc3.weight", &[10, 84]),
             ("fc3.bias", &[10]),
         ];
-        assert_eq!(shapes(&lenet(), ""), owned(&expected));
+        assert_eq!(shapes(&lenet(&Io::CIFAR).unwrap(), ""), owned(&expected));
     }
 
     #[test]
     fn names_and_bad_sizes() {
-        assert_eq!(from_name("resnet20").unwrap().layout().n_coords(), 269_722);
-        assert_eq!(from_name("cnn-d3").unwrap().layout().n_coords(), 6_670);
-        assert_eq!(from_name("cnn-d1-w24").unwrap().layout().n_coords(), 970);
-        assert_eq!(from_name("resnet-b18").unwrap().layout().n_coords(), 11_173_962);
-        assert_eq!(from_name("resnet-b10-w3").unwrap().layout(), resnet_b(10, 3).unwrap().layout());
-        assert_eq!(from_name("lenet").unwrap().layout().n_coords(), 62_006);
+        assert_eq!(from_name("resnet20", &Io::CIFAR).unwrap().layout().n_coords(), 269_722);
+        assert_eq!(from_name("cnn-d3", &Io::CIFAR).unwrap().layout().n_coords(), 6_670);
+        assert_eq!(from_name("cnn-d1-w24", &Io::CIFAR).unwrap().layout().n_coords(), 970);
+        assert_eq!(from_name("resnet-b18", &Io::CIFAR).unwrap().layout().n_coords(), 11_173_962);
+        assert_eq!(
+            from_name("resnet-b10-w3", &Io::CIFAR).unwrap().layout(),
+            resnet_b(10, 3, &Io::CIFAR).unwrap().layout()
+        );
+        assert_eq!(from_name("lenet", &Io::CIFAR).unwrap().layout().n_coords(), 62_006);
         for bad in [
             "resnet21",
             "resnet",
@@ -158,7 +145,39 @@ mod tests {
             "lenet-w6",
             "vgg",
         ] {
-            assert!(from_name(bad).is_err(), "{bad}");
+            assert!(from_name(bad, &Io::CIFAR).is_err(), "{bad}");
+        }
+    }
+
+    /// Oracle: the rules of convolution and pooling. LeNet-5 on the 28 x 28 pixels of MNIST has planes of 4 x 4.
+    #[test]
+    fn families_take_other_images() {
+        let mnist = Io { input: [1, 28, 28], n_outputs: 7 };
+        let shape_of = |network: &Network, name: &str| {
+            let spec = network.layout().specs().iter().find(|spec| spec.name == name);
+            spec.map(|spec| spec.shape.clone())
+        };
+        let network = lenet(&mnist).unwrap();
+        assert_eq!(shape_of(&network, "conv1.weight"), Some(vec![6, 1, 5, 5]));
+        assert_eq!(shape_of(&network, "fc1.weight"), Some(vec![120, 256]));
+        for name in ["resnet8-w2", "resnet-b10-w2", "cnn-d4-w3"] {
+            let network = from_name(name, &mnist).unwrap();
+            assert_eq!(shape_of(&network, "fc.bias"), Some(vec![7]), "{name}");
+        }
+        let reason = |name: &str, io: &Io| from_name(name, io).unwrap_err().to_string();
+        assert!(reason("cnn-d5", &mnist).contains("1 to 4 blocks, each halving the 28 pixel image; got 5"));
+        let tiny = Io { input: [3, 1, 15], n_outputs: 2 };
+        assert!(reason("cnn-d1", &tiny).contains("nothing to halve in 1 x 15 pixels"));
+        assert!(reason("lenet", &tiny).contains("16 x 16 pixels or more; got 1 x 15"));
+        assert!(lenet(&Io { input: [3, 16, 16], n_outputs: 2 }).is_ok());
+        assert!(lenet(&Io { input: [3, 15, 16], n_outputs: 2 }).is_err());
+        assert!(from_name("resnet8", &tiny).is_ok());
+        assert!(from_name("resnet8", &Io { input: [0, 32, 32], n_outputs: 2 }).is_err());
+        let unknown = "use resnetN, resnet-bN or cnn-dN, with -wC for another width, or lenet";
+        assert!(reason("vgg", &mnist).contains(unknown));
+        for family in FAMILIES {
+            let kind: ModelKind = serde_json::from_value(family.name.into()).unwrap();
+            assert_eq!(kind.family().name, family.name);
         }
     }
 }

@@ -2,31 +2,47 @@
 //! convolution, three stages of n basic blocks with 1, 2 and 4 times `width` channels, global
 //! average pooling, a linear layer. Depth 20 and width 16 is the paper's ResNet-20.
 
-use super::{INPUT, N_CLASSES};
+use super::family::{Family, Io};
 use crate::nn::Network;
 use crate::nn::graph::{Builder, Value};
 use crate::nn::layer::{Add, Conv2d, GlobalAvgPool, Linear, Relu, ShortcutA};
 use crate::{Error, Result};
 
-/// The ResNet of `depth` = 6n+2 layers with `width` channels in its first stage.
+/// The family; depth 6n+2, width channels in the first stage.
+pub const FAMILY: Family = Family {
+    name: "resnet",
+    help: "The CIFAR ResNet of depth 6n+2 with option-A shortcuts; `width` channels in the first stage.",
+    prefix: "resnet",
+    default_width: Some(16),
+    check,
+    layers,
+};
+
+/// The ResNet of `depth` = 6n+2 layers with `width` channels in its first stage, for images of any size.
 ///
 /// # Errors
 /// If the depth is not 6n+2 with n ≥ 1, or the width is odd or zero.
-pub fn resnet(depth: usize, width: usize) -> Result<Network> {
+pub fn resnet(depth: usize, width: usize, io: &Io) -> Result<Network> {
+    FAMILY.build(depth, width, io)
+}
+
+fn check(depth: usize, width: usize, _: &Io) -> Result<()> {
     if depth < 8 || depth % 6 != 2 {
-        return Err(Error::setting(
-            "depth",
-            format!("{depth} is not a depth of a CIFAR ResNet; use 8, 14, 20, …"),
-        ));
+        let reason = format!("a resnet has depth 6n+2 (8, 14, 20, 32, …); got {depth}");
+        return Err(Error::setting("depth", reason));
     }
     if width == 0 || !width.is_multiple_of(2) {
-        return Err(Error::setting(
-            "width",
-            format!("{width} channels cannot be padded evenly; use 2, 4, 6, …"),
-        ));
+        let reason = format!(
+            "a resnet needs an even width, since its shortcuts pad half of it on each side; got {width}"
+        );
+        return Err(Error::setting("width", reason));
     }
-    let (mut builder, input) = Builder::new(INPUT);
-    let value = builder.push("conv1", conv3x3(INPUT[0], width, 1), &[input]);
+    Ok(())
+}
+
+fn layers(depth: usize, width: usize, io: &Io) -> Network {
+    let (mut builder, input) = Builder::new(io.input);
+    let value = builder.push("conv1", conv3x3(io.input[0], width, 1), &[input]);
     let value = builder.push_norm("bn1", value);
     let mut value = builder.push("relu", Relu, &[value]);
     for stage in 0..3 {
@@ -37,8 +53,8 @@ pub fn resnet(depth: usize, width: usize) -> Result<Network> {
         }
     }
     let value = builder.push("pool", GlobalAvgPool, &[value]);
-    builder.push("fc", Linear { n_in: width << 2, n_out: N_CLASSES }, &[value]);
-    Ok(builder.build())
+    builder.push("fc", Linear { n_in: width << 2, n_out: io.n_outputs }, &[value]);
+    builder.build()
 }
 
 fn conv3x3(c_in: usize, c_out: usize, stride: usize) -> Conv2d {

@@ -3,30 +3,47 @@
 //! block changes the size, its shortcut is a 1x1 convolution and a batch norm. Depth 18 and width 64 is
 //! the ResNet-18 that is common for CIFAR: no max pooling, 11,173,962 parameters.
 
-use super::{INPUT, N_CLASSES};
+use super::family::{Family, Io};
 use crate::nn::Network;
 use crate::nn::graph::{Builder, Value};
 use crate::nn::layer::{Add, Conv2d, GlobalAvgPool, Linear, Relu};
 use crate::{Error, Result};
 
+/// The family; depth 8n+2, width channels in the first stage.
+pub const FAMILY: Family = Family {
+    name: "resnet-b",
+    help: "The CIFAR ResNet of depth 8n+2 with four stages and option-B shortcuts (1x1 convolution and batch norm); \
+           `width` channels in the first stage. Depth 18 with 64 channels is ResNet-18.",
+    prefix: "resnet-b",
+    default_width: Some(64),
+    check,
+    layers,
+};
+
 const N_STAGES: usize = 4;
 
-/// The ResNet of `depth` = 8n+2 layers with `width` channels in its first stage.
+/// The ResNet of `depth` = 8n+2 layers with `width` channels in its first stage, for images of any size.
 ///
 /// # Errors
 /// If the depth is not 8n+2 with n ≥ 1, or the width is zero.
-pub fn resnet_b(depth: usize, width: usize) -> Result<Network> {
+pub fn resnet_b(depth: usize, width: usize, io: &Io) -> Result<Network> {
+    FAMILY.build(depth, width, io)
+}
+
+fn check(depth: usize, width: usize, _: &Io) -> Result<()> {
     if depth < 10 || depth % 8 != 2 {
-        return Err(Error::setting(
-            "depth",
-            format!("{depth} is not a depth of a ResNet with four stages; use 10, 18, 26, …"),
-        ));
+        let reason = format!("a resnet-b has depth 8n+2 (10, 18, 26, …); got {depth}");
+        return Err(Error::setting("depth", reason));
     }
     if width == 0 {
         return Err(Error::setting("width", "a network needs at least one channel"));
     }
-    let (mut builder, input) = Builder::new(INPUT);
-    let value = builder.push("conv1", conv(INPUT[0], width, 3, 1), &[input]);
+    Ok(())
+}
+
+fn layers(depth: usize, width: usize, io: &Io) -> Network {
+    let (mut builder, input) = Builder::new(io.input);
+    let value = builder.push("conv1", conv(io.input[0], width, 3, 1), &[input]);
     let value = builder.push_norm("bn1", value);
     let mut value = builder.push("relu", Relu, &[value]);
     for stage in 0..N_STAGES {
@@ -37,8 +54,8 @@ pub fn resnet_b(depth: usize, width: usize) -> Result<Network> {
         }
     }
     let value = builder.push("pool", GlobalAvgPool, &[value]);
-    builder.push("fc", Linear { n_in: width << (N_STAGES - 1), n_out: N_CLASSES }, &[value]);
-    Ok(builder.build())
+    builder.push("fc", Linear { n_in: width << (N_STAGES - 1), n_out: io.n_outputs }, &[value]);
+    builder.build()
 }
 
 /// Without bias, padded so that stride 1 keeps the size.

@@ -27,7 +27,7 @@ const MODELS: [&str; 4] = ["resnet8-w4", "cnn-d2-w5", "resnet-b10-w3", "lenet"];
 
 impl Scene {
     fn new(name: &str, n_images: usize, dtype: DType) -> Result<Self> {
-        let network = model::from_name(name)?;
+        let network = model::from_name(name, &model::Io::CIFAR)?;
         let mut params = network.layout().initial_values(3);
         let noise = Stream::new(8, Purpose::Test, 1);
         params.iter_mut().zip(0..).for_each(|(param, i)| *param += 0.02 * noise.normal_at(i));

@@ -1,0 +1,57 @@
+//! Where to look for files of images, and who hears how a download goes on.
+
+use std::path::PathBuf;
+
+use super::cifar10::Hub;
+
+/// The environment variable that names a folder with data.
+pub const DATA_DIR_VARIABLE: &str = "DEEPZERO_DATA";
+
+/// Hears how a download goes on. Every method does nothing unless implemented.
+pub trait Progress {
+    /// A transfer of `total_bytes` begins.
+    fn started(&self, _what: &str, _total_bytes: u64) {}
+    /// So many bytes of the current transfer have arrived.
+    fn advanced(&self, _done_bytes: u64) {}
+    /// The current transfer has ended, well or not.
+    fn finished(&self) {}
+    /// Something the user should know.
+    fn note(&self, _text: &str) {}
+}
+
+/// Reports nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Progress for Silent {}
+
+/// Where to look for data.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Location {
+    /// Folders to search, in this order; the hub's cache comes after them.
+    pub dirs: Vec<PathBuf>,
+    /// Where [`fetch`] puts files from the hub; `None` to leave them in the hub's cache.
+    pub fetch_dir: Option<PathBuf>,
+    /// Whether the hub is out of bounds.
+    pub offline: bool,
+    /// The hub to ask when nothing is found.
+    pub hub: Hub,
+}
+
+impl Location {
+    /// The usual places: `data_dir` (from `--data-dir`), `$DEEPZERO_DATA`, `./data`, then the hub
+    /// unless `$HF_HUB_OFFLINE` is set to something other than 0.
+    #[must_use]
+    pub fn new(data_dir: Option<PathBuf>) -> Self {
+        let from_environment = std::env::var_os(DATA_DIR_VARIABLE).filter(|value| !value.is_empty());
+        let dirs = data_dir.clone().into_iter().chain(from_environment.map(PathBuf::from));
+        let offline =
+            std::env::var_os("HF_HUB_OFFLINE").is_some_and(|value| !value.is_empty() && value != "0");
+        Self {
+            dirs: dirs.chain([PathBuf::from("data")]).collect(),
+            fetch_dir: data_dir,
+            offline,
+            hub: Hub::default(),
+        }
+    }
+}
