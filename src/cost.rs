@@ -193,7 +193,8 @@ fn measure(
     device: &Device,
     memory: usize,
 ) -> Result<Speed> {
-    let images = calibration_images(network, CALIBRATION_BATCH)?.to_dtype(precision.dtype())?.to_device(device)?;
+    let images =
+        calibration_images(network, CALIBRATION_BATCH)?.to_dtype(precision.dtype())?.to_device(device)?;
     let labels = calibration_labels(network, CALIBRATION_BATCH);
     let layout = network.layout();
     let params = layout.initial_values(0);

@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use super::coords::stratified;
 use super::machine::peak_memory_bytes;
-use crate::timing::timed;
 use super::{Distribution, GIGA, MICRO, Machine, Seconds, Workload};
 use crate::Result;
 use crate::data::Batch;
@@ -15,6 +14,7 @@ use crate::kernels::Precision;
 use crate::nn::objective::NetworkObjective;
 use crate::nn::objective::check_rounding;
 use crate::rng::{Purpose, Stream};
+use crate::timing::timed;
 use crate::zo::Scheme;
 use crate::zo::estimator::Cge;
 use crate::zo::evaluate::{self, Evaluator, EvaluatorKind};

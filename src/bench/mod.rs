@@ -17,9 +17,9 @@ pub mod machine;
 pub mod rge;
 mod workload;
 
+pub use crate::timing::Seconds;
 pub use coords::Distribution;
 pub use machine::Machine;
-pub use crate::timing::Seconds;
 pub use workload::Workload;
 
 /// Of numbers per second, 10⁹.

@@ -187,8 +187,11 @@ fn run_trial(runner: &mut Runner, trial: &Trial, position: usize, n_trials: usiz
     let line = match (record.status, record.epochs.last()) {
         (Status::Done, Some(last)) => {
             let (accuracy, queries) = (last.get(&metric::TEST_ACCURACY), last.get(&metric::QUERIES));
-            let measured =
-                if accuracy.is_nan() { String::new() } else { format!("test accuracy {:.2} %, ", 100.0 * accuracy) };
+            let measured = if accuracy.is_nan() {
+                String::new()
+            } else {
+                format!("test accuracy {:.2} %, ", 100.0 * accuracy)
+            };
             format!("{measured}{queries} queries")
         }
         (Status::Done, None) => "done".to_owned(),

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::data::DataSource;
+use crate::data;
 use crate::kernels::Precision;
 use crate::nn::backprop;
 use crate::nn::model::Io;
@@ -79,7 +79,7 @@ impl Golden {
             .broadcast_div(&channels(&expected.std)?)?;
         let labels = of(&tensors, "labels")?.to_dtype(DType::U32)?.to_vec1()?;
         let (_, channels, height, width) = images.dims4()?;
-        let n_outputs = DataSource::Cifar10.source().n_classes;
+        let n_outputs = data::source("cifar10")?.n_classes;
         let network = model::from_name(model, &Io { input: [channels, height, width], n_outputs })?;
         let (params, _) =
             weights::from_tensors(&network, &weights::from_bytes(weights.0, weights.1)?, weights.1)?;

@@ -108,7 +108,10 @@ pub fn find(key: &str) -> Result<&'static Entry> {
         let names = || entries().iter().map(|entry| entry.name);
         let hint = did_you_mean(name, names().chain(ALIASES.into_iter().map(|(alias, _)| alias)));
         let list = format!("the settings are {}", names().collect::<Vec<_>>().join(", "));
-        Error::setting(key, format!("no such setting; {}", if hint.is_empty() { &list } else { hint.trim_end() }))
+        Error::setting(
+            key,
+            format!("no such setting; {}", if hint.is_empty() { &list } else { hint.trim_end() }),
+        )
     })
 }
 

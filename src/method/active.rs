@@ -7,7 +7,9 @@ use crate::params::Layout;
 use crate::problem::{Minibatch, Problem, Resources};
 use crate::setting::Settings;
 use crate::zo::evaluate::{Evaluator, Shared};
-use crate::zo::sparsity::{self, Config, GraspForm, KeepCounts, LayerRatios, Mask, SparseTarget, Uncovered, ZoGrasp};
+use crate::zo::sparsity::{
+    self, Config, GraspForm, KeepCounts, LayerRatios, Mask, SparseTarget, Uncovered, ZoGrasp,
+};
 use crate::zo::{self, Estimator, Metered};
 use crate::{Error, Result};
 
@@ -73,13 +75,9 @@ impl Active {
         let layout = problem.layout();
         if let Some(keep) = self.unscored(layout) {
             self.sets = match self.config.mask {
-                Mask::Fixed => ActiveSets::Fixed(sparsity::random_active(
-                    layout,
-                    &keep,
-                    self.uncovered(),
-                    self.seed,
-                    0,
-                )),
+                Mask::Fixed => {
+                    ActiveSets::Fixed(sparsity::random_active(layout, &keep, self.uncovered(), self.seed, 0))
+                }
                 Mask::Redraw | Mask::Rescore => ActiveSets::Drawn(keep),
             };
             return Ok(());
@@ -110,8 +108,7 @@ impl Active {
         let ActiveSets::Rescored { draw, .. } = self.sets else { return Ok(()) };
         if due > draw {
             let (_, mask) = self.scored(problem, params, due, resources)?;
-            let active =
-                sparsity::scored_active(problem.layout(), &mask, self.uncovered(), self.seed, due);
+            let active = sparsity::scored_active(problem.layout(), &mask, self.uncovered(), self.seed, due);
             self.sets = ActiveSets::Rescored { draw: due, active };
         }
         Ok(())
@@ -159,7 +156,8 @@ impl Active {
     /// What the sets are drawn from, as numbers: the kind, then what it holds.
     #[must_use]
     pub fn state(&self) -> Vec<f64> {
-        let numbers = |values: &mut dyn Iterator<Item = usize>| values.map(|n| n as f64).collect::<Vec<f64>>();
+        let numbers =
+            |values: &mut dyn Iterator<Item = usize>| values.map(|n| n as f64).collect::<Vec<f64>>();
         let (kind, values) = match &self.sets {
             ActiveSets::All => (ALL, Vec::new()),
             ActiveSets::Drawn(keep) => {

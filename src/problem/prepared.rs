@@ -45,9 +45,7 @@ impl Prepared {
     /// If more images are asked for than there are.
     pub fn new(config: &data::Config, seed: u64, splits: &Splits) -> Result<Self> {
         let available = splits.train.len();
-        if config.n_train + config.n_val > available
-            || (config.n_train == 0 && config.n_val >= available)
-        {
+        if config.n_train + config.n_val > available || (config.n_train == 0 && config.n_val >= available) {
             return Err(Error::setting(
                 "n-train",
                 format!(

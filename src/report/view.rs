@@ -7,8 +7,8 @@ use serde::Serialize;
 use crate::Result;
 use crate::experiment::{Experiment, Progress, Scale, TensorMeasure, split_id};
 use crate::metric::{QUERIES, QUERIES_NON_FINITE, TEST_ACCURACY, WALL_S};
-use crate::setting::Settings;
 use crate::results::{Status, TrialRecord};
+use crate::setting::Settings;
 
 use super::chart::{Chart, traces};
 use super::measured::{Measured, Point};

@@ -8,7 +8,7 @@ mod store;
 mod table;
 
 pub use compare::compare_ignoring_time;
-pub(crate) use provenance::cpu_name;
 pub use profile::{Profile, ProfileColumn};
+pub(crate) use provenance::cpu_name;
 pub use record::{Provenance, SCHEMA_VERSION, Status, TensorRecord, TrialRecord};
 pub use store::Store;

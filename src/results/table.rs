@@ -5,8 +5,8 @@ use polars::prelude::*;
 
 use super::record::{Provenance, SCHEMA_VERSION, Status, TensorRecord, TrialRecord};
 use crate::experiment::{Trial, settings};
-use crate::setting::{Domain, Entry};
 use crate::metric::{Metric, Row, TEST_ACCURACY, VAL_ACCURACY};
+use crate::setting::{Domain, Entry};
 
 /// Value of the column `row` at the end of an epoch.
 const ROW_EPOCH: &str = "epoch";

@@ -47,7 +47,10 @@ impl Settings {
     /// As [`Settings::read`].
     pub fn value<T: Plain>(&self, entry: &Entry) -> Result<T> {
         if !self.is_read(entry.name) {
-            return Err(Error::setting(entry.name, "the trial's task and method do not declare that they read it"));
+            return Err(Error::setting(
+                entry.name,
+                "the trial's task and method do not declare that they read it",
+            ));
         }
         let value = self.values.get(entry.name).cloned().unwrap_or_else(entry.default);
         T::from_value(&value).ok_or_else(|| Error::setting(entry.name, format!("cannot hold {value}")))

@@ -1,6 +1,7 @@
 //! What tasks on images and networks share: sections, networks, plans.
 
 use crate::cost::{Cost, Planner, Steps, Subject};
+use crate::data::Source;
 use crate::method;
 use crate::nn::{self, Network, model};
 use crate::problem::{Classify, Prepared, Resources};
@@ -31,12 +32,22 @@ pub(super) fn problem<'a>(
     Ok(Classify::new(network, images, &settings.read()?, seed, resources).augmented(augment))
 }
 
-/// Checks that there are as many images of every class as scores look at.
+/// Checks that there is such a network for these images.
 ///
 /// # Errors
-/// [`Error::Setting`] if not.
+/// [`Error::Setting`] naming the setting to change.
+pub(super) fn check_network(settings: &Settings, data: &Source) -> Result<()> {
+    let nn::Config { model, depth, width, .. } = settings.read()?;
+    model.check(depth, width, &data.io())
+}
+
+/// The same, and that there are as many images of every class as scores look at.
+///
+/// # Errors
+/// [`Error::Setting`] naming the setting to change.
 pub(super) fn check(settings: &Settings) -> Result<()> {
     let data::Config { data, n_train, .. } = settings.read()?;
+    check_network(settings, data)?;
     let per_class = if settings.is_read("grasp-images-per-class") {
         settings.read::<sparsity::Config>()?.scored_per_class()
     } else {

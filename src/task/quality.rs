@@ -152,9 +152,9 @@ pub(super) fn first_batch<'p>(
 
 /// Back-propagation in f64.
 fn exact(at: &State, batch: &dyn Minibatch) -> Result<Vec<f64>> {
-    let (network, images, labels) = batch.graph().ok_or_else(|| {
-        Error::Objective("a black box has no exact gradient to compare with".to_owned())
-    })?;
+    let (network, images, labels) = batch
+        .graph()
+        .ok_or_else(|| Error::Objective("a black box has no exact gradient to compare with".to_owned()))?;
     Ok(backprop::gradient(network, &at.params, &images.to_dtype(DType::F64)?, labels, 1.0)?.gradient)
 }
 

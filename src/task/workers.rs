@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::job::Measurement;
 use super::{Outcome, Session, Task, images};
 use crate::cost::{Cost, Planner};
+use crate::data::Source;
 use crate::metric::{self, Row};
 use crate::nn::{self, model};
 use crate::setting::Domain::Int;
@@ -43,6 +44,10 @@ impl Task for Workers {
     fn implies(&self) -> Vec<(&'static str, toml::Value)> {
         let augment = ("augment", false.into_value());
         [implied(), vec![augment]].concat()
+    }
+
+    fn check(&self, settings: &Settings) -> Result<()> {
+        images::check_network(settings, procedural()?)
     }
 
     fn has_images(&self) -> bool {
@@ -86,7 +91,8 @@ impl Task for Workers {
 /// What a job of processes reads.
 pub(super) fn sections(method: &'static dyn method::Kind) -> Result<Vec<&'static [Entry]>> {
     if !method.has_probes() {
-        let reason = format!("first-order steps have no probes to share among workers; got {}", method.name());
+        let reason =
+            format!("first-order steps have no probes to share among workers; got {}", method.name());
         return Err(Error::setting("method", reason));
     }
     let own = vec![nn::Config::ENTRIES, train::Config::ENTRIES];
@@ -98,9 +104,14 @@ pub(super) fn implied() -> Vec<(&'static str, toml::Value)> {
     vec![("data", "synthetic".into()), ("warmup-epochs", 0usize.into_value())]
 }
 
+/// What steps of a job are timed on.
+pub(super) fn procedural() -> Result<&'static Source> {
+    data::source("synthetic")
+}
+
 /// The settings' network, for procedural images.
 pub(super) fn network(settings: &Settings) -> Result<nn::Network> {
-    model::of(settings, &data::source("synthetic")?.io())
+    model::of(settings, &procedural()?.io())
 }
 
 /// Checks that this program can start jobs.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 
-use super::workers::{self, Config, check_can_start, implied, job, network};
+use super::workers::{self, Config, check_can_start, implied, job, network, procedural};
 use super::{Outcome, Session, Task, images};
 use crate::cost::{Cost, Planner, calibration_images, calibration_labels};
 use crate::kernels::Split;
@@ -33,6 +33,10 @@ impl Task for WorkersModel {
 
     fn implies(&self) -> Vec<(&'static str, toml::Value)> {
         implied()
+    }
+
+    fn check(&self, settings: &Settings) -> Result<()> {
+        images::check_network(settings, procedural()?)
     }
 
     fn has_images(&self) -> bool {

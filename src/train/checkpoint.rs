@@ -112,7 +112,12 @@ impl Checkpoint<'_> {
     ///
     /// # Errors
     /// If the file is damaged or belongs to something else.
-    pub fn load(path: &Path, hash: &str, state: &mut State, method: &mut dyn Method) -> Result<Option<Vec<Row>>> {
+    pub fn load(
+        path: &Path,
+        hash: &str,
+        state: &mut State,
+        method: &mut dyn Method,
+    ) -> Result<Option<Vec<Row>>> {
         if !path.exists() {
             return Ok(None);
         }

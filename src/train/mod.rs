@@ -144,7 +144,8 @@ impl Run<'_> {
         let per_epoch = order.len().div_ceil(self.config.batch_size);
         let n_steps = self.config.epochs * per_epoch;
         let (mut total, mut n_correct, mut n_seen) = (0.0, Some(0), 0);
-        let accuracy = |n_correct: Option<usize>, n_seen| n_correct.map_or(f64::NAN, |n| n as f64 / n_seen as f64);
+        let accuracy =
+            |n_correct: Option<usize>, n_seen| n_correct.map_or(f64::NAN, |n| n as f64 / n_seen as f64);
         for (offset, items) in order.chunks(self.config.batch_size).enumerate() {
             self.resources.check_interrupt()?;
             let step = Step { number: (epoch - 1) * per_epoch + offset, per_epoch, n_steps };

@@ -1,6 +1,5 @@
 //! Update rules and learning-rate schedules. They see a gradient, wherever it comes from.
 
-
 use crate::setting::Domain::{Above, From};
 
 crate::choice! {

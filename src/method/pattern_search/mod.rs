@@ -96,7 +96,8 @@ impl Kind for Searching {
             return Err(Error::setting("evaluator", reason));
         }
         if budget.queries > 0 && config.search == Search::Best {
-            let reason = "a number of moves per batch goes with search = first; leave it at 0 with search = best";
+            let reason =
+                "a number of moves per batch goes with search = first; leave it at 0 with search = best";
             return Err(Error::setting("queries", reason));
         }
         Ok(())

@@ -34,6 +34,12 @@ pub struct Family {
 }
 
 impl Family {
+    /// See [`Family::name`](field@Family::name).
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Checks that there is a network of this `depth` and `width`.
     ///
     /// # Errors

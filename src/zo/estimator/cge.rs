@@ -9,8 +9,8 @@ use std::sync::Arc;
 use super::{Config, Estimate, Estimator, Kind, Run, Space, slopes, steps};
 use crate::Result;
 use crate::setting::Settings;
-use crate::zo::{Probe, Smoothing};
 use crate::zo::Scheme;
+use crate::zo::{Probe, Smoothing};
 
 /// CGE over an active set.
 #[derive(Debug, Clone)]

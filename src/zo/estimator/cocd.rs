@@ -12,8 +12,8 @@ use crate::Result;
 use crate::rng::{Purpose, Stream};
 use crate::setting::Domain::Within;
 use crate::setting::{Entry, Section, Settings};
-use crate::zo::{Probe, Smoothing};
 use crate::zo::Scheme;
+use crate::zo::{Probe, Smoothing};
 
 /// The order in which coordinates are refreshed: the active ones, shuffled once.
 #[derive(Debug, Clone)]

@@ -161,8 +161,7 @@ impl Run for Steps {
         let n_dirs = if self.queries == 0 { active.len() } else { self.queries };
         let Config { directions, step_scale } = self.config;
         let (seed, layout) = (self.space.seed, self.space.layout.as_deref());
-        let source =
-            DirectionSource::new(directions, seed, Purpose::Direction, step, active.clone(), layout);
+        let source = DirectionSource::new(directions, seed, Purpose::Direction, step, active.clone(), layout);
         let n_dirs = u32::try_from(n_dirs).unwrap_or(u32::MAX);
         let rge = Rge::new(self.space.n_coords, Arc::new(source), n_dirs, self.mu, self.scheme);
         Box::new(rge.scaled(step_scale))

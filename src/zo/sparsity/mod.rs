@@ -91,13 +91,16 @@ impl Config {
     pub fn check(&self) -> Result<()> {
         let mask = self.mask.name();
         if self.sparse_target == SparseTarget::Weights && self.mask != Mask::Fixed {
-            let reason =
-                format!("sparse-target = weights needs mask = fixed, as pruned weights stay zero; got {mask}");
+            let reason = format!(
+                "sparse-target = weights needs mask = fixed, as pruned weights stay zero; got {mask}"
+            );
             return Err(Error::setting("mask", reason));
         }
         if self.mask == Mask::Rescore && !self.layer_ratios.has_scores() {
-            let reason =
-                format!("rescore needs scores, which layer-ratios = {} has none of", self.layer_ratios.name());
+            let reason = format!(
+                "rescore needs scores, which layer-ratios = {} has none of",
+                self.layer_ratios.name()
+            );
             return Err(Error::setting("mask", reason));
         }
         Ok(())
