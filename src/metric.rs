@@ -65,7 +65,9 @@ impl Unit {
         if self == Self::Percent { " points" } else { self.suffix() }
     }
 
-    fn of_column(self, value: f64) -> f64 {
+    /// What is shown of a number in the column.
+    #[must_use]
+    pub fn of_column(self, value: f64) -> f64 {
         match self {
             Self::None | Self::Seconds => value,
             Self::Percent => 100.0 * value,
@@ -337,9 +339,13 @@ impl Row {
     }
 }
 
+/// Whether two numbers are the same bit for bit, any NaN being the same as any other.
+pub(crate) fn is_same(a: f64, b: f64) -> bool {
+    a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+}
+
 impl PartialEq for Row {
     fn eq(&self, other: &Self) -> bool {
-        let is_same = |a: f64, b: f64| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
         self.epoch == other.epoch && self.values.iter().zip(other.values).all(|(a, b)| is_same(*a, b))
     }
 }

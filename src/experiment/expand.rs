@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::assign::text_of;
 use super::experiment::{
-    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, Progress, Rule, Scale, ScalePlan, Series,
-    TensorMeasure, Trace, Trend,
+    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Progress, Rule, Scale,
+    ScalePlan, Series, TensorMeasure, Trace, Trend,
 };
 use super::settings::Settings;
 use super::source::{Source, Sources};
@@ -50,6 +50,7 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
     let panels = expander.panels(figure.categorical)?;
     let traces = expander.traces()?;
     let layers = expander.layers()?;
+    let profiles = expander.profiles()?;
     expander.check_ids()?;
     let WireExperiment { id, title, paper, claim, finding, notes, .. } = expander.wire.clone();
     let mut experiment = Experiment {
@@ -64,6 +65,7 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
         panels,
         traces,
         layers,
+        profiles,
         series,
         expected: Vec::new(),
         scales,
@@ -212,7 +214,27 @@ impl Expander {
         layers.collect()
     }
 
-    /// Requires the ids of panels, traces and layers to be fit for file names and to differ.
+    fn profiles(&self) -> Result<Vec<ProfileFigure>> {
+        let profiles = self.wire.profile.iter().enumerate().map(|(idx, wire)| {
+            let path = format!("profile[{idx}]");
+            self.check_id(&format!("{path}.kind"), &wire.kind)?;
+            self.check_id(&format!("{path}.y"), &wire.y)?;
+            Ok(ProfileFigure {
+                id: wire.id.clone(),
+                kind: wire.kind.clone(),
+                x_label: wire.x_label.clone(),
+                y: wire.y.clone(),
+                y_label: wire.y_label.clone().unwrap_or_else(|| wire.y.clone()),
+                at: self.at(&format!("{path}.at"), wire.at.as_ref())?,
+                series: self.some_series(&path, wire.series.as_deref())?,
+                log_x: wire.log_x,
+                log_y: wire.log_y,
+            })
+        });
+        profiles.collect()
+    }
+
+    /// Requires the ids of panels, traces, layers and profiles to be fit for file names and to differ.
     fn check_ids(&self) -> Result<()> {
         let wire = &self.wire;
         let panels =
@@ -220,11 +242,14 @@ impl Expander {
         let traces =
             wire.trace.iter().enumerate().map(|(idx, trace)| (format!("trace[{idx}].id"), &trace.id));
         let layers = wire.layers.iter().enumerate().map(|(idx, one)| (format!("layers[{idx}].id"), &one.id));
+        let profiles =
+            wire.profile.iter().enumerate().map(|(idx, one)| (format!("profile[{idx}].id"), &one.id));
         let mut known: Vec<&str> = Vec::new();
-        for (path, id) in panels.chain(traces).chain(layers) {
+        for (path, id) in panels.chain(traces).chain(layers).chain(profiles) {
             self.check_id(&path, id)?;
             if known.contains(&id.as_str()) {
-                return self.error(&path, format!("`{id}` occurs twice among panels, traces and layers"));
+                return self
+                    .error(&path, format!("`{id}` occurs twice among panels, traces, layers and profiles"));
             }
             if wire.trace.is_empty() && id == EPOCHS {
                 return self

@@ -131,6 +131,29 @@ pub enum TensorMeasure {
     RelativeError,
 }
 
+/// A figure over the places of a profile of trials, at one x of the experiment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProfileFigure {
+    /// Short name, the end of file names.
+    pub id: String,
+    /// Kind of the profile; see [`Profile`](crate::results::Profile).
+    pub kind: String,
+    /// Axis title.
+    pub x_label: String,
+    /// The profile's column, with hyphens: of one that a [`Metric`](crate::metric::Metric) has, what it shows.
+    pub y: String,
+    /// Axis title.
+    pub y_label: String,
+    /// As [`Trace::at`].
+    pub at: Option<At>,
+    /// Ids of the series shown.
+    pub series: Vec<String>,
+    /// Logarithmic x axis, where the places stand on one.
+    pub log_x: bool,
+    /// Logarithmic y axis.
+    pub log_y: bool,
+}
+
 /// Which trials of a series a figure is about.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum At {
@@ -299,6 +322,8 @@ pub struct Experiment {
     pub traces: Vec<Trace>,
     /// Figures over parameter tensors.
     pub layers: Vec<Layers>,
+    /// Figures over other profiles.
+    pub profiles: Vec<ProfileFigure>,
     /// Curves.
     pub series: Vec<Series>,
     /// Published values.

@@ -13,8 +13,8 @@ mod wire;
 
 pub use domain::Description;
 pub use experiment::{
-    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, Progress, Rule, Scale, ScalePlan, Series,
-    TensorMeasure, Trace, Trend, Trial,
+    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Progress, Rule, Scale,
+    ScalePlan, Series, TensorMeasure, Trace, Trend, Trial,
 };
 pub use library::Library;
 pub use settings::{Method, Settings, Task};

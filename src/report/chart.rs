@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::Result;
-use crate::experiment::{Layers, Progress, TensorMeasure, Trace};
-use crate::metric::{Metric, QUERIES, TEST_ACCURACY, WALL_S};
-use crate::results::TrialRecord;
+use crate::experiment::{Layers, ProfileFigure, Progress, TensorMeasure, Trace};
+use crate::metric::{COSINE, Metric, QUERIES, RELATIVE_ERROR, TEST_ACCURACY, WALL_S};
+use crate::results::{Profile, TrialRecord};
+use crate::{Error, Result};
 
 use super::measured::{Measured, Point, same_x};
 use super::place::{Places, x_ticks};
@@ -177,40 +177,14 @@ impl Chart {
     #[must_use]
     pub fn of_layers(measured: &Measured, layers: &Layers) -> Option<(Self, Places)> {
         let places = Places::of(measured, layers.at);
-        let mut names: Vec<String> = Vec::new();
-        let mut series_values: Vec<(usize, BTreeMap<String, Vec<f64>>)> = Vec::new();
-        for (idx, series) in measured.experiment.series.iter().enumerate() {
-            if !layers.series.contains(&series.id) {
-                continue;
-            }
-            let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-            for record in places.records(measured, idx) {
-                for (name, value) in by_tensor(record, layers.y) {
-                    if !names.contains(&name) {
-                        names.push(name.clone());
-                    }
-                    values.entry(name).or_default().push(value);
-                }
-            }
-            series_values.push((idx, values));
-        }
         // Weights follow each other; among all tensors, a line would lead from one kind to another.
         let shape = if layers.y == TensorMeasure::Keep { Shape::Markers } else { Shape::Dots };
-        let mut curves = Vec::new();
-        for (idx, values) in series_values {
-            let marks = names
-                .iter()
-                .enumerate()
-                .filter_map(|(x, name)| Some(Mark::of(x as f64, &Summary::of(values.get(name)?)?)));
-            let marks: Vec<Mark> = marks.collect();
-            if !marks.is_empty() {
-                curves.push(curve(measured.label(idx).to_owned(), idx, shape, marks));
-            }
-        }
+        let of = |record: &TrialRecord| by_tensor(record, layers.y);
+        let (spots, curves) = over_spots(measured, &places, &layers.series, shape, of);
         if curves.is_empty() {
             return None;
         }
-        let ticks = names.iter().enumerate().map(|(x, name)| (x as f64, short_name(name)));
+        let ticks = spots.iter().map(|spot| (spot.x, short_name(&spot.label)));
         let chart = Self {
             description: format!(
                 "{}: {} of each parameter tensor",
@@ -224,13 +198,107 @@ impl Chart {
             log_y: false,
             y_bounds: match layers.y {
                 TensorMeasure::Keep => (0.0, 100.0),
-                TensorMeasure::Cosine => (-1.0, 1.0),
-                TensorMeasure::RelativeError => (0.0, f64::INFINITY),
+                TensorMeasure::Cosine => COSINE.bounds,
+                TensorMeasure::RelativeError => RELATIVE_ERROR.bounds,
             },
             curves,
         };
         Some((chart, places))
     }
+
+    /// A figure over the places of a profile, with the x of the experiment that it is about; `None` if no trial there
+    /// has such a profile. Places that stand on no axis are drawn at equal distances. `measured` is that of the main
+    /// figure.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if a profile lacks the column on the y axis.
+    pub fn of_profile(measured: &Measured, figure: &ProfileFigure) -> Result<Option<(Self, Places)>> {
+        let column = figure.y.replace('-', "_");
+        let metric = Metric::parse(&figure.y).ok();
+        for profile in measured.records.iter().filter_map(|record| record.profile(&figure.kind)) {
+            if profile.column(&column).is_none() {
+                let known: Vec<&str> = profile.columns.iter().map(|column| column.name.as_str()).collect();
+                let reason =
+                    format!("the profile {} has no column `{column}`, but {}", figure.kind, known.join(", "));
+                return Err(Error::setting("y", reason));
+            }
+        }
+        let places = Places::of(measured, figure.at);
+        let shown = |value: f64| metric.map_or(value, |metric| metric.unit.of_column(value));
+        let of = |record: &TrialRecord| -> Vec<(Option<f64>, String, f64)> {
+            let Some(profile) = record.profile(&figure.kind) else { return Vec::new() };
+            let values = profile.column(&column).unwrap_or_default().iter().map(|value| shown(*value));
+            let spots = profile.labels.iter().zip(values).enumerate();
+            let spots = spots.map(|(idx, (label, y))| (profile.xs.get(idx).copied(), label.clone(), y));
+            spots.filter(|(_, _, value)| value.is_finite()).collect()
+        };
+        let (spots, curves) = over_spots(measured, &places, &figure.series, Shape::Markers, of);
+        if curves.is_empty() {
+            return Ok(None);
+        }
+        let is_on_axis = spots.iter().all(|spot| spot.is_on_axis);
+        let chart = Self {
+            description: format!(
+                "{}: {} against {}",
+                measured.experiment.title, figure.y_label, figure.x_label
+            ),
+            x_label: figure.x_label.clone(),
+            y_label: figure.y_label.clone(),
+            x_ticks: spots.into_iter().map(|spot| (spot.x, spot.label)).collect(),
+            categorical: !is_on_axis,
+            log_x: figure.log_x && is_on_axis,
+            log_y: figure.log_y,
+            y_bounds: metric.map_or((f64::NEG_INFINITY, f64::INFINITY), |metric| metric.bounds),
+            curves,
+        };
+        Ok(Some((chart, places)))
+    }
+}
+
+/// A place of a profile on the x axis of a figure.
+struct Spot {
+    x: f64,
+    label: String,
+    /// Whether x is the place's own, rather than its number among all.
+    is_on_axis: bool,
+}
+
+/// Curves over the places of profiles, and these, in their order: by x, or as they first occur. `of` gives a trial's
+/// places and values.
+fn over_spots(
+    measured: &Measured,
+    places: &Places,
+    series: &[String],
+    shape: Shape,
+    of: impl Fn(&TrialRecord) -> Vec<(Option<f64>, String, f64)>,
+) -> (Vec<Spot>, Vec<Curve>) {
+    let mut spots: Vec<Spot> = Vec::new();
+    let mut series_values: Vec<(usize, BTreeMap<String, Vec<f64>>)> = Vec::new();
+    for (idx, _) in measured.experiment.series.iter().enumerate().filter(|(_, one)| series.contains(&one.id))
+    {
+        let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for record in places.records(measured, idx) {
+            for (x, label, value) in of(record) {
+                if !spots.iter().any(|spot| spot.label == label) {
+                    let (x, is_on_axis) = (x.unwrap_or(spots.len() as f64), x.is_some());
+                    spots.push(Spot { x, label: label.clone(), is_on_axis });
+                }
+                values.entry(label).or_default().push(value);
+            }
+        }
+        series_values.push((idx, values));
+    }
+    spots.sort_by(|a, b| a.x.total_cmp(&b.x));
+    let mut curves = Vec::new();
+    for (idx, values) in series_values {
+        let marks =
+            spots.iter().filter_map(|spot| Some(Mark::of(spot.x, &Summary::of(values.get(&spot.label)?)?)));
+        let marks: Vec<Mark> = marks.collect();
+        if !marks.is_empty() {
+            curves.push(curve(measured.label(idx).to_owned(), idx, shape, marks));
+        }
+    }
+    (spots, curves)
 }
 
 /// The traces that an experiment has: its own, or else one over epochs, of the main figure's metric if
@@ -269,23 +337,27 @@ fn curve(label: String, look: usize, shape: Shape, points: Vec<Mark>) -> Curve {
 /// Of the kept share, only convolution and linear weights are shown: a tensor `….weight` unless a
 /// `….bias` of the same size stands beside it, as in normalization layers. (A convolution's or linear
 /// layer's weight has as many scalars as its bias only with a single input.)
-fn by_tensor(record: &TrialRecord, measure: TensorMeasure) -> Vec<(String, f64)> {
-    let is_matrix = |name: &str, n: u64| {
+fn by_tensor(record: &TrialRecord, measure: TensorMeasure) -> Vec<(Option<f64>, String, f64)> {
+    let Some(tensors) = record.profile(Profile::TENSORS) else { return Vec::new() };
+    let column = |name: &str| tensors.column(name).unwrap_or_default();
+    let sizes = column("n");
+    let is_matrix = |name: &str, n: f64| {
         name.strip_suffix(".weight").is_some_and(|layer| {
             let bias = format!("{layer}.bias");
-            !record.tensors.iter().any(|other| other.name == bias && other.n == n)
+            !tensors.labels.iter().zip(sizes).any(|(other, size)| *other == bias && *size == n)
         })
     };
-    let values = record.tensors.iter().filter_map(|tensor| {
-        let value = match measure {
-            TensorMeasure::Keep if !is_matrix(&tensor.name, tensor.n) => return None,
-            TensorMeasure::Keep => 100.0 * tensor.n_active as f64 / tensor.n as f64,
-            TensorMeasure::Cosine => tensor.cosine,
-            TensorMeasure::RelativeError => tensor.relative_error,
-        };
-        value.is_finite().then(|| (tensor.name.clone(), value))
-    });
-    values.collect()
+    let values: Vec<f64> = match measure {
+        TensorMeasure::Keep => {
+            let shares = column("n_active").iter().zip(sizes).map(|(n_active, n)| 100.0 * n_active / n);
+            let matrices = tensors.labels.iter().zip(sizes).map(|(name, n)| is_matrix(name, *n));
+            shares.zip(matrices).map(|(share, is_matrix)| if is_matrix { share } else { f64::NAN }).collect()
+        }
+        TensorMeasure::Cosine => column(COSINE.column).to_vec(),
+        TensorMeasure::RelativeError => column(RELATIVE_ERROR.column).to_vec(),
+    };
+    let values = tensors.labels.iter().zip(values).filter(|(_, value)| value.is_finite());
+    values.map(|(name, value)| (None, name.clone(), value)).collect()
 }
 
 /// `layer1.0.conv1.weight` as `1.0.conv1`, `layer1.0.bn1.bias` as `1.0.bn1.b`.

@@ -255,6 +255,12 @@ fn figures(panels: &[Measured]) -> Result<Vec<FigureView>> {
         );
         figures.push(FigureView { stem: format!("{stem}-{}", layers.id), caption, chart });
     }
+    for profile in &main.experiment.profiles {
+        let Some((chart, places)) = Chart::of_profile(main, profile)? else { continue };
+        let caption =
+            format!("{} against {}{}.{}", chart.y_label, chart.x_label, places.text, spread("Error bars"));
+        figures.push(FigureView { stem: format!("{stem}-{}", profile.id), caption, chart });
+    }
     Ok(figures)
 }
 

@@ -240,7 +240,7 @@ impl<'a> Runner<'a> {
             best_epoch: model.best_epoch(),
             error: model.error,
             epochs: model.epochs,
-            tensors: model.tensors,
+            profiles: model.profiles,
             provenance: self.provenance(&prepared.checksum),
         };
         if let Some(mask) = model.mask {
@@ -313,7 +313,7 @@ impl<'a> Runner<'a> {
             error,
             epochs: Vec::new(),
             best_epoch: None,
-            tensors: Vec::new(),
+            profiles: Vec::new(),
             provenance: self.provenance(""),
         }
     }

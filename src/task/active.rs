@@ -8,11 +8,11 @@ use candle_core::Device;
 
 use crate::data::{self, Dataset, Normalization};
 use crate::experiment::Settings;
+use crate::metric::{COSINE, RELATIVE_ERROR};
 use crate::nn::objective::NetworkObjective;
 use crate::nn::{Network, prune};
-use crate::params::ParamSpec;
 use crate::ranks::Ranks;
-use crate::results::TensorRecord;
+use crate::results::Profile;
 use crate::zo::evaluate::{Evaluator, Shared};
 use crate::zo::sparsity::{self, KeepCounts, Uncovered, ZoGrasp};
 use crate::zo::sparsity::{LayerRatios, Mask, SparseTarget};
@@ -237,19 +237,16 @@ pub(super) fn scored(
 }
 
 /// How much of every parameter tensor is in an active set (sorted).
-pub(super) fn tensors(network: &Network, active: &[usize]) -> Vec<TensorRecord> {
+pub(super) fn tensors(network: &Network, active: &[usize]) -> Profile {
     let layout = network.layout();
-    let tensor = |(param_idx, spec): (usize, &ParamSpec)| {
-        let range = layout.range(param_idx);
-        TensorRecord {
-            name: spec.name.clone(),
-            n: spec.len() as u64,
-            n_active: within(active, &range).len() as u64,
-            cosine: f64::NAN,
-            relative_error: f64::NAN,
-        }
-    };
-    layout.specs().iter().enumerate().map(tensor).collect()
+    let specs = layout.specs();
+    let n_active = (0..specs.len()).map(|param_idx| within(active, &layout.range(param_idx)).len() as u64);
+    let unknown = vec![f64::NAN; specs.len()];
+    Profile::new(Profile::TENSORS, "tensor", specs.iter().map(|spec| spec.name.clone()).collect())
+        .with_counts("n", specs.iter().map(|spec| spec.len() as u64).collect())
+        .with_counts("n_active", n_active.collect())
+        .with(COSINE.column, unknown.clone())
+        .with(RELATIVE_ERROR.column, unknown)
 }
 
 /// The part of an active set (sorted) that lies in a range.

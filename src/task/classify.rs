@@ -21,7 +21,7 @@ use crate::metric::{
 };
 use crate::nn::{Context, Mode, Network, RunningStats, loss, model};
 use crate::ranks::Ranks;
-use crate::results::{Status, TensorRecord};
+use crate::results::{Profile, Status};
 use crate::zo::QueryCount;
 use crate::zo::optimizer::{self, Optimizer};
 use crate::{Error, Result};
@@ -77,8 +77,8 @@ pub struct Model {
     pub status: Status,
     /// Why it did not end well, else empty.
     pub error: String,
-    /// Parameter tensors in declared order; empty where nothing is known of them beyond their size.
-    pub tensors: Vec<TensorRecord>,
+    /// What is known of places of one kind or another, such as parameter tensors.
+    pub profiles: Vec<Profile>,
     /// The scored mask (d) that was kept for the whole trial, if there was one.
     pub mask: Option<Vec<bool>>,
 }
@@ -246,9 +246,10 @@ pub fn train(settings: &Settings, seed: u64, session: &Session) -> Result<Model>
         }
     }
     let (status, error) = outcome;
-    let (tensors, mask) = (trainer.tensors(), trainer.state.active.mask(&trainer.network));
+    let (profiles, mask) =
+        (trainer.tensors().into_iter().collect(), trainer.state.active.mask(&trainer.network));
     let Checkpoint { params, stats, epochs, .. } = trainer.state;
-    Ok(Model { network: trainer.network, params, stats, epochs, status, error, tensors, mask })
+    Ok(Model { network: trainer.network, params, stats, epochs, status, error, profiles, mask })
 }
 
 impl<'a> Trainer<'a> {
@@ -332,15 +333,15 @@ impl<'a> Trainer<'a> {
     }
 
     /// How much of every tensor is active at the end; nothing if all of it always is.
-    fn tensors(&self) -> Vec<TensorRecord> {
+    fn tensors(&self) -> Option<Profile> {
         if self.state.active == ActiveSets::All {
-            return Vec::new();
+            return None;
         }
         let last = self.state.epochs.len().max(1);
-        active::tensors(
+        Some(active::tensors(
             &self.network,
             &self.state.active.in_epoch(last, self.settings, self.seed, &self.network),
-        )
+        ))
     }
 
     fn epoch(&mut self, epoch: usize) -> Result<()> {

@@ -65,12 +65,11 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
         session.observer.epoch(&row);
     }
     let n = settings.epochs as f64;
-    let mut tensors = active::tensors(&network, &active.in_epoch(settings.epochs, settings, seed, &network));
-    for (tensor, sum) in tensors.iter_mut().zip(sums) {
-        (tensor.cosine, tensor.relative_error) = (sum.0 / n, sum.1 / n);
-    }
+    let tensors = active::tensors(&network, &active.in_epoch(settings.epochs, settings, seed, &network))
+        .with(COSINE.column, sums.iter().map(|sum| sum.0 / n).collect())
+        .with(RELATIVE_ERROR.column, sums.iter().map(|sum| sum.1 / n).collect());
     let (status, error) = (Status::Done, String::new());
-    Ok(Model { network, params, stats, epochs, status, error, tensors, mask: None })
+    Ok(Model { network, params, stats, epochs, status, error, profiles: vec![tensors], mask: None })
 }
 
 /// The network where estimates are compared.

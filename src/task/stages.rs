@@ -97,8 +97,8 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
         session.observer.epoch(&row);
     }
     let stats = network.initial_stats();
-    let (status, error, tensors) = (Status::Done, String::new(), Vec::new());
-    Ok(Model { network, params, stats, epochs, status, error, tensors, mask: None })
+    let (status, error, profiles) = (Status::Done, String::new(), Vec::new());
+    Ok(Model { network, params, stats, epochs, status, error, profiles, mask: None })
 }
 
 /// One estimate, taken apart. It is what [`crate::zo::estimate`] gives, up to the order of a sum.

@@ -59,8 +59,8 @@ pub(super) fn measure(settings: &Settings, seed: u64, session: &Session) -> Resu
         session.observer.epoch(&row);
     }
     let (params, stats) = (network.layout().initial(settings.init, seed), network.initial_stats());
-    let (status, error, tensors) = (Status::Done, String::new(), Vec::new());
-    Ok(Model { network, params, stats, epochs, status, error, tensors, mask: None })
+    let (status, error, profiles) = (Status::Done, String::new(), Vec::new());
+    Ok(Model { network, params, stats, epochs, status, error, profiles, mask: None })
 }
 
 /// Has `workers` processes of this program time steps.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use deepzero::experiment::{
-    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, Progress, Rule, Scale, ScalePlan, Series,
-    Settings, TensorMeasure, Trace, Trend, Trial,
+    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Progress, Rule, Scale,
+    ScalePlan, Series, Settings, TensorMeasure, Trace, Trend, Trial,
 };
 use deepzero::metric::{
     COSINE, GRADIENT_NORM, INFERENCE_S, LEARNING_RATE, Metric, N_ACTIVE, QUERIES, QUERIES_NON_FINITE, RADIUS,
@@ -17,7 +17,7 @@ use deepzero::report::verdict::{
     CheckResult, Outcome, PointVerdict, Verdict, evaluate_checks, judge, judge_point,
 };
 use deepzero::report::{Run, html, markdown, plot, write_reports};
-use deepzero::results::{Provenance, Status, TensorRecord, TrialRecord};
+use deepzero::results::{Profile, Provenance, Status, TrialRecord};
 
 const SPARSITIES: [(f64, &str); 4] = [(0.80, "80 %"), (0.90, "90 %"), (0.95, "95 %"), (0.99, "99 %")];
 
@@ -104,6 +104,7 @@ fn made_up_experiment() -> Experiment {
         panels: Vec::new(),
         traces: Vec::new(),
         layers: Vec::new(),
+        profiles: Vec::new(),
         claim: "DeepZero beats sparse-weight training from 90 % up; dense training stays ahead.".into(),
         checks: vec![
             above("deepzero", "fo-weights", 0.9),
@@ -181,7 +182,7 @@ fn record(
         error: String::new(),
         epochs: epochs.collect(),
         best_epoch: None,
-        tensors: Vec::new(),
+        profiles: Vec::new(),
         provenance: Provenance {
             version: "0.1.0".into(),
             commit: "0123456789abcdef0123-dirty".into(),
@@ -922,8 +923,13 @@ fn traces_take_their_x_from_the_records() {
     }
 }
 
-fn tensor(name: &str, n: u64, n_active: u64, cosine: f64) -> TensorRecord {
-    TensorRecord { name: name.into(), n, n_active, cosine, relative_error: f64::NAN }
+/// By name: scalars, active ones, cosine.
+fn tensors(rows: &[(String, u64, u64, f64)]) -> Profile {
+    Profile::new(Profile::TENSORS, "tensor", rows.iter().map(|row| row.0.clone()).collect())
+        .with_counts("n", rows.iter().map(|row| row.1).collect())
+        .with_counts("n_active", rows.iter().map(|row| row.2).collect())
+        .with("cosine", rows.iter().map(|row| row.3).collect())
+        .with("relative_error", vec![f64::NAN; rows.len()])
 }
 
 fn layers(id: &str, y: TensorMeasure) -> Layers {
@@ -937,13 +943,13 @@ fn layers_show_weights_of_convolutions_and_linear_layers() {
     experiment.layers = vec![layers("keep", TensorMeasure::Keep), layers("cosine", TensorMeasure::Cosine)];
     let mut records = made_up_records(Scale::Laptop, 2);
     for record in &mut records {
-        record.tensors = vec![
-            tensor("features.0.weight", 100, 10 + 20 * record.trial.seed, 0.5),
-            tensor("features.1.weight", 18, 18, 0.25),
-            tensor("features.1.bias", 18, 18, f64::NAN),
-            tensor("fc.weight", 180, 90, 1.0),
-            tensor("fc.bias", 10, 10, 0.75),
-        ];
+        record.profiles = vec![tensors(&[
+            ("features.0.weight".into(), 100, 10 + 20 * record.trial.seed, 0.5),
+            ("features.1.weight".into(), 18, 18, 0.25),
+            ("features.1.bias".into(), 18, 18, f64::NAN),
+            ("fc.weight".into(), 180, 90, 1.0),
+            ("fc.bias".into(), 10, 10, 0.75),
+        ])];
     }
     let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
     let (keep, _) = Chart::of_layers(&measured, &experiment.layers[0]).unwrap();
@@ -955,6 +961,55 @@ fn layers_show_weights_of_convolutions_and_linear_layers() {
     assert_eq!(ys(&cosine), [0.5, 0.25, 1.0, 0.75]);
     let page = markdown(&experiment, &at_scale(Scale::Laptop, records)).unwrap();
     assert!(page.contains("(made-up-laptop-keep.png)") && page.contains("(made-up-laptop-cosine.png)"));
+}
+
+/// Oracle, by hand: of two seeds with 0.5 and 0.7 at the radius 0.5, the mean is 60 %, the deviation 14.14 points.
+#[test]
+fn a_profile_is_drawn_over_its_own_axis() {
+    let mut experiment = made_up_experiment();
+    experiment.profiles = vec![ProfileFigure {
+        id: "radii".into(),
+        kind: "radii".into(),
+        x_label: "Radius".into(),
+        y: "test-accuracy".into(),
+        y_label: "Certified accuracy (%)".into(),
+        at: Some(At::X(0.9)),
+        series: vec!["deepzero".into(), "fo-dense".into()],
+        log_x: true,
+        log_y: false,
+    }];
+    let mut records = made_up_records(Scale::Laptop, 2);
+    for record in &mut records {
+        let labels = ["0.5", "0.25", "1"].map(str::to_owned).to_vec();
+        let at = 0.5 + 0.2 * record.trial.seed as f64;
+        let profile = Profile::new("radii", "radius", labels).on_axis(vec![0.5, 0.25, 1.0]);
+        record.profiles = vec![profile.with("test_accuracy", vec![at, 0.75, f64::NAN])];
+    }
+    let figure = &experiment.profiles[0];
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    let (chart, _) = Chart::of_profile(&measured, figure).unwrap().unwrap();
+    assert_eq!(chart.curves.iter().map(|c| c.label.as_str()).collect::<Vec<_>>(), ["DeepZero", "FO, dense"]);
+    let marks = &chart.curves[0].points;
+    assert_eq!(marks.iter().map(|m| m.x).collect::<Vec<_>>(), [0.25, 0.5], "in order, and without a NaN");
+    assert!((marks[1].y - 60.0).abs() < 1e-9 && (marks[1].spread - 200f64.sqrt()).abs() < 1e-9, "{marks:?}");
+    assert_eq!((chart.log_x, chart.categorical, chart.y_bounds), (true, false, (0.0, 100.0)));
+    assert!(!plot::svg(&chart).contains("NaN"));
+    let page = markdown(&experiment, &at_scale(Scale::Laptop, records.clone())).unwrap();
+    for text in
+        ["(made-up-laptop-radii.png)", "Certified accuracy (%) against Radius at Sparsity = 90 %. Error bars"]
+    {
+        assert!(page.contains(text), "{text} in {page}");
+    }
+    let absent = Chart::of_profile(&measured, &ProfileFigure { kind: "none".into(), ..figure.clone() });
+    assert_eq!(absent.unwrap(), None);
+    let unknown = ProfileFigure { y: "beauty".into(), ..figure.clone() };
+    let error = Chart::of_profile(&measured, &unknown).unwrap_err().to_string();
+    insta::assert_snapshot!(error, @"setting `y`: the profile radii has no column `beauty`, but test_accuracy");
+    // Places on no axis stand at equal distances.
+    records.iter_mut().for_each(|record| record.profiles[0].xs.clear());
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    let (chart, _) = Chart::of_profile(&measured, figure).unwrap().unwrap();
+    assert_eq!((chart.log_x, chart.categorical, chart.x_ticks.len()), (false, true, 2));
 }
 
 #[test]
@@ -1053,14 +1108,10 @@ fn demonstration() {
                 row
             })
             .collect();
+        let mut rows = Vec::new();
         let mut add = |name: String, n: u64, share: f64| {
             let active = (n as f64 * share) as u64;
-            record.tensors.push(tensor(
-                &name,
-                n,
-                active,
-                0.5 + 0.4 * share + 0.03 * record.trial.seed as f64,
-            ));
+            rows.push((name, n, active, 0.5 + 0.4 * share + 0.03 * record.trial.seed as f64));
         };
         for stage in 1..=3 {
             for block in 0..3 {
@@ -1076,6 +1127,7 @@ fn demonstration() {
         }
         add("fc.weight".into(), 640, 0.4);
         add("fc.bias".into(), 10, 1.0);
+        record.profiles = vec![tensors(&rows)];
     }
     let runs = [
         (exhibit, scales),
