@@ -412,7 +412,8 @@ mod tests {
             [&WALL_S, &WALL_H, &EPOCH_S].map(|metric| metric.of(&rows)),
             [7200.0, 2.0, 3600.0].map(Some)
         );
-        assert_eq!([&WALL_S, &WALL_H, &EPOCH_S].map(|metric| metric.at(&rows[1])), [7200.0, 2.0, 3600.0]);
+        let at_second = |metric: &Metric| metric.at(&rows[1]).to_bits();
+        assert_eq!([&WALL_S, &WALL_H, &EPOCH_S].map(at_second), [7200.0, 2.0, 3600.0].map(f64::to_bits));
         assert_eq!((TEST_ACCURACY.of(&rows), TEST_ACCURACY.of(&rows[..1])), (Some(25.0), None));
         assert_eq!((Unit::Percent.difference_suffix(), Unit::Hours.difference_suffix()), (" points", " h"));
     }

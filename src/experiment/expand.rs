@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::assign::text_of;
-use super::experiment::{
-    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Progress, Rule, Scale,
-    ScalePlan, Series, TensorMeasure, Trace, Trend,
+use super::definition::{
+    At, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Scale,
+    ScalePlan, Series, TensorMeasure, Trace, TraceAxis, Trend,
 };
 use super::settings::Settings;
 use super::source::{Source, Sources};
@@ -15,9 +15,6 @@ use super::trial::number_text;
 use super::wire::{Assignments, BEST, WireCheck, WireExperiment, WireScale, number_of, same_value};
 use crate::metric::Metric;
 use crate::{Error, Result};
-
-/// The x axis that counts network parameters; another setting varies, see `figure.axis`.
-pub(super) const N_PARAMS: &str = "n-params";
 
 impl Experiment {
     /// Reads an experiment file. A file that `extends` another finds it in the same folder, or else
@@ -79,10 +76,10 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
 fn axis_of(wire: &WireExperiment, sources: &Sources) -> Result<&'static str> {
     let (path, name) = match &wire.figure.axis {
         Some(axis) => ("figure.axis", axis),
-        None if wire.figure.x == N_PARAMS => {
+        None if wire.figure.x == Figure::N_PARAMS => {
             return Err(sources.error(
                 "figure.axis",
-                format!("x = \"{N_PARAMS}\" needs the setting that varies, such as depth"),
+                format!("x = \"{}\" needs the setting that varies, such as depth", Figure::N_PARAMS),
             ));
         }
         None => ("figure.x", &wire.figure.x),
@@ -112,8 +109,8 @@ impl Expander {
 
     fn figure(&self) -> Result<Figure> {
         let wire = &self.wire.figure;
-        let x = if wire.x == N_PARAMS {
-            N_PARAMS
+        let x = if wire.x == Figure::N_PARAMS {
+            Figure::N_PARAMS
         } else {
             Settings::resolve(&wire.x).or_else(|error| self.error("figure.x", reason_of(error)))?
         };
@@ -177,9 +174,9 @@ impl Expander {
             let path = format!("trace[{idx}]");
             self.check_metric(&format!("{path}.y"), &wire.y)?;
             let x_label = match wire.x {
-                Progress::Epoch => "Epoch",
-                Progress::Queries => "Queries",
-                Progress::WallS => "Seconds",
+                TraceAxis::Epoch => "Epoch",
+                TraceAxis::Queries => "Queries",
+                TraceAxis::WallS => "Seconds",
             };
             Ok(Trace {
                 id: wire.id.clone(),
@@ -429,7 +426,7 @@ impl Expander {
             let panel = self.known_panel(&format!("{path}.panel"), experiment, &wire.panel)?;
             Ok(Check {
                 text: wire.text.clone(),
-                rule: self.rule(&path, wire, &panel)?,
+                comparison: self.comparison(&path, wire, &panel)?,
                 at_best: wire.at.is_some(),
                 panel: panel.id,
             })
@@ -437,7 +434,7 @@ impl Expander {
         checks.collect()
     }
 
-    fn rule(&self, path: &str, wire: &WireCheck, panel: &Panel) -> Result<Rule> {
+    fn comparison(&self, path: &str, wire: &WireCheck, panel: &Panel) -> Result<Comparison> {
         let kind = self.kind(path, wire)?;
         let (min_x, max_x) = (wire.min_x.unwrap_or(f64::NEG_INFINITY), wire.max_x.unwrap_or(f64::INFINITY));
         let margin = wire.margin.unwrap_or(0.0);
@@ -449,9 +446,9 @@ impl Expander {
             let left = self.shown_series(&path, panel, left)?;
             let right = self.shown_series(&path, panel, right)?;
             return Ok(match kind {
-                "above" => Rule::Above { left, right, margin, min_x, max_x },
-                "close" => Rule::Close { left, right, margin, min_x, max_x },
-                _ => Rule::Widens { left, right },
+                "above" => Comparison::Above { left, right, margin, min_x, max_x },
+                "close" => Comparison::Close { left, right, margin, min_x, max_x },
+                _ => Comparison::Widens { left, right },
             });
         }
         let one = [&wire.within, &wire.falls, &wire.rises, &wire.flat].into_iter().flatten().next();
@@ -463,13 +460,13 @@ impl Expander {
             _ => {
                 return match (wire.low, wire.high) {
                     (Some(low), Some(high)) if low <= high => {
-                        Ok(Rule::Within { series, low, high, min_x, max_x })
+                        Ok(Comparison::Within { series, low, high, min_x, max_x })
                     }
                     _ => self.error(&path, "within needs low and high, low being no larger"),
                 };
             }
         };
-        Ok(Rule::Trend { series, trend, margin, min_x, max_x })
+        Ok(Comparison::Trend { series, trend, margin, min_x, max_x })
     }
 
     /// The kind of a check; an error unless there is exactly one, with none but its own keys.

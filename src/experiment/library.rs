@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::assign::{text_of, value_of};
+use super::definition::Experiment;
 use super::domain::{ALIASES, did_you_mean};
 use super::expand::expand;
-use super::experiment::Experiment;
 use super::settings::Settings;
 use super::source::{Source, Sources};
 use super::wire::WireExperiment;

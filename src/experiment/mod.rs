@@ -1,9 +1,9 @@
 //! Experiment files: TOML wire types to checked settings, grids to trials, stable hashes.
 
 mod assign;
+mod definition;
 mod domain;
 mod expand;
-mod experiment;
 mod library;
 mod settings;
 mod source;
@@ -11,11 +11,11 @@ mod trial;
 mod variant;
 mod wire;
 
-pub use domain::Description;
-pub use experiment::{
-    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Progress, Rule, Scale,
-    ScalePlan, Series, TensorMeasure, Trace, Trend, Trial,
+pub use definition::{
+    At, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Scale,
+    ScalePlan, Series, TensorMeasure, Trace, TraceAxis, Trend, Trial,
 };
+pub use domain::Description;
 pub use library::Library;
 pub use settings::{Method, Settings, Task};
 pub use variant::split_id;

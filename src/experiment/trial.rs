@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::assign::text_of;
-use super::experiment::{Experiment, Scale, Trial};
+use super::definition::{Experiment, Scale, Trial};
 use super::settings::Settings;
 use crate::results::SCHEMA_VERSION;
 use crate::{Error, Result};
@@ -91,7 +91,7 @@ impl Experiment {
     fn refuse_axis(&self, key: &str) -> Result<()> {
         let name = Settings::resolve(key)?;
         let on_axis = match self.figure.x.as_str() {
-            super::expand::N_PARAMS => ["model", "depth", "width"].contains(&name),
+            super::definition::Figure::N_PARAMS => ["model", "depth", "width"].contains(&name),
             axis => axis == name,
         };
         if on_axis {

@@ -117,7 +117,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::experiment::{Progress, TensorMeasure};
+use super::definition::{TensorMeasure, TraceAxis};
 
 /// Stands for a series' own best x.
 pub(super) const BEST: &str = "best";
@@ -196,7 +196,7 @@ pub(super) struct WirePanel {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct WireTrace {
     pub(super) id: String,
-    pub(super) x: Progress,
+    pub(super) x: TraceAxis,
     pub(super) x_label: Option<String>,
     pub(super) y: String,
     pub(super) y_label: Option<String>,

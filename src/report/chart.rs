@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::experiment::{Layers, ProfileFigure, Progress, TensorMeasure, Trace};
+use crate::experiment::{Layers, ProfileFigure, TensorMeasure, Trace, TraceAxis};
 use crate::metric::{COSINE, Metric, QUERIES, RELATIVE_ERROR, TEST_ACCURACY, WALL_S};
 use crate::results::{Profile, TrialRecord};
 use crate::{Error, Result};
 
 use super::measured::{Measured, Point, same_x};
-use super::place::{Places, x_ticks};
+use super::position::{Positions, x_ticks};
 use super::stats::Summary;
 
 /// A figure: curves over one x axis.
@@ -132,18 +132,18 @@ impl Chart {
         })
     }
 
-    /// A figure over the course of training, with its places; `None` if no finished trial there has two
+    /// A figure over the course of training, with its positions; `None` if no finished trial there has two
     /// epochs. `measured` is that of the main figure.
     ///
     /// # Errors
     /// [`crate::Error::Setting`] if the y axis names no known metric.
-    pub fn of_trace(measured: &Measured, trace: &Trace) -> Result<Option<(Self, Places)>> {
+    pub fn of_trace(measured: &Measured, trace: &Trace) -> Result<Option<(Self, Positions)>> {
         let metric = Metric::parse(&trace.y)?;
-        let places = Places::of(measured, trace.at);
+        let positions = Positions::of(measured, trace.at);
         let mut curves = Vec::new();
         for (idx, series) in measured.experiment.series.iter().enumerate() {
             let points = if trace.series.contains(&series.id) {
-                by_epoch(places.records(measured, idx), trace.x, metric)
+                by_epoch(positions.records(measured, idx), trace.x, metric)
             } else {
                 Vec::new()
             };
@@ -155,7 +155,7 @@ impl Chart {
             return Ok(None);
         }
         let along = match trace.x {
-            Progress::Epoch => "after each epoch".to_owned(),
+            TraceAxis::Epoch => "after each epoch".to_owned(),
             _ => format!("against {}", trace.x_label),
         };
         let chart = Self {
@@ -169,22 +169,22 @@ impl Chart {
             y_bounds: metric.bounds,
             curves,
         };
-        Ok(Some((chart, places)))
+        Ok(Some((chart, positions)))
     }
 
-    /// A figure over parameter tensors, with its places; `None` if nothing is known of them. `measured`
+    /// A figure over parameter tensors, with its positions; `None` if nothing is known of them. `measured`
     /// is that of the main figure.
     #[must_use]
-    pub fn of_layers(measured: &Measured, layers: &Layers) -> Option<(Self, Places)> {
-        let places = Places::of(measured, layers.at);
+    pub fn of_layers(measured: &Measured, layers: &Layers) -> Option<(Self, Positions)> {
+        let positions = Positions::of(measured, layers.at);
         // Weights follow each other; among all tensors, a line would lead from one kind to another.
         let shape = if layers.y == TensorMeasure::Keep { Shape::Markers } else { Shape::Dots };
         let of = |record: &TrialRecord| by_tensor(record, layers.y);
-        let (spots, curves) = over_spots(measured, &places, &layers.series, shape, of);
+        let (ticks, _, curves) = over_places(measured, &positions, &layers.series, shape, of);
         if curves.is_empty() {
             return None;
         }
-        let ticks = spots.iter().map(|spot| (spot.x, short_name(&spot.label)));
+        let ticks = ticks.iter().map(|(x, name)| (*x, short_name(name)));
         let chart = Self {
             description: format!(
                 "{}: {} of each parameter tensor",
@@ -203,16 +203,15 @@ impl Chart {
             },
             curves,
         };
-        Some((chart, places))
+        Some((chart, positions))
     }
 
-    /// A figure over the places of a profile, with the x of the experiment that it is about; `None` if no trial there
-    /// has such a profile. Places that stand on no axis are drawn at equal distances. `measured` is that of the main
-    /// figure.
+    /// A figure over the places of a profile, with its positions; `None` if no finished trial there has such a
+    /// profile. Places that stand on no axis are drawn at equal distances. `measured` is that of the main figure.
     ///
     /// # Errors
     /// [`Error::Setting`] if a profile lacks the column on the y axis.
-    pub fn of_profile(measured: &Measured, figure: &ProfileFigure) -> Result<Option<(Self, Places)>> {
+    pub fn of_profile(measured: &Measured, figure: &ProfileFigure) -> Result<Option<(Self, Positions)>> {
         let column = figure.y.replace('-', "_");
         let metric = Metric::parse(&figure.y).ok();
         for profile in measured.records.iter().filter_map(|record| record.profile(&figure.kind)) {
@@ -223,20 +222,20 @@ impl Chart {
                 return Err(Error::setting("y", reason));
             }
         }
-        let places = Places::of(measured, figure.at);
+        let positions = Positions::of(measured, figure.at);
         let shown = |value: f64| metric.map_or(value, |metric| metric.unit.of_column(value));
         let of = |record: &TrialRecord| -> Vec<(Option<f64>, String, f64)> {
             let Some(profile) = record.profile(&figure.kind) else { return Vec::new() };
             let values = profile.column(&column).unwrap_or_default().iter().map(|value| shown(*value));
-            let spots = profile.labels.iter().zip(values).enumerate();
-            let spots = spots.map(|(idx, (label, y))| (profile.xs.get(idx).copied(), label.clone(), y));
-            spots.filter(|(_, _, value)| value.is_finite()).collect()
+            let places = profile.labels.iter().zip(values).enumerate();
+            let places = places.map(|(idx, (label, y))| (profile.xs.get(idx).copied(), label.clone(), y));
+            places.filter(|(_, _, value)| value.is_finite()).collect()
         };
-        let (spots, curves) = over_spots(measured, &places, &figure.series, Shape::Markers, of);
+        let (x_ticks, is_on_axis, curves) =
+            over_places(measured, &positions, &figure.series, Shape::Markers, of);
         if curves.is_empty() {
             return Ok(None);
         }
-        let is_on_axis = spots.iter().all(|spot| spot.is_on_axis);
         let chart = Self {
             description: format!(
                 "{}: {} against {}",
@@ -244,61 +243,59 @@ impl Chart {
             ),
             x_label: figure.x_label.clone(),
             y_label: figure.y_label.clone(),
-            x_ticks: spots.into_iter().map(|spot| (spot.x, spot.label)).collect(),
+            x_ticks,
             categorical: !is_on_axis,
             log_x: figure.log_x && is_on_axis,
             log_y: figure.log_y,
             y_bounds: metric.map_or((f64::NEG_INFINITY, f64::INFINITY), |metric| metric.bounds),
             curves,
         };
-        Ok(Some((chart, places)))
+        Ok(Some((chart, positions)))
     }
 }
 
-/// A place of a profile on the x axis of a figure.
-struct Spot {
-    x: f64,
-    label: String,
-    /// Whether x is the place's own, rather than its number among all.
-    is_on_axis: bool,
-}
-
-/// Curves over the places of profiles, and these, in their order: by x, or as they first occur. `of` gives a trial's
-/// places and values.
-fn over_spots(
+/// Curves over the places of profiles, of which `of` gives a trial's: where they stand, names and values. First come
+/// the places as ticks and whether they stand on an axis, in its order, or else at equal distances, as they occur.
+fn over_places(
     measured: &Measured,
-    places: &Places,
+    positions: &Positions,
     series: &[String],
     shape: Shape,
     of: impl Fn(&TrialRecord) -> Vec<(Option<f64>, String, f64)>,
-) -> (Vec<Spot>, Vec<Curve>) {
-    let mut spots: Vec<Spot> = Vec::new();
+) -> (Vec<(f64, String)>, bool, Vec<Curve>) {
+    let mut places: Vec<(Option<f64>, String)> = Vec::new();
     let mut series_values: Vec<(usize, BTreeMap<String, Vec<f64>>)> = Vec::new();
-    for (idx, _) in measured.experiment.series.iter().enumerate().filter(|(_, one)| series.contains(&one.id))
-    {
+    for (idx, one) in measured.experiment.series.iter().enumerate() {
+        if !series.contains(&one.id) {
+            continue;
+        }
         let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-        for record in places.records(measured, idx) {
+        for record in positions.records(measured, idx) {
             for (x, label, value) in of(record) {
-                if !spots.iter().any(|spot| spot.label == label) {
-                    let (x, is_on_axis) = (x.unwrap_or(spots.len() as f64), x.is_some());
-                    spots.push(Spot { x, label: label.clone(), is_on_axis });
+                if !places.iter().any(|(_, known)| *known == label) {
+                    places.push((x, label.clone()));
                 }
                 values.entry(label).or_default().push(value);
             }
         }
         series_values.push((idx, values));
     }
-    spots.sort_by(|a, b| a.x.total_cmp(&b.x));
+    let is_on_axis = places.iter().all(|(x, _)| x.is_some());
+    let x_of = |(idx, (x, label)): (usize, (Option<f64>, String))| match x {
+        Some(x) if is_on_axis => (x, label),
+        _ => (idx as f64, label),
+    };
+    let mut ticks: Vec<(f64, String)> = places.into_iter().enumerate().map(x_of).collect();
+    ticks.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut curves = Vec::new();
     for (idx, values) in series_values {
-        let marks =
-            spots.iter().filter_map(|spot| Some(Mark::of(spot.x, &Summary::of(values.get(&spot.label)?)?)));
-        let marks: Vec<Mark> = marks.collect();
+        let mark = |(x, label): &(f64, String)| Some(Mark::of(*x, &Summary::of(values.get(label)?)?));
+        let marks: Vec<Mark> = ticks.iter().filter_map(mark).collect();
         if !marks.is_empty() {
             curves.push(curve(measured.label(idx).to_owned(), idx, shape, marks));
         }
     }
-    (spots, curves)
+    (ticks, is_on_axis, curves)
 }
 
 /// The traces that an experiment has: its own, or else one over epochs, of the main figure's metric if
@@ -317,7 +314,7 @@ pub fn traces(measured: &Measured) -> Vec<Trace> {
     };
     vec![Trace {
         id: "epochs".into(),
-        x: Progress::Epoch,
+        x: TraceAxis::Epoch,
         x_label: "Epoch".into(),
         y: y.to_owned(),
         y_label: y_label.to_owned(),
@@ -341,16 +338,16 @@ fn by_tensor(record: &TrialRecord, measure: TensorMeasure) -> Vec<(Option<f64>, 
     let Some(tensors) = record.profile(Profile::TENSORS) else { return Vec::new() };
     let column = |name: &str| tensors.column(name).unwrap_or_default();
     let sizes = column("n");
-    let is_matrix = |name: &str, n: f64| {
+    let is_matrix = |name: &str, n: u64| {
         name.strip_suffix(".weight").is_some_and(|layer| {
             let bias = format!("{layer}.bias");
-            !tensors.labels.iter().zip(sizes).any(|(other, size)| *other == bias && *size == n)
+            !tensors.labels.iter().zip(sizes).any(|(other, size)| *other == bias && *size as u64 == n)
         })
     };
     let values: Vec<f64> = match measure {
         TensorMeasure::Keep => {
             let shares = column("n_active").iter().zip(sizes).map(|(n_active, n)| 100.0 * n_active / n);
-            let matrices = tensors.labels.iter().zip(sizes).map(|(name, n)| is_matrix(name, *n));
+            let matrices = tensors.labels.iter().zip(sizes).map(|(name, n)| is_matrix(name, *n as u64));
             shares.zip(matrices).map(|(share, is_matrix)| if is_matrix { share } else { f64::NAN }).collect()
         }
         TensorMeasure::Cosine => column(COSINE.column).to_vec(),
@@ -377,13 +374,13 @@ impl Curve {
 
 /// Mean and spread over trials after each epoch; values that are not finite are left out. Where seeds
 /// differ in x, it is their mean.
-fn by_epoch<'r>(records: impl Iterator<Item = &'r TrialRecord>, x: Progress, metric: &Metric) -> Vec<Mark> {
+fn by_epoch<'r>(records: impl Iterator<Item = &'r TrialRecord>, x: TraceAxis, metric: &Metric) -> Vec<Mark> {
     let mut epochs: BTreeMap<u32, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
     for epoch in records.flat_map(|r| &r.epochs) {
         let x = match x {
-            Progress::Epoch => f64::from(epoch.epoch),
-            Progress::Queries => epoch.get(&QUERIES),
-            Progress::WallS => epoch.get(&WALL_S),
+            TraceAxis::Epoch => f64::from(epoch.epoch),
+            TraceAxis::Queries => epoch.get(&QUERIES),
+            TraceAxis::WallS => epoch.get(&WALL_S),
         };
         let value = metric.at(epoch);
         if value.is_finite() && x.is_finite() {

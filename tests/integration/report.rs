@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use deepzero::experiment::{
-    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Progress, Rule, Scale,
-    ScalePlan, Series, Settings, TensorMeasure, Trace, Trend, Trial,
+    At, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Scale,
+    ScalePlan, Series, Settings, TensorMeasure, Trace, TraceAxis, Trend, Trial,
 };
 use deepzero::metric::{
     COSINE, GRADIENT_NORM, INFERENCE_S, LEARNING_RATE, Metric, N_ACTIVE, QUERIES, QUERIES_NON_FINITE, RADIUS,
@@ -12,7 +12,7 @@ use deepzero::metric::{
 };
 use deepzero::report::chart::{Chart, traces};
 use deepzero::report::measured::Measured;
-use deepzero::report::place::{Places, best};
+use deepzero::report::position::{Positions, best};
 use deepzero::report::verdict::{
     CheckResult, Outcome, PointVerdict, Verdict, evaluate_checks, judge, judge_point,
 };
@@ -46,31 +46,36 @@ fn cells(series: &[Series], xs: &[(f64, &str)]) -> Vec<Cell> {
     cells
 }
 
-fn check(text: &str, rule: Rule) -> Check {
-    Check { text: text.into(), panel: String::new(), at_best: false, rule }
+fn check(text: &str, comparison: Comparison) -> Check {
+    Check { text: text.into(), panel: String::new(), at_best: false, comparison }
 }
 
 fn above(left: &str, right: &str, min_x: f64) -> Check {
-    let rule =
-        Rule::Above { left: left.into(), right: right.into(), margin: 0.0, min_x, max_x: f64::INFINITY };
-    check(&format!("`{left}` beats `{right}`."), rule)
+    let comparison = Comparison::Above {
+        left: left.into(),
+        right: right.into(),
+        margin: 0.0,
+        min_x,
+        max_x: f64::INFINITY,
+    };
+    check(&format!("`{left}` beats `{right}`."), comparison)
 }
 
-fn close(left: &str, right: &str, margin: f64) -> Rule {
+fn close(left: &str, right: &str, margin: f64) -> Comparison {
     let (left, right) = (left.into(), right.into());
-    Rule::Close { left, right, margin, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
+    Comparison::Close { left, right, margin, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
 }
 
-fn widens(left: &str, right: &str) -> Rule {
-    Rule::Widens { left: left.into(), right: right.into() }
+fn widens(left: &str, right: &str) -> Comparison {
+    Comparison::Widens { left: left.into(), right: right.into() }
 }
 
-fn within(series: &str, low: f64, high: f64) -> Rule {
-    Rule::Within { series: series.into(), low, high, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
+fn within(series: &str, low: f64, high: f64) -> Comparison {
+    Comparison::Within { series: series.into(), low, high, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
 }
 
-fn trend(series: &str, trend: Trend, margin: f64) -> Rule {
-    Rule::Trend { series: series.into(), trend, margin, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
+fn trend(series: &str, trend: Trend, margin: f64) -> Comparison {
+    Comparison::Trend { series: series.into(), trend, margin, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
 }
 
 /// Checks and verdict of the main figure alone.
@@ -764,13 +769,13 @@ fn a_reference_that_is_missing_or_zero_leaves_no_ratio() {
 #[test]
 fn new_kinds_of_checks() {
     let mut experiment = made_up_times();
-    let in_time = |rule| Check { panel: "time".into(), ..check("Made up.", rule) };
+    let in_time = |comparison| Check { panel: "time".into(), ..check("Made up.", comparison) };
     let outcomes = |experiment: &Experiment| -> Vec<(Outcome, String)> {
         let records = times();
         let all = Measured::gather_all(experiment, Scale::Paper, &records).unwrap();
         evaluate_checks(&all).into_iter().map(|c| (c.outcome, c.reason)).collect()
     };
-    for (rule, expected) in [
+    for (comparison, expected) in [
         (within("fast", 0.1125, 0.45), true),
         (within("fast", 0.2, 0.45), false),
         (trend("fast", Trend::Falls, 0.3), true),
@@ -780,14 +785,16 @@ fn new_kinds_of_checks() {
         (trend("fast", Trend::Flat, 0.33), false),
         (trend("one", Trend::Falls, 1.4), true),
     ] {
-        experiment.checks = vec![in_time(rule.clone())];
+        experiment.checks = vec![in_time(comparison.clone())];
         let outcome = if expected { Outcome::Confirmed } else { Outcome::NotConfirmed };
-        assert_eq!(outcomes(&experiment)[0].0, outcome, "{rule:?}");
+        assert_eq!(outcomes(&experiment)[0].0, outcome, "{comparison:?}");
     }
-    let at_8 = |rule| match rule {
-        Rule::Within { series, low, high, .. } => Rule::Within { series, low, high, min_x: 8.0, max_x: 8.0 },
-        Rule::Trend { series, trend, margin, .. } => {
-            Rule::Trend { series, trend, margin, min_x: 8.0, max_x: 8.0 }
+    let at_8 = |comparison| match comparison {
+        Comparison::Within { series, low, high, .. } => {
+            Comparison::Within { series, low, high, min_x: 8.0, max_x: 8.0 }
+        }
+        Comparison::Trend { series, trend, margin, .. } => {
+            Comparison::Trend { series, trend, margin, min_x: 8.0, max_x: 8.0 }
         }
         other => other,
     };
@@ -830,18 +837,18 @@ fn best_x_is_that_of_the_highest_validation_accuracy() {
     let mut records = times();
     let choose = |records: &[TrialRecord]| {
         let measured = Measured::gather(&experiment, Scale::Paper, records).unwrap();
-        (0..3).map(|idx| best(&measured, idx).map(|place| place.x)).collect::<Vec<_>>()
+        (0..3).map(|idx| best(&measured, idx).map(|position| position.x)).collect::<Vec<_>>()
     };
     assert_eq!(choose(&records), [Some(Some(16.0)), Some(Some(8.0)), Some(None)]);
     {
         let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
-        insta::assert_snapshot!(Places::of(&measured, Some(At::Best)).text, @", each series at the Width with its highest validation accuracy (Slow 16; Fast 8)");
-        assert_eq!(Places::of(&measured, Some(At::X(4.0))).text, " at Width = 4");
-        assert_eq!(Places::of(&measured, Some(At::X(5.0))).text, " at Width = 8", "5 is not there");
-        assert_eq!(Places::of(&measured, None).text, " at Width = 8");
+        insta::assert_snapshot!(Positions::of(&measured, Some(At::Best)).text, @", each series at the Width with its highest validation accuracy (Slow 16; Fast 8)");
+        assert_eq!(Positions::of(&measured, Some(At::X(4.0))).text, " at Width = 4");
+        assert_eq!(Positions::of(&measured, Some(At::X(5.0))).text, " at Width = 8", "5 is not there");
+        assert_eq!(Positions::of(&measured, None).text, " at Width = 8");
     }
-    let rule = close("slow", "fast", 100.0);
-    experiment.checks = vec![Check { at_best: true, ..check("Close at the best width.", rule) }];
+    let comparison = close("slow", "fast", 100.0);
+    experiment.checks = vec![Check { at_best: true, ..check("Close at the best width.", comparison) }];
     let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
     let result = &judged(&measured).1[0];
     assert_eq!(result.outcome, Outcome::Confirmed);
@@ -853,7 +860,7 @@ fn best_x_is_that_of_the_highest_validation_accuracy() {
     let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
     assert_eq!(judged(&measured).1[0].outcome, Outcome::NotRun);
     insta::assert_snapshot!(judged(&measured).1[0].reason, @"No finished trial of Slow has a validation accuracy to choose x by.");
-    assert_eq!(Places::of(&measured, Some(At::Best)).of_series[0].x, Some(8.0));
+    assert_eq!(Positions::of(&measured, Some(At::Best)).of_series[0].x, Some(8.0));
 }
 
 /// Oracle: median of 3, 1, 9 is 3, of 3, 1, 9, 5 is 4; mean of 0.5 and 0.7, one epoch not measuring, 0.6.
@@ -878,7 +885,7 @@ fn repeated_measures_are_medians_and_means() {
     }
 }
 
-fn trace(id: &str, x: Progress, at: Option<At>) -> Trace {
+fn trace(id: &str, x: TraceAxis, at: Option<At>) -> Trace {
     Trace {
         id: id.into(),
         x,
@@ -887,7 +894,7 @@ fn trace(id: &str, x: Progress, at: Option<At>) -> Trace {
         y_label: "Test accuracy (%)".into(),
         at,
         series: vec!["deepzero".into(), "fo-weights".into()],
-        log_x: x == Progress::Queries,
+        log_x: x == TraceAxis::Queries,
     }
 }
 
@@ -895,9 +902,9 @@ fn trace(id: &str, x: Progress, at: Option<At>) -> Trace {
 fn traces_take_their_x_from_the_records() {
     let mut experiment = made_up_experiment();
     experiment.traces = vec![
-        trace("queries", Progress::Queries, Some(At::X(0.9))),
-        trace("seconds", Progress::WallS, None),
-        trace("epochs", Progress::Epoch, None),
+        trace("queries", TraceAxis::Queries, Some(At::X(0.9))),
+        trace("seconds", TraceAxis::WallS, None),
+        trace("epochs", TraceAxis::Epoch, None),
     ];
     let mut records = made_up_records(Scale::Laptop, 2);
     // At twice the queries in one of two seeds, the mean is 1.5 times as many.
@@ -1085,9 +1092,9 @@ fn demonstration() {
     times_run.traces = vec![
         Trace {
             series: vec!["slow".into(), "fast".into()],
-            ..trace("queries", Progress::Queries, Some(At::Best))
+            ..trace("queries", TraceAxis::Queries, Some(At::Best))
         },
-        Trace { series: vec!["slow".into(), "one".into()], ..trace("seconds", Progress::WallS, None) },
+        Trace { series: vec!["slow".into(), "one".into()], ..trace("seconds", TraceAxis::WallS, None) },
     ];
     let series_of_layers = vec!["slow".into(), "fast".into()];
     times_run.layers = vec![

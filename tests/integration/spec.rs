@@ -4,7 +4,7 @@ use std::path::Path;
 
 use deepzero::Error;
 use deepzero::experiment::{
-    At, Experiment, Library, Method, Progress, Rule, Scale, Settings, Task, TensorMeasure, Trend,
+    At, Comparison, Experiment, Library, Method, Scale, Settings, Task, TensorMeasure, TraceAxis, Trend,
 };
 use deepzero::zo::sparsity::{Mask, SparseTarget};
 use insta::assert_snapshot;
@@ -191,7 +191,7 @@ fn file_errors_name_file_line_and_key() {
     assert_snapshot!(broken("x = \"sparsity\"", "x = \"sparsness\""), @"demo.toml:5: figure.x: no such setting; did you mean `sparsity`?");
     assert_snapshot!(broken("y = \"test-accuracy\"", "y = \"accuracy\""), @"demo.toml:7: figure.y: expected one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes; got accuracy");
     assert_snapshot!(broken("y = \"test-accuracy\"\n", ""), @"demo.toml:4: figure.y: missing; one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes");
-    assert_snapshot!(broken("title =", "titel ="), @"demo.toml:2: titel: unknown field `titel`, expected one of `id`, `title`, `paper`, `claim`, `finding`, `notes`, `extends`, `figure`, `panel`, `trace`, `layers`, `base`, `series`, `expected`, `check`, `scale`");
+    assert_snapshot!(broken("title =", "titel ="), @"demo.toml:2: titel: unknown field `titel`, expected one of `id`, `title`, `paper`, `claim`, `finding`, `notes`, `extends`, `figure`, `panel`, `trace`, `layers`, `profile`, `base`, `series`, `expected`, `check`, `scale`");
     assert_snapshot!(broken("title = \"Demonstration\"", ""), @"demo.toml:1: title: missing field `title`");
     assert_snapshot!(broken("label = \"ZO\"", "lable = \"ZO\""), @"demo.toml:15: series[0].lable: unknown field `lable`, expected one of `id`, `label`, `constant`, `set`");
     assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { sparsity = 0.5 }"), @"demo.toml:16: series[0].set.sparsity: this is the x axis; only a constant series sets it");
@@ -267,7 +267,10 @@ fn further_figures() {
     assert_eq!((panel.id.as_str(), panel.relative_to.as_deref(), panel.log_y), ("time", Some("dense"), true));
     assert_eq!((panel.y_label.as_str(), panel.series.len()), ("wall-s", 2));
     let trace = &demo.traces[0];
-    assert_eq!((trace.x, trace.x_label.as_str(), trace.at), (Progress::Queries, "Queries", Some(At::X(0.9))));
+    assert_eq!(
+        (trace.x, trace.x_label.as_str(), trace.at),
+        (TraceAxis::Queries, "Queries", Some(At::X(0.9)))
+    );
     let layers = &demo.layers[0];
     assert_eq!((layers.y, layers.at, layers.series.len()), (TensorMeasure::Keep, Some(At::Best), 1));
     let profile = &demo.profiles[0];
@@ -279,8 +282,8 @@ fn further_figures() {
     assert_eq!((time.len(), time[0].unit.as_str(), demo.expected[0].unit.as_str()), (2, "h", "%"));
     assert_eq!(demo.checks[1].panel, "time");
     assert_eq!(
-        demo.checks[1].rule,
-        Rule::Trend {
+        demo.checks[1].comparison,
+        Comparison::Trend {
             series: "zo".into(),
             trend: Trend::Falls,
             margin: 0.5,
