@@ -65,7 +65,9 @@ impl Unit {
         if self == Self::Percent { " points" } else { self.suffix() }
     }
 
-    fn of_column(self, value: f64) -> f64 {
+    /// What is shown of a number in the column.
+    #[must_use]
+    pub fn of_column(self, value: f64) -> f64 {
         match self {
             Self::None | Self::Seconds => value,
             Self::Percent => 100.0 * value,
@@ -337,9 +339,13 @@ impl Row {
     }
 }
 
+/// Whether two numbers are the same bit for bit, any NaN being the same as any other.
+pub(crate) fn is_same(a: f64, b: f64) -> bool {
+    a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+}
+
 impl PartialEq for Row {
     fn eq(&self, other: &Self) -> bool {
-        let is_same = |a: f64, b: f64| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
         self.epoch == other.epoch && self.values.iter().zip(other.values).all(|(a, b)| is_same(*a, b))
     }
 }
@@ -406,7 +412,8 @@ mod tests {
             [&WALL_S, &WALL_H, &EPOCH_S].map(|metric| metric.of(&rows)),
             [7200.0, 2.0, 3600.0].map(Some)
         );
-        assert_eq!([&WALL_S, &WALL_H, &EPOCH_S].map(|metric| metric.at(&rows[1])), [7200.0, 2.0, 3600.0]);
+        let at_second = |metric: &Metric| metric.at(&rows[1]).to_bits();
+        assert_eq!([&WALL_S, &WALL_H, &EPOCH_S].map(at_second), [7200.0, 2.0, 3600.0].map(f64::to_bits));
         assert_eq!((TEST_ACCURACY.of(&rows), TEST_ACCURACY.of(&rows[..1])), (Some(25.0), None));
         assert_eq!((Unit::Percent.difference_suffix(), Unit::Hours.difference_suffix()), (" points", " h"));
     }

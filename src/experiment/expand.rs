@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::experiment::{
-    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, Progress, Rule, Scale, ScalePlan, Series,
-    TensorMeasure, Trace, Trend,
+use super::definition::{
+    At, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Scale,
+    ScalePlan, Series, TensorMeasure, Trace, TraceAxis, Trend,
 };
 use super::library::SWEEP_PREFIX;
 use super::settings;
@@ -16,9 +16,6 @@ use super::wire::{Assignments, BEST, WireCheck, WireExperiment, WireScale, numbe
 use crate::metric::Metric;
 use crate::setting::{Settings, Values, text_of};
 use crate::{Error, Result};
-
-/// The x axis that counts network parameters; another setting varies, see `figure.axis`.
-pub(super) const N_PARAMS: &str = "n-params";
 
 impl Experiment {
     /// Reads an experiment file. A file that `extends` another finds it in the same folder, or else
@@ -52,6 +49,7 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
     let panels = expander.panels(figure.categorical)?;
     let traces = expander.traces()?;
     let layers = expander.layers()?;
+    let profiles = expander.profiles()?;
     expander.check_ids()?;
     let WireExperiment { id, title, paper, claim, finding, notes, .. } = expander.wire.clone();
     let mut experiment = Experiment {
@@ -66,6 +64,7 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
         panels,
         traces,
         layers,
+        profiles,
         series,
         expected: Vec::new(),
         scales,
@@ -79,10 +78,10 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
 fn axis_of(wire: &WireExperiment, sources: &Sources) -> Result<&'static str> {
     let (path, name) = match &wire.figure.axis {
         Some(axis) => ("figure.axis", axis),
-        None if wire.figure.x == N_PARAMS => {
+        None if wire.figure.x == Figure::N_PARAMS => {
             return Err(sources.error(
                 "figure.axis",
-                format!("x = \"{N_PARAMS}\" needs the setting that varies, such as depth"),
+                format!("x = \"{}\" needs the setting that varies, such as depth", Figure::N_PARAMS),
             ));
         }
         None => ("figure.x", &wire.figure.x),
@@ -112,8 +111,8 @@ impl Expander {
 
     fn figure(&self) -> Result<Figure> {
         let wire = &self.wire.figure;
-        let x = if wire.x == N_PARAMS {
-            N_PARAMS
+        let x = if wire.x == Figure::N_PARAMS {
+            Figure::N_PARAMS
         } else {
             settings::find(&wire.x).or_else(|error| self.error("figure.x", reason_of(error)))?.name
         };
@@ -177,9 +176,9 @@ impl Expander {
             let path = format!("trace[{idx}]");
             self.check_metric(&format!("{path}.y"), &wire.y)?;
             let x_label = match wire.x {
-                Progress::Epoch => "Epoch",
-                Progress::Queries => "Queries",
-                Progress::WallS => "Seconds",
+                TraceAxis::Epoch => "Epoch",
+                TraceAxis::Queries => "Queries",
+                TraceAxis::WallS => "Seconds",
             };
             Ok(Trace {
                 id: wire.id.clone(),
@@ -214,7 +213,27 @@ impl Expander {
         layers.collect()
     }
 
-    /// Requires the ids of panels, traces and layers to be fit for file names and to differ.
+    fn profiles(&self) -> Result<Vec<ProfileFigure>> {
+        let profiles = self.wire.profile.iter().enumerate().map(|(idx, wire)| {
+            let path = format!("profile[{idx}]");
+            self.check_id(&format!("{path}.kind"), &wire.kind)?;
+            self.check_id(&format!("{path}.y"), &wire.y)?;
+            Ok(ProfileFigure {
+                id: wire.id.clone(),
+                kind: wire.kind.clone(),
+                x_label: wire.x_label.clone(),
+                y: wire.y.clone(),
+                y_label: wire.y_label.clone().unwrap_or_else(|| wire.y.clone()),
+                at: self.at(&format!("{path}.at"), wire.at.as_ref())?,
+                series: self.some_series(&path, wire.series.as_deref())?,
+                log_x: wire.log_x,
+                log_y: wire.log_y,
+            })
+        });
+        profiles.collect()
+    }
+
+    /// Requires the ids of panels, traces, layers and profiles to be fit for file names and to differ.
     fn check_ids(&self) -> Result<()> {
         let wire = &self.wire;
         let panels =
@@ -222,11 +241,14 @@ impl Expander {
         let traces =
             wire.trace.iter().enumerate().map(|(idx, trace)| (format!("trace[{idx}].id"), &trace.id));
         let layers = wire.layers.iter().enumerate().map(|(idx, one)| (format!("layers[{idx}].id"), &one.id));
+        let profiles =
+            wire.profile.iter().enumerate().map(|(idx, one)| (format!("profile[{idx}].id"), &one.id));
         let mut known: Vec<&str> = Vec::new();
-        for (path, id) in panels.chain(traces).chain(layers) {
+        for (path, id) in panels.chain(traces).chain(layers).chain(profiles) {
             self.check_id(&path, id)?;
             if known.contains(&id.as_str()) {
-                return self.error(&path, format!("`{id}` occurs twice among panels, traces and layers"));
+                return self
+                    .error(&path, format!("`{id}` occurs twice among panels, traces, layers and profiles"));
             }
             if wire.trace.is_empty() && id == EPOCHS {
                 return self
@@ -406,7 +428,7 @@ impl Expander {
             let panel = self.known_panel(&format!("{path}.panel"), experiment, &wire.panel)?;
             Ok(Check {
                 text: wire.text.clone(),
-                rule: self.rule(&path, wire, &panel)?,
+                comparison: self.comparison(&path, wire, &panel)?,
                 at_best: wire.at.is_some(),
                 panel: panel.id,
             })
@@ -414,7 +436,7 @@ impl Expander {
         checks.collect()
     }
 
-    fn rule(&self, path: &str, wire: &WireCheck, panel: &Panel) -> Result<Rule> {
+    fn comparison(&self, path: &str, wire: &WireCheck, panel: &Panel) -> Result<Comparison> {
         let kind = self.kind(path, wire)?;
         let (min_x, max_x) = (wire.min_x.unwrap_or(f64::NEG_INFINITY), wire.max_x.unwrap_or(f64::INFINITY));
         let margin = wire.margin.unwrap_or(0.0);
@@ -426,9 +448,9 @@ impl Expander {
             let left = self.shown_series(&path, panel, left)?;
             let right = self.shown_series(&path, panel, right)?;
             return Ok(match kind {
-                "above" => Rule::Above { left, right, margin, min_x, max_x },
-                "close" => Rule::Close { left, right, margin, min_x, max_x },
-                _ => Rule::Widens { left, right },
+                "above" => Comparison::Above { left, right, margin, min_x, max_x },
+                "close" => Comparison::Close { left, right, margin, min_x, max_x },
+                _ => Comparison::Widens { left, right },
             });
         }
         let one = [&wire.within, &wire.falls, &wire.rises, &wire.flat].into_iter().flatten().next();
@@ -440,13 +462,13 @@ impl Expander {
             _ => {
                 return match (wire.low, wire.high) {
                     (Some(low), Some(high)) if low <= high => {
-                        Ok(Rule::Within { series, low, high, min_x, max_x })
+                        Ok(Comparison::Within { series, low, high, min_x, max_x })
                     }
                     _ => self.error(&path, "within needs low and high, low being no larger"),
                 };
             }
         };
-        Ok(Rule::Trend { series, trend, margin, min_x, max_x })
+        Ok(Comparison::Trend { series, trend, margin, min_x, max_x })
     }
 
     /// The kind of a check; an error unless there is exactly one, with none but its own keys.

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::definition::Experiment;
 use super::expand::expand;
-use super::experiment::Experiment;
 use super::settings::{self, ALIASES};
 use super::source::{Source, Sources};
 use super::wire::WireExperiment;

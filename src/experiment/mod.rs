@@ -1,7 +1,7 @@
 //! Experiment files: TOML wire types to checked settings, grids to trials, stable hashes.
 
+mod definition;
 mod expand;
-mod experiment;
 mod library;
 pub mod settings;
 mod source;
@@ -9,9 +9,9 @@ mod trial;
 mod variant;
 mod wire;
 
-pub use experiment::{
-    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, Progress, Rule, Scale, ScalePlan, Series,
-    TensorMeasure, Trace, Trend, Trial,
+pub use definition::{
+    At, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Scale,
+    ScalePlan, Series, TensorMeasure, Trace, TraceAxis, Trend, Trial,
 };
 pub use library::Library;
 pub use settings::Description;

@@ -11,8 +11,8 @@ pub(super) struct Source {
     pub(super) text: String,
 }
 
-/// A place in a document: byte range and dotted key, such as `series[1].set.mu`.
-struct Place {
+/// Where a key or value stands in a document: byte range and dotted key, such as `series[1].set.mu`.
+struct KeySpan {
     start: usize,
     end: usize,
     path: String,
@@ -38,17 +38,17 @@ impl Source {
     /// The dotted key that an error is about.
     fn key_of(&self, error: &toml::de::Error) -> String {
         let span = error.span().unwrap_or(0..0);
-        let places = self.places();
-        if places.is_empty() {
+        let spans = self.spans();
+        if spans.is_empty() {
             // Not TOML at all: the key, or whatever is there, on the line of the error.
             let start = self.text[..span.start].rfind('\n').map_or(0, |at| at + 1);
             let line = self.text[start..].lines().next().unwrap_or_default();
             return line.split('=').next().unwrap_or_default().trim().to_owned();
         }
-        let inside = |place: &&Place| !span.is_empty() && place.start <= span.start && span.end <= place.end;
-        // The deepest of the smallest: an element of a list comes after the list in `places`.
-        let place = places.iter().rev().filter(inside).min_by_key(|place| place.end - place.start);
-        let path = place.map_or("", |place| &place.path);
+        let inside = |key: &&KeySpan| !span.is_empty() && key.start <= span.start && span.end <= key.end;
+        // The deepest of the smallest: an element of a list comes after the list in `spans`.
+        let key = spans.iter().rev().filter(inside).min_by_key(|key| key.end - key.start);
+        let path = key.map_or("", |key| &key.path);
         match error.message().strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
             Some(field) if path.is_empty() => field.to_owned(),
             Some(field) => format!("{path}.{field}"),
@@ -58,7 +58,7 @@ impl Source {
 
     /// Byte at which the dotted key `path` stands, or `None` when the file does not have it.
     pub(super) fn position(&self, path: &str) -> Option<usize> {
-        self.places().iter().find(|place| place.path == path).map(|place| place.start)
+        self.spans().iter().find(|key| key.path == path).map(|key| key.start)
     }
 
     /// An error about byte `at`.
@@ -68,34 +68,34 @@ impl Source {
     }
 
     /// Every key and array element; empty for text that is not TOML.
-    fn places(&self) -> Vec<Place> {
-        let mut places = Vec::new();
+    fn spans(&self) -> Vec<KeySpan> {
+        let mut spans = Vec::new();
         if let Ok(root) = DeTable::parse(&self.text) {
-            visit_table(root.get_ref(), "", &mut places);
+            visit_table(root.get_ref(), "", &mut spans);
         }
-        places
+        spans
     }
 }
 
-fn visit_table(table: &DeTable<'_>, prefix: &str, places: &mut Vec<Place>) {
+fn visit_table(table: &DeTable<'_>, prefix: &str, spans: &mut Vec<KeySpan>) {
     for (key, value) in table {
         let path =
             if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
         // The key comes first, so that `position` finds it rather than its value.
-        places.push(Place { start: key.span().start, end: key.span().end, path: path.clone() });
-        places.push(Place { start: value.span().start, end: value.span().end, path: path.clone() });
-        visit_value(value.get_ref(), &path, places);
+        spans.push(KeySpan { start: key.span().start, end: key.span().end, path: path.clone() });
+        spans.push(KeySpan { start: value.span().start, end: value.span().end, path: path.clone() });
+        visit_value(value.get_ref(), &path, spans);
     }
 }
 
-fn visit_value(value: &DeValue<'_>, path: &str, places: &mut Vec<Place>) {
+fn visit_value(value: &DeValue<'_>, path: &str, spans: &mut Vec<KeySpan>) {
     match value {
-        DeValue::Table(table) => visit_table(table, path, places),
+        DeValue::Table(table) => visit_table(table, path, spans),
         DeValue::Array(items) => {
             for (idx, item) in items.iter().enumerate() {
                 let path = format!("{path}[{idx}]");
-                places.push(Place { start: item.span().start, end: item.span().end, path: path.clone() });
-                visit_value(item.get_ref(), &path, places);
+                spans.push(KeySpan { start: item.span().start, end: item.span().end, path: path.clone() });
+                visit_value(item.get_ref(), &path, spans);
             }
         }
         _ => {}

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::experiment::{Experiment, Scale, Trial};
+use super::definition::{Experiment, Scale, Trial};
 use super::settings;
 use crate::results::SCHEMA_VERSION;
 use crate::setting::{Settings, text_of, value_of};
@@ -101,7 +101,7 @@ impl Experiment {
     fn refuse_axis(&self, key: &str) -> Result<()> {
         let name = settings::find(key)?.name;
         let on_axis = match self.figure.x.as_str() {
-            super::expand::N_PARAMS => ["model", "depth", "width"].contains(&name),
+            super::definition::Figure::N_PARAMS => ["model", "depth", "width"].contains(&name),
             axis => axis == name,
         };
         if on_axis {

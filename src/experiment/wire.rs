@@ -39,6 +39,13 @@
 //! y = "keep"                     # percent in the active set; or cosine, relative-error
 //! at = 0.9                       # also y-label, series
 //!
+//! [[profile]]                    # a figure over the places of a profile, such as radii
+//! id = "certified"
+//! kind = "radii"                 # which profile
+//! x-label = "Radius"
+//! y = "certified-accuracy"       # one of its columns, with hyphens; also y-label
+//! at = 0.9                       # also series, log-x, log-y
+//!
 //! [base]                         # settings of every trial, over the program's defaults
 //! model = "resnet"
 //!
@@ -87,7 +94,7 @@
 //! of that series at the same x. The named series has no points itself. `values` are as published, in
 //! `unit`; `tolerance`, `margin`, `low` and `high` are in units of what is drawn, so ratios.
 //!
-//! **At.** The x whose trials a trace or layers figure shows: a number, or the name of a value on an axis
+//! **At.** The x whose trials a trace, layers or profile figure shows: a number, or the name of a value on an axis
 //! of names. A scale without it shows the middle x among those where most series have finished trials,
 //! and so does a figure without `at`. `"best"` takes for every series its own x with the highest
 //! mean validation accuracy, the smallest on ties; where there are no validation images, the middle x.
@@ -104,13 +111,13 @@
 //! **Extending.** A sweep that names another in `extends` takes over `base`, `series`, `figure.y` with
 //! its `y-label`, `relative-to` and `log-y`, and each scale's `seeds`, `deviations`, `set` and `series`; what it says itself wins, settings
 //! one by one, the rest as a whole. Everything about the x axis is its own, and so are panels, traces,
-//! layers, published values and checks.
+//! layers, profiles, published values and checks.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::experiment::{Progress, TensorMeasure};
+use super::definition::{TensorMeasure, TraceAxis};
 
 /// Stands for a series' own best x.
 pub(super) const BEST: &str = "best";
@@ -139,6 +146,8 @@ pub(super) struct WireExperiment {
     pub(super) trace: Vec<WireTrace>,
     #[serde(default)]
     pub(super) layers: Vec<WireLayers>,
+    #[serde(default)]
+    pub(super) profile: Vec<WireProfile>,
     #[serde(default)]
     pub(super) base: Assignments,
     #[serde(default)]
@@ -187,7 +196,7 @@ pub(super) struct WirePanel {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct WireTrace {
     pub(super) id: String,
-    pub(super) x: Progress,
+    pub(super) x: TraceAxis,
     pub(super) x_label: Option<String>,
     pub(super) y: String,
     pub(super) y_label: Option<String>,
@@ -205,6 +214,22 @@ pub(super) struct WireLayers {
     pub(super) y_label: Option<String>,
     pub(super) at: Option<toml::Value>,
     pub(super) series: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct WireProfile {
+    pub(super) id: String,
+    pub(super) kind: String,
+    pub(super) x_label: String,
+    pub(super) y: String,
+    pub(super) y_label: Option<String>,
+    pub(super) at: Option<toml::Value>,
+    pub(super) series: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) log_x: bool,
+    #[serde(default)]
+    pub(super) log_y: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -292,8 +317,10 @@ impl WireExperiment {
 
     /// Replaces the grid at every scale. What was said of an x that is not on it is forgotten.
     pub(super) fn replace_values(&mut self, values: Vec<toml::Value>) {
-        let ats = self.trace.iter_mut().map(|trace| &mut trace.at);
-        for at in ats.chain(self.layers.iter_mut().map(|layers| &mut layers.at)) {
+        let traces = self.trace.iter_mut().map(|trace| &mut trace.at);
+        let layers = self.layers.iter_mut().map(|layers| &mut layers.at);
+        let profiles = self.profile.iter_mut().map(|profile| &mut profile.at);
+        for at in traces.chain(layers).chain(profiles) {
             let stays = |at: &toml::Value| {
                 at.as_str() == Some(BEST) || values.iter().any(|value| same_value(value, at))
             };

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::Result;
-use crate::experiment::{Layers, Progress, TensorMeasure, Trace};
-use crate::metric::{Metric, QUERIES, TEST_ACCURACY, WALL_S};
-use crate::results::TrialRecord;
+use crate::experiment::{Layers, ProfileFigure, TensorMeasure, Trace, TraceAxis};
+use crate::metric::{COSINE, Metric, QUERIES, RELATIVE_ERROR, TEST_ACCURACY, WALL_S};
+use crate::results::{Profile, TrialRecord};
+use crate::{Error, Result};
 
 use super::measured::{Measured, Point, same_x};
-use super::place::{Places, x_ticks};
+use super::position::{Positions, x_ticks};
 use super::stats::Summary;
 
 /// A figure: curves over one x axis.
@@ -132,18 +132,18 @@ impl Chart {
         })
     }
 
-    /// A figure over the course of training, with its places; `None` if no finished trial there has two
+    /// A figure over the course of training, with its positions; `None` if no finished trial there has two
     /// epochs. `measured` is that of the main figure.
     ///
     /// # Errors
     /// [`crate::Error::Setting`] if the y axis names no known metric.
-    pub fn of_trace(measured: &Measured, trace: &Trace) -> Result<Option<(Self, Places)>> {
+    pub fn of_trace(measured: &Measured, trace: &Trace) -> Result<Option<(Self, Positions)>> {
         let metric = Metric::parse(&trace.y)?;
-        let places = Places::of(measured, trace.at);
+        let positions = Positions::of(measured, trace.at);
         let mut curves = Vec::new();
         for (idx, series) in measured.experiment.series.iter().enumerate() {
             let points = if trace.series.contains(&series.id) {
-                by_epoch(places.records(measured, idx), trace.x, metric)
+                by_epoch(positions.records(measured, idx), trace.x, metric)
             } else {
                 Vec::new()
             };
@@ -155,7 +155,7 @@ impl Chart {
             return Ok(None);
         }
         let along = match trace.x {
-            Progress::Epoch => "after each epoch".to_owned(),
+            TraceAxis::Epoch => "after each epoch".to_owned(),
             _ => format!("against {}", trace.x_label),
         };
         let chart = Self {
@@ -169,48 +169,22 @@ impl Chart {
             y_bounds: metric.bounds,
             curves,
         };
-        Ok(Some((chart, places)))
+        Ok(Some((chart, positions)))
     }
 
-    /// A figure over parameter tensors, with its places; `None` if nothing is known of them. `measured`
+    /// A figure over parameter tensors, with its positions; `None` if nothing is known of them. `measured`
     /// is that of the main figure.
     #[must_use]
-    pub fn of_layers(measured: &Measured, layers: &Layers) -> Option<(Self, Places)> {
-        let places = Places::of(measured, layers.at);
-        let mut names: Vec<String> = Vec::new();
-        let mut series_values: Vec<(usize, BTreeMap<String, Vec<f64>>)> = Vec::new();
-        for (idx, series) in measured.experiment.series.iter().enumerate() {
-            if !layers.series.contains(&series.id) {
-                continue;
-            }
-            let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-            for record in places.records(measured, idx) {
-                for (name, value) in by_tensor(record, layers.y) {
-                    if !names.contains(&name) {
-                        names.push(name.clone());
-                    }
-                    values.entry(name).or_default().push(value);
-                }
-            }
-            series_values.push((idx, values));
-        }
+    pub fn of_layers(measured: &Measured, layers: &Layers) -> Option<(Self, Positions)> {
+        let positions = Positions::of(measured, layers.at);
         // Weights follow each other; among all tensors, a line would lead from one kind to another.
         let shape = if layers.y == TensorMeasure::Keep { Shape::Markers } else { Shape::Dots };
-        let mut curves = Vec::new();
-        for (idx, values) in series_values {
-            let marks = names
-                .iter()
-                .enumerate()
-                .filter_map(|(x, name)| Some(Mark::of(x as f64, &Summary::of(values.get(name)?)?)));
-            let marks: Vec<Mark> = marks.collect();
-            if !marks.is_empty() {
-                curves.push(curve(measured.label(idx).to_owned(), idx, shape, marks));
-            }
-        }
+        let of = |record: &TrialRecord| by_tensor(record, layers.y);
+        let (ticks, _, curves) = over_places(measured, &positions, &layers.series, shape, of);
         if curves.is_empty() {
             return None;
         }
-        let ticks = names.iter().enumerate().map(|(x, name)| (x as f64, short_name(name)));
+        let ticks = ticks.iter().map(|(x, name)| (*x, short_name(name)));
         let chart = Self {
             description: format!(
                 "{}: {} of each parameter tensor",
@@ -224,13 +198,104 @@ impl Chart {
             log_y: false,
             y_bounds: match layers.y {
                 TensorMeasure::Keep => (0.0, 100.0),
-                TensorMeasure::Cosine => (-1.0, 1.0),
-                TensorMeasure::RelativeError => (0.0, f64::INFINITY),
+                TensorMeasure::Cosine => COSINE.bounds,
+                TensorMeasure::RelativeError => RELATIVE_ERROR.bounds,
             },
             curves,
         };
-        Some((chart, places))
+        Some((chart, positions))
     }
+
+    /// A figure over the places of a profile, with its positions; `None` if no finished trial there has such a
+    /// profile. Places that stand on no axis are drawn at equal distances. `measured` is that of the main figure.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if a profile lacks the column on the y axis.
+    pub fn of_profile(measured: &Measured, figure: &ProfileFigure) -> Result<Option<(Self, Positions)>> {
+        let column = figure.y.replace('-', "_");
+        let metric = Metric::parse(&figure.y).ok();
+        for profile in measured.records.iter().filter_map(|record| record.profile(&figure.kind)) {
+            if profile.column(&column).is_none() {
+                let known: Vec<&str> = profile.columns.iter().map(|column| column.name.as_str()).collect();
+                let reason =
+                    format!("the profile {} has no column `{column}`, but {}", figure.kind, known.join(", "));
+                return Err(Error::setting("y", reason));
+            }
+        }
+        let positions = Positions::of(measured, figure.at);
+        let shown = |value: f64| metric.map_or(value, |metric| metric.unit.of_column(value));
+        let of = |record: &TrialRecord| -> Vec<(Option<f64>, String, f64)> {
+            let Some(profile) = record.profile(&figure.kind) else { return Vec::new() };
+            let values = profile.column(&column).unwrap_or_default().iter().map(|value| shown(*value));
+            let places = profile.labels.iter().zip(values).enumerate();
+            let places = places.map(|(idx, (label, y))| (profile.xs.get(idx).copied(), label.clone(), y));
+            places.filter(|(_, _, value)| value.is_finite()).collect()
+        };
+        let (x_ticks, is_on_axis, curves) =
+            over_places(measured, &positions, &figure.series, Shape::Markers, of);
+        if curves.is_empty() {
+            return Ok(None);
+        }
+        let chart = Self {
+            description: format!(
+                "{}: {} against {}",
+                measured.experiment.title, figure.y_label, figure.x_label
+            ),
+            x_label: figure.x_label.clone(),
+            y_label: figure.y_label.clone(),
+            x_ticks,
+            categorical: !is_on_axis,
+            log_x: figure.log_x && is_on_axis,
+            log_y: figure.log_y,
+            y_bounds: metric.map_or((f64::NEG_INFINITY, f64::INFINITY), |metric| metric.bounds),
+            curves,
+        };
+        Ok(Some((chart, positions)))
+    }
+}
+
+/// Curves over the places of profiles, of which `of` gives a trial's: where they stand, names and values. First come
+/// the places as ticks and whether they stand on an axis, in its order, or else at equal distances, as they occur.
+fn over_places(
+    measured: &Measured,
+    positions: &Positions,
+    series: &[String],
+    shape: Shape,
+    of: impl Fn(&TrialRecord) -> Vec<(Option<f64>, String, f64)>,
+) -> (Vec<(f64, String)>, bool, Vec<Curve>) {
+    let mut places: Vec<(Option<f64>, String)> = Vec::new();
+    let mut series_values: Vec<(usize, BTreeMap<String, Vec<f64>>)> = Vec::new();
+    for (idx, one) in measured.experiment.series.iter().enumerate() {
+        if !series.contains(&one.id) {
+            continue;
+        }
+        let mut values: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for record in positions.records(measured, idx) {
+            for (x, label, value) in of(record) {
+                if !places.iter().any(|(_, known)| *known == label) {
+                    places.push((x, label.clone()));
+                }
+                values.entry(label).or_default().push(value);
+            }
+        }
+        series_values.push((idx, values));
+    }
+    let is_on_axis = places.iter().all(|(x, _)| x.is_some());
+    let x_of = |(idx, (x, label)): (usize, (Option<f64>, String))| match x {
+        Some(x) if is_on_axis => (x, label),
+        _ => (idx as f64, label),
+    };
+    let mut ticks: Vec<(f64, String)> = places.into_iter().enumerate().map(x_of).collect();
+    ticks.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut curves = Vec::new();
+    for (idx, values) in series_values {
+        let mark = |(x, label): &(f64, String)| Some(Mark::of(*x, &Summary::of(values.get(label)?)?));
+        let marks: Vec<Mark> = ticks.iter().filter_map(mark).collect();
+        if !marks.is_empty() {
+            curves.push(curve(measured.label(idx).to_owned(), idx, shape, marks));
+        }
+    }
+    (ticks, is_on_axis, curves)
 }
 
 /// The traces that an experiment has: its own, or else one over epochs, of the main figure's metric if
@@ -249,7 +314,7 @@ pub fn traces(measured: &Measured) -> Vec<Trace> {
     };
     vec![Trace {
         id: "epochs".into(),
-        x: Progress::Epoch,
+        x: TraceAxis::Epoch,
         x_label: "Epoch".into(),
         y: y.to_owned(),
         y_label: y_label.to_owned(),
@@ -269,23 +334,27 @@ fn curve(label: String, look: usize, shape: Shape, points: Vec<Mark>) -> Curve {
 /// Of the kept share, only convolution and linear weights are shown: a tensor `….weight` unless a
 /// `….bias` of the same size stands beside it, as in normalization layers. (A convolution's or linear
 /// layer's weight has as many scalars as its bias only with a single input.)
-fn by_tensor(record: &TrialRecord, measure: TensorMeasure) -> Vec<(String, f64)> {
+fn by_tensor(record: &TrialRecord, measure: TensorMeasure) -> Vec<(Option<f64>, String, f64)> {
+    let Some(tensors) = record.profile(Profile::TENSORS) else { return Vec::new() };
+    let column = |name: &str| tensors.column(name).unwrap_or_default();
+    let sizes = column("n");
     let is_matrix = |name: &str, n: u64| {
         name.strip_suffix(".weight").is_some_and(|layer| {
             let bias = format!("{layer}.bias");
-            !record.tensors.iter().any(|other| other.name == bias && other.n == n)
+            !tensors.labels.iter().zip(sizes).any(|(other, size)| *other == bias && *size as u64 == n)
         })
     };
-    let values = record.tensors.iter().filter_map(|tensor| {
-        let value = match measure {
-            TensorMeasure::Keep if !is_matrix(&tensor.name, tensor.n) => return None,
-            TensorMeasure::Keep => 100.0 * tensor.n_active as f64 / tensor.n as f64,
-            TensorMeasure::Cosine => tensor.cosine,
-            TensorMeasure::RelativeError => tensor.relative_error,
-        };
-        value.is_finite().then(|| (tensor.name.clone(), value))
-    });
-    values.collect()
+    let values: Vec<f64> = match measure {
+        TensorMeasure::Keep => {
+            let shares = column("n_active").iter().zip(sizes).map(|(n_active, n)| 100.0 * n_active / n);
+            let matrices = tensors.labels.iter().zip(sizes).map(|(name, n)| is_matrix(name, *n as u64));
+            shares.zip(matrices).map(|(share, is_matrix)| if is_matrix { share } else { f64::NAN }).collect()
+        }
+        TensorMeasure::Cosine => column(COSINE.column).to_vec(),
+        TensorMeasure::RelativeError => column(RELATIVE_ERROR.column).to_vec(),
+    };
+    let values = tensors.labels.iter().zip(values).filter(|(_, value)| value.is_finite());
+    values.map(|(name, value)| (None, name.clone(), value)).collect()
 }
 
 /// `layer1.0.conv1.weight` as `1.0.conv1`, `layer1.0.bn1.bias` as `1.0.bn1.b`.
@@ -305,13 +374,13 @@ impl Curve {
 
 /// Mean and spread over trials after each epoch; values that are not finite are left out. Where seeds
 /// differ in x, it is their mean.
-fn by_epoch<'r>(records: impl Iterator<Item = &'r TrialRecord>, x: Progress, metric: &Metric) -> Vec<Mark> {
+fn by_epoch<'r>(records: impl Iterator<Item = &'r TrialRecord>, x: TraceAxis, metric: &Metric) -> Vec<Mark> {
     let mut epochs: BTreeMap<u32, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
     for epoch in records.flat_map(|r| &r.epochs) {
         let x = match x {
-            Progress::Epoch => f64::from(epoch.epoch),
-            Progress::Queries => epoch.get(&QUERIES),
-            Progress::WallS => epoch.get(&WALL_S),
+            TraceAxis::Epoch => f64::from(epoch.epoch),
+            TraceAxis::Queries => epoch.get(&QUERIES),
+            TraceAxis::WallS => epoch.get(&WALL_S),
         };
         let value = metric.at(epoch);
         if value.is_finite() && x.is_finite() {

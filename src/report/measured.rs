@@ -3,15 +3,12 @@
 use std::collections::BTreeMap;
 
 use crate::Result;
-use crate::experiment::{Expected, Experiment, Panel, Scale, ScalePlan};
+use crate::experiment::{Expected, Experiment, Figure, Panel, Scale, ScalePlan};
 use crate::metric::{Metric, TEST_ACCURACY};
 use crate::results::{Status, TrialRecord};
 
 use super::stats::Summary;
 use super::text::{self, position, significant};
-
-/// The x axis that takes its values from the networks' sizes.
-const N_PARAMS: &str = "n-params";
 
 /// One series at one x: what was measured there and what was published.
 #[derive(Debug, Clone, PartialEq)]
@@ -277,7 +274,7 @@ impl<'a> Measured<'a> {
     /// With network sizes on the x axis, a plan may give the depth or width that leads to them; a
     /// record then tells the size.
     fn planned_x(&self, series_idx: usize, x: Option<f64>) -> Option<f64> {
-        if self.experiment.figure.x != N_PARAMS {
+        if self.experiment.figure.x != Figure::N_PARAMS {
             return x;
         }
         let id = &self.experiment.series[series_idx].id;
@@ -346,7 +343,7 @@ impl<'a> Measured<'a> {
     /// scale's plan has it, else the number.
     fn x_text(&self, x: Option<f64>, given: &str) -> String {
         let Some(value) = x else { return String::new() };
-        if self.experiment.figure.x == N_PARAMS {
+        if self.experiment.figure.x == Figure::N_PARAMS {
             return position(value);
         }
         let elsewhere = || {
@@ -385,7 +382,7 @@ pub(super) fn x_of(experiment: &Experiment, record: &TrialRecord) -> Option<f64>
     let series = experiment.series.iter().find(|s| s.id == record.trial.series)?;
     match experiment.figure.x.as_str() {
         _ if series.constant => None,
-        N_PARAMS => Some(record.n_params as f64),
+        Figure::N_PARAMS => Some(record.n_params as f64),
         _ => record.trial.x,
     }
 }

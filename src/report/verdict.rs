@@ -4,10 +4,10 @@
 //! file. Checks compare means over the seeds of finished trials at equal x; nothing is dropped,
 //! rounded or smoothed before the comparison, and a check with missing data is "not run".
 
-use crate::experiment::{Check, Rule, Scale, Trend};
+use crate::experiment::{Check, Comparison, Scale, Trend};
 
 use super::measured::{Measured, Point, same_x, series_idx};
-use super::place;
+use super::position::best;
 use super::stats::{PairedTest, Summary, paired_t_test};
 use super::text::signed;
 
@@ -185,20 +185,22 @@ pub fn evaluate(measured: &Measured, check: &Check) -> CheckResult {
     let pairs_in = |left: &str, right: &str, range: (f64, f64)| {
         if check.at_best { best_pair(measured, left, right) } else { pairs(measured, left, right, range) }
     };
-    let judged = match &check.rule {
-        Rule::Above { left, right, margin, min_x, max_x } => {
+    let judged = match &check.comparison {
+        Comparison::Above { left, right, margin, min_x, max_x } => {
             pairs_in(left, right, (*min_x, *max_x)).and_then(|pairs| above(measured, &pairs, *margin))
         }
-        Rule::Close { left, right, margin, min_x, max_x } => {
+        Comparison::Close { left, right, margin, min_x, max_x } => {
             pairs_in(left, right, (*min_x, *max_x)).and_then(|pairs| close(measured, &pairs, *margin))
         }
-        Rule::Widens { left, right } => {
+        Comparison::Widens { left, right } => {
             pairs_in(left, right, EVERYWHERE).and_then(|pairs| widens(measured, &pairs))
         }
-        Rule::Within { series, low, high, min_x, max_x } => run_of(measured, series, (*min_x, *max_x))
+        Comparison::Within { series, low, high, min_x, max_x } => run_of(measured, series, (*min_x, *max_x))
             .and_then(|points| within(measured, &points, *low, *high)),
-        Rule::Trend { series, trend, margin, min_x, max_x } => run_of(measured, series, (*min_x, *max_x))
-            .and_then(|points| goes(measured, &points, *trend, *margin)),
+        Comparison::Trend { series, trend, margin, min_x, max_x } => {
+            run_of(measured, series, (*min_x, *max_x))
+                .and_then(|points| goes(measured, &points, *trend, *margin))
+        }
     };
     result(check, judged)
 }
@@ -272,17 +274,17 @@ fn find(measured: &Measured, id: &str) -> Result<usize, String> {
 
 /// Both series at their own best x.
 fn best_pair<'p>(measured: &'p Measured, left: &str, right: &str) -> Result<Vec<Pair<'p>>, String> {
-    let best = |id: &str| {
+    let at_best = |id: &str| {
         let idx = find(measured, id)?;
-        let place = place::best(measured, idx).ok_or(format!(
+        let position = best(measured, idx).ok_or(format!(
             "No finished trial of {} has a validation accuracy to choose x by.",
             measured.label(idx)
         ))?;
         // In a relative figure even a constant series can stand at several x; then there is no best one.
-        let mut here = measured.points_of(idx).filter(|point| same_x(point.x, place.x));
+        let mut here = measured.points_of(idx).filter(|point| same_x(point.x, position.x));
         here.next().ok_or(format!("{} has no value at its best x.", measured.label(idx)))
     };
-    Ok(vec![Pair { left: best(left)?, right: best(right)?, is_best: true }])
+    Ok(vec![Pair { left: at_best(left)?, right: at_best(right)?, is_best: true }])
 }
 
 /// The points of one series in a range of x, or what is missing of them.

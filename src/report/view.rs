@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::Result;
-use crate::experiment::{Experiment, Progress, Scale, TensorMeasure, split_id};
+use crate::experiment::{Experiment, Scale, TensorMeasure, TraceAxis, split_id};
 use crate::metric::{QUERIES, QUERIES_NON_FINITE, TEST_ACCURACY, WALL_S};
 use crate::results::{Status, TrialRecord};
 use crate::setting::Settings;
@@ -233,16 +233,16 @@ fn figures(panels: &[Measured]) -> Result<Vec<FigureView>> {
         .filter_map(|measured| figure(measured, &stem, &spread("Error bars and bands")))
         .collect();
     for trace in traces(main) {
-        let Some((chart, places)) = Chart::of_trace(main, &trace)? else { continue };
+        let Some((chart, positions)) = Chart::of_trace(main, &trace)? else { continue };
         let along = match trace.x {
-            Progress::Epoch => "after each epoch".to_owned(),
+            TraceAxis::Epoch => "after each epoch".to_owned(),
             _ => format!("against {} during training", trace.x_label),
         };
-        let caption = format!("{} {along}{}.{}", chart.y_label, places.text, spread("Bands"));
+        let caption = format!("{} {along}{}.{}", chart.y_label, positions.text, spread("Bands"));
         figures.push(FigureView { stem: format!("{stem}-{}", trace.id), caption, chart });
     }
     for layers in &main.experiment.layers {
-        let Some((chart, places)) = Chart::of_layers(main, layers) else { continue };
+        let Some((chart, positions)) = Chart::of_layers(main, layers) else { continue };
         let which = match layers.y {
             TensorMeasure::Keep => "convolution and linear weight",
             TensorMeasure::Cosine | TensorMeasure::RelativeError => "parameter tensor",
@@ -250,10 +250,16 @@ fn figures(panels: &[Measured]) -> Result<Vec<FigureView>> {
         let caption = format!(
             "{} of each {which}, from the input to the output{}.{}",
             chart.y_label,
-            places.text,
+            positions.text,
             spread("Error bars")
         );
         figures.push(FigureView { stem: format!("{stem}-{}", layers.id), caption, chart });
+    }
+    for profile in &main.experiment.profiles {
+        let Some((chart, positions)) = Chart::of_profile(main, profile)? else { continue };
+        let caption =
+            format!("{} against {}{}.{}", chart.y_label, chart.x_label, positions.text, spread("Error bars"));
+        figures.push(FigureView { stem: format!("{stem}-{}", profile.id), caption, chart });
     }
     Ok(figures)
 }

@@ -1,7 +1,8 @@
 //! Whether two records hold the same numbers.
 
-use super::record::{TensorRecord, TrialRecord};
-use crate::metric::{Metric, Row};
+use super::profile::Profile;
+use super::record::TrialRecord;
+use crate::metric::{Metric, Row, is_same};
 
 /// Compares two records bit for bit, leaving out what may differ between two runs of the same
 /// trial: time columns (`wall_s`, `finished_at`, seconds of stages) and `threads`. NaN equals NaN.
@@ -24,23 +25,34 @@ pub fn compare_ignoring_time(a: &TrialRecord, b: &TrialRecord) -> std::result::R
     same("data_checksum", &p.data_checksum, &q.data_checksum)?;
     same("number of epochs", &a.epochs.len(), &b.epochs.len())?;
     a.epochs.iter().zip(&b.epochs).try_for_each(|(a, b)| same_epoch(a, b))?;
-    same("number of tensors", &a.tensors.len(), &b.tensors.len())?;
-    a.tensors.iter().zip(&b.tensors).try_for_each(|(a, b)| same_tensor(a, b))
+    let kinds = |record: &TrialRecord| record.profiles.iter().map(|p| p.kind.clone()).collect::<Vec<_>>();
+    same("profiles", &kinds(a), &kinds(b))?;
+    a.profiles.iter().zip(&b.profiles).try_for_each(|(a, b)| same_profile(a, b))
 }
 
-fn same_tensor(a: &TensorRecord, b: &TensorRecord) -> std::result::Result<(), String> {
-    same("tensor", &(&a.name, a.n, a.n_active), &(&b.name, b.n, b.n_active))?;
-    let bits = |value: f64| if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() };
-    same("cosine of a tensor", &bits(a.cosine), &bits(b.cosine))?;
-    same("relative error of a tensor", &bits(a.relative_error), &bits(b.relative_error))
+fn same_profile(a: &Profile, b: &Profile) -> std::result::Result<(), String> {
+    same(&a.place, &a.labels, &b.labels)?;
+    same_values(&format!("x of {}", a.kind), &a.xs, &b.xs)?;
+    let names = |profile: &Profile| profile.columns.iter().map(|c| c.name.clone()).collect::<Vec<_>>();
+    same(&format!("columns of {}", a.kind), &names(a), &names(b))?;
+    for (a_column, b_column) in
+        a.columns.iter().zip(&b.columns).filter(|(column, _)| !column.name.ends_with("_s"))
+    {
+        same_values(&format!("{} of {}", a_column.name, a.kind), &a_column.values, &b_column.values)?;
+    }
+    Ok(())
+}
+
+fn same_values(name: &str, a: &[f64], b: &[f64]) -> std::result::Result<(), String> {
+    let equal = a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_same(*a, *b));
+    if equal { Ok(()) } else { Err(format!("{name}: {a:?} against {b:?}")) }
 }
 
 fn same_epoch(a: &Row, b: &Row) -> std::result::Result<(), String> {
     same("epoch", &a.epoch, &b.epoch)?;
     for metric in Metric::of_columns().filter(|metric| !metric.is_time) {
         let (a_value, b_value) = (a.get(metric), b.get(metric));
-        let equal = a_value.to_bits() == b_value.to_bits() || (a_value.is_nan() && b_value.is_nan());
-        if !equal {
+        if !is_same(a_value, b_value) {
             return Err(format!("{} of epoch {}: {a_value:?} against {b_value:?}", metric.column, a.epoch));
         }
     }

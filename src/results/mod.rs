@@ -10,5 +10,5 @@ mod table;
 pub use compare::compare_ignoring_time;
 pub use profile::{Profile, ProfileColumn};
 pub(crate) use provenance::cpu_name;
-pub use record::{Provenance, SCHEMA_VERSION, Status, TensorRecord, TrialRecord};
+pub use record::{Provenance, SCHEMA_VERSION, Status, TrialRecord};
 pub use store::Store;

@@ -7,7 +7,7 @@
 /// which differ from run to run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
-    /// What it is about, and its folder: lower-case letters, digits and hyphens, such as `tensors`.
+    /// What it is about, and its folder: lower-case letters, digits and hyphens, such as `tensors`; not `masks`.
     pub kind: String,
     /// What one place is, and the column of names: `tensor`.
     pub place: String,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::profile::Profile;
 use crate::metric::Row;
 
 /// Version of the Parquet columns; raised whenever one is removed or changes meaning. A column that was
@@ -43,21 +44,6 @@ pub struct Provenance {
     pub finished_at: String,
 }
 
-/// What is known of one parameter tensor after a trial.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TensorRecord {
-    /// PyTorch-style name, such as `layer1.0.conv1.weight`.
-    pub name: String,
-    /// Scalars in the tensor.
-    pub n: u64,
-    /// Those in the active set.
-    pub n_active: u64,
-    /// As [`COSINE`](crate::metric::COSINE), for this tensor alone, averaged over epochs; NaN unless measured.
-    pub cosine: f64,
-    /// As [`RELATIVE_ERROR`](crate::metric::RELATIVE_ERROR), likewise.
-    pub relative_error: f64,
-}
-
 /// A finished trial.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrialRecord {
@@ -74,8 +60,16 @@ pub struct TrialRecord {
     /// Epoch (1-based) with the best validation accuracy, the earliest on ties; `None` without
     /// validation images. The test set plays no part in the choice.
     pub best_epoch: Option<u32>,
-    /// Parameter tensors in declared order; empty where nothing is known of them beyond their size.
-    pub tensors: Vec<TensorRecord>,
+    /// What is known of places of one kind or another, each kind once.
+    pub profiles: Vec<Profile>,
     /// Where and with what.
     pub provenance: Provenance,
+}
+
+impl TrialRecord {
+    /// The profile of a kind, if the trial has one.
+    #[must_use]
+    pub fn profile(&self, kind: &str) -> Option<&Profile> {
+        self.profiles.iter().find(|profile| profile.kind == kind)
+    }
 }

@@ -1,5 +1,5 @@
 //! The folder of result files: `<root>/<experiment>/<scale>/<trial>.parquet`, and beside it, in
-//! `tensors/` and `masks/`, what is known of a trial's parameter tensors and the mask that it kept.
+//! folders named after their kinds, a trial's profiles, and in `masks/` the mask that it kept.
 //!
 //! A file appears whole or not at all, and a finished trial's file is never replaced.
 
@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use polars::prelude::*;
 
+use super::profile::Profile;
 use super::record::{Status, TrialRecord};
-use super::table::{from_frame, mask_to_frame, tensors_from_frame, tensors_to_frame, to_frame};
+use super::table::{from_frame, mask_to_frame, profile_from_frame, profile_to_frame, to_frame};
 use crate::experiment::{Scale, Trial};
 use crate::{Error, Result, files};
 
@@ -69,9 +70,9 @@ impl Store {
         };
         let folder = self.folder(&record.trial.experiment, record.trial.scale);
         std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-        // First, so that no record is without it.
-        if !record.tensors.is_empty() {
-            write_beside(&path, TENSORS, &mut tensors_to_frame(&record.tensors)?)?;
+        // First, so that no record is without them.
+        for profile in &record.profiles {
+            write_beside(&path, &profile.kind, &mut profile_to_frame(profile)?)?;
         }
         let bytes = parquet(&mut to_frame(record)?)?;
         let mut file = temporary(&folder)?;
@@ -87,12 +88,15 @@ impl Store {
         Ok(path)
     }
 
-    /// Writes the mask (d) that a trial kept, one row per scalar of its tensors, before its record.
+    /// Writes the mask (d) that a trial kept, one row per scalar of its tensors, of which the record has a
+    /// profile, before its record.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Frame`] when writing fails; nothing is left behind then.
     pub fn write_mask(&self, record: &TrialRecord, mask: &[bool]) -> Result<()> {
-        write_beside(&self.path(&record.trial), MASKS, &mut mask_to_frame(&record.tensors, mask)?)
+        let unknown = Profile::new(Profile::TENSORS, "tensor", Vec::new());
+        let tensors = record.profile(Profile::TENSORS).unwrap_or(&unknown);
+        write_beside(&self.path(&record.trial), MASKS, &mut mask_to_frame(tensors, mask)?)
     }
 
     /// Reads one record.
@@ -101,13 +105,8 @@ impl Store {
     /// [`Error::Io`] when the file cannot be opened, [`Error::File`] when it is damaged or was
     /// written by another version.
     pub fn read(&self, path: &Path) -> Result<TrialRecord> {
-        let mut record = from_frame(&read_frame(path)?).map_err(|reason| damaged(path, &reason))?;
-        let tensors = beside(path, TENSORS);
-        if tensors.exists() {
-            record.tensors =
-                tensors_from_frame(&read_frame(&tensors)?).map_err(|reason| damaged(&tensors, &reason))?;
-        }
-        Ok(record)
+        let folder = path.parent().unwrap_or(Path::new(""));
+        read_with(path, &kinds(folder)?)
     }
 
     /// All records of an experiment at a scale, ordered by series, x, x as text, seed and trial;
@@ -116,9 +115,10 @@ impl Store {
     /// # Errors
     /// As [`Store::read`], for the first file that cannot be used.
     pub fn read_all(&self, experiment: &str, scale: Scale) -> Result<Vec<TrialRecord>> {
+        let kinds = kinds(&self.folder(experiment, scale))?;
         let mut records = Vec::new();
         for path in self.files(experiment, scale)? {
-            records.push(self.read(&path)?);
+            records.push(read_with(&path, &kinds)?);
         }
         records.sort_by_cached_key(|record| {
             let trial = &record.trial;
@@ -148,29 +148,52 @@ impl Store {
 
     /// The result files of an experiment at a scale, sorted by name.
     fn files(&self, experiment: &str, scale: Scale) -> Result<Vec<PathBuf>> {
-        let folder = self.folder(experiment, scale);
-        let entries = match std::fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(Error::io("list", folder)(error)),
-        };
-        let mut paths = Vec::new();
-        for entry in entries {
-            let path = entry.map_err(Error::io("list", &folder))?.path();
-            let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-            if !hidden && path.extension().is_some_and(|extension| extension == "parquet") {
-                paths.push(path);
-            }
-        }
-        paths.sort();
+        let mut paths = entries(&self.folder(experiment, scale))?;
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "parquet"));
         Ok(paths)
     }
 }
 
-/// Folder of what is known of parameter tensors.
-const TENSORS: &str = "tensors";
 /// Folder of masks.
 const MASKS: &str = "masks";
+
+/// What is in a folder and not hidden, sorted by name; nothing if there is no such folder.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("list", folder)(error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(Error::io("list", folder))?.path();
+        if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// The kinds of profiles that records in a folder have.
+fn kinds(folder: &Path) -> Result<Vec<String>> {
+    let folders = entries(folder)?.into_iter().filter(|path| path.is_dir());
+    let names = folders.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    Ok(names.filter(|name| name != MASKS).collect())
+}
+
+/// The record at `path` with its profiles, as far as they are of these kinds.
+fn read_with(path: &Path, kinds: &[String]) -> Result<TrialRecord> {
+    let mut record = from_frame(&read_frame(path)?).map_err(|reason| damaged(path, &reason))?;
+    for kind in kinds {
+        let file = beside(path, kind);
+        if file.exists() {
+            let profile = profile_from_frame(kind, &read_frame(&file)?);
+            record.profiles.push(profile.map_err(|reason| damaged(&file, &reason))?);
+        }
+    }
+    Ok(record)
+}
 
 /// The file of the same name in a folder beside `path`.
 fn beside(path: &Path, folder: &str) -> PathBuf {

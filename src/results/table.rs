@@ -3,7 +3,8 @@
 
 use polars::prelude::*;
 
-use super::record::{Provenance, SCHEMA_VERSION, Status, TensorRecord, TrialRecord};
+use super::profile::{Profile, ProfileColumn};
+use super::record::{Provenance, SCHEMA_VERSION, Status, TrialRecord};
 use crate::experiment::{Trial, settings};
 use crate::metric::{Metric, Row, TEST_ACCURACY, VAL_ACCURACY};
 use crate::setting::{Domain, Entry};
@@ -203,45 +204,62 @@ pub(super) fn from_frame(frame: &DataFrame) -> Result<TrialRecord, Reason> {
         error: rows.text("error", last)?,
         epochs: (0..last).map(|row| rows.epoch(row)).collect::<Result<_, _>>()?,
         best_epoch: rows.optional_u32("best_epoch", last)?,
-        tensors: Vec::new(),
+        profiles: Vec::new(),
         provenance: rows.provenance(last)?,
     })
 }
 
-/// A trial's parameter tensors as a table, one row each.
-pub(super) fn tensors_to_frame(tensors: &[TensorRecord]) -> PolarsResult<DataFrame> {
-    let mut table = Columns { n_rows: tensors.len(), columns: Vec::new() };
-    table.push("tensor", tensors.iter().map(|t| t.name.as_str()).collect::<Vec<_>>());
-    table.push("n", tensors.iter().map(|t| t.n).collect::<Vec<_>>());
-    table.push("n_active", tensors.iter().map(|t| t.n_active).collect::<Vec<_>>());
-    table.push("cosine", tensors.iter().map(|t| defined(t.cosine)).collect::<Vec<_>>());
-    table.push("relative_error", tensors.iter().map(|t| defined(t.relative_error)).collect::<Vec<_>>());
+/// Column of the places' positions on an axis.
+const X: &str = "x";
+
+/// A profile as a table, one row per place.
+pub(super) fn profile_to_frame(profile: &Profile) -> PolarsResult<DataFrame> {
+    let mut table = Columns { n_rows: profile.labels.len(), columns: Vec::new() };
+    table.push(&profile.place, profile.labels.iter().map(String::as_str).collect::<Vec<_>>());
+    if !profile.xs.is_empty() {
+        table.push(X, profile.xs.clone());
+    }
+    for column in &profile.columns {
+        let values = column.values.iter().map(|value| defined(*value));
+        if column.is_count {
+            table.push(&column.name, values.map(|value| value.map(|v| v as u64)).collect::<Vec<_>>());
+        } else {
+            table.push(&column.name, values.collect::<Vec<_>>());
+        }
+    }
     DataFrame::new(table.n_rows, table.columns)
 }
 
-/// The inverse of [`tensors_to_frame`].
+/// The inverse of [`profile_to_frame`].
 ///
 /// # Errors
 /// The first thing that is not as it leaves it.
-pub(super) fn tensors_from_frame(frame: &DataFrame) -> Result<Vec<TensorRecord>, Reason> {
+pub(super) fn profile_from_frame(kind: &str, frame: &DataFrame) -> Result<Profile, Reason> {
     let rows = Rows { frame };
-    let tensor = |row| {
-        Ok(TensorRecord {
-            name: rows.text("tensor", row)?,
-            n: rows.u64("n", row)?,
-            n_active: rows.u64("n_active", row)?,
-            cosine: rows.f64("cosine", row)?,
-            relative_error: rows.f64("relative_error", row)?,
-        })
-    };
-    (0..frame.height()).map(tensor).collect()
+    let all = 0..frame.height();
+    let (place, columns) = frame.columns().split_first().ok_or("has no columns")?;
+    let labels = all.clone().map(|row| rows.text(place.name(), row)).collect::<Result<_, _>>()?;
+    let mut profile = Profile::new(kind, place.name(), labels);
+    for column in columns {
+        let name = column.name();
+        let values = all.clone().map(|row| rows.number(name, row)).collect::<Result<Vec<_>, _>>()?;
+        if name == X {
+            profile.xs = values;
+        } else {
+            let is_count = column.dtype() == &DataType::UInt64;
+            profile.columns.push(ProfileColumn { name: name.to_string(), values, is_count });
+        }
+    }
+    Ok(profile)
 }
 
 /// A mask (d) as a table: one row per scalar of the tensors, in their order and row by row within.
-pub(super) fn mask_to_frame(tensors: &[TensorRecord], mask: &[bool]) -> PolarsResult<DataFrame> {
+pub(super) fn mask_to_frame(tensors: &Profile, mask: &[bool]) -> PolarsResult<DataFrame> {
     let mut table = Columns { n_rows: mask.len(), columns: Vec::new() };
-    let names = tensors.iter().flat_map(|t| std::iter::repeat_n(t.name.as_str(), t.n as usize));
-    table.push("tensor", names.collect::<Vec<_>>());
+    let sizes = tensors.column("n").unwrap_or_default();
+    let names = tensors.labels.iter().zip(sizes);
+    let names = names.flat_map(|(name, n)| std::iter::repeat_n(name.as_str(), *n as usize));
+    table.push(&tensors.place, names.collect::<Vec<_>>());
     table.push("kept", mask.to_vec());
     DataFrame::new(table.n_rows, table.columns)
 }
@@ -283,21 +301,21 @@ impl Rows<'_> {
         }
     }
 
-    /// A metric; null is NaN.
-    fn f64(&self, name: &str, row: usize) -> Result<f64, Reason> {
-        Ok(self.optional_f64(name, row)?.unwrap_or(f64::NAN))
+    /// A measured number or a count; null is NaN.
+    fn number(&self, name: &str, row: usize) -> Result<f64, Reason> {
+        match self.value(name, row)? {
+            AnyValue::Null => Ok(f64::NAN),
+            AnyValue::Float64(value) => Ok(value),
+            AnyValue::UInt64(count) => Ok(count as f64),
+            other => Err(format!("{name}: expected a number, got {other}")),
+        }
     }
 
     /// A file from before a metric existed has no column for it.
     fn epoch(&self, row: usize) -> Result<Row, Reason> {
         let mut found = Row::new(self.u32(Row::EPOCH, row)?);
         for metric in Metric::of_columns().filter(|metric| self.frame.column(metric.column).is_ok()) {
-            if !self.value(metric.column, row)?.is_null() {
-                match metric.is_count {
-                    true => found.set_count(metric, self.u64(metric.column, row)?),
-                    false => found.set(metric, self.f64(metric.column, row)?),
-                }
-            }
+            found.set(metric, self.number(metric.column, row)?);
         }
         Ok(found)
     }

@@ -244,7 +244,7 @@ impl<'a> Runner<'a> {
             best_epoch: task::best_epoch(&outcome.rows),
             error: outcome.error,
             epochs: outcome.rows,
-            tensors: Vec::new(),
+            profiles: outcome.profiles,
             provenance: self.provenance(images.as_ref().map_or("", |images| &images.checksum)),
         };
         if let Some(mask) = outcome.mask {
@@ -317,7 +317,7 @@ impl<'a> Runner<'a> {
             error,
             epochs: Vec::new(),
             best_epoch: None,
-            tensors: Vec::new(),
+            profiles: Vec::new(),
             provenance: self.provenance(""),
         }
     }

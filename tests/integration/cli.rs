@@ -14,7 +14,7 @@ use deepzero::metric::{
     RELATIVE_ERROR, TEST_ACCURACY,
 };
 use deepzero::nn::{model, weights};
-use deepzero::results::{Status, Store, TrialRecord};
+use deepzero::results::{Profile, Status, Store, TrialRecord};
 use polars::prelude::{DataFrame, ParquetReader, SerReader};
 use predicates::prelude::*;
 use serde_json::Value;
@@ -338,11 +338,13 @@ fn quality_and_stages_are_measured() {
         assert!(cge.get(&COSINE) > 0.9999 && cge.get(&RELATIVE_ERROR) < 1e-3, "{cge:?}");
         assert!(rge.get(&COSINE) < 0.95 && rge.get(&RELATIVE_ERROR) > 0.2, "{rge:?}");
     }
-    let n_active: u64 = cge.tensors.iter().map(|tensor| tensor.n_active).sum();
-    assert_eq!((n_active, cge.epochs.len()), (cge.epochs[2].get_count(&N_ACTIVE).unwrap(), 3));
+    let tensors = cge.profile(Profile::TENSORS).unwrap();
+    let n_active: f64 = tensors.column("n_active").unwrap().iter().sum();
+    assert_eq!((n_active, cge.epochs.len()), (cge.epochs[2].get(&N_ACTIVE), 3));
     // A bias before a batch norm has no gradient to compare with.
-    let weights = cge.tensors.iter().filter(|tensor| tensor.name.ends_with("weight"));
-    assert!(weights.clone().count() == 3 && weights.clone().all(|t| t.relative_error < 1e-2));
+    let errors = tensors.labels.iter().zip(tensors.column("relative_error").unwrap());
+    let weights = errors.filter(|(name, _)| name.ends_with("weight"));
+    assert!(weights.clone().count() == 3 && weights.clone().all(|(_, error)| *error < 1e-2));
     for record in place.records("stages") {
         for epoch in &record.epochs {
             let seconds = [&DIRECTIONS_S, &PERTURBATION_S, &INFERENCE_S, &ARITHMETIC_S].map(|m| epoch.get(m));

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use deepzero::experiment::{
-    At, Cell, Check, Expected, Experiment, Figure, Layers, Panel, Progress, Rule, Scale, ScalePlan, Series,
-    Settings, TensorMeasure, Trace, Trend, Trial,
+    At, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Scale,
+    ScalePlan, Series, Settings, TensorMeasure, Trace, TraceAxis, Trend, Trial,
 };
 use deepzero::metric::{
     COSINE, GRADIENT_NORM, INFERENCE_S, LEARNING_RATE, Metric, N_ACTIVE, QUERIES, QUERIES_NON_FINITE, RADIUS,
@@ -12,12 +12,12 @@ use deepzero::metric::{
 };
 use deepzero::report::chart::{Chart, traces};
 use deepzero::report::measured::Measured;
-use deepzero::report::place::{Places, best};
+use deepzero::report::position::{Positions, best};
 use deepzero::report::verdict::{
     CheckResult, Outcome, PointVerdict, Verdict, evaluate_checks, judge, judge_point,
 };
 use deepzero::report::{Run, html, markdown, plot, write_reports};
-use deepzero::results::{Provenance, Status, TensorRecord, TrialRecord};
+use deepzero::results::{Profile, Provenance, Status, TrialRecord};
 
 const SPARSITIES: [(f64, &str); 4] = [(0.80, "80 %"), (0.90, "90 %"), (0.95, "95 %"), (0.99, "99 %")];
 
@@ -46,31 +46,36 @@ fn cells(series: &[Series], xs: &[(f64, &str)]) -> Vec<Cell> {
     cells
 }
 
-fn check(text: &str, rule: Rule) -> Check {
-    Check { text: text.into(), panel: String::new(), at_best: false, rule }
+fn check(text: &str, comparison: Comparison) -> Check {
+    Check { text: text.into(), panel: String::new(), at_best: false, comparison }
 }
 
 fn above(left: &str, right: &str, min_x: f64) -> Check {
-    let rule =
-        Rule::Above { left: left.into(), right: right.into(), margin: 0.0, min_x, max_x: f64::INFINITY };
-    check(&format!("`{left}` beats `{right}`."), rule)
+    let comparison = Comparison::Above {
+        left: left.into(),
+        right: right.into(),
+        margin: 0.0,
+        min_x,
+        max_x: f64::INFINITY,
+    };
+    check(&format!("`{left}` beats `{right}`."), comparison)
 }
 
-fn close(left: &str, right: &str, margin: f64) -> Rule {
+fn close(left: &str, right: &str, margin: f64) -> Comparison {
     let (left, right) = (left.into(), right.into());
-    Rule::Close { left, right, margin, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
+    Comparison::Close { left, right, margin, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
 }
 
-fn widens(left: &str, right: &str) -> Rule {
-    Rule::Widens { left: left.into(), right: right.into() }
+fn widens(left: &str, right: &str) -> Comparison {
+    Comparison::Widens { left: left.into(), right: right.into() }
 }
 
-fn within(series: &str, low: f64, high: f64) -> Rule {
-    Rule::Within { series: series.into(), low, high, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
+fn within(series: &str, low: f64, high: f64) -> Comparison {
+    Comparison::Within { series: series.into(), low, high, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
 }
 
-fn trend(series: &str, trend: Trend, margin: f64) -> Rule {
-    Rule::Trend { series: series.into(), trend, margin, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
+fn trend(series: &str, trend: Trend, margin: f64) -> Comparison {
+    Comparison::Trend { series: series.into(), trend, margin, min_x: f64::NEG_INFINITY, max_x: f64::INFINITY }
 }
 
 /// Checks and verdict of the main figure alone.
@@ -104,6 +109,7 @@ fn made_up_experiment() -> Experiment {
         panels: Vec::new(),
         traces: Vec::new(),
         layers: Vec::new(),
+        profiles: Vec::new(),
         claim: "DeepZero beats sparse-weight training from 90 % up; dense training stays ahead.".into(),
         checks: vec![
             above("deepzero", "fo-weights", 0.9),
@@ -181,7 +187,7 @@ fn record(
         error: String::new(),
         epochs: epochs.collect(),
         best_epoch: None,
-        tensors: Vec::new(),
+        profiles: Vec::new(),
         provenance: Provenance {
             version: "0.1.0".into(),
             commit: "0123456789abcdef0123-dirty".into(),
@@ -763,13 +769,13 @@ fn a_reference_that_is_missing_or_zero_leaves_no_ratio() {
 #[test]
 fn new_kinds_of_checks() {
     let mut experiment = made_up_times();
-    let in_time = |rule| Check { panel: "time".into(), ..check("Made up.", rule) };
+    let in_time = |comparison| Check { panel: "time".into(), ..check("Made up.", comparison) };
     let outcomes = |experiment: &Experiment| -> Vec<(Outcome, String)> {
         let records = times();
         let all = Measured::gather_all(experiment, Scale::Paper, &records).unwrap();
         evaluate_checks(&all).into_iter().map(|c| (c.outcome, c.reason)).collect()
     };
-    for (rule, expected) in [
+    for (comparison, expected) in [
         (within("fast", 0.1125, 0.45), true),
         (within("fast", 0.2, 0.45), false),
         (trend("fast", Trend::Falls, 0.3), true),
@@ -779,14 +785,16 @@ fn new_kinds_of_checks() {
         (trend("fast", Trend::Flat, 0.33), false),
         (trend("one", Trend::Falls, 1.4), true),
     ] {
-        experiment.checks = vec![in_time(rule.clone())];
+        experiment.checks = vec![in_time(comparison.clone())];
         let outcome = if expected { Outcome::Confirmed } else { Outcome::NotConfirmed };
-        assert_eq!(outcomes(&experiment)[0].0, outcome, "{rule:?}");
+        assert_eq!(outcomes(&experiment)[0].0, outcome, "{comparison:?}");
     }
-    let at_8 = |rule| match rule {
-        Rule::Within { series, low, high, .. } => Rule::Within { series, low, high, min_x: 8.0, max_x: 8.0 },
-        Rule::Trend { series, trend, margin, .. } => {
-            Rule::Trend { series, trend, margin, min_x: 8.0, max_x: 8.0 }
+    let at_8 = |comparison| match comparison {
+        Comparison::Within { series, low, high, .. } => {
+            Comparison::Within { series, low, high, min_x: 8.0, max_x: 8.0 }
+        }
+        Comparison::Trend { series, trend, margin, .. } => {
+            Comparison::Trend { series, trend, margin, min_x: 8.0, max_x: 8.0 }
         }
         other => other,
     };
@@ -829,18 +837,18 @@ fn best_x_is_that_of_the_highest_validation_accuracy() {
     let mut records = times();
     let choose = |records: &[TrialRecord]| {
         let measured = Measured::gather(&experiment, Scale::Paper, records).unwrap();
-        (0..3).map(|idx| best(&measured, idx).map(|place| place.x)).collect::<Vec<_>>()
+        (0..3).map(|idx| best(&measured, idx).map(|position| position.x)).collect::<Vec<_>>()
     };
     assert_eq!(choose(&records), [Some(Some(16.0)), Some(Some(8.0)), Some(None)]);
     {
         let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
-        insta::assert_snapshot!(Places::of(&measured, Some(At::Best)).text, @", each series at the Width with its highest validation accuracy (Slow 16; Fast 8)");
-        assert_eq!(Places::of(&measured, Some(At::X(4.0))).text, " at Width = 4");
-        assert_eq!(Places::of(&measured, Some(At::X(5.0))).text, " at Width = 8", "5 is not there");
-        assert_eq!(Places::of(&measured, None).text, " at Width = 8");
+        insta::assert_snapshot!(Positions::of(&measured, Some(At::Best)).text, @", each series at the Width with its highest validation accuracy (Slow 16; Fast 8)");
+        assert_eq!(Positions::of(&measured, Some(At::X(4.0))).text, " at Width = 4");
+        assert_eq!(Positions::of(&measured, Some(At::X(5.0))).text, " at Width = 8", "5 is not there");
+        assert_eq!(Positions::of(&measured, None).text, " at Width = 8");
     }
-    let rule = close("slow", "fast", 100.0);
-    experiment.checks = vec![Check { at_best: true, ..check("Close at the best width.", rule) }];
+    let comparison = close("slow", "fast", 100.0);
+    experiment.checks = vec![Check { at_best: true, ..check("Close at the best width.", comparison) }];
     let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
     let result = &judged(&measured).1[0];
     assert_eq!(result.outcome, Outcome::Confirmed);
@@ -852,7 +860,7 @@ fn best_x_is_that_of_the_highest_validation_accuracy() {
     let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
     assert_eq!(judged(&measured).1[0].outcome, Outcome::NotRun);
     insta::assert_snapshot!(judged(&measured).1[0].reason, @"No finished trial of Slow has a validation accuracy to choose x by.");
-    assert_eq!(Places::of(&measured, Some(At::Best)).of_series[0].x, Some(8.0));
+    assert_eq!(Positions::of(&measured, Some(At::Best)).of_series[0].x, Some(8.0));
 }
 
 /// Oracle: median of 3, 1, 9 is 3, of 3, 1, 9, 5 is 4; mean of 0.5 and 0.7, one epoch not measuring, 0.6.
@@ -877,7 +885,7 @@ fn repeated_measures_are_medians_and_means() {
     }
 }
 
-fn trace(id: &str, x: Progress, at: Option<At>) -> Trace {
+fn trace(id: &str, x: TraceAxis, at: Option<At>) -> Trace {
     Trace {
         id: id.into(),
         x,
@@ -886,7 +894,7 @@ fn trace(id: &str, x: Progress, at: Option<At>) -> Trace {
         y_label: "Test accuracy (%)".into(),
         at,
         series: vec!["deepzero".into(), "fo-weights".into()],
-        log_x: x == Progress::Queries,
+        log_x: x == TraceAxis::Queries,
     }
 }
 
@@ -894,9 +902,9 @@ fn trace(id: &str, x: Progress, at: Option<At>) -> Trace {
 fn traces_take_their_x_from_the_records() {
     let mut experiment = made_up_experiment();
     experiment.traces = vec![
-        trace("queries", Progress::Queries, Some(At::X(0.9))),
-        trace("seconds", Progress::WallS, None),
-        trace("epochs", Progress::Epoch, None),
+        trace("queries", TraceAxis::Queries, Some(At::X(0.9))),
+        trace("seconds", TraceAxis::WallS, None),
+        trace("epochs", TraceAxis::Epoch, None),
     ];
     let mut records = made_up_records(Scale::Laptop, 2);
     // At twice the queries in one of two seeds, the mean is 1.5 times as many.
@@ -922,8 +930,13 @@ fn traces_take_their_x_from_the_records() {
     }
 }
 
-fn tensor(name: &str, n: u64, n_active: u64, cosine: f64) -> TensorRecord {
-    TensorRecord { name: name.into(), n, n_active, cosine, relative_error: f64::NAN }
+/// By name: scalars, active ones, cosine.
+fn tensors(rows: &[(String, u64, u64, f64)]) -> Profile {
+    Profile::new(Profile::TENSORS, "tensor", rows.iter().map(|row| row.0.clone()).collect())
+        .with_counts("n", rows.iter().map(|row| row.1).collect())
+        .with_counts("n_active", rows.iter().map(|row| row.2).collect())
+        .with("cosine", rows.iter().map(|row| row.3).collect())
+        .with("relative_error", vec![f64::NAN; rows.len()])
 }
 
 fn layers(id: &str, y: TensorMeasure) -> Layers {
@@ -937,13 +950,13 @@ fn layers_show_weights_of_convolutions_and_linear_layers() {
     experiment.layers = vec![layers("keep", TensorMeasure::Keep), layers("cosine", TensorMeasure::Cosine)];
     let mut records = made_up_records(Scale::Laptop, 2);
     for record in &mut records {
-        record.tensors = vec![
-            tensor("features.0.weight", 100, 10 + 20 * record.trial.seed, 0.5),
-            tensor("features.1.weight", 18, 18, 0.25),
-            tensor("features.1.bias", 18, 18, f64::NAN),
-            tensor("fc.weight", 180, 90, 1.0),
-            tensor("fc.bias", 10, 10, 0.75),
-        ];
+        record.profiles = vec![tensors(&[
+            ("features.0.weight".into(), 100, 10 + 20 * record.trial.seed, 0.5),
+            ("features.1.weight".into(), 18, 18, 0.25),
+            ("features.1.bias".into(), 18, 18, f64::NAN),
+            ("fc.weight".into(), 180, 90, 1.0),
+            ("fc.bias".into(), 10, 10, 0.75),
+        ])];
     }
     let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
     let (keep, _) = Chart::of_layers(&measured, &experiment.layers[0]).unwrap();
@@ -955,6 +968,55 @@ fn layers_show_weights_of_convolutions_and_linear_layers() {
     assert_eq!(ys(&cosine), [0.5, 0.25, 1.0, 0.75]);
     let page = markdown(&experiment, &at_scale(Scale::Laptop, records)).unwrap();
     assert!(page.contains("(made-up-laptop-keep.png)") && page.contains("(made-up-laptop-cosine.png)"));
+}
+
+/// Oracle, by hand: of two seeds with 0.5 and 0.7 at the radius 0.5, the mean is 60 %, the deviation 14.14 points.
+#[test]
+fn a_profile_is_drawn_over_its_own_axis() {
+    let mut experiment = made_up_experiment();
+    experiment.profiles = vec![ProfileFigure {
+        id: "radii".into(),
+        kind: "radii".into(),
+        x_label: "Radius".into(),
+        y: "test-accuracy".into(),
+        y_label: "Certified accuracy (%)".into(),
+        at: Some(At::X(0.9)),
+        series: vec!["deepzero".into(), "fo-dense".into()],
+        log_x: true,
+        log_y: false,
+    }];
+    let mut records = made_up_records(Scale::Laptop, 2);
+    for record in &mut records {
+        let labels = ["0.5", "0.25", "1"].map(str::to_owned).to_vec();
+        let at = 0.5 + 0.2 * record.trial.seed as f64;
+        let profile = Profile::new("radii", "radius", labels).on_axis(vec![0.5, 0.25, 1.0]);
+        record.profiles = vec![profile.with("test_accuracy", vec![at, 0.75, f64::NAN])];
+    }
+    let figure = &experiment.profiles[0];
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    let (chart, _) = Chart::of_profile(&measured, figure).unwrap().unwrap();
+    assert_eq!(chart.curves.iter().map(|c| c.label.as_str()).collect::<Vec<_>>(), ["DeepZero", "FO, dense"]);
+    let marks = &chart.curves[0].points;
+    assert_eq!(marks.iter().map(|m| m.x).collect::<Vec<_>>(), [0.25, 0.5], "in order, and without a NaN");
+    assert!((marks[1].y - 60.0).abs() < 1e-9 && (marks[1].spread - 200f64.sqrt()).abs() < 1e-9, "{marks:?}");
+    assert_eq!((chart.log_x, chart.categorical, chart.y_bounds), (true, false, (0.0, 100.0)));
+    assert!(!plot::svg(&chart).contains("NaN"));
+    let page = markdown(&experiment, &at_scale(Scale::Laptop, records.clone())).unwrap();
+    for text in
+        ["(made-up-laptop-radii.png)", "Certified accuracy (%) against Radius at Sparsity = 90 %. Error bars"]
+    {
+        assert!(page.contains(text), "{text} in {page}");
+    }
+    let absent = Chart::of_profile(&measured, &ProfileFigure { kind: "none".into(), ..figure.clone() });
+    assert_eq!(absent.unwrap(), None);
+    let unknown = ProfileFigure { y: "beauty".into(), ..figure.clone() };
+    let error = Chart::of_profile(&measured, &unknown).unwrap_err().to_string();
+    insta::assert_snapshot!(error, @"setting `y`: the profile radii has no column `beauty`, but test_accuracy");
+    // Places on no axis stand at equal distances.
+    records.iter_mut().for_each(|record| record.profiles[0].xs.clear());
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    let (chart, _) = Chart::of_profile(&measured, figure).unwrap().unwrap();
+    assert_eq!((chart.log_x, chart.categorical, chart.x_ticks.len()), (false, true, 2));
 }
 
 #[test]
@@ -1030,9 +1092,9 @@ fn demonstration() {
     times_run.traces = vec![
         Trace {
             series: vec!["slow".into(), "fast".into()],
-            ..trace("queries", Progress::Queries, Some(At::Best))
+            ..trace("queries", TraceAxis::Queries, Some(At::Best))
         },
-        Trace { series: vec!["slow".into(), "one".into()], ..trace("seconds", Progress::WallS, None) },
+        Trace { series: vec!["slow".into(), "one".into()], ..trace("seconds", TraceAxis::WallS, None) },
     ];
     let series_of_layers = vec!["slow".into(), "fast".into()];
     times_run.layers = vec![
@@ -1053,14 +1115,10 @@ fn demonstration() {
                 row
             })
             .collect();
+        let mut rows = Vec::new();
         let mut add = |name: String, n: u64, share: f64| {
             let active = (n as f64 * share) as u64;
-            record.tensors.push(tensor(
-                &name,
-                n,
-                active,
-                0.5 + 0.4 * share + 0.03 * record.trial.seed as f64,
-            ));
+            rows.push((name, n, active, 0.5 + 0.4 * share + 0.03 * record.trial.seed as f64));
         };
         for stage in 1..=3 {
             for block in 0..3 {
@@ -1076,6 +1134,7 @@ fn demonstration() {
         }
         add("fc.weight".into(), 640, 0.4);
         add("fc.bias".into(), 10, 1.0);
+        record.profiles = vec![tensors(&rows)];
     }
     let runs = [
         (exhibit, scales),

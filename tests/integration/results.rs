@@ -8,7 +8,7 @@ use deepzero::metric::{
     COSINE, GRADIENT_NORM, LEARNING_RATE, METRICS, N_ACTIVE, QUERIES, QUERIES_NON_FINITE, Row, TEST_ACCURACY,
     TEST_LOSS, TRAIN_ACCURACY, TRAIN_LOSS, VAL_ACCURACY, VAL_LOSS, WALL_S,
 };
-use deepzero::results::{Provenance, Status, Store, TensorRecord, TrialRecord, compare_ignoring_time};
+use deepzero::results::{Profile, Provenance, Status, Store, TrialRecord, compare_ignoring_time};
 use insta::assert_snapshot;
 use polars::prelude::{ParquetReader, SerReader};
 use proptest::prelude::*;
@@ -56,7 +56,7 @@ fn record(n_epochs: u32) -> TrialRecord {
         error: String::new(),
         epochs: (1..=n_epochs).map(epoch).collect(),
         best_epoch: None,
-        tensors: Vec::new(),
+        profiles: Vec::new(),
         provenance: provenance(),
     }
 }
@@ -97,24 +97,29 @@ fn a_record_comes_back_as_it_was() {
     assert_eq!(names(path.parent().unwrap()).len(), 1, "no temporary file is left");
 }
 
-/// Oracle: what was written. The folder holds tensors and masks beside the record.
+/// Oracle: what was written. Folders hold profiles and masks beside the record.
 #[test]
-fn tensors_and_masks_stand_beside_a_record() {
+fn profiles_and_masks_stand_beside_a_record() {
     let (_folder, store) = store();
     let mut written = record(1);
-    let tensor = |name: &str, n, n_active, cosine| TensorRecord {
-        name: name.to_owned(),
-        n,
-        n_active,
-        cosine,
-        relative_error: f64::NAN,
-    };
-    written.tensors = vec![tensor("conv1.weight", 3, 2, 0.5), tensor("bn1.weight", 2, 2, f64::NAN)];
+    let tensors = ["conv1.weight", "bn1.weight"].map(str::to_owned).to_vec();
+    written.profiles = vec![
+        Profile::new("radii", "radius", vec!["0.25".into(), "0.5".into(), "1".into()])
+            .on_axis(vec![0.25, 0.5, 1.0])
+            .with("certified_accuracy", vec![0.75, f64::NAN, 0.1]),
+        Profile::new(Profile::TENSORS, "tensor", tensors)
+            .with_counts("n", vec![3, 2])
+            .with_counts("n_active", vec![2, 2])
+            .with("cosine", vec![0.5, f64::NAN])
+            .with("relative_error", vec![f64::NAN; 2]),
+    ];
     store.write_mask(&written, &[true, false, true, true, true]).unwrap();
     let path = store.write(&written).unwrap();
     let read = store.read(&path).unwrap();
     assert_same(&written, &read);
-    assert!(read.tensors[1].cosine.is_nan());
+    assert!(read.profile(Profile::TENSORS).unwrap().column("cosine").unwrap()[1].is_nan());
+    let columns = &read.profile(Profile::TENSORS).unwrap().columns;
+    assert_eq!(columns.iter().map(|c| c.is_count).collect::<Vec<_>>(), [true, true, false, false]);
     assert_eq!(store.read_all("fig4", Scale::Smoke).unwrap().len(), 1);
     let mask = std::fs::File::open(path.with_file_name("masks").join(path.file_name().unwrap())).unwrap();
     let mask = ParquetReader::new(mask).finish().unwrap();
@@ -122,6 +127,15 @@ fn tensors_and_masks_stand_beside_a_record() {
     assert_eq!(kept, [true, false, true, true, true]);
     let names: Vec<_> = mask.column("tensor").unwrap().str().unwrap().iter().flatten().collect();
     assert_eq!(names[2..4], ["conv1.weight", "bn1.weight"]);
+    // A difference in a profile is one of the records, but for its time columns.
+    let mut other = read.clone();
+    other.profiles[0] = other.profiles[0].clone().with("seconds_s", vec![1.0; 3]);
+    let mut later = read.clone();
+    later.profiles[0] = later.profiles[0].clone().with("seconds_s", vec![2.0; 3]);
+    compare_ignoring_time(&other, &later).unwrap();
+    later.profiles[0].xs[2] = 2.0;
+    let difference = compare_ignoring_time(&other, &later).unwrap_err();
+    assert_snapshot!(difference, @"x of radii: [0.25, 0.5, 1.0] against [0.25, 0.5, 2.0]");
     // A damaged file is named.
     let tensors = path.with_file_name("tensors").join(path.file_name().unwrap());
     std::fs::write(&tensors, b"PAR1").unwrap();

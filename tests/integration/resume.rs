@@ -10,7 +10,7 @@ use candle_core::Device;
 use deepzero::data;
 use deepzero::experiment::Settings;
 use deepzero::metric::{Row, WALL_S};
-use deepzero::results::{TrialRecord, compare_ignoring_time};
+use deepzero::results::{Profile, TrialRecord, compare_ignoring_time};
 use deepzero::task::{self, Checkpoint, Model, Observer, Prepared, Quiet, Session};
 use deepzero::{Error, Result};
 
@@ -98,7 +98,7 @@ fn killed_run_ends_the_same(threads: usize) {
     let left: Vec<_> = left.filter(|name| !name.starts_with(".writing-")).collect();
     // The record, and the folder of what is known of its tensors.
     assert_eq!(left.len(), 2, "{left:?}");
-    assert_eq!(record.tensors.len(), 10);
+    assert_eq!(record.profile(Profile::TENSORS).unwrap().labels.len(), 10);
     assert_eq!(place.run("status --json").json()[0]["done"], 1);
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use deepzero::Error;
 use deepzero::experiment::{
-    At, Experiment, Library, Method, Progress, Rule, Scale, Settings, Task, TensorMeasure, Trend,
+    At, Comparison, Experiment, Library, Method, Scale, Settings, Task, TensorMeasure, TraceAxis, Trend,
 };
 use deepzero::zo::sparsity::{Mask, SparseTarget};
 use insta::assert_snapshot;
@@ -189,9 +189,9 @@ fn file_errors_name_file_line_and_key() {
     assert_snapshot!(broken("[0.8, 0.9]", "[0.8, 1.5]"), @"demo.toml:8: figure.values[1]: expected a number in [0, 1); got 1.5");
     assert_snapshot!(broken("[0.8, 0.9]", "[0.8, 0.8]"), @"demo.toml:8: figure.values[1]: 0.8 occurs twice");
     assert_snapshot!(broken("x = \"sparsity\"", "x = \"sparsness\""), @"demo.toml:5: figure.x: no such setting; did you mean `sparsity`?");
-    assert_snapshot!(broken("y = \"test-accuracy\"", "y = \"accuracy\""), @"demo.toml:7: figure.y: expected one of test-accuracy, train-accuracy, val-accuracy, test-loss, train-loss, val-loss, wall-s, wall-h, epoch-s, queries, gradient-norm, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes; got accuracy");
-    assert_snapshot!(broken("y = \"test-accuracy\"\n", ""), @"demo.toml:4: figure.y: missing; one of test-accuracy, train-accuracy, val-accuracy, test-loss, train-loss, val-loss, wall-s, wall-h, epoch-s, queries, gradient-norm, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes");
-    assert_snapshot!(broken("title =", "titel ="), @"demo.toml:2: titel: unknown field `titel`, expected one of `id`, `title`, `paper`, `claim`, `finding`, `notes`, `extends`, `figure`, `panel`, `trace`, `layers`, `base`, `series`, `expected`, `check`, `scale`");
+    assert_snapshot!(broken("y = \"test-accuracy\"", "y = \"accuracy\""), @"demo.toml:7: figure.y: expected one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes; got accuracy");
+    assert_snapshot!(broken("y = \"test-accuracy\"\n", ""), @"demo.toml:4: figure.y: missing; one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes");
+    assert_snapshot!(broken("title =", "titel ="), @"demo.toml:2: titel: unknown field `titel`, expected one of `id`, `title`, `paper`, `claim`, `finding`, `notes`, `extends`, `figure`, `panel`, `trace`, `layers`, `profile`, `base`, `series`, `expected`, `check`, `scale`");
     assert_snapshot!(broken("title = \"Demonstration\"", ""), @"demo.toml:1: title: missing field `title`");
     assert_snapshot!(broken("label = \"ZO\"", "lable = \"ZO\""), @"demo.toml:15: series[0].lable: unknown field `lable`, expected one of `id`, `label`, `constant`, `set`");
     assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { sparsity = 0.5 }"), @"demo.toml:16: series[0].set.sparsity: this is the x axis; only a constant series sets it");
@@ -229,6 +229,14 @@ y = "keep"
 at = "best"
 series = ["zo"]
 
+[[profile]]
+id = "radii"
+kind = "radii"
+x-label = "Radius"
+y = "certified-accuracy"
+at = 0.8
+log-x = true
+
 [[expected]]
 panel = "time"
 series = "zo"
@@ -259,15 +267,23 @@ fn further_figures() {
     assert_eq!((panel.id.as_str(), panel.relative_to.as_deref(), panel.log_y), ("time", Some("dense"), true));
     assert_eq!((panel.y_label.as_str(), panel.series.len()), ("wall-s", 2));
     let trace = &demo.traces[0];
-    assert_eq!((trace.x, trace.x_label.as_str(), trace.at), (Progress::Queries, "Queries", Some(At::X(0.9))));
+    assert_eq!(
+        (trace.x, trace.x_label.as_str(), trace.at),
+        (TraceAxis::Queries, "Queries", Some(At::X(0.9)))
+    );
     let layers = &demo.layers[0];
     assert_eq!((layers.y, layers.at, layers.series.len()), (TensorMeasure::Keep, Some(At::Best), 1));
+    let profile = &demo.profiles[0];
+    assert_eq!(
+        (profile.y_label.as_str(), profile.at, profile.log_x),
+        ("certified-accuracy", Some(At::X(0.8)), true)
+    );
     let time: Vec<_> = demo.expected.iter().filter(|expected| expected.panel == "time").collect();
     assert_eq!((time.len(), time[0].unit.as_str(), demo.expected[0].unit.as_str()), (2, "h", "%"));
     assert_eq!(demo.checks[1].panel, "time");
     assert_eq!(
-        demo.checks[1].rule,
-        Rule::Trend {
+        demo.checks[1].comparison,
+        Comparison::Trend {
             series: "zo".into(),
             trend: Trend::Falls,
             margin: 0.5,
@@ -279,7 +295,7 @@ fn further_figures() {
     let named =
         SOUND.replace("x = \"sparsity\"", "x = \"method\"").replace("[0.8, 0.9]", "[\"cge\", \"rge\"]");
     let named = named.replace("values = [0.9]\n", "")
-        + &FURTHER.replace("at = 0.9", "at = \"rge\"").replace("min-x = 0.8", "");
+        + &FURTHER.replace("at = 0.9", "at = \"rge\"").replace("at = 0.8", "").replace("min-x = 0.8", "");
     assert_eq!(parse(&named).unwrap().traces[0].at, Some(At::X(1.0)));
 }
 
@@ -292,22 +308,24 @@ fn errors_of_further_figures() {
     };
     assert_snapshot!(broken("series = [\"zo\"]", "series = [\"oz\"]"), @"demo.toml:58: layers[0].series[0]: no series `oz`; expected one of zo, dense");
     assert_snapshot!(broken("series = [\"zo\"]", "series = []"), @"demo.toml:58: layers[0].series: expected at least one");
-    assert_snapshot!(broken("id = \"keep\"", "id = \"time\""), @"demo.toml:55: layers[0].id: `time` occurs twice among panels, traces and layers");
+    assert_snapshot!(broken("id = \"keep\"", "id = \"time\""), @"demo.toml:55: layers[0].id: `time` occurs twice among panels, traces, layers and profiles");
+    assert_snapshot!(broken("id = \"radii\"", "id = \"keep\""), @"demo.toml:61: profile[0].id: `keep` occurs twice among panels, traces, layers and profiles");
+    assert_snapshot!(broken("kind = \"radii\"", "kind = \"../radii\""), @"demo.toml:62: profile[0].kind: expected lower-case letters, digits and hyphens; got `../radii`");
     assert_snapshot!(broken("id = \"queries\"", "id = \"Queries\""), @"demo.toml:49: trace[0].id: expected lower-case letters, digits and hyphens; got `Queries`");
-    assert_snapshot!(broken("y = \"wall-s\"", "y = \"wall\""), @"demo.toml:44: panel[0].y: expected one of test-accuracy, train-accuracy, val-accuracy, test-loss, train-loss, val-loss, wall-s, wall-h, epoch-s, queries, gradient-norm, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes; got wall");
+    assert_snapshot!(broken("y = \"wall-s\"", "y = \"wall\""), @"demo.toml:44: panel[0].y: expected one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes; got wall");
     assert_snapshot!(broken("x = \"queries\"", "x = \"steps\""), @"demo.toml:50: trace[0].x: unknown variant `steps`, expected one of `epoch`, `queries`, `wall-s`");
     assert_snapshot!(broken("at = 0.9", "at = 0.7"), @"demo.toml:52: trace[0].at: expected one of 0.8, 0.9, or best; got 0.7");
     assert_snapshot!(broken("at = 0.9", "at = \"worst\""), @"demo.toml:52: trace[0].at: expected one of 0.8, 0.9, or best; got worst");
     assert_snapshot!(broken("relative-to = \"dense\"", "relative-to = \"sparse\""), @"demo.toml:45: panel[0].relative-to: no series `sparse`; expected one of zo, dense");
-    assert_snapshot!(broken("panel = \"time\"\nseries", "panel = \"cost\"\nseries"), @"demo.toml:61: expected[1].panel: no panel `cost`; expected one of those in [[panel]]: time");
-    assert_snapshot!(broken("panel = \"time\"\nseries", "series"), @"demo.toml:63: expected[1].unit: only the published values of a relative figure may differ from `%`");
-    assert_snapshot!(broken("falls = \"zo\"", "falls = \"dense\""), @"demo.toml:71: check[1].falls: the figure is relative to `dense`, which has no values in it");
-    assert_snapshot!(broken("falls = \"zo\"", "within = \"zo\""), @"demo.toml:72: check[1].margin: has no meaning beside within");
-    assert_snapshot!(broken("falls = \"zo\"\nmargin = 0.5", "within = \"zo\"\nlow = 0.9"), @"demo.toml:71: check[1].within: within needs low and high, low being no larger");
-    assert_snapshot!(broken("falls = \"zo\"\nmargin = 0.5", "flat = \"zo\""), @"demo.toml:68: check[1]: flat needs a margin");
-    assert_snapshot!(broken("falls = \"zo\"", "falls = \"zo\"\nrises = \"zo\""), @"demo.toml:68: check[1]: expected exactly one of above, close, widens, within, falls, rises, flat");
-    assert_snapshot!(broken("margin = 1.0\nat = \"best\"", "margin = 1.0\nat = \"worst\""), @"demo.toml:79: check[2].at: expected best; got worst");
-    assert_snapshot!(broken("margin = 1.0\n", "margin = 1.0\nmax-x = 0.9\n"), @"demo.toml:79: check[2].max-x: has no meaning beside at");
+    assert_snapshot!(broken("panel = \"time\"\nseries", "panel = \"cost\"\nseries"), @"demo.toml:69: expected[1].panel: no panel `cost`; expected one of those in [[panel]]: time");
+    assert_snapshot!(broken("panel = \"time\"\nseries", "series"), @"demo.toml:71: expected[1].unit: only the published values of a relative figure may differ from `%`");
+    assert_snapshot!(broken("falls = \"zo\"", "falls = \"dense\""), @"demo.toml:79: check[1].falls: the figure is relative to `dense`, which has no values in it");
+    assert_snapshot!(broken("falls = \"zo\"", "within = \"zo\""), @"demo.toml:80: check[1].margin: has no meaning beside within");
+    assert_snapshot!(broken("falls = \"zo\"\nmargin = 0.5", "within = \"zo\"\nlow = 0.9"), @"demo.toml:79: check[1].within: within needs low and high, low being no larger");
+    assert_snapshot!(broken("falls = \"zo\"\nmargin = 0.5", "flat = \"zo\""), @"demo.toml:76: check[1]: flat needs a margin");
+    assert_snapshot!(broken("falls = \"zo\"", "falls = \"zo\"\nrises = \"zo\""), @"demo.toml:76: check[1]: expected exactly one of above, close, widens, within, falls, rises, flat");
+    assert_snapshot!(broken("margin = 1.0\nat = \"best\"", "margin = 1.0\nat = \"worst\""), @"demo.toml:87: check[2].at: expected best; got worst");
+    assert_snapshot!(broken("margin = 1.0\n", "margin = 1.0\nmax-x = 0.9\n"), @"demo.toml:87: check[2].max-x: has no meaning beside at");
     let log_x =
         SOUND.replace("y = \"test-accuracy\"", "y = \"test-accuracy\"\nlog-x = true\ncategorical = true");
     assert_snapshot!(parse(&log_x).unwrap_err(), @"demo.toml:8: figure.log-x: an axis whose values stand at equal distances has no logarithm");

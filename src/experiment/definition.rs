@@ -52,6 +52,11 @@ pub struct Figure {
     pub log_y: bool,
 }
 
+impl Figure {
+    /// The x axis that takes its values from the networks' sizes; another setting varies.
+    pub const N_PARAMS: &str = "n-params";
+}
+
 /// A figure and a value table over the experiment's x axis: the main one, or a further one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Panel {
@@ -77,7 +82,7 @@ pub struct Trace {
     /// Short name, the end of file names.
     pub id: String,
     /// What the x axis counts.
-    pub x: Progress,
+    pub x: TraceAxis,
     /// Axis title.
     pub x_label: String,
     /// Metric on the y axis: the name of a [`Metric`](crate::metric::Metric).
@@ -95,7 +100,7 @@ pub struct Trace {
 /// What grows in the course of training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Progress {
+pub enum TraceAxis {
     /// Finished epochs.
     Epoch,
     /// Queries since the trial began.
@@ -129,6 +134,29 @@ pub enum TensorMeasure {
     Cosine,
     /// ‖estimate − gradient‖ / ‖gradient‖.
     RelativeError,
+}
+
+/// A figure over the places of a profile of trials, at one x of the experiment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProfileFigure {
+    /// Short name, the end of file names.
+    pub id: String,
+    /// Kind of the profile; see [`Profile`](crate::results::Profile).
+    pub kind: String,
+    /// Axis title.
+    pub x_label: String,
+    /// The profile's column, with hyphens: of one that a [`Metric`](crate::metric::Metric) has, what it shows.
+    pub y: String,
+    /// Axis title.
+    pub y_label: String,
+    /// As [`Trace::at`].
+    pub at: Option<At>,
+    /// Ids of the series shown.
+    pub series: Vec<String>,
+    /// Logarithmic x axis, where the places stand on one.
+    pub log_x: bool,
+    /// Logarithmic y axis.
+    pub log_y: bool,
 }
 
 /// Which trials of a series a figure is about.
@@ -170,13 +198,13 @@ pub struct Check {
     /// Compare each series at its own best x (see [`At::Best`]) rather than both at every x.
     pub at_best: bool,
     /// The test.
-    pub rule: Rule,
+    pub comparison: Comparison,
 }
 
 /// What a [`Check`] compares; every comparison is of means over seeds, of two series at equal x unless
 /// the check is at the best x.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Rule {
+pub enum Comparison {
     /// mean(left) > mean(right) + margin at every x in `min_x..=max_x`.
     Above {
         /// Series that should be higher.
@@ -301,6 +329,8 @@ pub struct Experiment {
     pub traces: Vec<Trace>,
     /// Figures over parameter tensors.
     pub layers: Vec<Layers>,
+    /// Figures over other profiles.
+    pub profiles: Vec<ProfileFigure>,
     /// Curves.
     pub series: Vec<Series>,
     /// Published values.
