@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::difference::{DEFAULT_MEMORY, Options};
-use super::stacked::forward::Batch;
+use super::pass::stacked::Batch;
 use super::{Activations, Context, Mode, Network, Propagator, loss};
 use crate::kernels::{Precision, Rounding, Split};
 use crate::zo::evaluate::EvaluatorKind;

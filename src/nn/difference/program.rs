@@ -1,7 +1,7 @@
 //! Which rules a probe runs through, in what order, and what must be kept in between.
 
-use super::{Rule, Support};
 use crate::kernels::Element;
+use crate::nn::form::{Rule, Support};
 use crate::nn::graph::Network;
 
 /// What a change of one step's parameters runs through.

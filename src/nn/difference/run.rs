@@ -3,24 +3,22 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use candle_core::{DType, Storage, Tensor};
+use candle_core::{Storage, Tensor};
 
+use super::options::Options;
+use super::owners::{Head, Owners, n_images};
 use super::program::Path;
-use super::{Base, Delta, Head, LogitScale, Owners, Place, Propagate, Rule, Setup, Support, n_images};
+use super::scale::LogitScale;
 use crate::Result;
-use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::loss::CrossEntropy;
 use crate::kernels::lanes::norm::{Affine, Moments};
-use crate::kernels::lanes::{Blocks, Buffer, Pool};
+use crate::kernels::lanes::{Blocks, Buffer, Pool, Scratch};
 use crate::kernels::ops::norm;
-use crate::kernels::{Element, Isa, Rounding, Split};
-use crate::nn::graph::{BatchStats, Network, Step};
-use crate::nn::layer::{Context, Layer, Mode, Role};
+use crate::kernels::{Element, Isa, Split};
+use crate::nn::form::{Base, Context, Delta, Mode, Place, Propagate, Rule, RuleSetup, Support};
+use crate::nn::graph::{Network, Step};
+use crate::nn::layer::{Layer, Role};
 use crate::nn::loss;
-use crate::nn::stacked::change as stacked;
-
-/// Memory for changes in flight, beside the base activations: 1 GiB.
-pub const DEFAULT_MEMORY: usize = 1 << 30;
 
 /// Changes in flight per thread aim at this size: probes that run together share what they read of
 /// the base, until their own changes no longer fit the cache.
@@ -28,145 +26,9 @@ const CACHE: usize = 8 << 20;
 /// Most probes that run together.
 const MAX_TOGETHER: usize = 16;
 
-/// A network at one base point θ and batch, ready to propagate differences of the mean cross-entropy.
+/// A network at one base point and batch, in lanes.
 #[derive(Debug)]
-pub struct Propagator {
-    loss: f64,
-    logits: Tensor,
-    stats: BatchStats,
-    engine: Precise,
-}
-
-#[derive(Debug)]
-enum Precise {
-    F32(Engine<f32>),
-    F64(Engine<f64>),
-    Stacked(stacked::Engine),
-}
-
-/// How differences are propagated.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Bytes that the changes of all threads occupy at most, however many probes there are; one probe at a time
-    /// always runs.
-    pub memory: usize,
-    /// Scale of the logits, if the loss sees one (see [`LogitScale`]).
-    pub scale: Option<LogitScale>,
-    /// Rounding of what convolutions of dense changes multiply, as tensor cores round it. Everything else stays in
-    /// the precision of the images.
-    pub rounding: Rounding,
-    /// Whether probes are stacked on the CPU too, as they are on GPUs. It is slow there, and for tests.
-    pub is_stacked: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { memory: DEFAULT_MEMORY, scale: None, rounding: Rounding::None, is_stacked: false }
-    }
-}
-
-impl Propagator {
-    /// Runs `network` at `params` (d) on `images` (B, C, H, W, f32 or f64) with `labels` (B), and keeps what
-    /// differences start from, where the images are. `memory` as in [`Options::memory`].
-    ///
-    /// # Errors
-    /// If sizes do not fit or the device fails.
-    pub fn new(
-        network: &Network,
-        params: &[f64],
-        images: &Tensor,
-        labels: &[u32],
-        mode: Mode,
-        memory: usize,
-    ) -> Result<Self> {
-        Self::with(network, params, images, labels, mode, Options { memory, ..Options::default() })
-    }
-
-    /// The same with all options.
-    ///
-    /// # Errors
-    /// As [`Propagator::new`].
-    pub fn with(
-        network: &Network,
-        params: &[f64],
-        images: &Tensor,
-        labels: &[u32],
-        mode: Mode,
-        options: Options,
-    ) -> Result<Self> {
-        let ((loss, logits, stats), engine) = if options.is_stacked || !images.device().is_cpu() {
-            let (head, engine) = stacked::Engine::new(network, params, images, labels, mode, options)?;
-            (head, Precise::Stacked(engine))
-        } else if images.dtype() == DType::F64 {
-            let (head, engine) = Engine::new(network, params, images, labels, mode, options)?;
-            (head, Precise::F64(engine))
-        } else {
-            let (head, engine) = Engine::new(network, params, images, labels, mode, options)?;
-            (head, Precise::F32(engine))
-        };
-        Ok(Self { loss, logits, stats, engine })
-    }
-
-    /// Loss at the base point.
-    #[must_use]
-    pub fn loss(&self) -> f64 {
-        self.loss
-    }
-
-    /// Logits (B, classes) at the base point.
-    #[must_use]
-    pub fn logits(&self) -> &Tensor {
-        &self.logits
-    }
-
-    /// Batch statistics at the base point.
-    #[must_use]
-    pub fn stats(&self) -> &BatchStats {
-        &self.stats
-    }
-
-    /// Bytes that the activations at the base point occupy.
-    #[must_use]
-    pub fn size_bytes(&self) -> usize {
-        match &self.engine {
-            Precise::F32(engine) => engine.base_bytes(),
-            Precise::F64(engine) => engine.base_bytes(),
-            Precise::Stacked(engine) => engine.base_bytes(),
-        }
-    }
-
-    /// l(θ + step · e_coord) − l(θ) for every (coord, step), in order; NaN where an activation
-    /// becomes NaN or infinite. The bits do not depend on the number of threads.
-    ///
-    /// # Errors
-    /// If the device fails.
-    ///
-    /// # Panics
-    /// If a coordinate is not below d.
-    pub fn differences(&self, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
-        match &self.engine {
-            Precise::F32(engine) => Ok(engine.differences(probes)),
-            Precise::F64(engine) => Ok(engine.differences(probes)),
-            Precise::Stacked(engine) => engine.differences(probes),
-        }
-    }
-
-    /// Multiplications and additions per image that a probe of this coordinate costs.
-    ///
-    /// # Panics
-    /// If the coordinate is not below d.
-    #[must_use]
-    pub fn flops_of(&self, coord: usize) -> u64 {
-        match &self.engine {
-            Precise::F32(engine) => engine.path_of(coord).flops,
-            Precise::F64(engine) => engine.path_of(coord).flops,
-            Precise::Stacked(engine) => engine.flops_of(coord),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Engine<T> {
+pub(super) struct Engine<T> {
     memory: usize,
     blocks: Blocks,
     /// Values that rules read at the base point, images in lanes.
@@ -189,7 +51,7 @@ impl<T: Element> Engine<T>
 where
     dyn Layer: Propagate<T>,
 {
-    fn new(
+    pub(super) fn new(
         network: &Network,
         params: &[f64],
         images: &Tensor,
@@ -235,7 +97,7 @@ where
                 let own = network.params_of(step.node);
                 let own: Vec<&[f64]> = own.map(|idx| &params[network.layout().range(idx)]).collect();
                 let shapes: Vec<_> = step.inputs.iter().map(|&value| network.shape(value)).collect();
-                let setup = Setup {
+                let setup = RuleSetup {
                     isa,
                     blocks,
                     mode,
@@ -284,19 +146,19 @@ where
 }
 
 impl<T: Element> Engine<T> {
-    fn path_of(&self, coord: usize) -> &Path {
-        self.path(self.owners.of(coord).0)
+    pub(super) fn flops_of(&self, coord: usize) -> u64 {
+        self.path(self.owners.of(coord).0).flops
     }
 
     fn path(&self, step_idx: usize) -> &Path {
         self.paths[step_idx].as_ref().expect("a step with coordinates has a path")
     }
 
-    fn base_bytes(&self) -> usize {
+    pub(super) fn base_bytes(&self) -> usize {
         self.base.iter().flatten().map(|value| value.elem_count() * size_of::<T>()).sum()
     }
 
-    fn differences(&self, probes: &[(usize, f64)]) -> Vec<f64> {
+    pub(super) fn differences(&self, probes: &[(usize, f64)]) -> Vec<f64> {
         let guards: Vec<_> =
             self.base.iter().map(|value| value.as_ref().map(Tensor::storage_and_layout)).collect();
         let values = guards.iter().map(|guard| match guard {

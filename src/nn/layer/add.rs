@@ -3,14 +3,15 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Layer, Pass, Role, elements};
-use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
-use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::nn::form::{
+    Delta, Place, Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed,
+    Support,
+};
 
 /// Sum of two activations of equal shape.
 #[derive(Debug, Clone)]
@@ -54,7 +55,7 @@ struct AddRule {
 }
 
 impl<T: Element> Propagate<T> for Add {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         Ok(Box::new(AddRule { isa: setup.isa, shape: setup.shapes[0], lanes: setup.blocks.lanes }))
     }
 }

@@ -4,21 +4,20 @@ use candle_core::{Device, Result, Tensor};
 
 use super::{ActivationShape, Epilogue, Layer, Mode, Pass, Role, elements};
 use crate::Error;
-use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{self, Affine, Change, Plane, Relu, SUMS, add_sums};
 use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
 use crate::kernels::ops::stack as joined;
 use crate::kernels::stack::{self, Change as StackedChange, NormBase, NormChange};
 use crate::kernels::{Element, Isa};
-use crate::nn::difference::{Coupling, Delta, Place, Propagate, Rule, Setup, Support};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::nn::form::{
+    Coupling, Delta, Place, Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup,
+    Streamed, Support,
+};
 use crate::params::{ParamKind, ParamSpec};
 
 /// Added to the variance, as in PyTorch.
 pub const EPSILON: f64 = 1e-5;
-/// Weight of a new batch in the running statistics, as in PyTorch.
-pub const MOMENTUM: f64 = 0.1;
 
 /// Batch normalization of (B, C, H, W) per channel.
 #[derive(Debug, Clone)]
@@ -149,7 +148,7 @@ struct BatchNormRule {
 }
 
 impl<T: Element> Propagate<T> for BatchNorm {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         let (scale, shift) = (setup.params[0], setup.params[1]);
         let at =
             |idx: usize, mean, variance| Channel { mean, variance, scale: scale[idx], shift: shift[idx] };

@@ -3,16 +3,16 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::{ActivationShape, Layer, Pass, elements};
-use crate::kernels::lanes::Buffer;
-use crate::kernels::lanes::conv::{Conv, Scratch};
+use crate::kernels::lanes::conv::Conv;
 use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::lanes::norm::{Affine, Moments};
-use crate::kernels::lanes::pointwise;
+use crate::kernels::lanes::{Buffer, Scratch, pointwise};
 use crate::kernels::stack::{self, Change, Convolution};
 use crate::kernels::{Element, Isa, Rounding, ops};
-use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::nn::form::{
+    Delta, Place, Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed,
+    Support, only,
+};
 use crate::params::{ParamKind, ParamSpec};
 
 /// Convolution with a square kernel.
@@ -186,7 +186,7 @@ pub(super) struct ConvRule<T> {
 }
 
 impl<T: Element> ConvRule<T> {
-    pub(super) fn new(setup: &Setup, geometry: Geometry) -> Self {
+    pub(super) fn new(setup: &RuleSetup, geometry: Geometry) -> Self {
         let (lanes, rounding) = (setup.blocks.lanes, setup.rounding);
         let op = Conv::with_single(setup.isa, lanes, geometry, setup.params[0]);
         let rounded = (rounding != Rounding::None).then(|| {
@@ -207,7 +207,7 @@ impl<T: Element> ConvRule<T> {
 }
 
 impl<T: Element> Propagate<T> for Conv2d {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         Ok(Box::new(ConvRule::new(setup, self.geometry(setup.blocks.images, setup.shapes[0]))))
     }
 }

@@ -3,13 +3,14 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Layer, Pass};
-use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, ops};
-use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::nn::form::{
+    Delta, Place, Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed,
+    Support, only,
+};
 
 /// (B, C, H, W) to (B, C · H · W), in PyTorch's order: channel, row, column. With images in lanes that is
 /// the order of an activation anyway.
@@ -81,7 +82,7 @@ struct FlattenRule {
 }
 
 impl<T: Element> Propagate<T> for Flatten {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         let [_, height, width] = setup.shapes[0];
         Ok(Box::new(FlattenRule { plane: height * width, lanes: setup.blocks.lanes }))
     }

@@ -6,9 +6,7 @@ use super::conv2d::{ConvRule, StreamedConv};
 use super::{ActivationShape, Conv2d, Layer, Pass};
 use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::{Element, ops};
-use crate::nn::difference::{Propagate, Rule, Setup};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::nn::form::{Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed};
 use crate::params::{ParamKind, ParamSpec};
 
 /// y = x Wᵀ + b for x (B, in), W (out, in), b (out).
@@ -89,7 +87,7 @@ impl Linear {
 }
 
 impl<T: Element> Propagate<T> for Linear {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         Ok(Box::new(ConvRule::<T>::new(setup, self.geometry(setup.blocks.images))))
     }
 }

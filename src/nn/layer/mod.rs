@@ -12,7 +12,7 @@ mod relu;
 mod shortcut;
 
 pub use add::Add;
-pub use batch_norm::{BatchNorm, EPSILON, MOMENTUM};
+pub use batch_norm::{BatchNorm, EPSILON};
 pub use conv2d::Conv2d;
 pub use flatten::Flatten;
 pub use linear::Linear;
@@ -22,42 +22,9 @@ pub use shortcut::ShortcutA;
 
 use candle_core::{Result, Tensor};
 
-use super::difference::Propagate;
-use super::graph::RunningStats;
-use super::stacked::{Setup as StackedSetup, StackedRule};
-use super::stream::Stream;
-use crate::kernels::Split;
-use crate::kernels::ops::Schedule;
+pub use super::form::{ActivationShape, Context, Epilogue, Mode, Pass};
+use super::form::{Propagate, StackedRule, StackedSetup, Stream};
 use crate::params::ParamSpec;
-
-/// Which statistics batch norm uses.
-#[derive(Debug, Clone, Copy)]
-pub enum Mode<'a> {
-    /// Those of the batch. Running statistics are neither read nor moved.
-    Train,
-    /// The running ones.
-    Eval(&'a RunningStats),
-}
-
-/// What a forward pass of a network needs besides parameters and images.
-#[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
-    /// Batch-norm statistics.
-    pub mode: Mode<'a>,
-    /// Use of the machine by each operation.
-    pub split: Split,
-}
-
-/// What a layer takes over from the layers after it, so that one pass over memory does all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Epilogue {
-    /// Nothing.
-    None,
-    /// A ReLU of its output.
-    Relu,
-    /// The addition of its last input, and a ReLU of the sum.
-    AddRelu,
-}
 
 /// Part a layer can have where layers are fused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,21 +38,6 @@ pub enum Role {
     /// None.
     Other,
 }
-
-/// One pass through one layer.
-#[derive(Debug, Clone, Copy)]
-pub struct Pass<'a> {
-    /// Batch-norm statistics.
-    pub mode: Mode<'a>,
-    /// How our own operations run, where images are in lanes: on the CPU. Elsewhere activations are
-    /// (B, C, H, W) or (B, features), for candle's operations.
-    pub schedule: Option<Schedule>,
-    /// What the layer takes over.
-    pub epilogue: Epilogue,
-}
-
-/// Sizes of one activation without the batch: (C, H, W), or (features, 1, 1).
-pub type ActivationShape = [usize; 3];
 
 /// One layer. A forward pass is a pure function: it changes no state, so that probes can share a
 /// network between threads.

@@ -3,15 +3,16 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Layer, Pass, elements};
-use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
-use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
+use crate::nn::form::{
+    Delta, Place, Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed,
+    Support, only,
+};
 use crate::nn::layer::{Epilogue, Mode};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// Maximum over 2 x 2 windows with stride 2.
 #[derive(Debug, Clone)]
@@ -85,7 +86,7 @@ struct MaxPoolRule {
 }
 
 impl<T: Element> Propagate<T> for MaxPool2 {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         let (input, shape, lanes) = (setup.inputs[0], setup.shapes[0], setup.blocks.lanes);
         Ok(Box::new(MaxPoolRule { isa: setup.isa, input, shape, lanes }))
     }
@@ -164,7 +165,7 @@ struct GlobalAvgPoolRule {
 }
 
 impl<T: Element> Propagate<T> for GlobalAvgPool {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         Ok(Box::new(GlobalAvgPoolRule { isa: setup.isa, shape: setup.shapes[0] }))
     }
 }

@@ -3,14 +3,15 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Layer, Pass, Role, elements};
-use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
-use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::nn::form::{
+    Delta, Place, Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed,
+    Support, only,
+};
 
 /// max(x, 0).
 #[derive(Debug, Clone)]
@@ -55,7 +56,7 @@ struct ReluRule {
 }
 
 impl<T: Element> Propagate<T> for Relu {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         let (input, shape, lanes) = (setup.inputs[0], setup.shapes[0], setup.blocks.lanes);
         Ok(Box::new(ReluRule { isa: setup.isa, input, shape, lanes }))
     }

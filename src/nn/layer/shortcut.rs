@@ -3,15 +3,16 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Layer, Pass};
-use crate::kernels::lanes::conv::Scratch;
+use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
 use crate::kernels::stack::Change;
 use crate::kernels::{Element, ops};
-use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
+use crate::nn::form::{
+    Delta, Place, Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed,
+    Support, only,
+};
 use crate::nn::layer::{Epilogue, Mode};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// Takes every second row and column and pads the channels with zeros on both sides.
 #[derive(Debug, Clone)]
@@ -116,7 +117,7 @@ impl ShortcutRule {
 }
 
 impl<T: Element> Propagate<T> for ShortcutA {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         let (shape, lanes) = (setup.shapes[0], setup.blocks.lanes);
         Ok(Box::new(ShortcutRule { before: self.before(), shape, lanes }))
     }

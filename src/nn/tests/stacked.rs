@@ -4,12 +4,12 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::forward::Batch;
 use crate::Result;
 use crate::kernels::stack::emulate::with_kernels;
 use crate::kernels::{Rounding, Split};
 use crate::nn::difference::{LogitScale, Options};
 use crate::nn::objective::NetworkObjective;
+use crate::nn::pass::stacked::Batch;
 use crate::nn::{Context, Mode, Network, Propagator, RunningStats, model};
 use crate::rng::{Purpose, Stream};
 use crate::zo::Objective;

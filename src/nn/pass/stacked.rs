@@ -1,11 +1,18 @@
-//! Forward passes of stacked points.
+//! Passes of many points of the parameter space at once, from the images or from stored values on: how networks run on
+//! GPUs.
+//!
+//! A stack leads every activation: (P, B, C, H, W), or (1, …) for what all members share, features being (P, B, F, 1,
+//! 1). Where the other passes and [`crate::nn::difference`] take one point and one probe through the cache of a core,
+//! a layer here is one operation on the whole stack, and only losses leave the device. Everything runs on the CPU
+//! too, by the definitions of [`crate::kernels::stack`]: slowly, for tests.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::kernels::stack;
-use crate::nn::graph::{Activations, Network};
-use crate::nn::layer::{Mode, Pass, Role};
+use crate::nn::activations::{Activations, Kind};
+use crate::nn::form::{Context, Mode, Pass};
+use crate::nn::graph::Network;
 
 /// Values of a pass, by number of the value (see [`Network`]); a value may be dropped after its last use.
 pub(in crate::nn) type Values = Vec<Option<Tensor>>;
@@ -99,17 +106,6 @@ fn run(
     Ok(())
 }
 
-/// Moments (C, 2), in f64 on the device, of every value that a train-mode batch norm reads.
-pub(in crate::nn) fn moments(network: &Network, values: &Values) -> Result<Vec<Option<Tensor>>> {
-    let mut moments = vec![None; values.len()];
-    for step in network.steps().iter().filter(|step| network.layer(step.node).role() == Role::Norm) {
-        if let Some(input) = &values[step.inputs[0]] {
-            moments[step.inputs[0]] = Some(stack::moments(input)?.squeeze(0)?);
-        }
-    }
-    Ok(moments)
-}
-
 /// Numbers per image that are alive at the same time at most while `steps` run, if `size` says how many each value
 /// has; values that other steps produced do not count.
 pub(in crate::nn) fn peak_numbers(
@@ -140,6 +136,34 @@ pub(in crate::nn) fn members(memory: usize, numbers: usize, dtype: DType) -> usi
 
 /// A launch has at most 65,535 blocks along the axis of the stack.
 const MAX_MEMBERS: usize = 65_535;
+
+impl Network {
+    /// As [`Network::tensors`], as stacks with one member, (1, …).
+    pub(in crate::nn) fn stacked_tensors(
+        &self,
+        params: &[f64],
+        dtype: DType,
+        device: &Device,
+    ) -> crate::Result<Vec<Tensor>> {
+        let tensors = self.tensors(params, dtype, device)?;
+        Ok(tensors.iter().map(alone).collect::<candle_core::Result<_>>()?)
+    }
+
+    /// A pass as a stack of one, for GPUs; keeps the values that `keep` asks for.
+    pub(in crate::nn) fn forward_stacked(
+        &self,
+        context: &Context,
+        params: &[Tensor],
+        images: &Tensor,
+        keep: impl Fn(usize) -> bool,
+    ) -> crate::Result<Activations> {
+        let params: Vec<Tensor> = params.iter().map(alone).collect::<candle_core::Result<_>>()?;
+        let values = values(self, context.mode, &params, images, keep)?;
+        let last = values.last().and_then(Option::as_ref);
+        let logits = rows(last.expect("the last step's value is never dropped"))?;
+        Ok(Activations { values, logits, kind: Kind::Stacked, n_images: images.dim(0)? })
+    }
+}
 
 /// A batch on a device, and what stacked points may occupy of its memory.
 #[derive(Debug, Clone, Copy)]

@@ -7,46 +7,13 @@
 use candle_core::{DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::graph::{Network, Step};
-use super::layer::{ActivationShape, Context, Epilogue, Layer, Mode, Role};
 use crate::Result;
-use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::{Moments, Partial, partial};
-use crate::kernels::lanes::{Blocks, Buffer, Pool};
+use crate::kernels::lanes::{Blocks, Buffer, Pool, Scratch};
 use crate::kernels::{Element, Isa, Split};
-
-/// What a layer knows when it gets ready.
-#[derive(Debug, Clone, Copy)]
-pub struct StreamSetup<'a> {
-    /// Instruction set of the kernels.
-    pub isa: Isa,
-    /// Cut of the batch.
-    pub blocks: Blocks,
-    /// Batch-norm statistics.
-    pub mode: Mode<'a>,
-    /// Sizes of the values read.
-    pub shapes: &'a [ActivationShape],
-    /// The layer's own parameter tensors, flat.
-    pub params: &'a [Vec<f64>],
-    /// What it takes over.
-    pub epilogue: Epilogue,
-}
-
-/// A layer ready for one forward pass.
-pub trait Streamed<T>: Send + Sync {
-    /// Output (C', H', W', lane) of one block, from its inputs (C, H, W, lane) and, for a batch norm in
-    /// train mode, the moments of the batch.
-    fn run(&self, inputs: &[&[T]], moments: &[Moments], out: &mut [T], scratch: &mut Scratch<T>);
-}
-
-/// Makes layers ready, for one number type. Every layer implements it for both.
-pub trait Stream<T: Element> {
-    /// The layer with these parameters.
-    ///
-    /// # Errors
-    /// If sizes do not fit.
-    fn streamed(&self, setup: &StreamSetup) -> Result<Box<dyn Streamed<T>>>;
-}
+use crate::nn::form::{ActivationShape, Context, Mode, Stream, StreamSetup, Streamed};
+use crate::nn::graph::{Network, Step};
+use crate::nn::layer::{Layer, Role};
 
 /// One block of images on its way.
 struct State<T> {

@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor};
 
-use super::forward::{self, Values};
-use super::{Setup, StackedRule};
+use super::options::Options;
+use super::owners::{Head, Owners, n_images};
+use super::scale::LogitScale;
 use crate::kernels::stack::{self, Change};
-use crate::nn::difference::{Head, LogitScale, Options, Owners, Support, n_images};
+use crate::nn::form::{Mode, StackedRule, StackedSetup, Support};
 use crate::nn::graph::{Network, Step};
-use crate::nn::layer::Mode;
 use crate::nn::loss;
+use crate::nn::pass::stacked::{self as forward, Values};
+use crate::nn::pass::statistics;
 use crate::{Error, Result};
 
 /// A network at one base point and batch, ready to propagate differences of stacked probes.
 #[derive(Debug)]
-pub(in crate::nn) struct Engine {
+pub(super) struct Engine {
     memory: usize,
     base: Values,
     steps: Vec<Step>,
@@ -72,7 +74,7 @@ impl Path {
 
 impl Engine {
     /// As [`crate::nn::Propagator::with`], where the images are.
-    pub(in crate::nn) fn new(
+    pub(super) fn new(
         network: &Network,
         params: &[f64],
         images: &Tensor,
@@ -89,7 +91,7 @@ impl Engine {
             step.inputs.iter().for_each(|&value| is_kept[value] = true);
         }
         let base = forward::values(network, mode, &tensors, images, |value| is_kept[value])?;
-        let moments = forward::moments(network, &base)?;
+        let moments = statistics::moments(network, &base)?;
         let logits = forward::rows(base.last().and_then(Option::as_ref).ok_or_else(no_output)?)?;
         let mut rows = loss::rows(&logits)?;
         if let Some(scale) = &options.scale {
@@ -106,7 +108,7 @@ impl Engine {
                     own.clone().map(|idx| &params[network.layout().range(idx)]).collect();
                 let shapes: Vec<_> = step.inputs.iter().map(|&value| network.shape(value)).collect();
                 let inputs: Vec<_> = step.inputs.iter().map(|&value| base[value].clone()).collect();
-                let setup = Setup {
+                let setup = StackedSetup {
                     mode,
                     inputs: &inputs,
                     shapes: &shapes,
@@ -141,11 +143,11 @@ impl Engine {
         Ok(((base_loss, logits, stats), engine))
     }
 
-    pub(in crate::nn) fn base_bytes(&self) -> usize {
+    pub(super) fn base_bytes(&self) -> usize {
         self.base.iter().flatten().map(|value| value.elem_count() * self.dtype.size_in_bytes()).sum()
     }
 
-    pub(in crate::nn) fn flops_of(&self, coord: usize) -> u64 {
+    pub(super) fn flops_of(&self, coord: usize) -> u64 {
         self.path(self.owners.of(coord).0).flops
     }
 
@@ -154,7 +156,7 @@ impl Engine {
     }
 
     /// As [`crate::nn::Propagator::differences`]. The bits do not depend on how probes are stacked.
-    pub(in crate::nn) fn differences(&self, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
+    pub(super) fn differences(&self, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
         let mut seeds: Vec<(usize, usize, usize)> = probes
             .iter()
             .enumerate()

@@ -1,0 +1,44 @@
+//! Whose coordinate a probe moves, and what stands at the base point.
+
+use crate::nn::graph::Network;
+use crate::nn::stats::BatchStats;
+
+/// Loss, logits (B, classes) and batch statistics at a base point.
+pub(super) type Head = (f64, candle_core::Tensor, BatchStats);
+
+/// Number of images of a batch.
+pub(super) fn n_images(images: &candle_core::Tensor, labels: &[u32]) -> crate::Result<usize> {
+    let n_images = images.dim(0)?;
+    if n_images != labels.len() || n_images == 0 {
+        return Err(crate::Error::Objective(format!("{n_images} images but {} labels", labels.len())));
+    }
+    Ok(n_images)
+}
+
+/// Which step owns which coordinates.
+#[derive(Debug)]
+pub(super) struct Owners {
+    /// First coordinate of every step with parameters, and the step; sorted.
+    firsts: Vec<(usize, usize)>,
+    n_coords: usize,
+}
+
+impl Owners {
+    pub(super) fn new(network: &Network) -> Self {
+        let owned = |(idx, node): (usize, usize)| {
+            let own = network.params_of(node);
+            (!own.is_empty()).then(|| (network.layout().range(own.start).start, idx))
+        };
+        let nodes = network.steps().iter().map(|step| step.node).enumerate();
+        let mut firsts: Vec<_> = nodes.filter_map(owned).collect();
+        firsts.sort_unstable();
+        Self { firsts, n_coords: network.layout().n_coords() }
+    }
+
+    /// The step that owns a coordinate, and the coordinate's number within it.
+    pub(super) fn of(&self, coord: usize) -> (usize, usize) {
+        assert!(coord < self.n_coords, "coordinate {coord} of {}", self.n_coords);
+        let (first, step_idx) = self.firsts[self.firsts.partition_point(|&(first, _)| first <= coord) - 1];
+        (step_idx, coord - first)
+    }
+}

@@ -1,0 +1,33 @@
+//! The pass that candle's autograd follows.
+
+use candle_core::Tensor;
+
+use crate::Result;
+use crate::nn::activations::{Activations, Kind};
+use crate::nn::form::{Mode, Pass};
+use crate::nn::graph::Network;
+
+impl Network {
+    /// A pass through candle's own operations, which its autograd follows on any device.
+    ///
+    /// # Errors
+    /// If shapes do not fit or the device fails.
+    pub(crate) fn forward_tracked(
+        &self,
+        mode: Mode,
+        params: &[Tensor],
+        images: &Tensor,
+    ) -> Result<Activations> {
+        let mut values: Vec<Option<Tensor>> = vec![None; self.n_nodes() + 1];
+        values[0] = Some(images.clone());
+        for step in self.steps() {
+            let inputs: Vec<&Tensor> =
+                step.inputs.iter().filter_map(|&value| values[value].as_ref()).collect();
+            let pass = Pass { mode, schedule: None, epilogue: step.epilogue };
+            values[step.output] =
+                Some(self.layer(step.node).forward(&pass, &params[self.params_of(step.node)], &inputs)?);
+        }
+        let logits = values.last().cloned().flatten().expect("a network has an output");
+        Ok(Activations { values, logits, kind: Kind::Plain, n_images: images.dim(0)? })
+    }
+}

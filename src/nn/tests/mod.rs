@@ -1,0 +1,3 @@
+//! Tests of the ways through a network against each other.
+
+mod stacked;
