@@ -21,7 +21,7 @@ pub(super) enum Kind {
     Lanes(Schedule),
     /// Stacks of one (1, B, C, H, W).
     Stacked,
-    /// (B, C, H, W), or (B, features).
+    /// (B, C, H, W).
     Plain,
 }
 

@@ -31,7 +31,7 @@ pub fn gradient(
     temperature: f64,
 ) -> Result<Backprop> {
     let tensors = network.tensors(params, images.dtype(), images.device())?;
-    let (loss, grads, activations) = if images.device().is_cpu() {
+    let (loss, grads, activations) = if images.device().is_cpu() && network.is_taped() {
         on_tape(network, &tensors, images, labels, temperature)?
     } else {
         by_autograd(network, &tensors, images, labels, temperature)?

@@ -15,9 +15,10 @@ use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::{Blocks, Buffer, Pool, Scratch};
 use crate::kernels::ops::norm;
 use crate::kernels::{Element, Isa, Split};
-use crate::nn::form::{Base, Context, Delta, Mode, Place, Propagate, Rule, RuleSetup, Support};
+use crate::nn::form::{
+    Base, Context, Delta, Mode, Place, Propagate, PropagateBoth, Rule, RuleSetup, Support,
+};
 use crate::nn::graph::{Network, Step};
-use crate::nn::layer::{Layer, Role};
 use crate::nn::loss;
 
 /// Changes in flight per thread aim at this size: probes that run together share what they read of
@@ -49,7 +50,7 @@ pub(super) struct Engine<T> {
 
 impl<T: Element> Engine<T>
 where
-    dyn Layer: Propagate<T>,
+    for<'f> dyn PropagateBoth + 'f: Propagate<T>,
 {
     pub(super) fn new(
         network: &Network,
@@ -60,11 +61,12 @@ where
         options: Options,
     ) -> Result<(Head, Self)> {
         let Options { memory, scale, rounding, .. } = options;
+        let forms = network.require("difference rule", |forms| forms.rule)?;
         let isa = Isa::current();
         let n_images = n_images(images, labels)?;
         let blocks = Blocks::new::<T>(isa, n_images);
         let steps = network.steps().to_vec();
-        let is_norm = |step: &Step| network.layer(step.node).role() == Role::Norm;
+        let is_norm = |step: &Step| network.layer(step.node).norm().is_some();
         let reads = |step: &Step| {
             let n = if network.layer(step.node).reads_base() { step.inputs.len() } else { 0 };
             step.inputs[..n].to_vec()
@@ -93,7 +95,8 @@ where
         let entropy = CrossEntropy::new(isa, blocks, &rows, labels);
         let rules = steps
             .iter()
-            .map(|step| {
+            .zip(forms)
+            .map(|(step, form)| {
                 let own = network.params_of(step.node);
                 let own: Vec<&[f64]> = own.map(|idx| &params[network.layout().range(idx)]).collect();
                 let shapes: Vec<_> = step.inputs.iter().map(|&value| network.shape(value)).collect();
@@ -108,7 +111,7 @@ where
                     epilogue: step.epilogue,
                     rounding,
                 };
-                Propagate::<T>::rule(network.layer(step.node), &setup)
+                Propagate::<T>::rule(form, &setup)
             })
             .collect::<Result<Vec<Box<dyn Rule<T>>>>>()?;
         let stage_of = network.stages(mode);

@@ -82,6 +82,7 @@ impl Engine {
         mode: Mode,
         options: Options,
     ) -> Result<(Head, Self)> {
+        let forms = network.require("difference rule for stacked probes", |forms| forms.stacked_rule)?;
         let device = images.device();
         let n_images = n_images(images, labels)?;
         let steps = network.steps().to_vec();
@@ -102,7 +103,8 @@ impl Engine {
         let logs = Tensor::from_vec(logs, logits.shape(), device)?;
         let rules = steps
             .iter()
-            .map(|step| {
+            .zip(forms)
+            .map(|(step, form)| {
                 let own = network.params_of(step.node);
                 let values: Vec<&[f64]> =
                     own.clone().map(|idx| &params[network.layout().range(idx)]).collect();
@@ -118,7 +120,7 @@ impl Engine {
                     epilogue: step.epilogue,
                     rounding: options.rounding,
                 };
-                network.layer(step.node).stacked_rule(&setup)
+                form.stacked_rule(&setup)
             })
             .collect::<Result<Vec<_>>>()?;
         let path = |idx: usize| {

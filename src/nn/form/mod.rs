@@ -9,13 +9,12 @@ mod rule;
 mod stacked;
 mod streamed;
 
-pub use rule::{Base, Coupling, Delta, Place, Propagate, Rule, RuleSetup, Support};
-pub use stacked::{StackedRule, StackedSetup, only};
-pub use streamed::{Stream, StreamSetup, Streamed};
+pub use rule::{Base, Coupling, Delta, Place, Propagate, PropagateBoth, Rule, RuleSetup, Support};
+pub use stacked::{PropagateStacked, StackedRule, StackedSetup, only};
+pub use streamed::{Stream, StreamBoth, StreamSetup, Streamed};
 
 use super::stats::RunningStats;
 use crate::kernels::Split;
-use crate::kernels::ops::Schedule;
 
 /// Which statistics batch norm uses.
 #[derive(Debug, Clone, Copy)]
@@ -51,9 +50,6 @@ pub enum Epilogue {
 pub struct Pass<'a> {
     /// Batch-norm statistics.
     pub mode: Mode<'a>,
-    /// How our own operations run, where images are in lanes: on the CPU. Elsewhere activations are
-    /// (B, C, H, W) or (B, features), for candle's operations.
-    pub schedule: Option<Schedule>,
     /// What the layer takes over.
     pub epilogue: Epilogue,
 }

@@ -188,7 +188,7 @@ pub trait Coupling<T> {
     fn affine(&self, support: Support, sums: &[T], out: &mut Vec<Affine<T>>);
 }
 
-/// Makes rules for one number type. Every layer implements it for both.
+/// A layer that can make its rule for one number type.
 pub trait Propagate<T: Element> {
     /// The layer's rule.
     ///
@@ -196,3 +196,8 @@ pub trait Propagate<T: Element> {
     /// If a parameter or statistic is missing.
     fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>>;
 }
+
+/// The same for both number types.
+pub trait PropagateBoth: Propagate<f32> + Propagate<f64> + std::fmt::Debug {}
+
+impl<L: Propagate<f32> + Propagate<f64> + std::fmt::Debug> PropagateBoth for L {}

@@ -70,6 +70,15 @@ pub trait StackedRule: Send + Sync + std::fmt::Debug {
     fn flops(&self, inputs: &[Support]) -> u64;
 }
 
+/// A layer that can make its rule for stacked probes.
+pub trait PropagateStacked: std::fmt::Debug {
+    /// The layer's rule.
+    ///
+    /// # Errors
+    /// If a parameter or statistic is missing, or the device fails.
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>>;
+}
+
 /// A layer's only input.
 pub fn only<'a>(inputs: &[Option<&'a Change>]) -> Result<&'a Change> {
     match inputs.first() {

@@ -30,7 +30,7 @@ pub trait Streamed<T>: Send + Sync {
     fn run(&self, inputs: &[&[T]], moments: &[Moments], out: &mut [T], scratch: &mut Scratch<T>);
 }
 
-/// Makes layers ready, for one number type. Every layer implements it for both.
+/// A layer that can get ready, for one number type.
 pub trait Stream<T: Element> {
     /// The layer with these parameters.
     ///
@@ -38,3 +38,8 @@ pub trait Stream<T: Element> {
     /// If sizes do not fit.
     fn streamed(&self, setup: &StreamSetup) -> Result<Box<dyn Streamed<T>>>;
 }
+
+/// The same for both number types.
+pub trait StreamBoth: Stream<f32> + Stream<f64> + std::fmt::Debug {}
+
+impl<L: Stream<f32> + Stream<f64> + std::fmt::Debug> StreamBoth for L {}

@@ -42,6 +42,11 @@ impl Builder {
         let inputs: Vec<usize> = inputs.iter().map(|value| value.0).collect();
         let shapes: Vec<ActivationShape> = inputs.iter().map(|&value| self.shapes[value]).collect();
         self.shapes.push(layer.output_shape(&shapes));
+        if let Some(norm) = layer.norm() {
+            let n_norms = self.norm_channels.len().max(norm.idx + 1);
+            self.norm_channels.resize(n_norms, 0);
+            self.norm_channels[norm.idx] = norm.statistics.view(shapes[0])[0];
+        }
         let idx = self.nodes.len();
         let params = first..self.specs.len();
         self.nodes.push(Node { name, layer: Box::new(layer), inputs, params });
@@ -52,7 +57,6 @@ impl Builder {
     pub fn push_norm(&mut self, name: impl Into<String>, input: Value) -> Value {
         let channels = self.shapes[input.0][0];
         let norm_idx = self.norm_channels.len();
-        self.norm_channels.push(channels);
         self.push(name, BatchNorm { channels, norm_idx }, &[input])
     }
 

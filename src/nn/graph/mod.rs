@@ -11,7 +11,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::form::{ActivationShape, Mode};
-use super::layer::{Layer, Role};
+use super::layer::{Forms, Layer};
 use super::stats::{BatchStats, NormStats, RunningStats};
 use crate::kernels::lanes::norm::Moments;
 use crate::params::Layout;
@@ -109,8 +109,8 @@ impl Network {
     pub fn norm_names(&self) -> Vec<&str> {
         let mut names = vec![""; self.norm_channels.len()];
         for node in &self.nodes {
-            if let Some(norm_idx) = node.layer.norm_idx() {
-                names[norm_idx] = &node.name;
+            if let Some(norm) = node.layer.norm() {
+                names[norm.idx] = &node.name;
             }
         }
         names
@@ -162,12 +162,41 @@ impl Network {
     pub(super) fn batch_stats(&self, n_images: usize, moments: &[Option<Vec<Moments>>]) -> BatchStats {
         let mut layers = vec![(0.0, Vec::new()); self.norm_channels.len()];
         for node in &self.nodes {
-            let Some(norm_idx) = node.layer.norm_idx() else { continue };
-            let [_, height, width] = self.shapes[node.inputs[0]];
+            let Some(norm) = node.layer.norm() else { continue };
+            let [_, height, width] = norm.statistics.view(self.shapes[node.inputs[0]]);
             let moments = moments[node.inputs[0]].clone().unwrap_or_default();
-            layers[norm_idx] = ((n_images * height * width) as f64, moments);
+            layers[norm.idx] = ((n_images * height * width) as f64, moments);
         }
         BatchStats { layers }
+    }
+
+    /// One form of every step's layer, in order.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] with `evaluator`, naming the first layer without it; the form is called `what`.
+    pub(super) fn require<'n, F>(
+        &'n self,
+        what: &str,
+        form: impl Fn(Forms<'n>) -> Option<F>,
+    ) -> Result<Vec<F>> {
+        let of = |step: &Step| {
+            let Node { name, layer, .. } = &self.nodes[step.node];
+            form(layer.forms()).ok_or_else(|| {
+                let reason = format!("layer `{name}` ({}) has no {what}; use full or reuse", layer.kind());
+                Error::setting("evaluator", reason)
+            })
+        };
+        self.steps.iter().map(of).collect()
+    }
+
+    /// One form of every step's layer, in order; none if one has none.
+    pub(super) fn all_have<'n, F>(&'n self, form: impl Fn(Forms<'n>) -> Option<F>) -> Option<Vec<F>> {
+        self.steps.iter().map(|step| form(self.layer(step.node).forms())).collect()
+    }
+
+    /// Whether the tape follows every layer.
+    pub(super) fn is_taped(&self) -> bool {
+        self.nodes.iter().all(|node| node.layer.forms().is_taped)
     }
 
     /// The layer of a node.
@@ -181,7 +210,7 @@ impl Network {
         let mut of_value = vec![0; self.nodes.len() + 1];
         let mut stages = Vec::new();
         for step in &self.steps {
-            let is_coupled = self.layer(step.node).role() == Role::Norm && matches!(mode, Mode::Train);
+            let is_coupled = self.layer(step.node).norm().is_some() && matches!(mode, Mode::Train);
             let first = of_value[step.inputs[0]] + usize::from(is_coupled);
             let stage = step.inputs[1..].iter().fold(first, |stage, &value| stage.max(of_value[value]));
             of_value[step.output] = stage;

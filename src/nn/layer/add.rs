@@ -2,15 +2,16 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Layer, Pass, Role, elements};
+use super::{ActivationShape, Forms, Layer, Pass, Role, elements};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
+use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{
-    Delta, Place, Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed,
-    Support,
+    Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream,
+    StreamSetup, Streamed, Support,
 };
 
 /// Sum of two activations of equal shape.
@@ -26,23 +27,36 @@ impl Layer for Add {
         elements(inputs[0])
     }
 
-    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        match pass.schedule {
-            Some(schedule) => ops::pointwise::add(schedule, inputs[0], inputs[1]),
-            None => inputs[0] + inputs[1],
-        }
+    fn forward(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        inputs[0] + inputs[1]
+    }
+
+    fn forward_lanes(
+        &self,
+        _: &Pass,
+        schedule: Schedule,
+        _: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        ops::pointwise::add(schedule, inputs[0], inputs[1])
     }
 
     fn forward_stacked(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         inputs[0].broadcast_add(inputs[1])
     }
 
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedAdd { shape: setup.shapes[0] }))
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
     }
 
     fn role(&self) -> Role {
         Role::Add
+    }
+}
+
+impl PropagateStacked for Add {
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedAdd { shape: setup.shapes[0] }))
     }
 }
 

@@ -2,17 +2,17 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{ActivationShape, Epilogue, Layer, Mode, Pass, Role, elements};
+use super::{ActivationShape, Epilogue, Forms, Layer, Mode, Norm, Pass, Role, Statistics, elements};
 use crate::Error;
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{self, Affine, Change, Plane, Relu, SUMS, add_sums};
 use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
-use crate::kernels::ops::stack as joined;
+use crate::kernels::ops::{Schedule, stack as joined};
 use crate::kernels::stack::{self, Change as StackedChange, NormBase, NormChange};
 use crate::kernels::{Element, Isa};
 use crate::nn::form::{
-    Coupling, Delta, Place, Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup,
-    Streamed, Support,
+    Coupling, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream,
+    StreamSetup, Streamed, Support,
 };
 use crate::params::{ParamKind, ParamSpec};
 
@@ -52,14 +52,6 @@ impl Layer for BatchNorm {
     fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, other) = (inputs[0], inputs.get(1).copied());
         let is_relu = pass.epilogue != Epilogue::None;
-        if let Some(schedule) = pass.schedule {
-            let stats = match pass.mode {
-                Mode::Train => Stats::Batch,
-                Mode::Eval(running) => Stats::Given(running.layer(self.norm_idx).moments()),
-            };
-            let params = joined(&params[0], &params[1])?;
-            return batch_norm(schedule, x, &params, stats, EPSILON, other, is_relu);
-        }
         let (scale, shift) = (&params[0], &params[1]);
         let out = match pass.mode {
             Mode::Train => batch_norm_composed(x, scale, shift, EPSILON)?,
@@ -83,6 +75,22 @@ impl Layer for BatchNorm {
         if is_relu { out.relu() } else { Ok(out) }
     }
 
+    fn forward_lanes(
+        &self,
+        pass: &Pass,
+        schedule: Schedule,
+        params: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        let stats = match pass.mode {
+            Mode::Train => Stats::Batch,
+            Mode::Eval(running) => Stats::Given(running.layer(self.norm_idx).moments()),
+        };
+        let params = joined(&params[0], &params[1])?;
+        let (other, is_relu) = (inputs.get(1).copied(), pass.epilogue != Epilogue::None);
+        batch_norm(schedule, inputs[0], &params, stats, EPSILON, other, is_relu)
+    }
+
     fn forward_stacked(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, other) = (inputs[0], inputs.get(1).copied());
         let moments = match pass.mode {
@@ -95,12 +103,12 @@ impl Layer for BatchNorm {
         stack::normalize(x, &moments, [&params[0], &params[1]], EPSILON, other, is_relu)
     }
 
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedNorm::new(self, setup)?))
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
     }
 
-    fn norm_idx(&self) -> Option<usize> {
-        Some(self.norm_idx)
+    fn norm(&self) -> Option<Norm> {
+        Some(Norm { idx: self.norm_idx, statistics: Statistics::PerChannel })
     }
 
     fn role(&self) -> Role {
@@ -109,6 +117,12 @@ impl Layer for BatchNorm {
 
     fn reads_base(&self) -> bool {
         true
+    }
+}
+
+impl PropagateStacked for BatchNorm {
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedNorm::new(self, setup)?))
     }
 }
 

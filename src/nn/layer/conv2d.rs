@@ -2,16 +2,17 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{ActivationShape, Layer, Pass, elements};
+use super::{ActivationShape, Forms, Layer, Pass, elements};
 use crate::kernels::lanes::conv::Conv;
 use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::{Buffer, Scratch, pointwise};
+use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change, Convolution};
 use crate::kernels::{Element, Isa, Rounding, ops};
 use crate::nn::form::{
-    Delta, Place, Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed,
-    Support, only,
+    Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream,
+    StreamSetup, Streamed, Support, only,
 };
 use crate::params::{ParamKind, ParamSpec};
 
@@ -68,15 +69,25 @@ impl Layer for Conv2d {
         2 * elements(self.output_shape(inputs)) * (self.c_in * self.kernel * self.kernel) as u64
     }
 
-    fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        let out = match pass.schedule {
-            Some(schedule) => ops::conv::conv2d(schedule, inputs[0], &params[0], self.stride, self.padding)?,
-            None => inputs[0].conv2d(&params[0], self.padding, self.stride, 1, 1)?,
-        };
-        match (params.get(1), pass.schedule) {
-            (Some(bias), Some(schedule)) => ops::pointwise::add_bias(schedule, &out, bias),
-            (Some(bias), None) => out.broadcast_add(&bias.reshape((1, self.c_out, 1, 1))?),
-            (None, _) => Ok(out),
+    fn forward(&self, _: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        let out = inputs[0].conv2d(&params[0], self.padding, self.stride, 1, 1)?;
+        match params.get(1) {
+            Some(bias) => out.broadcast_add(&bias.reshape((1, self.c_out, 1, 1))?),
+            None => Ok(out),
+        }
+    }
+
+    fn forward_lanes(
+        &self,
+        _: &Pass,
+        schedule: Schedule,
+        params: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        let out = ops::conv::conv2d(schedule, inputs[0], &params[0], self.stride, self.padding)?;
+        match params.get(1) {
+            Some(bias) => ops::pointwise::add_bias(schedule, &out, bias),
+            None => Ok(out),
         }
     }
 
@@ -88,12 +99,18 @@ impl Layer for Conv2d {
         }
     }
 
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        self.stacked_rule_with(setup, setup.params[0].clone())
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
     }
 
     fn reads_base(&self) -> bool {
         true
+    }
+}
+
+impl PropagateStacked for Conv2d {
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        self.stacked_rule_with(setup, setup.params[0].clone())
     }
 }
 

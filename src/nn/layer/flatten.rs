@@ -2,14 +2,15 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Layer, Pass};
+use super::{ActivationShape, Forms, Layer, Pass};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
+use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, ops};
 use crate::nn::form::{
-    Delta, Place, Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed,
-    Support, only,
+    Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream,
+    StreamSetup, Streamed, Support, only,
 };
 
 /// (B, C, H, W) to (B, C · H · W), in PyTorch's order: channel, row, column. With images in lanes that is
@@ -26,13 +27,20 @@ impl Layer for Flatten {
         0
     }
 
-    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        match pass.schedule {
-            Some(_) => ops::as_features(inputs[0]),
-            None => inputs[0].flatten_from(1),
-        }
+    fn forward(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        inputs[0].flatten_from(1)?.unsqueeze(2)?.unsqueeze(3)
     }
 
+    fn forward_lanes(&self, _: &Pass, _: Schedule, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        ops::as_features(inputs[0])
+    }
+
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
+    }
+}
+
+impl PropagateStacked for Flatten {
     fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
         Ok(Box::new(StackedFlatten { shape: setup.shapes[0] }))
     }
@@ -144,14 +152,13 @@ mod tests {
         let isa = Isa::current();
         let blocks = Blocks::new::<f64>(isa, batch);
         let schedule = Schedule { isa, blocks, split: Split::Serial, is_exact: true };
-        let on_lanes = Pass { mode: Mode::Train, schedule: Some(schedule), epilogue: Epilogue::None };
-        let elsewhere = Pass { schedule: None, ..on_lanes };
+        let pass = Pass { mode: Mode::Train, epilogue: Epilogue::None };
         let in_lanes = ops::to_lanes(&images, blocks)?;
-        let found = ops::to_rows(&Flatten.forward(&on_lanes, &[], &[&in_lanes])?, blocks)?;
+        let found = ops::to_rows(&Flatten.forward_lanes(&pass, schedule, &[], &[&in_lanes])?, blocks)?;
         assert_eq!(found.dims(), [batch, n]);
         assert_eq!(found.flatten_all()?.to_vec1::<f64>()?, values);
-        let found = Flatten.forward(&elsewhere, &[], &[&images])?;
-        assert_eq!(found.dims(), [batch, n]);
+        let found = Flatten.forward(&pass, &[], &[&images])?;
+        assert_eq!(found.dims(), [batch, n, 1, 1]);
         assert_eq!(found.flatten_all()?.to_vec1::<f64>()?, values);
         Ok(())
     }

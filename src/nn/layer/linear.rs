@@ -3,10 +3,13 @@
 use candle_core::{Result, Tensor};
 
 use super::conv2d::{ConvRule, StreamedConv};
-use super::{ActivationShape, Conv2d, Layer, Pass};
+use super::{ActivationShape, Conv2d, Forms, Layer, Pass};
 use crate::kernels::lanes::geometry::Geometry;
+use crate::kernels::ops::Schedule;
 use crate::kernels::{Element, ops};
-use crate::nn::form::{Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed};
+use crate::nn::form::{
+    Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed,
+};
 use crate::params::{ParamKind, ParamSpec};
 
 /// y = x Wᵀ + b for x (B, in), W (out, in), b (out).
@@ -44,15 +47,21 @@ impl Layer for Linear {
         2 * (self.n_in * self.n_out) as u64
     }
 
-    fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        match pass.schedule {
-            Some(schedule) => {
-                let weight = ops::as_conv(&params[0])?;
-                let out = ops::conv::conv2d(schedule, inputs[0], &weight, 1, 0)?;
-                ops::pointwise::add_bias(schedule, &out, &params[1])
-            }
-            None => inputs[0].matmul(&params[0].t()?)?.broadcast_add(&params[1]),
-        }
+    fn forward(&self, _: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        let features = inputs[0].flatten_from(1)?;
+        features.matmul(&params[0].t()?)?.broadcast_add(&params[1])?.unsqueeze(2)?.unsqueeze(3)
+    }
+
+    fn forward_lanes(
+        &self,
+        _: &Pass,
+        schedule: Schedule,
+        params: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        let weight = ops::as_conv(&params[0])?;
+        let out = ops::conv::conv2d(schedule, inputs[0], &weight, 1, 0)?;
+        ops::pointwise::add_bias(schedule, &out, &params[1])
     }
 
     fn forward_stacked(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
@@ -60,12 +69,18 @@ impl Layer for Linear {
         self.as_conv().forward_stacked(pass, &params, inputs)
     }
 
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        self.as_conv().stacked_rule_with(setup, self.as_conv_weight(&setup.params[0])?)
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
     }
 
     fn reads_base(&self) -> bool {
         true
+    }
+}
+
+impl PropagateStacked for Linear {
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        self.as_conv().stacked_rule_with(setup, self.as_conv_weight(&setup.params[0])?)
     }
 }
 

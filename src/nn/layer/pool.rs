@@ -2,15 +2,16 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Layer, Pass, elements};
+use super::{ActivationShape, Forms, Layer, Pass, elements};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
+use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{
-    Delta, Place, Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed,
-    Support, only,
+    Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream,
+    StreamSetup, Streamed, Support, only,
 };
 use crate::nn::layer::{Epilogue, Mode};
 
@@ -28,11 +29,8 @@ impl Layer for MaxPool2 {
         elements(inputs[0])
     }
 
-    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0];
-        if let Some(schedule) = pass.schedule {
-            return ops::pointwise::max_pool2(schedule, x);
-        }
         // candle's own pooling loses a factor of four in its backward pass; the maximum over
         // reshaped windows does not.
         let (batch, channels, height, width) = x.dims4()?;
@@ -44,12 +42,28 @@ impl Layer for MaxPool2 {
             .max(3)
     }
 
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedMaxPool { base: setup.base()?, shape: setup.shapes[0] }))
+    fn forward_lanes(
+        &self,
+        _: &Pass,
+        schedule: Schedule,
+        _: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        ops::pointwise::max_pool2(schedule, inputs[0])
+    }
+
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
     }
 
     fn reads_base(&self) -> bool {
         true
+    }
+}
+
+impl PropagateStacked for MaxPool2 {
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedMaxPool { base: setup.base()?, shape: setup.shapes[0] }))
     }
 }
 
@@ -128,13 +142,26 @@ impl Layer for GlobalAvgPool {
         elements(inputs[0])
     }
 
-    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        match pass.schedule {
-            Some(schedule) => ops::pointwise::plane_means(schedule, inputs[0]),
-            None => inputs[0].flatten_from(2)?.mean(2),
-        }
+    fn forward(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        inputs[0].flatten_from(2)?.mean(2)?.unsqueeze(2)?.unsqueeze(3)
     }
 
+    fn forward_lanes(
+        &self,
+        _: &Pass,
+        schedule: Schedule,
+        _: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        ops::pointwise::plane_means(schedule, inputs[0])
+    }
+
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
+    }
+}
+
+impl PropagateStacked for GlobalAvgPool {
     fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
         Ok(Box::new(StackedAvgPool { shape: setup.shapes[0] }))
     }
@@ -148,7 +175,7 @@ struct StackedAvgPool {
 
 impl StackedRule for StackedAvgPool {
     fn apply(&self, inputs: &[Option<&Change>], _: Option<&Tensor>) -> Result<Tensor> {
-        let pass = Pass { mode: Mode::Train, schedule: None, epilogue: Epilogue::None };
+        let pass = Pass { mode: Mode::Train, epilogue: Epilogue::None };
         GlobalAvgPool.forward_stacked(&pass, &[], &[&only(inputs)?.data])
     }
 

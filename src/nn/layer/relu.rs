@@ -2,15 +2,16 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Layer, Pass, Role, elements};
+use super::{ActivationShape, Forms, Layer, Pass, Role, elements};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
+use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{
-    Delta, Place, Propagate, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed,
-    Support, only,
+    Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream,
+    StreamSetup, Streamed, Support, only,
 };
 
 /// max(x, 0).
@@ -26,15 +27,22 @@ impl Layer for Relu {
         elements(inputs[0])
     }
 
-    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        match pass.schedule {
-            Some(schedule) => ops::pointwise::relu(schedule, inputs[0]),
-            None => inputs[0].relu(),
-        }
+    fn forward(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        inputs[0].relu()
     }
 
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedRelu { base: setup.base()?, shape: setup.shapes[0] }))
+    fn forward_lanes(
+        &self,
+        _: &Pass,
+        schedule: Schedule,
+        _: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        ops::pointwise::relu(schedule, inputs[0])
+    }
+
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
     }
 
     fn role(&self) -> Role {
@@ -43,6 +51,12 @@ impl Layer for Relu {
 
     fn reads_base(&self) -> bool {
         true
+    }
+}
+
+impl PropagateStacked for Relu {
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedRelu { base: setup.base()?, shape: setup.shapes[0] }))
     }
 }
 

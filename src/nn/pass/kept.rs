@@ -34,8 +34,9 @@ impl Network {
     ) -> Result<Tensor> {
         let step = &self.steps()[idx];
         let inputs: Vec<&Tensor> = step.inputs.iter().map(|&input| value(input)).collect();
-        let pass = Pass { mode: context.mode, schedule: Some(schedule), epilogue: step.epilogue };
-        Ok(self.layer(step.node).forward(&pass, &params[self.params_of(step.node)], &inputs)?)
+        let pass = Pass { mode: context.mode, epilogue: step.epilogue };
+        let params = &params[self.params_of(step.node)];
+        Ok(self.layer(step.node).forward_lanes(&pass, schedule, params, &inputs)?)
     }
 
     /// As [`Network::forward`] on the CPU; `visit` sees every value with its number, the input's being 0, before

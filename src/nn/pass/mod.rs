@@ -19,10 +19,14 @@ impl Network {
     /// # Errors
     /// If shapes do not fit or the device fails.
     pub fn forward(&self, context: &Context, params: &[Tensor], images: &Tensor) -> Result<Tensor> {
-        match (images.device().is_cpu(), images.dtype()) {
-            (true, DType::F32) => streamed::forward::<f32>(self, context, params, images),
-            (true, DType::F64) => streamed::forward::<f64>(self, context, params, images),
-            _ => Ok(self.forward_stacked(context, params, images, |_| false)?.logits),
+        let streamed = match (images.device().is_cpu(), images.dtype()) {
+            (true, DType::F32) => streamed::forward::<f32>(self, context, params, images)?,
+            (true, DType::F64) => streamed::forward::<f64>(self, context, params, images)?,
+            _ => return Ok(self.forward_stacked(context, params, images, |_| false)?.logits),
+        };
+        match streamed {
+            Some(logits) => Ok(logits),
+            None => self.forward_visit(context, params, images, false, &mut |_, _, _| Ok(())),
         }
     }
 }

@@ -25,7 +25,7 @@ pub(in crate::nn) fn alone(tensor: &Tensor) -> Result<Tensor> {
 /// Output of one step of the network for its inputs (P or 1, …) and `params` (P or 1, …), all in declared order.
 fn step(network: &Network, idx: usize, mode: Mode, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
     let step = &network.steps()[idx];
-    let pass = Pass { mode, schedule: None, epilogue: step.epilogue };
+    let pass = Pass { mode, epilogue: step.epilogue };
     network.layer(step.node).forward_stacked(&pass, &params[network.params_of(step.node)], inputs)
 }
 

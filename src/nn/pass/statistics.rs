@@ -8,7 +8,6 @@ use crate::kernels::ops::{self, Schedule};
 use crate::kernels::{Split, stack};
 use crate::nn::activations::{Activations, Kind};
 use crate::nn::graph::Network;
-use crate::nn::layer::Role;
 use crate::nn::stats::BatchStats;
 
 impl Network {
@@ -31,7 +30,7 @@ impl Network {
             }
         };
         let mut moments = vec![None; activations.values.len()];
-        for step in self.steps().iter().filter(|step| self.layer(step.node).role() == Role::Norm) {
+        for step in self.steps().iter().filter(|step| self.layer(step.node).norm().is_some()) {
             let Some(input) = &activations.values[step.inputs[0]] else { continue };
             moments[step.inputs[0]] = Some(ops::norm::moments(schedule, input)?);
         }
@@ -56,7 +55,7 @@ impl Network {
 /// Moments (C, 2), in f64 on the device, of every value that a train-mode batch norm reads.
 pub(in crate::nn) fn moments(network: &Network, values: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
     let mut moments = vec![None; values.len()];
-    for step in network.steps().iter().filter(|step| network.layer(step.node).role() == Role::Norm) {
+    for step in network.steps().iter().filter(|step| network.layer(step.node).norm().is_some()) {
         if let Some(input) = &values[step.inputs[0]] {
             moments[step.inputs[0]] = Some(stack::moments(input)?.squeeze(0)?);
         }

@@ -11,9 +11,8 @@ use crate::Result;
 use crate::kernels::lanes::norm::{Moments, Partial, partial};
 use crate::kernels::lanes::{Blocks, Buffer, Pool, Scratch};
 use crate::kernels::{Element, Isa, Split};
-use crate::nn::form::{ActivationShape, Context, Mode, Stream, StreamSetup, Streamed};
+use crate::nn::form::{ActivationShape, Context, Mode, Stream, StreamBoth, StreamSetup, Streamed};
 use crate::nn::graph::{Network, Step};
-use crate::nn::layer::{Layer, Role};
 
 /// One block of images on its way.
 struct State<T> {
@@ -49,23 +48,24 @@ struct Pass<'a, T> {
     stage_of: Vec<usize>,
 }
 
-/// Logits (B, classes) of `images` (B, C, H, W) on the CPU.
+/// Logits (B, classes) of `images` (B, C, H, W) on the CPU; none if a layer of the network has no streamed form.
 pub(super) fn forward<T: Element>(
     network: &Network,
     context: &Context,
     params: &[Tensor],
     images: &Tensor,
-) -> Result<Tensor>
+) -> Result<Option<Tensor>>
 where
-    dyn Layer: Stream<T>,
+    for<'f> dyn StreamBoth + 'f: Stream<T>,
 {
+    let Some(layers) = network.all_have(|forms| forms.streamed) else { return Ok(None) };
     let isa = Isa::current();
     let n_images = images.dim(0)?;
     let blocks = Blocks::new::<T>(isa, n_images);
     let images = images.contiguous()?;
     let (storage, layout) = images.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { unreachable!("only batches on the CPU are streamed") };
-    let pass = Pass::new(network, context.mode, params, isa, blocks, T::slice(storage, layout)?)?;
+    let pass = Pass::new(network, &layers, context.mode, params, isa, blocks, T::slice(storage, layout)?)?;
 
     let n_values = pass.produced.len();
     let mut states: Vec<State<T>> = (0..blocks.count())
@@ -105,12 +105,13 @@ where
     };
     let logits = (0..n_images).flat_map(|image| (0..n_classes).map(move |class| (image, class)));
     let logits: Vec<T> = logits.map(|(image, class)| at(image, class)).collect();
-    Ok(Tensor::from_vec(logits, (n_images, n_classes), &Device::Cpu)?)
+    Ok(Some(Tensor::from_vec(logits, (n_images, n_classes), &Device::Cpu)?))
 }
 
 impl<'a, T: Element> Pass<'a, T> {
     fn new(
         network: &'a Network,
+        forms: &[&dyn StreamBoth],
         mode: Mode,
         params: &[Tensor],
         isa: Isa,
@@ -118,7 +119,7 @@ impl<'a, T: Element> Pass<'a, T> {
         images: &'a [T],
     ) -> Result<Self>
     where
-        dyn Layer: Stream<T>,
+        for<'f> dyn StreamBoth + 'f: Stream<T>,
     {
         let stage_of = network.stages(mode);
         let n_values = network.n_nodes() + 1;
@@ -130,8 +131,7 @@ impl<'a, T: Element> Pass<'a, T> {
             for &value in &step.inputs {
                 last_read[value] = last_read[value].max(stage_of[idx]);
             }
-            let layer = network.layer(step.node);
-            is_coupled.push(layer.role() == Role::Norm && matches!(mode, Mode::Train));
+            is_coupled.push(network.layer(step.node).norm().is_some() && matches!(mode, Mode::Train));
             is_measured[step.inputs[0]] |= is_coupled[idx];
             let shapes: Vec<ActivationShape> =
                 step.inputs.iter().map(|&value| network.shape(value)).collect();
@@ -141,7 +141,7 @@ impl<'a, T: Element> Pass<'a, T> {
                 .collect::<Result<Vec<_>>>()?;
             let epilogue = step.epilogue;
             let setup = StreamSetup { isa, blocks, mode, shapes: &shapes, params: &params, epilogue };
-            layers.push(Stream::<T>::streamed(layer, &setup)?);
+            layers.push(Stream::<T>::streamed(forms[idx], &setup)?);
         }
         // The logits outlive everything.
         last_read[n_values - 1] = usize::MAX;

@@ -23,11 +23,12 @@ impl Network {
         for step in self.steps() {
             let inputs: Vec<&Tensor> =
                 step.inputs.iter().filter_map(|&value| values[value].as_ref()).collect();
-            let pass = Pass { mode, schedule: None, epilogue: step.epilogue };
+            let pass = Pass { mode, epilogue: step.epilogue };
             values[step.output] =
                 Some(self.layer(step.node).forward(&pass, &params[self.params_of(step.node)], &inputs)?);
         }
-        let logits = values.last().cloned().flatten().expect("a network has an output");
+        let last = values.last().and_then(Option::as_ref).expect("a network has an output");
+        let logits = last.flatten_from(1)?;
         Ok(Activations { values, logits, kind: Kind::Plain, n_images: images.dim(0)? })
     }
 }
