@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::kernels::ops::Schedule;
 
-/// What a forward pass leaves: the values that other steps read, and the logits.
+/// What a forward pass leaves: the values that later layers read, and the logits.
 #[derive(Debug, Clone)]
 pub struct Activations {
     /// By value; none where a layer's output was never there on its own.

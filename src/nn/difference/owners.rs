@@ -15,10 +15,10 @@ pub(super) fn n_images(images: &candle_core::Tensor, labels: &[u32]) -> crate::R
     Ok(n_images)
 }
 
-/// Which step owns which coordinates.
+/// Which fused layer owns which coordinates.
 #[derive(Debug)]
 pub(super) struct Owners {
-    /// First coordinate of every step with parameters, and the step; sorted.
+    /// First coordinate of every fused layer with parameters, and its number; sorted.
     firsts: Vec<(usize, usize)>,
     n_coords: usize,
 }
@@ -29,16 +29,16 @@ impl Owners {
             let own = network.params_of(node);
             (!own.is_empty()).then(|| (network.layout().range(own.start).start, idx))
         };
-        let nodes = network.steps().iter().map(|step| step.node).enumerate();
+        let nodes = network.fused().iter().map(|fused| fused.node).enumerate();
         let mut firsts: Vec<_> = nodes.filter_map(owned).collect();
         firsts.sort_unstable();
         Self { firsts, n_coords: network.layout().n_coords() }
     }
 
-    /// The step that owns a coordinate, and the coordinate's number within it.
+    /// The fused layer that owns a coordinate, and the coordinate's number within it.
     pub(super) fn of(&self, coord: usize) -> (usize, usize) {
         assert!(coord < self.n_coords, "coordinate {coord} of {}", self.n_coords);
-        let (first, step_idx) = self.firsts[self.firsts.partition_point(|&(first, _)| first <= coord) - 1];
-        (step_idx, coord - first)
+        let (first, fused_idx) = self.firsts[self.firsts.partition_point(|&(first, _)| first <= coord) - 1];
+        (fused_idx, coord - first)
     }
 }

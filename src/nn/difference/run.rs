@@ -7,7 +7,7 @@ use candle_core::{Storage, Tensor};
 
 use super::options::Options;
 use super::owners::{Head, Owners, n_images};
-use super::program::Path;
+use super::program::ProbePath;
 use super::scale::LogitScale;
 use crate::Result;
 use crate::kernels::lanes::loss::CrossEntropy;
@@ -18,7 +18,7 @@ use crate::kernels::{Element, Isa, Split};
 use crate::nn::form::{
     Base, Context, Delta, Mode, Place, Propagate, PropagateBoth, Rule, RuleSetup, Support,
 };
-use crate::nn::graph::{Network, Step};
+use crate::nn::graph::{Fused, Network};
 use crate::nn::loss;
 
 /// Changes in flight per thread aim at this size: probes that run together share what they read of
@@ -34,12 +34,12 @@ pub(super) struct Engine<T> {
     blocks: Blocks,
     /// Values that rules read at the base point, images in lanes.
     base: Vec<Option<Tensor>>,
-    steps: Vec<Step>,
+    fused: Vec<Fused>,
     rules: Vec<Box<dyn Rule<T>>>,
-    /// Steps with a coupled rule that read the output of a step.
+    /// Fused layers with a coupled rule that read the output of one.
     coupled_readers: Vec<Vec<usize>>,
-    /// One per step that owns parameters.
-    paths: Vec<Option<Path>>,
+    /// One per fused layer that owns parameters.
+    paths: Vec<Option<ProbePath>>,
     /// Numbers per channel, and channels, of every value.
     planes: Vec<usize>,
     channels: Vec<usize>,
@@ -65,13 +65,13 @@ where
         let isa = Isa::current();
         let n_images = n_images(images, labels)?;
         let blocks = Blocks::new::<T>(isa, n_images);
-        let steps = network.steps().to_vec();
-        let is_norm = |step: &Step| network.layer(step.node).norm().is_some();
-        let reads = |step: &Step| {
-            let n = if network.layer(step.node).reads_base() { step.inputs.len() } else { 0 };
-            step.inputs[..n].to_vec()
+        let all = network.fused().to_vec();
+        let is_norm = |fused: &Fused| network.layer(fused.node).norm().is_some();
+        let reads = |fused: &Fused| {
+            let n = if network.layer(fused.node).reads_base() { fused.inputs.len() } else { 0 };
+            fused.inputs[..n].to_vec()
         };
-        let kept: Vec<usize> = steps.iter().flat_map(reads).collect();
+        let kept: Vec<usize> = all.iter().flat_map(reads).collect();
         let mut base = vec![None; network.n_nodes() + 1];
         let mut moments: Vec<Option<Vec<Moments>>> = vec![None; network.n_nodes() + 1];
         let tensors = network.tensors(params, T::DTYPE, images.device())?;
@@ -82,7 +82,7 @@ where
                 if kept.contains(&value) {
                     base[value] = Some(tensor.clone());
                 }
-                if steps.iter().any(|step| is_norm(step) && step.inputs[0] == value) {
+                if all.iter().any(|fused| is_norm(fused) && fused.inputs[0] == value) {
                     moments[value] = Some(norm::moments(schedule, tensor)?);
                 }
                 Ok(())
@@ -93,22 +93,22 @@ where
         }
         let loss = loss::cross_entropy_of(&rows, labels);
         let entropy = CrossEntropy::new(isa, blocks, &rows, labels);
-        let rules = steps
+        let rules = all
             .iter()
             .zip(forms)
-            .map(|(step, form)| {
-                let own = network.params_of(step.node);
+            .map(|(fused, form)| {
+                let own = network.params_of(fused.node);
                 let own: Vec<&[f64]> = own.map(|idx| &params[network.layout().range(idx)]).collect();
-                let shapes: Vec<_> = step.inputs.iter().map(|&value| network.shape(value)).collect();
+                let shapes: Vec<_> = fused.inputs.iter().map(|&value| network.shape(value)).collect();
                 let setup = RuleSetup {
                     isa,
                     blocks,
                     mode,
-                    inputs: &step.inputs,
+                    inputs: &fused.inputs,
                     shapes: &shapes,
                     params: &own,
-                    moments: moments[step.inputs[0]].as_deref(),
-                    epilogue: step.epilogue,
+                    moments: moments[fused.inputs[0]].as_deref(),
+                    epilogue: fused.epilogue,
                     rounding,
                 };
                 Propagate::<T>::rule(form, &setup)
@@ -116,16 +116,16 @@ where
             .collect::<Result<Vec<Box<dyn Rule<T>>>>>()?;
         let stage_of = network.stages(mode);
         let mut paths = Vec::new();
-        for (idx, step) in steps.iter().enumerate() {
-            let own = network.params_of(step.node);
-            paths.push((!own.is_empty()).then(|| Path::new(network, &stage_of, &rules, idx)));
+        for (idx, fused) in all.iter().enumerate() {
+            let own = network.params_of(fused.node);
+            paths.push((!own.is_empty()).then(|| ProbePath::new(network, &stage_of, &rules, idx)));
         }
-        let coupled_readers = steps
+        let coupled_readers = all
             .iter()
-            .map(|step| {
+            .map(|fused| {
                 let reads =
-                    |&idx: &usize| rules[idx].coupling().is_some() && steps[idx].inputs[0] == step.output;
-                (0..steps.len()).filter(reads).collect()
+                    |&idx: &usize| rules[idx].coupling().is_some() && all[idx].inputs[0] == fused.output;
+                (0..all.len()).filter(reads).collect()
             })
             .collect();
         let shapes: Vec<_> = (0..=network.n_nodes()).map(|value| network.shape(value)).collect();
@@ -134,7 +134,7 @@ where
             memory,
             blocks,
             base,
-            steps,
+            fused: all,
             rules,
             coupled_readers,
             paths,
@@ -153,8 +153,8 @@ impl<T: Element> Engine<T> {
         self.path(self.owners.of(coord).0).flops
     }
 
-    fn path(&self, step_idx: usize) -> &Path {
-        self.paths[step_idx].as_ref().expect("a step with coordinates has a path")
+    fn path(&self, fused_idx: usize) -> &ProbePath {
+        self.paths[fused_idx].as_ref().expect("a fused layer with coordinates has a path")
     }
 
     pub(super) fn base_bytes(&self) -> usize {
@@ -179,17 +179,17 @@ impl<T: Element> Engine<T> {
             .enumerate()
             .map(|(idx, &(coord, step))| {
                 let rescale = self.scale.as_ref().map(|scale| [scale.value(), scale.after(coord, step)]);
-                let (step_idx, coord) = self.owners.of(coord);
-                Seed { idx, step_idx, coord, step, rescale }
+                let (fused_idx, coord) = self.owners.of(coord);
+                Seed { idx, fused_idx, coord, step, rescale }
             })
             .collect();
         // Probes of one layer run together, the long paths first, so that the threads end together.
-        seeds.sort_by_key(|seed| seed.step_idx);
+        seeds.sort_by_key(|seed| seed.fused_idx);
         let n_threads = rayon::current_num_threads();
         let mut chunks: Vec<&[Seed]> = Vec::new();
         let mut n_workers = n_threads;
-        for same in seeds.chunk_by(|a, b| a.step_idx == b.step_idx) {
-            let bytes = self.bytes_of(self.path(same[0].step_idx));
+        for same in seeds.chunk_by(|a, b| a.fused_idx == b.fused_idx) {
+            let bytes = self.bytes_of(self.path(same[0].fused_idx));
             n_workers = n_workers.min((self.memory / bytes).max(1));
             let together = (CACHE / bytes).min(self.memory / n_threads / bytes).clamp(1, MAX_TOGETHER);
             chunks.extend(same.chunks(together));
@@ -219,29 +219,29 @@ impl<T: Element> Engine<T> {
     }
 
     /// Bytes that one probe's changes occupy on a path.
-    fn bytes_of(&self, path: &Path) -> usize {
+    fn bytes_of(&self, path: &ProbePath) -> usize {
         (path.live * self.blocks.count() * self.blocks.lanes * size_of::<T>()).max(1)
     }
 
-    /// Runs probes of one step; the loss changes stand in the workspace's states.
+    /// Runs probes of one fused layer; the loss changes stand in the workspace's states.
     fn run(&self, base: &Base<T>, seeds: &[Seed], workspace: &mut Workspace<T>) {
-        let path = self.path(seeds[0].step_idx);
+        let path = self.path(seeds[0].fused_idx);
         let Workspace { states, pool, scratch, conv } = workspace;
         states.resize_with(seeds.len().max(states.len()), State::default);
         let states = &mut states[..seeds.len()];
         for state in states.iter_mut() {
-            state.reset(self.planes.len(), self.steps.len(), pool);
+            state.reset(self.planes.len(), self.fused.len(), pool);
         }
-        for (stage, steps) in path.stages.iter().enumerate() {
+        for (stage, fused) in path.stages.iter().enumerate() {
             for state in states.iter_mut() {
-                self.couple(steps, state, pool);
+                self.couple(fused, state, pool);
             }
             for block in 0..self.blocks.count() {
                 let place = Place { base, block };
                 for (seed, state) in seeds.iter().zip(states.iter_mut()).filter(|(_, state)| !state.is_broken)
                 {
-                    for &step_idx in steps {
-                        self.run_step(path, step_idx, seed, place, state, pool, scratch, conv);
+                    for &fused_idx in fused {
+                        self.run_fused(path, fused_idx, seed, place, state, pool, scratch, conv);
                     }
                 }
             }
@@ -254,16 +254,16 @@ impl<T: Element> Engine<T> {
     }
 
     /// Turns the complete sums of the last stage into rules for this one.
-    fn couple(&self, steps: &[usize], state: &mut State<T>, pool: &mut Pool<T>) {
-        for &step_idx in steps {
-            let Some(coupling) = self.rules[step_idx].coupling() else { continue };
-            let affine = &mut state.affine[step_idx];
+    fn couple(&self, fused: &[usize], state: &mut State<T>, pool: &mut Pool<T>) {
+        for &fused_idx in fused {
+            let Some(coupling) = self.rules[fused_idx].coupling() else { continue };
+            let affine = &mut state.affine[fused_idx];
             affine.clear();
-            let sums = std::mem::take(&mut state.sums[step_idx]);
+            let sums = std::mem::take(&mut state.sums[fused_idx]);
             if sums.is_empty() {
                 continue;
             }
-            coupling.affine(state.supports[self.steps[step_idx].inputs[0]], &sums, affine);
+            coupling.affine(state.supports[self.fused[fused_idx].inputs[0]], &sums, affine);
             let is_finite = |a: &Affine<T>| {
                 (a.delta.wide() + a.pivot.wide() + a.base.wide() + a.constant.wide()).is_finite()
             };
@@ -272,12 +272,12 @@ impl<T: Element> Engine<T> {
         }
     }
 
-    /// One step of one probe on one block.
+    /// One fused layer of one probe on one block.
     #[expect(clippy::too_many_arguments, reason = "the parts of a workspace, borrowed apart")]
-    fn run_step(
+    fn run_fused(
         &self,
-        path: &Path,
-        step_idx: usize,
+        path: &ProbePath,
+        fused_idx: usize,
         seed: &Seed,
         place: Place<T>,
         state: &mut State<T>,
@@ -285,10 +285,10 @@ impl<T: Element> Engine<T> {
         scratch: &mut [Buffer<T>],
         conv: &mut Scratch<T>,
     ) {
-        let rule = &self.rules[step_idx];
-        let Step { inputs, output, .. } = &self.steps[step_idx];
+        let rule = &self.rules[fused_idx];
+        let Fused { inputs, output, .. } = &self.fused[fused_idx];
         let (lanes, block) = (self.blocks.lanes, place.block);
-        let support = if step_idx == seed.step_idx {
+        let support = if fused_idx == seed.fused_idx {
             Support::Channel(rule.seed_channel(seed.coord))
         } else {
             let mut supports = [Support::None; 2];
@@ -308,7 +308,7 @@ impl<T: Element> Engine<T> {
             std::mem::take(&mut scratch[*output])
         };
         let out = if is_kept { &mut whole[block * len..][..len] } else { whole.reserve(len) };
-        if step_idx == seed.step_idx {
+        if fused_idx == seed.fused_idx {
             rule.seed(place, seed.coord, seed.step, out);
         } else {
             let delta_of = |value: usize| {
@@ -323,9 +323,9 @@ impl<T: Element> Engine<T> {
             };
             let mut deltas = [Delta::NONE; 2];
             inputs.iter().zip(&mut deltas).for_each(|(&value, delta)| *delta = delta_of(value));
-            rule.apply(place, &deltas[..inputs.len()], &state.affine[step_idx], out, conv);
+            rule.apply(place, &deltas[..inputs.len()], &state.affine[fused_idx], out, conv);
         }
-        for &reader in &self.coupled_readers[step_idx] {
+        for &reader in &self.coupled_readers[fused_idx] {
             let Some(coupling) = self.rules[reader].coupling() else { continue };
             let sums = &mut state.sums[reader];
             if sums.is_empty() {
@@ -335,7 +335,7 @@ impl<T: Element> Engine<T> {
             }
             coupling.add_sums(place, Delta { support, data: out }, sums);
         }
-        if step_idx + 1 == self.steps.len() {
+        if fused_idx + 1 == self.fused.len() {
             let only = if let Support::Channel(class) = support { Some(class) } else { None };
             state.loss += match seed.rescale {
                 None => self.entropy.change(block, only, out),
@@ -350,12 +350,12 @@ impl<T: Element> Engine<T> {
     }
 }
 
-/// A probe: its number, the step it starts in, the coordinate within it, the step, and the scale of the
+/// A probe: its number, the fused layer it starts in, the coordinate within it, the step, and the scale of the
 /// logits before and after it.
 #[derive(Debug, Clone, Copy)]
 struct Seed {
     idx: usize,
-    step_idx: usize,
+    fused_idx: usize,
     coord: usize,
     step: f64,
     rescale: Option<[f64; 2]>,
@@ -368,7 +368,7 @@ struct State<T> {
     supports: Vec<Support>,
     /// Changes that outlive a stage, by value; block by block.
     kept: Vec<Buffer<T>>,
-    /// By step.
+    /// By fused layer.
     sums: Vec<Buffer<T>>,
     affine: Vec<Vec<Affine<T>>>,
     loss: f64,
@@ -390,7 +390,7 @@ impl<T> Default for State<T> {
 }
 
 impl<T: Element> State<T> {
-    fn reset(&mut self, n_values: usize, n_steps: usize, pool: &mut Pool<T>) {
+    fn reset(&mut self, n_values: usize, n_fused: usize, pool: &mut Pool<T>) {
         self.supports.clear();
         self.supports.resize(n_values, Support::None);
         // Only a broken probe leaves something behind.
@@ -398,8 +398,8 @@ impl<T: Element> State<T> {
             pool.give(std::mem::take(buffer));
         }
         self.kept.resize_with(n_values, Buffer::default);
-        self.sums.resize_with(n_steps, Buffer::default);
-        self.affine.resize_with(n_steps, Vec::new);
+        self.sums.resize_with(n_fused, Buffer::default);
+        self.affine.resize_with(n_fused, Vec::new);
         self.affine.iter_mut().for_each(Vec::clear);
         self.loss = 0.0;
         self.is_broken = false;

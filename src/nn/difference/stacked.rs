@@ -9,7 +9,7 @@ use super::owners::{Head, Owners, n_images};
 use super::scale::LogitScale;
 use crate::kernels::stack::{self, Change};
 use crate::nn::form::{Mode, StackedRule, StackedSetup, Support};
-use crate::nn::graph::{Network, Step};
+use crate::nn::graph::{Fused, Network};
 use crate::nn::loss;
 use crate::nn::pass::stacked::{self as forward, Values};
 use crate::nn::pass::statistics;
@@ -20,12 +20,12 @@ use crate::{Error, Result};
 pub(super) struct Engine {
     memory: usize,
     base: Values,
-    steps: Vec<Step>,
+    fused: Vec<Fused>,
     rules: Vec<Box<dyn StackedRule>>,
-    /// One per step that owns parameters.
-    paths: Vec<Option<Path>>,
+    /// One per fused layer that owns parameters.
+    paths: Vec<Option<StackedPath>>,
     owners: Owners,
-    /// By value: the last step that reads it.
+    /// By value: the last fused layer that reads it.
     last_reader: Vec<Option<usize>>,
     /// Logarithms of the probabilities (B, classes) in f64, and labels (B).
     logs: Tensor,
@@ -35,11 +35,11 @@ pub(super) struct Engine {
     n_images: usize,
 }
 
-/// What a change of one step's parameters runs through.
+/// What a change of one fused layer's parameters runs through.
 #[derive(Debug)]
-struct Path {
-    /// Steps, in order; the first is where it starts.
-    steps: Vec<usize>,
+struct StackedPath {
+    /// Fused layers, in order; the first is where it starts.
+    fused: Vec<usize>,
     /// By value: channels that change, counted from that of the seed.
     supports: Vec<Support>,
     /// Most numbers per image at a time.
@@ -48,15 +48,15 @@ struct Path {
     flops: u64,
 }
 
-impl Path {
+impl StackedPath {
     fn new(network: &Network, rules: &[Box<dyn StackedRule>], start: usize) -> Self {
         let mut supports = vec![Support::None; network.n_nodes() + 1];
-        let steps = forward::changed_steps(network, start);
+        let fused = forward::changed_by(network, start);
         let mut flops = 0;
-        for &idx in &steps {
-            let step = &network.steps()[idx];
-            let inputs: Vec<Support> = step.inputs.iter().map(|&value| supports[value]).collect();
-            supports[step.output] = if idx == start {
+        for &idx in &fused {
+            let one = &network.fused()[idx];
+            let inputs: Vec<Support> = one.inputs.iter().map(|&value| supports[value]).collect();
+            supports[one.output] = if idx == start {
                 Support::Channel(0)
             } else {
                 flops += rules[idx].flops(&inputs);
@@ -67,8 +67,8 @@ impl Path {
             let [channels, height, width] = network.shape(value);
             supports[value].planes(channels) * height * width
         };
-        let live = forward::peak_numbers(network, &steps, size);
-        Self { steps, supports, live, flops }
+        let live = forward::peak_numbers(network, &fused, size);
+        Self { fused, supports, live, flops }
     }
 }
 
@@ -85,11 +85,11 @@ impl Engine {
         let forms = network.require("difference rule for stacked probes", |forms| forms.stacked_rule)?;
         let device = images.device();
         let n_images = n_images(images, labels)?;
-        let steps = network.steps().to_vec();
+        let all = network.fused().to_vec();
         let tensors = network.stacked_tensors(params, images.dtype(), device)?;
         let mut is_kept = vec![false; network.n_nodes() + 1];
-        for step in steps.iter().filter(|step| network.layer(step.node).reads_base()) {
-            step.inputs.iter().for_each(|&value| is_kept[value] = true);
+        for fused in all.iter().filter(|fused| network.layer(fused.node).reads_base()) {
+            fused.inputs.iter().for_each(|&value| is_kept[value] = true);
         }
         let base = forward::values(network, mode, &tensors, images, |value| is_kept[value])?;
         let moments = statistics::moments(network, &base)?;
@@ -101,43 +101,43 @@ impl Engine {
         let base_loss = loss::cross_entropy_of(&rows, labels);
         let logs: Vec<f64> = rows.iter().flat_map(|row| loss::log_probabilities(row)).collect();
         let logs = Tensor::from_vec(logs, logits.shape(), device)?;
-        let rules = steps
+        let rules = all
             .iter()
             .zip(forms)
-            .map(|(step, form)| {
-                let own = network.params_of(step.node);
+            .map(|(fused, form)| {
+                let own = network.params_of(fused.node);
                 let values: Vec<&[f64]> =
                     own.clone().map(|idx| &params[network.layout().range(idx)]).collect();
-                let shapes: Vec<_> = step.inputs.iter().map(|&value| network.shape(value)).collect();
-                let inputs: Vec<_> = step.inputs.iter().map(|&value| base[value].clone()).collect();
+                let shapes: Vec<_> = fused.inputs.iter().map(|&value| network.shape(value)).collect();
+                let inputs: Vec<_> = fused.inputs.iter().map(|&value| base[value].clone()).collect();
                 let setup = StackedSetup {
                     mode,
                     inputs: &inputs,
                     shapes: &shapes,
                     params: &tensors[own],
                     values: &values,
-                    moments: moments[step.inputs[0]].as_ref(),
-                    epilogue: step.epilogue,
+                    moments: moments[fused.inputs[0]].as_ref(),
+                    epilogue: fused.epilogue,
                     rounding: options.rounding,
                 };
                 form.stacked_rule(&setup)
             })
             .collect::<Result<Vec<_>>>()?;
         let path = |idx: usize| {
-            let has_params = !network.params_of(steps[idx].node).is_empty();
-            has_params.then(|| Path::new(network, &rules, idx))
+            let has_params = !network.params_of(all[idx].node).is_empty();
+            has_params.then(|| StackedPath::new(network, &rules, idx))
         };
         let stats = network.device_stats(n_images, &moments)?;
         let engine = Self {
             memory: options.memory,
-            paths: (0..steps.len()).map(path).collect(),
+            paths: (0..all.len()).map(path).collect(),
             owners: Owners::new(network),
             last_reader: (0..=network.n_nodes()).map(|value| network.last_reader(value)).collect(),
             labels: Tensor::from_slice(labels, labels.len(), device)?,
             dtype: images.dtype(),
             scale: options.scale,
             base,
-            steps,
+            fused: all,
             rules,
             logs,
             n_images,
@@ -153,8 +153,8 @@ impl Engine {
         self.path(self.owners.of(coord).0).flops
     }
 
-    fn path(&self, step_idx: usize) -> &Path {
-        self.paths[step_idx].as_ref().expect("a step with coordinates has a path")
+    fn path(&self, fused_idx: usize) -> &StackedPath {
+        self.paths[fused_idx].as_ref().expect("a fused layer with coordinates has a path")
     }
 
     /// As [`crate::nn::Propagator::differences`]. The bits do not depend on how probes are stacked.
@@ -163,8 +163,8 @@ impl Engine {
             .iter()
             .enumerate()
             .map(|(idx, &(coord, _))| {
-                let (step_idx, own) = self.owners.of(coord);
-                (step_idx, own, idx)
+                let (fused_idx, own) = self.owners.of(coord);
+                (fused_idx, own, idx)
             })
             .collect();
         seeds.sort_unstable();
@@ -193,15 +193,15 @@ impl Engine {
     }
 
     /// Loss differences (P) of steps (own coordinate, length) of one layer's parameters.
-    fn run(&self, path: &Path, seeds: &[(usize, f64)], scales: Option<&Tensor>) -> Result<Tensor> {
-        let first = path.steps[0];
+    fn run(&self, path: &StackedPath, seeds: &[(usize, f64)], scales: Option<&Tensor>) -> Result<Tensor> {
+        let first = path.fused[0];
         let seeded: Vec<u32> =
             seeds.iter().map(|&(own, _)| self.rules[first].seed_channel(own) as u32).collect();
         // Few layers move the channel, so that there are few different lists.
         let mut lists: BTreeMap<usize, Tensor> = BTreeMap::new();
         let mut changes: Vec<Option<Change>> = self.base.iter().map(|_| None).collect();
-        for &idx in &path.steps {
-            let Step { inputs, output, .. } = &self.steps[idx];
+        for &idx in &path.fused {
+            let Fused { inputs, output, .. } = &self.fused[idx];
             let channels = match path.supports[*output] {
                 Support::Channel(offset) => Some(match lists.get(&offset) {
                     Some(list) => list.clone(),

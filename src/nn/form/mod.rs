@@ -11,7 +11,7 @@ mod streamed;
 
 pub use rule::{Base, Coupling, Delta, Place, Propagate, PropagateBoth, Rule, RuleSetup, Support};
 pub use stacked::{PropagateStacked, StackedRule, StackedSetup, only};
-pub use streamed::{Stream, StreamBoth, StreamSetup, Streamed};
+pub use streamed::{Blockwise, BlockwiseBoth, StreamSetup, Streamed};
 
 use super::stats::RunningStats;
 use crate::kernels::Split;
@@ -47,7 +47,7 @@ pub enum Epilogue {
 
 /// One pass through one layer.
 #[derive(Debug, Clone, Copy)]
-pub struct Pass<'a> {
+pub struct LayerPass<'a> {
     /// Batch-norm statistics.
     pub mode: Mode<'a>,
     /// What the layer takes over.

@@ -31,7 +31,7 @@ pub trait Streamed<T>: Send + Sync {
 }
 
 /// A layer that can get ready, for one number type.
-pub trait Stream<T: Element> {
+pub trait Blockwise<T: Element> {
     /// The layer with these parameters.
     ///
     /// # Errors
@@ -40,6 +40,6 @@ pub trait Stream<T: Element> {
 }
 
 /// The same for both number types.
-pub trait StreamBoth: Stream<f32> + Stream<f64> + std::fmt::Debug {}
+pub trait BlockwiseBoth: Blockwise<f32> + Blockwise<f64> + std::fmt::Debug {}
 
-impl<L: Stream<f32> + Stream<f64> + std::fmt::Debug> StreamBoth for L {}
+impl<L: Blockwise<f32> + Blockwise<f64> + std::fmt::Debug> BlockwiseBoth for L {}

@@ -69,14 +69,14 @@ impl Builder {
     /// The finished network.
     #[must_use]
     pub fn build(self) -> Network {
-        let steps = fuse(&self.nodes);
+        let fused = fuse(&self.nodes);
         let mut last_reader = vec![None; self.nodes.len() + 1];
-        for (idx, step) in steps.iter().enumerate() {
-            step.inputs.iter().for_each(|&value| last_reader[value] = Some(idx));
+        for (idx, one) in fused.iter().enumerate() {
+            one.inputs.iter().for_each(|&value| last_reader[value] = Some(idx));
         }
         Network {
             nodes: self.nodes,
-            steps,
+            fused,
             last_reader,
             layout: Arc::new(Layout::new(self.specs)),
             shapes: self.shapes,

@@ -6,7 +6,7 @@ use crate::nn::layer::Role;
 
 /// What runs as one: a layer, with what it takes over from the layers after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::nn) struct Step {
+pub(in crate::nn) struct Fused {
     /// The layer.
     pub(in crate::nn) node: usize,
     /// Values read: those of the layer, and the other term of an addition that it takes over.
@@ -17,42 +17,42 @@ pub(in crate::nn) struct Step {
     pub(in crate::nn) epilogue: Epilogue,
 }
 
-/// Steps of a list of layers: batch norms take over the ReLU, or the addition and the ReLU, that alone
+/// What runs as one, of a list of layers: batch norms take over the ReLU, or the addition and the ReLU, that alone
 /// read their output.
-pub(super) fn fuse(nodes: &[Node]) -> Vec<Step> {
+pub(super) fn fuse(nodes: &[Node]) -> Vec<Fused> {
     let only_reader = |node: usize, role: Role| {
         let mut readers = (0..nodes.len()).filter(|&reader| nodes[reader].inputs.contains(&(node + 1)));
         let reader = readers.next()?;
         (readers.next().is_none() && nodes[reader].layer.role() == role).then_some(reader)
     };
     let mut is_taken = vec![false; nodes.len()];
-    let mut steps = Vec::new();
+    let mut all = Vec::new();
     for (idx, node) in nodes.iter().enumerate() {
         if is_taken[idx] {
             continue;
         }
-        let mut step =
-            Step { node: idx, inputs: node.inputs.clone(), output: idx + 1, epilogue: Epilogue::None };
+        let mut fused =
+            Fused { node: idx, inputs: node.inputs.clone(), output: idx + 1, epilogue: Epilogue::None };
         if node.layer.role() == Role::Norm {
             if let Some(relu) = only_reader(idx, Role::Relu) {
-                step.epilogue = Epilogue::Relu;
-                step.output = relu + 1;
+                fused.epilogue = Epilogue::Relu;
+                fused.output = relu + 1;
                 is_taken[relu] = true;
             } else if let Some(add) = only_reader(idx, Role::Add).filter(|&add| !is_taken[add])
                 && let Some(relu) = only_reader(add, Role::Relu)
                 // What is added to itself has no other term.
                 && let Some(&other) = nodes[add].inputs.iter().find(|&&value| value != idx + 1)
             {
-                step.inputs.push(other);
-                step.epilogue = Epilogue::AddRelu;
-                step.output = relu + 1;
+                fused.inputs.push(other);
+                fused.epilogue = Epilogue::AddRelu;
+                fused.output = relu + 1;
                 is_taken[add] = true;
                 is_taken[relu] = true;
             }
         }
-        steps.push(step);
+        all.push(fused);
     }
     // An addition that was taken over needs its other term first.
-    steps.sort_by_key(|step| step.output);
-    steps
+    all.sort_by_key(|fused| fused.output);
+    all
 }

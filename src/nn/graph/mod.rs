@@ -4,7 +4,7 @@ mod build;
 mod fuse;
 
 pub use build::{Builder, Value};
-pub(super) use fuse::Step;
+pub(super) use fuse::Fused;
 
 use std::sync::Arc;
 
@@ -32,9 +32,9 @@ struct Node {
 #[derive(Debug)]
 pub struct Network {
     nodes: Vec<Node>,
-    /// In an order in which every step finds its inputs.
-    steps: Vec<Step>,
-    /// By value: the last step that reads it.
+    /// In an order in which every one finds its inputs.
+    fused: Vec<Fused>,
+    /// By value: the last fused layer that reads it.
     last_reader: Vec<Option<usize>>,
     layout: Arc<Layout>,
     /// Sizes of every value, input first.
@@ -170,7 +170,7 @@ impl Network {
         BatchStats { layers }
     }
 
-    /// One form of every step's layer, in order.
+    /// One form of every fused layer, in order.
     ///
     /// # Errors
     /// [`Error::Setting`] with `evaluator`, naming the first layer without it; the form is called `what`.
@@ -179,19 +179,19 @@ impl Network {
         what: &str,
         form: impl Fn(Forms<'n>) -> Option<F>,
     ) -> Result<Vec<F>> {
-        let of = |step: &Step| {
-            let Node { name, layer, .. } = &self.nodes[step.node];
+        let of = |fused: &Fused| {
+            let Node { name, layer, .. } = &self.nodes[fused.node];
             form(layer.forms()).ok_or_else(|| {
                 let reason = format!("layer `{name}` ({}) has no {what}; use full or reuse", layer.kind());
                 Error::setting("evaluator", reason)
             })
         };
-        self.steps.iter().map(of).collect()
+        self.fused.iter().map(of).collect()
     }
 
-    /// One form of every step's layer, in order; none if one has none.
+    /// One form of every fused layer, in order; none if one has none.
     pub(super) fn all_have<'n, F>(&'n self, form: impl Fn(Forms<'n>) -> Option<F>) -> Option<Vec<F>> {
-        self.steps.iter().map(|step| form(self.layer(step.node).forms())).collect()
+        self.fused.iter().map(|fused| form(self.layer(fused.node).forms())).collect()
     }
 
     /// Whether the tape follows every layer.
@@ -204,33 +204,33 @@ impl Network {
         &*self.nodes[node_idx].layer
     }
 
-    /// By step: the number of train-mode batch norms in a row that its output depends on. Within a stage
+    /// By fused layer: the number of train-mode batch norms in a row that its output depends on. Within a stage
     /// a block of images needs nothing of the others.
     pub(super) fn stages(&self, mode: Mode) -> Vec<usize> {
         let mut of_value = vec![0; self.nodes.len() + 1];
         let mut stages = Vec::new();
-        for step in &self.steps {
-            let is_coupled = self.layer(step.node).norm().is_some() && matches!(mode, Mode::Train);
-            let first = of_value[step.inputs[0]] + usize::from(is_coupled);
-            let stage = step.inputs[1..].iter().fold(first, |stage, &value| stage.max(of_value[value]));
-            of_value[step.output] = stage;
+        for fused in &self.fused {
+            let is_coupled = self.layer(fused.node).norm().is_some() && matches!(mode, Mode::Train);
+            let first = of_value[fused.inputs[0]] + usize::from(is_coupled);
+            let stage = fused.inputs[1..].iter().fold(first, |stage, &value| stage.max(of_value[value]));
+            of_value[fused.output] = stage;
             stages.push(stage);
         }
         stages
     }
 
     /// What runs, in order.
-    pub(super) fn steps(&self) -> &[Step] {
-        &self.steps
+    pub(super) fn fused(&self) -> &[Fused] {
+        &self.fused
     }
 
-    /// The step that owns a parameter tensor.
+    /// The fused layer that owns a parameter tensor.
     ///
     /// # Panics
     /// If none does.
-    pub(super) fn step_of(&self, param_idx: usize) -> usize {
-        let owns = |step: &Step| self.params_of(step.node).contains(&param_idx);
-        self.steps.iter().position(owns).expect("every parameter has an owner")
+    pub(super) fn fused_of(&self, param_idx: usize) -> usize {
+        let owns = |fused: &Fused| self.params_of(fused.node).contains(&param_idx);
+        self.fused.iter().position(owns).expect("every parameter has an owner")
     }
 
     /// The last step that reads a value.

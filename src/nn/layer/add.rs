@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Forms, Layer, Pass, Role, elements};
+use super::{ActivationShape, Forms, Layer, LayerPass, Role, elements};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
@@ -10,7 +10,7 @@ use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{
-    Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream,
+    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
     StreamSetup, Streamed, Support,
 };
 
@@ -27,13 +27,13 @@ impl Layer for Add {
         elements(inputs[0])
     }
 
-    fn forward(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         inputs[0] + inputs[1]
     }
 
     fn forward_lanes(
         &self,
-        _: &Pass,
+        _: &LayerPass,
         schedule: Schedule,
         _: &[Tensor],
         inputs: &[&Tensor],
@@ -41,7 +41,7 @@ impl Layer for Add {
         ops::pointwise::add(schedule, inputs[0], inputs[1])
     }
 
-    fn forward_stacked(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_stacked(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         inputs[0].broadcast_add(inputs[1])
     }
 
@@ -125,7 +125,7 @@ impl StackedRule for StackedAdd {
     }
 }
 
-impl<T: Element> Stream<T> for Add {
+impl<T: Element> Blockwise<T> for Add {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         Ok(Box::new(StreamedAdd { isa: setup.isa }))
     }

@@ -2,17 +2,17 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{ActivationShape, Epilogue, Forms, Layer, Mode, Norm, Pass, Role, Statistics, elements};
+use super::{ActivationShape, Epilogue, Forms, Layer, LayerPass, Mode, Norm, Role, Statistics, elements};
 use crate::Error;
 use crate::kernels::lanes::Scratch;
-use crate::kernels::lanes::norm::{self, Affine, Change, Plane, Relu, SUMS, add_sums};
+use crate::kernels::lanes::norm::{self, Affine, Plane, PlaneChange, Relu, SUMS, add_sums};
 use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
 use crate::kernels::ops::{Schedule, stack as joined};
-use crate::kernels::stack::{self, Change as StackedChange, NormBase, NormChange};
+use crate::kernels::stack::{self, Change, NormBase, NormChange};
 use crate::kernels::{Element, Isa};
 use crate::nn::form::{
-    Coupling, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream,
-    StreamSetup, Streamed, Support,
+    Blockwise, Coupling, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule,
+    StackedSetup, StreamSetup, Streamed, Support,
 };
 use crate::params::{ParamKind, ParamSpec};
 
@@ -49,7 +49,7 @@ impl Layer for BatchNorm {
         6 * elements(inputs[0])
     }
 
-    fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, other) = (inputs[0], inputs.get(1).copied());
         let is_relu = pass.epilogue != Epilogue::None;
         let (scale, shift) = (&params[0], &params[1]);
@@ -77,7 +77,7 @@ impl Layer for BatchNorm {
 
     fn forward_lanes(
         &self,
-        pass: &Pass,
+        pass: &LayerPass,
         schedule: Schedule,
         params: &[Tensor],
         inputs: &[&Tensor],
@@ -91,7 +91,7 @@ impl Layer for BatchNorm {
         batch_norm(schedule, inputs[0], &params, stats, EPSILON, other, is_relu)
     }
 
-    fn forward_stacked(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_stacked(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, other) = (inputs[0], inputs.get(1).copied());
         let moments = match pass.mode {
             Mode::Train => stack::moments(x)?,
@@ -291,7 +291,7 @@ impl<T: Element> Coupling<T> for BatchNormRule {
             let channel = input.support.channel(idx);
             let z = place.plane(self.input, channel, self.len());
             let mean = T::of(self.channels[channel].mean);
-            add_sums(self.isa, Change { z, mean, delta }, place.is_first(), place.n_images(), sums);
+            add_sums(self.isa, PlaneChange { z, mean, delta }, place.is_first(), place.n_images(), sums);
         }
     }
 
@@ -420,7 +420,7 @@ impl StackedRule for StackedNorm {
         inputs.iter().fold(Support::None, |support, &input| support.union(input))
     }
 
-    fn apply(&self, inputs: &[Option<&StackedChange>], channels: Option<&Tensor>) -> Result<Tensor> {
+    fn apply(&self, inputs: &[Option<&Change>], channels: Option<&Tensor>) -> Result<Tensor> {
         let (delta, added) = (inputs[0], inputs.get(1).copied().flatten());
         let Some(any) = delta.or(added) else { candle_core::bail!("a batch norm of no changes") };
         let affine = match (delta, &self.eval) {
@@ -456,7 +456,7 @@ struct StreamedBatchNorm<T> {
     is_relu: bool,
 }
 
-impl<T: Element> Stream<T> for BatchNorm {
+impl<T: Element> Blockwise<T> for BatchNorm {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         let given = match setup.mode {
             Mode::Train => None,

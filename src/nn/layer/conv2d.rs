@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{ActivationShape, Forms, Layer, Pass, elements};
+use super::{ActivationShape, Forms, Layer, LayerPass, elements};
 use crate::kernels::lanes::conv::Conv;
 use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::lanes::norm::{Affine, Moments};
@@ -11,7 +11,7 @@ use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change, Convolution};
 use crate::kernels::{Element, Isa, Rounding, ops};
 use crate::nn::form::{
-    Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream,
+    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
     StreamSetup, Streamed, Support, only,
 };
 use crate::params::{ParamKind, ParamSpec};
@@ -69,7 +69,7 @@ impl Layer for Conv2d {
         2 * elements(self.output_shape(inputs)) * (self.c_in * self.kernel * self.kernel) as u64
     }
 
-    fn forward(&self, _: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, _: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let out = inputs[0].conv2d(&params[0], self.padding, self.stride, 1, 1)?;
         match params.get(1) {
             Some(bias) => out.broadcast_add(&bias.reshape((1, self.c_out, 1, 1))?),
@@ -79,7 +79,7 @@ impl Layer for Conv2d {
 
     fn forward_lanes(
         &self,
-        _: &Pass,
+        _: &LayerPass,
         schedule: Schedule,
         params: &[Tensor],
         inputs: &[&Tensor],
@@ -91,7 +91,7 @@ impl Layer for Conv2d {
         }
     }
 
-    fn forward_stacked(&self, _: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_stacked(&self, _: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let out = stack::conv(inputs[0], &params[0], None, self.how(Rounding::None))?;
         match params.get(1) {
             Some(bias) => out.broadcast_add(&bias.reshape((bias.dim(0)?, 1, self.c_out, 1, 1))?),
@@ -296,7 +296,7 @@ impl<T: Element> StreamedConv<T> {
     }
 }
 
-impl<T: Element> Stream<T> for Conv2d {
+impl<T: Element> Blockwise<T> for Conv2d {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         Ok(Box::new(StreamedConv::new(setup, self.geometry(setup.blocks.images, setup.shapes[0]))))
     }

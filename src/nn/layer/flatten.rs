@@ -2,14 +2,14 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Forms, Layer, Pass};
+use super::{ActivationShape, Forms, Layer, LayerPass};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, ops};
 use crate::nn::form::{
-    Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream,
+    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
     StreamSetup, Streamed, Support, only,
 };
 
@@ -27,11 +27,11 @@ impl Layer for Flatten {
         0
     }
 
-    fn forward(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         inputs[0].flatten_from(1)?.unsqueeze(2)?.unsqueeze(3)
     }
 
-    fn forward_lanes(&self, _: &Pass, _: Schedule, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_lanes(&self, _: &LayerPass, _: Schedule, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         ops::as_features(inputs[0])
     }
 
@@ -117,7 +117,7 @@ impl<T: Element> Rule<T> for FlattenRule {
     }
 }
 
-impl<T: Element> Stream<T> for Flatten {
+impl<T: Element> Blockwise<T> for Flatten {
     fn streamed(&self, _: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         Ok(Box::new(StreamedFlatten))
     }
@@ -152,7 +152,7 @@ mod tests {
         let isa = Isa::current();
         let blocks = Blocks::new::<f64>(isa, batch);
         let schedule = Schedule { isa, blocks, split: Split::Serial, is_exact: true };
-        let pass = Pass { mode: Mode::Train, epilogue: Epilogue::None };
+        let pass = LayerPass { mode: Mode::Train, epilogue: Epilogue::None };
         let in_lanes = ops::to_lanes(&images, blocks)?;
         let found = ops::to_rows(&Flatten.forward_lanes(&pass, schedule, &[], &[&in_lanes])?, blocks)?;
         assert_eq!(found.dims(), [batch, n]);

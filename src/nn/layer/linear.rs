@@ -3,12 +3,12 @@
 use candle_core::{Result, Tensor};
 
 use super::conv2d::{ConvRule, StreamedConv};
-use super::{ActivationShape, Conv2d, Forms, Layer, Pass};
+use super::{ActivationShape, Conv2d, Forms, Layer, LayerPass};
 use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::ops::Schedule;
 use crate::kernels::{Element, ops};
 use crate::nn::form::{
-    Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream, StreamSetup, Streamed,
+    Blockwise, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, StreamSetup, Streamed,
 };
 use crate::params::{ParamKind, ParamSpec};
 
@@ -47,14 +47,14 @@ impl Layer for Linear {
         2 * (self.n_in * self.n_out) as u64
     }
 
-    fn forward(&self, _: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, _: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let features = inputs[0].flatten_from(1)?;
         features.matmul(&params[0].t()?)?.broadcast_add(&params[1])?.unsqueeze(2)?.unsqueeze(3)
     }
 
     fn forward_lanes(
         &self,
-        _: &Pass,
+        _: &LayerPass,
         schedule: Schedule,
         params: &[Tensor],
         inputs: &[&Tensor],
@@ -64,7 +64,7 @@ impl Layer for Linear {
         ops::pointwise::add_bias(schedule, &out, &params[1])
     }
 
-    fn forward_stacked(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_stacked(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let params = [self.as_conv_weight(&params[0])?, params[1].clone()];
         self.as_conv().forward_stacked(pass, &params, inputs)
     }
@@ -107,7 +107,7 @@ impl<T: Element> Propagate<T> for Linear {
     }
 }
 
-impl<T: Element> Stream<T> for Linear {
+impl<T: Element> Blockwise<T> for Linear {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         Ok(Box::new(StreamedConv::<T>::new(setup, self.geometry(setup.blocks.images))))
     }

@@ -24,8 +24,8 @@ pub use shortcut::ShortcutA;
 
 use candle_core::{Result, Tensor};
 
-pub use super::form::{ActivationShape, Context, Epilogue, Mode, Pass};
-use super::form::{PropagateBoth, PropagateStacked, StreamBoth};
+pub use super::form::{ActivationShape, Context, Epilogue, LayerPass, Mode};
+use super::form::{BlockwiseBoth, PropagateBoth, PropagateStacked};
 use crate::kernels::ops::{self, Schedule, Tape};
 use crate::params::ParamSpec;
 
@@ -79,7 +79,7 @@ pub struct Forms<'a> {
     /// follows. Otherwise back-propagation takes candle's autograd over [`Layer::forward`].
     pub is_taped: bool,
     /// A pass block by block. If a layer of a network has none, values are passed on whole, with the same numbers.
-    pub streamed: Option<&'a dyn StreamBoth>,
+    pub streamed: Option<&'a dyn BlockwiseBoth>,
     /// The difference rule. If a layer has none, `evaluator = difference` is refused on the CPU.
     pub rule: Option<&'a dyn PropagateBoth>,
     /// The difference rule for stacked probes. If a layer has none, `evaluator = difference` is refused on GPUs.
@@ -88,7 +88,7 @@ pub struct Forms<'a> {
 
 impl<'a> Forms<'a> {
     /// All forms of a layer that has them all.
-    pub fn all<L: StreamBoth + PropagateBoth + PropagateStacked>(layer: &'a L) -> Self {
+    pub fn all<L: BlockwiseBoth + PropagateBoth + PropagateStacked>(layer: &'a L) -> Self {
         Self { is_taped: true, streamed: Some(layer), rule: Some(layer), stacked_rule: Some(layer) }
     }
 }
@@ -112,7 +112,7 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// If a shape does not fit or the device fails.
-    fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor>;
+    fn forward(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor>;
 
     /// The same with images in lanes (block, C, H, W, lane), as everything runs on the CPU. By default images are
     /// taken out of lanes for [`Layer::forward`], and put back.
@@ -121,7 +121,7 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
     /// If a shape does not fit, or the default is asked for while a tape records.
     fn forward_lanes(
         &self,
-        pass: &Pass,
+        pass: &LayerPass,
         schedule: Schedule,
         params: &[Tensor],
         inputs: &[&Tensor],
@@ -142,7 +142,7 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// If a shape does not fit or the device fails.
-    fn forward_stacked(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_stacked(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         if let ([], [input], None) = (params, inputs, self.norm()) {
             let (probes, images, channels, height, width) = input.dims5()?;
             let batch = input.reshape((probes * images, channels, height, width))?;

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Forms, Layer, Pass, elements};
+use super::{ActivationShape, Forms, Layer, LayerPass, elements};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
@@ -10,7 +10,7 @@ use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{
-    Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream,
+    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
     StreamSetup, Streamed, Support, only,
 };
 use crate::nn::layer::{Epilogue, Mode};
@@ -29,7 +29,7 @@ impl Layer for MaxPool2 {
         elements(inputs[0])
     }
 
-    fn forward(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0];
         // candle's own pooling loses a factor of four in its backward pass; the maximum over
         // reshaped windows does not.
@@ -44,7 +44,7 @@ impl Layer for MaxPool2 {
 
     fn forward_lanes(
         &self,
-        _: &Pass,
+        _: &LayerPass,
         schedule: Schedule,
         _: &[Tensor],
         inputs: &[&Tensor],
@@ -142,13 +142,13 @@ impl Layer for GlobalAvgPool {
         elements(inputs[0])
     }
 
-    fn forward(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         inputs[0].flatten_from(2)?.mean(2)?.unsqueeze(2)?.unsqueeze(3)
     }
 
     fn forward_lanes(
         &self,
-        _: &Pass,
+        _: &LayerPass,
         schedule: Schedule,
         _: &[Tensor],
         inputs: &[&Tensor],
@@ -175,7 +175,7 @@ struct StackedAvgPool {
 
 impl StackedRule for StackedAvgPool {
     fn apply(&self, inputs: &[Option<&Change>], _: Option<&Tensor>) -> Result<Tensor> {
-        let pass = Pass { mode: Mode::Train, epilogue: Epilogue::None };
+        let pass = LayerPass { mode: Mode::Train, epilogue: Epilogue::None };
         GlobalAvgPool.forward_stacked(&pass, &[], &[&only(inputs)?.data])
     }
 
@@ -208,7 +208,7 @@ impl<T: Element> Rule<T> for GlobalAvgPoolRule {
     }
 }
 
-impl<T: Element> Stream<T> for MaxPool2 {
+impl<T: Element> Blockwise<T> for MaxPool2 {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         let [_, height, width] = setup.shapes[0];
         Ok(Box::new(StreamedMaxPool { isa: setup.isa, size: [height, width] }))
@@ -226,7 +226,7 @@ impl<T: Element> Streamed<T> for StreamedMaxPool {
     }
 }
 
-impl<T: Element> Stream<T> for GlobalAvgPool {
+impl<T: Element> Blockwise<T> for GlobalAvgPool {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         let [_, height, width] = setup.shapes[0];
         Ok(Box::new(StreamedAvgPool { isa: setup.isa, plane: height * width }))

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Forms, Layer, Pass, Role, elements};
+use super::{ActivationShape, Forms, Layer, LayerPass, Role, elements};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
@@ -10,7 +10,7 @@ use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{
-    Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream,
+    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
     StreamSetup, Streamed, Support, only,
 };
 
@@ -27,13 +27,13 @@ impl Layer for Relu {
         elements(inputs[0])
     }
 
-    fn forward(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         inputs[0].relu()
     }
 
     fn forward_lanes(
         &self,
-        _: &Pass,
+        _: &LayerPass,
         schedule: Schedule,
         _: &[Tensor],
         inputs: &[&Tensor],
@@ -121,7 +121,7 @@ fn change_flops([channels, height, width]: ActivationShape, support: Support) ->
     (4 * support.planes(channels) * height * width) as u64
 }
 
-impl<T: Element> Stream<T> for Relu {
+impl<T: Element> Blockwise<T> for Relu {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         Ok(Box::new(StreamedRelu { isa: setup.isa }))
     }

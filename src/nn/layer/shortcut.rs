@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Forms, Layer, Pass};
+use super::{ActivationShape, Forms, Layer, LayerPass};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
@@ -10,7 +10,7 @@ use crate::kernels::ops::Schedule;
 use crate::kernels::stack::Change;
 use crate::kernels::{Element, ops};
 use crate::nn::form::{
-    Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, Stream,
+    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
     StreamSetup, Streamed, Support, only,
 };
 use crate::nn::layer::{Epilogue, Mode};
@@ -33,7 +33,7 @@ impl Layer for ShortcutA {
         0
     }
 
-    fn forward(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0];
         let (batch, channels, height, width) = x.dims4()?;
         // Rows and columns 0, 2, 4, …: pad to even sizes, then keep the first of each pair.
@@ -50,7 +50,7 @@ impl Layer for ShortcutA {
 
     fn forward_lanes(
         &self,
-        _: &Pass,
+        _: &LayerPass,
         schedule: Schedule,
         _: &[Tensor],
         inputs: &[&Tensor],
@@ -81,7 +81,7 @@ impl StackedRule for StackedShortcut {
     }
 
     fn apply(&self, inputs: &[Option<&Change>], channels: Option<&Tensor>) -> Result<Tensor> {
-        let pass = Pass { mode: Mode::Train, epilogue: Epilogue::None };
+        let pass = LayerPass { mode: Mode::Train, epilogue: Epilogue::None };
         // The one channel that is stored stays one.
         let alone = ShortcutA { c_in: 1, c_out: 1 };
         let layer = if channels.is_some() { &alone } else { &self.layer };
@@ -159,7 +159,7 @@ impl<T: Element> Rule<T> for ShortcutRule {
     }
 }
 
-impl<T: Element> Stream<T> for ShortcutA {
+impl<T: Element> Blockwise<T> for ShortcutA {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         let (shape, lanes) = (setup.shapes[0], setup.blocks.lanes);
         Ok(Box::new(ShortcutRule { before: self.before(), shape, lanes }))

@@ -6,7 +6,7 @@ use crate::kernels::Isa;
 use crate::kernels::lanes::Blocks;
 use crate::kernels::ops::{self, Schedule};
 use crate::nn::activations::{Activations, Kind};
-use crate::nn::form::{Context, Pass};
+use crate::nn::form::{Context, LayerPass};
 use crate::nn::graph::Network;
 use crate::{Error, Result};
 
@@ -24,7 +24,7 @@ impl Network {
         Ok(Schedule { isa, blocks, split: context.split, is_exact })
     }
 
-    fn run_step<'v>(
+    fn run_fused<'v>(
         &self,
         idx: usize,
         context: &Context,
@@ -32,11 +32,11 @@ impl Network {
         params: &[Tensor],
         value: impl Fn(usize) -> &'v Tensor,
     ) -> Result<Tensor> {
-        let step = &self.steps()[idx];
-        let inputs: Vec<&Tensor> = step.inputs.iter().map(|&input| value(input)).collect();
-        let pass = Pass { mode: context.mode, epilogue: step.epilogue };
-        let params = &params[self.params_of(step.node)];
-        Ok(self.layer(step.node).forward_lanes(&pass, schedule, params, &inputs)?)
+        let fused = &self.fused()[idx];
+        let inputs: Vec<&Tensor> = fused.inputs.iter().map(|&input| value(input)).collect();
+        let pass = LayerPass { mode: context.mode, epilogue: fused.epilogue };
+        let params = &params[self.params_of(fused.node)];
+        Ok(self.layer(fused.node).forward_lanes(&pass, schedule, params, &inputs)?)
     }
 
     /// As [`Network::forward`] on the CPU; `visit` sees every value with its number, the input's being 0, before
@@ -55,19 +55,19 @@ impl Network {
         let input = ops::to_lanes(images, schedule.blocks)?;
         visit(schedule, 0, &input)?;
         values[0] = Some(input);
-        for (idx, step) in self.steps().iter().enumerate() {
+        for (idx, fused) in self.fused().iter().enumerate() {
             let read = |value: usize| values[value].as_ref().expect("kept until its last use");
-            let output = self.run_step(idx, context, schedule, params, read)?;
-            visit(schedule, step.output, &output)?;
-            values[step.output] = Some(output);
+            let output = self.run_fused(idx, context, schedule, params, read)?;
+            visit(schedule, fused.output, &output)?;
+            values[fused.output] = Some(output);
             self.drop_unused(idx, &mut values);
         }
-        let last = values.pop().flatten().expect("the last step's value is never dropped");
+        let last = values.pop().flatten().expect("the last layer's value is never dropped");
         Ok(ops::to_rows(&last, schedule.blocks)?)
     }
 
     fn drop_unused(&self, idx: usize, values: &mut [Option<Tensor>]) {
-        for &value in &self.steps()[idx].inputs {
+        for &value in &self.fused()[idx].inputs {
             if self.last_reader(value) == Some(idx) {
                 values[value] = None;
             }
@@ -110,12 +110,12 @@ impl Network {
         };
         let schedule = Schedule { split: context.split, ..schedule };
         let mut values: Vec<Option<Tensor>> = vec![None; self.n_nodes() + 1];
-        for (idx, step) in self.steps().iter().enumerate().filter(|(_, step)| changed[step.output - 1]) {
+        for (idx, fused) in self.fused().iter().enumerate().filter(|(_, fused)| changed[fused.output - 1]) {
             let read = |value: usize| {
                 values[value].as_ref().or(base.values[value].as_ref()).expect("kept or computed again")
             };
-            let output = self.run_step(idx, context, schedule, params, read)?;
-            values[step.output] = Some(output);
+            let output = self.run_fused(idx, context, schedule, params, read)?;
+            values[fused.output] = Some(output);
             self.drop_unused(idx, &mut values);
         }
         let last = values.pop().flatten().expect("the output depends on every node");

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::kernels::stack;
 use crate::nn::activations::{Activations, Kind};
-use crate::nn::form::{Context, Mode, Pass};
+use crate::nn::form::{Context, LayerPass, Mode};
 use crate::nn::graph::Network;
 
 /// Values of a pass, by number of the value (see [`Network`]); a value may be dropped after its last use.
@@ -22,11 +22,17 @@ pub(in crate::nn) fn alone(tensor: &Tensor) -> Result<Tensor> {
     tensor.unsqueeze(0)
 }
 
-/// Output of one step of the network for its inputs (P or 1, …) and `params` (P or 1, …), all in declared order.
-fn step(network: &Network, idx: usize, mode: Mode, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-    let step = &network.steps()[idx];
-    let pass = Pass { mode, epilogue: step.epilogue };
-    network.layer(step.node).forward_stacked(&pass, &params[network.params_of(step.node)], inputs)
+/// Output of one fused layer of the network for its inputs (P or 1, …) and `params` (P or 1, …), all in declared order.
+fn run_one(
+    network: &Network,
+    idx: usize,
+    mode: Mode,
+    params: &[Tensor],
+    inputs: &[&Tensor],
+) -> Result<Tensor> {
+    let fused = &network.fused()[idx];
+    let pass = LayerPass { mode, epilogue: fused.epilogue };
+    network.layer(fused.node).forward_stacked(&pass, &params[network.params_of(fused.node)], inputs)
 }
 
 /// All values that a pass of `images` (B, C, H, W) at one point keeps, `params` (1, …): those that `keep` asks for;
@@ -44,7 +50,7 @@ pub(in crate::nn) fn values(
     Ok(values)
 }
 
-/// Logits (P, B, classes, 1, 1) from step `start` on, with what it and later steps read of earlier ones in `base`.
+/// Logits (P, B, classes, 1, 1) from fused layer `start` on, with what it and later ones read of earlier ones in `base`.
 pub(in crate::nn) fn logits_from(
     network: &Network,
     start: usize,
@@ -54,8 +60,8 @@ pub(in crate::nn) fn logits_from(
 ) -> Result<Tensor> {
     let mut values = base.clone();
     // What is computed again must not be read before.
-    for idx in changed_steps(network, start) {
-        values[network.steps()[idx].output] = None;
+    for idx in changed_by(network, start) {
+        values[network.fused()[idx].output] = None;
     }
     run(network, start, mode, params, &mut values, |_| false)?;
     match values.pop() {
@@ -64,21 +70,20 @@ pub(in crate::nn) fn logits_from(
     }
 }
 
-/// Steps whose outputs depend on the parameters of step `start`, in order.
-pub(in crate::nn) fn changed_steps(network: &Network, start: usize) -> Vec<usize> {
-    let steps = network.steps();
+/// Fused layers whose outputs depend on the parameters of fused layer `start`, in order.
+pub(in crate::nn) fn changed_by(network: &Network, start: usize) -> Vec<usize> {
     let mut is_changed = vec![false; network.n_nodes() + 1];
     let mut changed = Vec::new();
-    for (idx, step) in steps.iter().enumerate().skip(start) {
-        if idx == start || step.inputs.iter().any(|&value| is_changed[value]) {
-            is_changed[step.output] = true;
+    for (idx, fused) in network.fused().iter().enumerate().skip(start) {
+        if idx == start || fused.inputs.iter().any(|&value| is_changed[value]) {
+            is_changed[fused.output] = true;
             changed.push(idx);
         }
     }
     changed
 }
 
-/// Computes the values that are missing from step `start` on; drops those of no more use, unless `keep` asks for them.
+/// Computes the values that are missing from fused layer `start` on; drops those of no more use, unless `keep` asks for them.
 fn run(
     network: &Network,
     start: usize,
@@ -87,7 +92,7 @@ fn run(
     values: &mut Values,
     keep: impl Fn(usize) -> bool,
 ) -> Result<()> {
-    for (idx, at) in network.steps().iter().enumerate().skip(start) {
+    for (idx, at) in network.fused().iter().enumerate().skip(start) {
         if values[at.output].is_some() {
             continue;
         }
@@ -95,7 +100,7 @@ fn run(
             Some(value) => Ok(value),
             None => candle_core::bail!("value {value} is needed after it was dropped"),
         });
-        let output = step(network, idx, mode, params, &inputs.collect::<Result<Vec<_>>>()?)?;
+        let output = run_one(network, idx, mode, params, &inputs.collect::<Result<Vec<_>>>()?)?;
         values[at.output] = Some(output);
         for &value in &at.inputs {
             if network.last_reader(value) == Some(idx) && !keep(value) {
@@ -106,18 +111,17 @@ fn run(
     Ok(())
 }
 
-/// Numbers per image that are alive at the same time at most while `steps` run, if `size` says how many each value
-/// has; values that other steps produced do not count.
+/// Numbers per image that are alive at the same time at most while `fused` run, if `size` says how many each value
+/// has; values that others produced do not count.
 pub(in crate::nn) fn peak_numbers(
     network: &Network,
-    steps: &[usize],
+    fused: &[usize],
     size: impl Fn(usize) -> usize,
 ) -> usize {
     let mut alive: Vec<usize> = Vec::new();
     let mut peak = 0;
-    for &idx in steps {
-        let step = &network.steps()[idx];
-        alive.push(step.output);
+    for &idx in fused {
+        alive.push(network.fused()[idx].output);
         peak = peak.max(alive.iter().map(|&value| size(value)).sum());
         alive.retain(|&value| network.last_reader(value) > Some(idx) || network.last_reader(value).is_none());
     }
@@ -160,7 +164,7 @@ impl Network {
         let params: Vec<Tensor> = params.iter().map(alone).collect::<candle_core::Result<_>>()?;
         let values = values(self, context.mode, &params, images, keep)?;
         let last = values.last().and_then(Option::as_ref);
-        let logits = rows(last.expect("the last step's value is never dropped"))?;
+        let logits = rows(last.expect("the last layer's value is never dropped"))?;
         Ok(Activations { values, logits, kind: Kind::Stacked, n_images: images.dim(0)? })
     }
 }
@@ -192,8 +196,8 @@ impl Batch<'_> {
     ) -> crate::Result<Vec<f64>> {
         let network = self.network;
         let layout = network.layout();
-        let steps: Vec<usize> = (0..network.steps().len()).collect();
-        let per_image = peak_numbers(network, &steps, |value| network.shape(value).iter().product());
+        let all: Vec<usize> = (0..network.fused().len()).collect();
+        let per_image = peak_numbers(network, &all, |value| network.shape(value).iter().product());
         let numbers = per_image * self.images.dim(0)? + layout.n_coords();
         let mut base: Values = vec![None; network.n_nodes() + 1];
         base[0] = Some(alone(self.images)?);
@@ -238,9 +242,9 @@ impl Batch<'_> {
         let mut losses = vec![0.0; probes.len()];
         for same in order.chunk_by(|a, b| a.0 == b.0) {
             let param_idx = same[0].0;
-            let start = network.step_of(param_idx);
-            let steps = changed_steps(network, start);
-            let per_image = peak_numbers(network, &steps, |value| network.shape(value).iter().product());
+            let start = network.fused_of(param_idx);
+            let fused = changed_by(network, start);
+            let per_image = peak_numbers(network, &fused, |value| network.shape(value).iter().product());
             let own = &params[layout.range(param_idx)];
             let numbers = per_image * self.images.dim(0)? + own.len();
             for chunk in same.chunks(members(self.memory, numbers, self.images.dtype())) {

@@ -30,9 +30,9 @@ impl Network {
             }
         };
         let mut moments = vec![None; activations.values.len()];
-        for step in self.steps().iter().filter(|step| self.layer(step.node).norm().is_some()) {
-            let Some(input) = &activations.values[step.inputs[0]] else { continue };
-            moments[step.inputs[0]] = Some(ops::norm::moments(schedule, input)?);
+        for fused in self.fused().iter().filter(|fused| self.layer(fused.node).norm().is_some()) {
+            let Some(input) = &activations.values[fused.inputs[0]] else { continue };
+            moments[fused.inputs[0]] = Some(ops::norm::moments(schedule, input)?);
         }
         Ok(self.batch_stats(schedule.blocks.images, &moments))
     }
@@ -55,9 +55,9 @@ impl Network {
 /// Moments (C, 2), in f64 on the device, of every value that a train-mode batch norm reads.
 pub(in crate::nn) fn moments(network: &Network, values: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
     let mut moments = vec![None; values.len()];
-    for step in network.steps().iter().filter(|step| network.layer(step.node).norm().is_some()) {
-        if let Some(input) = &values[step.inputs[0]] {
-            moments[step.inputs[0]] = Some(stack::moments(input)?.squeeze(0)?);
+    for fused in network.fused().iter().filter(|fused| network.layer(fused.node).norm().is_some()) {
+        if let Some(input) = &values[fused.inputs[0]] {
+            moments[fused.inputs[0]] = Some(stack::moments(input)?.squeeze(0)?);
         }
     }
     Ok(moments)

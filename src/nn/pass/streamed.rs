@@ -11,8 +11,8 @@ use crate::Result;
 use crate::kernels::lanes::norm::{Moments, Partial, partial};
 use crate::kernels::lanes::{Blocks, Buffer, Pool, Scratch};
 use crate::kernels::{Element, Isa, Split};
-use crate::nn::form::{ActivationShape, Context, Mode, Stream, StreamBoth, StreamSetup, Streamed};
-use crate::nn::graph::{Network, Step};
+use crate::nn::form::{ActivationShape, Blockwise, BlockwiseBoth, Context, Mode, StreamSetup, Streamed};
+use crate::nn::graph::{Fused, Network};
 
 /// One block of images on its way.
 struct State<T> {
@@ -33,7 +33,7 @@ struct Workspace<T> {
 }
 
 /// The parts of a pass that all threads read.
-struct Pass<'a, T> {
+struct StreamPass<'a, T> {
     network: &'a Network,
     isa: Isa,
     blocks: Blocks,
@@ -42,7 +42,7 @@ struct Pass<'a, T> {
     /// By value: the stage that produces it, and the last that reads it.
     produced: Vec<usize>,
     last_read: Vec<usize>,
-    /// By step: whether it is a batch norm in train mode; by value: whether such a one reads it.
+    /// By fused layer: whether it is a batch norm in train mode; by value: whether such a one reads it.
     is_coupled: Vec<bool>,
     is_measured: Vec<bool>,
     stage_of: Vec<usize>,
@@ -56,7 +56,7 @@ pub(super) fn forward<T: Element>(
     images: &Tensor,
 ) -> Result<Option<Tensor>>
 where
-    for<'f> dyn StreamBoth + 'f: Stream<T>,
+    for<'f> dyn BlockwiseBoth + 'f: Blockwise<T>,
 {
     let Some(layers) = network.all_have(|forms| forms.streamed) else { return Ok(None) };
     let isa = Isa::current();
@@ -65,7 +65,8 @@ where
     let images = images.contiguous()?;
     let (storage, layout) = images.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { unreachable!("only batches on the CPU are streamed") };
-    let pass = Pass::new(network, &layers, context.mode, params, isa, blocks, T::slice(storage, layout)?)?;
+    let pass =
+        StreamPass::new(network, &layers, context.mode, params, isa, blocks, T::slice(storage, layout)?)?;
 
     let n_values = pass.produced.len();
     let mut states: Vec<State<T>> = (0..blocks.count())
@@ -108,10 +109,10 @@ where
     Ok(Some(Tensor::from_vec(logits, (n_images, n_classes), &Device::Cpu)?))
 }
 
-impl<'a, T: Element> Pass<'a, T> {
+impl<'a, T: Element> StreamPass<'a, T> {
     fn new(
         network: &'a Network,
-        forms: &[&dyn StreamBoth],
+        forms: &[&dyn BlockwiseBoth],
         mode: Mode,
         params: &[Tensor],
         isa: Isa,
@@ -119,29 +120,29 @@ impl<'a, T: Element> Pass<'a, T> {
         images: &'a [T],
     ) -> Result<Self>
     where
-        for<'f> dyn StreamBoth + 'f: Stream<T>,
+        for<'f> dyn BlockwiseBoth + 'f: Blockwise<T>,
     {
         let stage_of = network.stages(mode);
         let n_values = network.n_nodes() + 1;
         let (mut produced, mut last_read) = (vec![0; n_values], vec![0; n_values]);
         let (mut is_coupled, mut is_measured) = (Vec::new(), vec![false; n_values]);
         let mut layers = Vec::new();
-        for (idx, step) in network.steps().iter().enumerate() {
-            produced[step.output] = stage_of[idx];
-            for &value in &step.inputs {
+        for (idx, fused) in network.fused().iter().enumerate() {
+            produced[fused.output] = stage_of[idx];
+            for &value in &fused.inputs {
                 last_read[value] = last_read[value].max(stage_of[idx]);
             }
-            is_coupled.push(network.layer(step.node).norm().is_some() && matches!(mode, Mode::Train));
-            is_measured[step.inputs[0]] |= is_coupled[idx];
+            is_coupled.push(network.layer(fused.node).norm().is_some() && matches!(mode, Mode::Train));
+            is_measured[fused.inputs[0]] |= is_coupled[idx];
             let shapes: Vec<ActivationShape> =
-                step.inputs.iter().map(|&value| network.shape(value)).collect();
-            let params = params[network.params_of(step.node)]
+                fused.inputs.iter().map(|&value| network.shape(value)).collect();
+            let params = params[network.params_of(fused.node)]
                 .iter()
                 .map(|tensor| Ok(tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?))
                 .collect::<Result<Vec<_>>>()?;
-            let epilogue = step.epilogue;
+            let epilogue = fused.epilogue;
             let setup = StreamSetup { isa, blocks, mode, shapes: &shapes, params: &params, epilogue };
-            layers.push(Stream::<T>::streamed(forms[idx], &setup)?);
+            layers.push(Blockwise::<T>::streamed(forms[idx], &setup)?);
         }
         // The logits outlive everything.
         last_read[n_values - 1] = usize::MAX;
@@ -159,18 +160,18 @@ impl<'a, T: Element> Pass<'a, T> {
         })
     }
 
-    /// By step: moments of the batch for the batch norms of a stage, parts joined in the order of blocks.
+    /// By fused layer: moments of the batch for the batch norms of a stage, parts joined in the order of blocks.
     fn moments(&self, stage: usize, states: &[State<T>]) -> Vec<Vec<Moments>> {
-        let of = |(idx, step): (usize, &Step)| {
+        let of = |(idx, fused): (usize, &Fused)| {
             if self.stage_of[idx] != stage || !self.is_coupled[idx] {
                 return Vec::new();
             }
-            let parts = || states.iter().map(|state| &state.partials[step.inputs[0]]);
-            let n_channels = self.network.shape(step.inputs[0])[0];
+            let parts = || states.iter().map(|state| &state.partials[fused.inputs[0]]);
+            let n_channels = self.network.shape(fused.inputs[0])[0];
             let join = |channel: usize| parts().fold(Partial::default(), |all, part| all.join(part[channel]));
             (0..n_channels).map(|channel| join(channel).moments()).collect()
         };
-        self.network.steps().iter().enumerate().map(of).collect()
+        self.network.fused().iter().enumerate().map(of).collect()
     }
 
     fn len(&self, value: usize) -> usize {
@@ -223,24 +224,24 @@ impl<'a, T: Element> Pass<'a, T> {
             self.measure(0, &input[..len], state);
             self.put(0, input, state, workspace);
         }
-        for (idx, step) in
-            self.network.steps().iter().enumerate().filter(|(idx, _)| self.stage_of[*idx] == stage)
+        for (idx, fused) in
+            self.network.fused().iter().enumerate().filter(|(idx, _)| self.stage_of[*idx] == stage)
         {
-            let mut out = self.take(step.output, workspace);
-            let len = self.len(step.output);
+            let mut out = self.take(fused.output, workspace);
+            let len = self.len(fused.output);
             let read = |value: usize| {
                 let from = if self.is_kept(value) { &state.kept[value] } else { &workspace.scratch[value] };
                 &from[..self.len(value)]
             };
-            let inputs = [read(step.inputs[0]), step.inputs.get(1).map_or(&[][..], |&value| read(value))];
+            let inputs = [read(fused.inputs[0]), fused.inputs.get(1).map_or(&[][..], |&value| read(value))];
             self.layers[idx].run(
-                &inputs[..step.inputs.len()],
+                &inputs[..fused.inputs.len()],
                 &moments[idx],
                 &mut out[..len],
                 &mut workspace.conv,
             );
-            self.measure(step.output, &out[..len], state);
-            self.put(step.output, out, state, workspace);
+            self.measure(fused.output, &out[..len], state);
+            self.put(fused.output, out, state, workspace);
         }
         for value in 0..self.last_read.len() {
             if self.last_read[value] == stage && self.is_kept(value) {
@@ -254,7 +255,7 @@ impl<'a, T: Element> Pass<'a, T> {
 mod tests {
     use super::*;
     use crate::nn::model;
-    use crate::rng::{Purpose, Stream as Random};
+    use crate::rng::{Purpose, Stream};
 
     /// Oracle: the pass that keeps every value, bit for bit, in both modes and for both splits.
     #[test]
@@ -263,7 +264,7 @@ mod tests {
             let network = model::from_name(name)?;
             let params = network.tensors(&network.layout().initial_values(1), DType::F32, &Device::Cpu)?;
             let mut pixels = vec![0.0; 37 * 3 * 32 * 32];
-            Random::new(7, Purpose::Test, 0).fill_normal(&mut pixels);
+            Stream::new(7, Purpose::Test, 0).fill_normal(&mut pixels);
             let images = Tensor::from_vec(pixels, (37, 3, 32, 32), &Device::Cpu)?.to_dtype(DType::F32)?;
             let stats = network.initial_stats();
             for mode in [Mode::Train, Mode::Eval(&stats)] {

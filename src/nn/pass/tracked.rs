@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use crate::Result;
 use crate::nn::activations::{Activations, Kind};
-use crate::nn::form::{Mode, Pass};
+use crate::nn::form::{LayerPass, Mode};
 use crate::nn::graph::Network;
 
 impl Network {
@@ -20,12 +20,12 @@ impl Network {
     ) -> Result<Activations> {
         let mut values: Vec<Option<Tensor>> = vec![None; self.n_nodes() + 1];
         values[0] = Some(images.clone());
-        for step in self.steps() {
+        for fused in self.fused() {
             let inputs: Vec<&Tensor> =
-                step.inputs.iter().filter_map(|&value| values[value].as_ref()).collect();
-            let pass = Pass { mode, epilogue: step.epilogue };
-            values[step.output] =
-                Some(self.layer(step.node).forward(&pass, &params[self.params_of(step.node)], &inputs)?);
+                fused.inputs.iter().filter_map(|&value| values[value].as_ref()).collect();
+            let pass = LayerPass { mode, epilogue: fused.epilogue };
+            values[fused.output] =
+                Some(self.layer(fused.node).forward(&pass, &params[self.params_of(fused.node)], &inputs)?);
         }
         let last = values.last().and_then(Option::as_ref).expect("a network has an output");
         let logits = last.flatten_from(1)?;

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Result as TensorResult, Tensor};
 use crate::kernels::Split;
 use crate::kernels::ops::Tape;
 use crate::nn::difference::Options;
-use crate::nn::form::{ActivationShape, Pass};
+use crate::nn::form::{ActivationShape, LayerPass};
 use crate::nn::graph::Builder;
 use crate::nn::layer::{Conv2d, Flatten, Linear};
 use crate::nn::objective::NetworkObjective;
@@ -37,7 +37,7 @@ impl Layer for Squash {
         3 * inputs[0].iter().product::<usize>() as u64
     }
 
-    fn forward(&self, _: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> TensorResult<Tensor> {
+    fn forward(&self, _: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> TensorResult<Tensor> {
         let sum = inputs[1..].iter().try_fold(inputs[0].clone(), |sum, &input| sum + input)?;
         sum.broadcast_mul(&params[0].reshape((1, self.channels, 1, 1))?)?.tanh()
     }
@@ -56,7 +56,7 @@ impl Layer for Tanh {
         inputs[0].iter().product::<usize>() as u64
     }
 
-    fn forward(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> TensorResult<Tensor> {
+    fn forward(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> TensorResult<Tensor> {
         inputs[0].tanh()
     }
 }
