@@ -233,7 +233,7 @@ impl Network {
         self.fused.iter().position(owns).expect("every parameter has an owner")
     }
 
-    /// The last step that reads a value.
+    /// The last fused layer that reads a value.
     pub(super) fn last_reader(&self, value: usize) -> Option<usize> {
         self.last_reader[value]
     }

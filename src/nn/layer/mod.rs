@@ -44,9 +44,9 @@ pub enum Role {
 
 /// Over what a normalization takes each of its means and variances.
 ///
-/// Where statistics are counted, and where passes take them, [`Statistics::view`] says what is one. Another choice,
-/// such as every position for itself over the images alone, is a variant here: it views (C, H, W) as (C · H · W, 1, 1),
-/// which with images in lanes is the same memory.
+/// The network counts statistics by [`Statistics::view`]; passes take moments per channel, the only kind there is.
+/// Another kind, such as every position for itself over the images alone, is a variant here that views (C, H, W) as
+/// (C · H · W, 1, 1), which with images in lanes is the same memory, and that view where passes take moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Statistics {
     /// Images, rows and columns: one mean and variance per channel.

@@ -83,7 +83,8 @@ pub(in crate::nn) fn changed_by(network: &Network, start: usize) -> Vec<usize> {
     changed
 }
 
-/// Computes the values that are missing from fused layer `start` on; drops those of no more use, unless `keep` asks for them.
+/// Computes the values that are missing from fused layer `start` on; drops those of no more use, unless `keep` asks for
+/// them.
 fn run(
     network: &Network,
     start: usize,
