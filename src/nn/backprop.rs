@@ -51,7 +51,7 @@ pub fn gradient_of<'a>(
     let goal =
         Goal { loss, targets: targets.into(), temperature, scale: scale.as_ref().map(LogitScale::value) };
     let tensors = network.tensors(params, images.dtype(), images.device())?;
-    let (value, grads, activations) = if images.device().is_cpu() {
+    let (value, grads, activations) = if images.device().is_cpu() && network.is_taped() {
         on_tape(network, &tensors, images, goal)?
     } else {
         by_autograd(network, &tensors, images, goal)?

@@ -1,19 +1,26 @@
 //! Networks as ordered lists of layers with PyTorch-compatible parameter names.
 
+mod activations;
 pub mod backprop;
 mod config;
 pub mod difference;
+pub mod form;
 pub mod graph;
 pub mod layer;
 pub mod loss;
 pub mod model;
 pub mod objective;
+pub mod pass;
 pub mod prune;
-pub mod stacked;
-pub mod stream;
+pub mod stats;
+#[cfg(test)]
+mod tests;
 pub mod weights;
 
+pub use activations::Activations;
 pub use config::Config;
 pub use difference::Propagator;
-pub use graph::{Activations, BatchStats, Network, RunningStats};
-pub use layer::{Context, Layer, Mode};
+pub use form::{Context, Mode};
+pub use graph::Network;
+pub use layer::Layer;
+pub use stats::{BatchStats, RunningStats};

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::difference::{DEFAULT_MEMORY, Options};
 use super::loss::{LogitScale, Loss, Targets};
-use super::stacked::forward::Batch;
+use super::pass::stacked::Batch;
 use super::{Activations, BatchStats, Context, Mode, Network, Propagator};
 use crate::kernels::{Precision, Rounding, Split};
 use crate::zo::evaluate::EvaluatorKind;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::graph::{Network, RunningStats};
+use super::{Network, RunningStats};
 use crate::{Error, Result};
 
 /// Reads the parameters (d values in declared order) and running statistics of `network`.

@@ -2,19 +2,11 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::Buffer;
+use super::Scratch;
 use super::geometry::Geometry;
 use super::tile::{Offsets, Packed, Walk, pixels, product};
 use super::winograd::Winograd;
 use crate::kernels::{Element, Isa};
-
-/// Memory that the operations on one block use in between; grows as needed.
-#[derive(Debug, Default)]
-pub struct Scratch<T> {
-    padded: Buffer<T>,
-    pub(super) transformed: Buffer<T>,
-    pub(super) products: Buffer<T>,
-}
 
 /// How to convolve an input whose channels are all there.
 #[derive(Debug)]
@@ -406,7 +398,7 @@ pub fn dilate<T: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::lanes::{Blocks, reference};
+    use crate::kernels::lanes::{Blocks, Buffer, reference};
     use crate::rng::{Purpose, Stream};
 
     /// Oracle: the definition of convolution in f64, for dense inputs and for a single channel, on

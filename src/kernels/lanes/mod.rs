@@ -21,6 +21,7 @@ pub mod norm;
 pub mod pointwise;
 #[cfg(test)]
 pub(super) mod reference;
+mod scratch;
 mod tile;
 mod winograd;
 
@@ -31,6 +32,8 @@ use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::{Element, Isa};
+
+pub use scratch::Scratch;
 
 /// Bytes of a cache line, and of the widest register.
 const LINE: usize = 64;

@@ -110,7 +110,7 @@ const SEGMENT: usize = 16;
 
 /// One plane (plane, lane) of the input of a batch norm, and its change.
 #[derive(Debug, Clone, Copy)]
-pub struct Change<'a, T> {
+pub struct PlaneChange<'a, T> {
     /// Values before.
     pub z: &'a [T],
     /// Their mean over the batch.
@@ -127,7 +127,7 @@ pub const SUMS: usize = 3;
 /// plane of a channel sets it. It keeps the variance of a nearly uniform change.
 pub fn add_sums<T: Element>(
     isa: Isa,
-    change: Change<'_, T>,
+    change: PlaneChange<'_, T>,
     is_first: bool,
     n_images: usize,
     sums: &mut [T],
@@ -145,7 +145,7 @@ fn sum_of<S: Simd, T: Element>(simd: S, v: [T::Vector<S>; 4]) -> T::Vector<S> {
 }
 
 struct Sums<'a, T> {
-    change: Change<'a, T>,
+    change: PlaneChange<'a, T>,
     n_images: usize,
     sums: &'a mut [T],
 }

@@ -3,7 +3,7 @@
 
 use pulp::{Simd, WithSimd};
 
-use super::conv::Scratch;
+use super::Scratch;
 use super::tile::{FEW_PIXELS, Offsets, PIXELS, Packed, Walk, product};
 use crate::kernels::{Element, Isa};
 

@@ -4,7 +4,8 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::{Input, Op, Schedule, View, apply, apply_detached, shape, sizes};
 use crate::kernels::Element;
-use crate::kernels::lanes::conv::{Conv, Scratch, add_weight_grad, dilate, transposed};
+use crate::kernels::lanes::Scratch;
+use crate::kernels::lanes::conv::{Conv, add_weight_grad, dilate, transposed};
 use crate::kernels::lanes::geometry::Geometry;
 
 /// Convolution of `input` (block, C_in, H, W, lane) with `weight` (C_out, C_in, K, K).

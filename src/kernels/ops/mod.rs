@@ -129,6 +129,15 @@ pub fn to_lanes(images: &Tensor, blocks: Blocks) -> Result<Tensor> {
     apply(ToLanes { blocks, sizes: [channels, height, width] }, &[&images.detach()])
 }
 
+/// An activation (block, C, H, W, lane) as a batch (B, C, H, W): the way back from [`to_lanes`].
+///
+/// # Errors
+/// If the shape or the data type does not fit.
+pub fn from_lanes(x: &Tensor, blocks: Blocks) -> Result<Tensor> {
+    let [channels, height, width] = sizes(x.dims())?;
+    to_rows(&as_features(x)?, blocks)?.reshape((blocks.images, channels, height, width))
+}
+
 /// Features (block, F, 1, 1, lane) as rows (B, F).
 ///
 /// # Errors

@@ -84,7 +84,9 @@ impl Tape {
         Ok((result, CURRENT.take().unwrap_or_default()))
     }
 
-    pub(super) fn is_recording() -> bool {
+    /// Whether operations on this thread are being recorded.
+    #[must_use]
+    pub fn is_recording() -> bool {
         CURRENT.with_borrow(Option::is_some)
     }
 

@@ -1,13 +1,13 @@
 //! Which rules a probe runs through, in what order, and what must be kept in between.
 
-use super::{Rule, Support};
 use crate::kernels::Element;
+use crate::nn::form::{Rule, Support};
 use crate::nn::graph::Network;
 
-/// What a change of one step's parameters runs through.
+/// What a change of one fused layer's parameters runs through.
 #[derive(Debug)]
-pub(super) struct Path {
-    /// Steps by stage, in order; the first step of the first stage is where it starts.
+pub(super) struct ProbePath {
+    /// Fused layers by stage, in order; the first of the first stage is where it starts.
     pub(super) stages: Vec<Vec<usize>>,
     /// For every value that must outlive its stage: the last stage that reads it.
     pub(super) kept: Vec<Option<usize>>,
@@ -17,8 +17,8 @@ pub(super) struct Path {
     pub(super) flops: u64,
 }
 
-impl Path {
-    /// The path from step `start` on; `stage_of` as [`Network::stages`] gives it.
+impl ProbePath {
+    /// The path from fused layer `start` on; `stage_of` as [`Network::stages`] gives it.
     pub(super) fn new<T: Element>(
         network: &Network,
         stage_of: &[usize],
@@ -31,26 +31,26 @@ impl Path {
         let mut kept: Vec<Option<usize>> = vec![None; n_values];
         let mut stages: Vec<Vec<usize>> = Vec::new();
         let mut flops = 0;
-        let steps = network.steps();
-        for idx in start..steps.len() {
-            let step = &steps[idx];
-            let inputs: Vec<Support> = step.inputs.iter().map(|&value| supports[value]).collect();
+        let all = network.fused();
+        for idx in start..all.len() {
+            let fused = &all[idx];
+            let inputs: Vec<Support> = fused.inputs.iter().map(|&value| supports[value]).collect();
             if idx == start {
                 // Which channel changes makes no difference to the shape of the path.
-                supports[step.output] = Support::Channel(0);
+                supports[fused.output] = Support::Channel(0);
             } else if inputs.iter().all(|&support| support == Support::None) {
                 continue;
             } else {
-                supports[step.output] = rules[idx].support(&inputs);
+                supports[fused.output] = rules[idx].support(&inputs);
                 flops += rules[idx].flops(&inputs);
             }
             let stage = stage_of[idx] - stage_of[start];
-            for &value in &step.inputs {
+            for &value in &fused.inputs {
                 if produced[value].is_some_and(|produced| produced < stage) {
                     kept[value] = kept[value].max(Some(stage));
                 }
             }
-            produced[step.output] = Some(stage);
+            produced[fused.output] = Some(stage);
             stages.resize_with(stages.len().max(stage + 1), Vec::new);
             stages[stage].push(idx);
         }

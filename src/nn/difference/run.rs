@@ -3,23 +3,21 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use candle_core::{DType, Storage, Tensor};
+use candle_core::{Storage, Tensor};
 
-use super::program::Path;
-use super::{Base, Delta, Head, Owners, Place, Propagate, Rule, Setup, Support};
+use super::options::Options;
+use super::owners::{Head, Owners};
+use super::program::ProbePath;
 use crate::Result;
-use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
-use crate::kernels::lanes::{Blocks, Buffer, Pool};
+use crate::kernels::lanes::{Blocks, Buffer, Pool, Scratch};
 use crate::kernels::ops::norm;
-use crate::kernels::{Element, Isa, Rounding, Split};
-use crate::nn::graph::{BatchStats, Network, Step};
-use crate::nn::layer::{Context, Layer, Mode, Role};
-use crate::nn::loss::{LaneChange, Loss, Targets};
-use crate::nn::stacked::change as stacked;
-
-/// Memory for changes in flight, beside the base activations: 1 GiB.
-pub const DEFAULT_MEMORY: usize = 1 << 30;
+use crate::kernels::{Element, Isa, Split};
+use crate::nn::form::{
+    Base, Context, Delta, Mode, Place, Propagate, PropagateBoth, Rule, RuleSetup, Support,
+};
+use crate::nn::graph::{Fused, Network};
+use crate::nn::loss::{LaneChange, Targets};
 
 /// Changes in flight per thread aim at this size: probes that run together share what they read of
 /// the base, until their own changes no longer fit the cache.
@@ -27,156 +25,19 @@ const CACHE: usize = 8 << 20;
 /// Most probes that run together.
 const MAX_TOGETHER: usize = 16;
 
-/// A network at one base point θ and batch, ready to propagate differences of the loss.
+/// A network at one base point and batch, in lanes.
 #[derive(Debug)]
-pub struct Propagator {
-    loss: f64,
-    logits: Tensor,
-    stats: BatchStats,
-    engine: Precise,
-}
-
-#[derive(Debug)]
-enum Precise {
-    F32(Engine<f32>),
-    F64(Engine<f64>),
-    Stacked(stacked::Engine),
-}
-
-/// How differences are propagated.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// Bytes that the changes of all threads occupy at most, however many probes there are; one probe at a time
-    /// always runs.
-    pub memory: usize,
-    /// What the outputs are worth.
-    pub loss: Loss,
-    /// Rounding of what convolutions of dense changes multiply, as tensor cores round it. Everything else stays in
-    /// the precision of the images.
-    pub rounding: Rounding,
-    /// Whether probes are stacked on the CPU too, as they are on GPUs. It is slow there, and for tests.
-    pub is_stacked: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { memory: DEFAULT_MEMORY, loss: Loss::default(), rounding: Rounding::None, is_stacked: false }
-    }
-}
-
-impl Propagator {
-    /// Runs `network` at `params` (d) on `images` (B, C, H, W, f32 or f64) with `targets` of its cross-entropy, and
-    /// keeps what differences start from, where the images are. `memory` as in [`Options::memory`].
-    ///
-    /// # Errors
-    /// If sizes do not fit or the device fails.
-    pub fn new<'a>(
-        network: &Network,
-        params: &[f64],
-        images: &Tensor,
-        targets: impl Into<Targets<'a>>,
-        mode: Mode,
-        memory: usize,
-    ) -> Result<Self> {
-        Self::with(network, params, images, targets, mode, Options { memory, ..Options::default() })
-    }
-
-    /// The same with all options.
-    ///
-    /// # Errors
-    /// As [`Propagator::new`].
-    pub fn with<'a>(
-        network: &Network,
-        params: &[f64],
-        images: &Tensor,
-        targets: impl Into<Targets<'a>>,
-        mode: Mode,
-        options: Options,
-    ) -> Result<Self> {
-        let targets = targets.into();
-        let ((loss, logits, stats), engine) = if options.is_stacked || !images.device().is_cpu() {
-            let (head, engine) = stacked::Engine::new(network, params, images, targets, mode, options)?;
-            (head, Precise::Stacked(engine))
-        } else if images.dtype() == DType::F64 {
-            let (head, engine) = Engine::new(network, params, images, targets, mode, options)?;
-            (head, Precise::F64(engine))
-        } else {
-            let (head, engine) = Engine::new(network, params, images, targets, mode, options)?;
-            (head, Precise::F32(engine))
-        };
-        Ok(Self { loss, logits, stats, engine })
-    }
-
-    /// Loss at the base point.
-    #[must_use]
-    pub fn loss(&self) -> f64 {
-        self.loss
-    }
-
-    /// Logits (B, classes) at the base point.
-    #[must_use]
-    pub fn logits(&self) -> &Tensor {
-        &self.logits
-    }
-
-    /// Batch statistics at the base point.
-    #[must_use]
-    pub fn stats(&self) -> &BatchStats {
-        &self.stats
-    }
-
-    /// Bytes that the activations at the base point occupy.
-    #[must_use]
-    pub fn size_bytes(&self) -> usize {
-        match &self.engine {
-            Precise::F32(engine) => engine.base_bytes(),
-            Precise::F64(engine) => engine.base_bytes(),
-            Precise::Stacked(engine) => engine.base_bytes(),
-        }
-    }
-
-    /// l(θ + step · e_coord) − l(θ) for every (coord, step), in order; NaN where an activation
-    /// becomes NaN or infinite. The bits do not depend on the number of threads.
-    ///
-    /// # Errors
-    /// If the device fails.
-    ///
-    /// # Panics
-    /// If a coordinate is not below d.
-    pub fn differences(&self, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
-        match &self.engine {
-            Precise::F32(engine) => Ok(engine.differences(probes)),
-            Precise::F64(engine) => Ok(engine.differences(probes)),
-            Precise::Stacked(engine) => engine.differences(probes),
-        }
-    }
-
-    /// Multiplications and additions per image that a probe of this coordinate costs.
-    ///
-    /// # Panics
-    /// If the coordinate is not below d.
-    #[must_use]
-    pub fn flops_of(&self, coord: usize) -> u64 {
-        match &self.engine {
-            Precise::F32(engine) => engine.path_of(coord).flops,
-            Precise::F64(engine) => engine.path_of(coord).flops,
-            Precise::Stacked(engine) => engine.flops_of(coord),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Engine<T> {
+pub(super) struct Engine<T> {
     memory: usize,
     blocks: Blocks,
     /// Values that rules read at the base point, images in lanes.
     base: Vec<Option<Tensor>>,
-    steps: Vec<Step>,
+    fused: Vec<Fused>,
     rules: Vec<Box<dyn Rule<T>>>,
-    /// Steps with a coupled rule that read the output of a step.
+    /// Fused layers with a coupled rule that read the output of one.
     coupled_readers: Vec<Vec<usize>>,
-    /// One per step that owns parameters.
-    paths: Vec<Option<Path>>,
+    /// One per fused layer that owns parameters.
+    paths: Vec<Option<ProbePath>>,
     /// Numbers per channel, and channels, of every value.
     planes: Vec<usize>,
     channels: Vec<usize>,
@@ -186,9 +47,9 @@ struct Engine<T> {
 
 impl<T: Element> Engine<T>
 where
-    dyn Layer: Propagate<T>,
+    for<'f> dyn PropagateBoth + 'f: Propagate<T>,
 {
-    fn new(
+    pub(super) fn new(
         network: &Network,
         params: &[f64],
         images: &Tensor,
@@ -197,16 +58,17 @@ where
         options: Options,
     ) -> Result<(Head, Self)> {
         let Options { memory, loss, rounding, .. } = options;
+        let forms = network.require("difference rule", |forms| forms.rule)?;
         let isa = Isa::current();
         let n_images = targets.n_images(images)?;
         let blocks = Blocks::new::<T>(isa, n_images);
-        let steps = network.steps().to_vec();
-        let is_norm = |step: &Step| network.layer(step.node).role() == Role::Norm;
-        let reads = |step: &Step| {
-            let n = if network.layer(step.node).reads_base() { step.inputs.len() } else { 0 };
-            step.inputs[..n].to_vec()
+        let all = network.fused().to_vec();
+        let is_norm = |fused: &Fused| network.layer(fused.node).norm().is_some();
+        let reads = |fused: &Fused| {
+            let n = if network.layer(fused.node).reads_base() { fused.inputs.len() } else { 0 };
+            fused.inputs[..n].to_vec()
         };
-        let kept: Vec<usize> = steps.iter().flat_map(reads).collect();
+        let kept: Vec<usize> = all.iter().flat_map(reads).collect();
         let mut base = vec![None; network.n_nodes() + 1];
         let mut moments: Vec<Option<Vec<Moments>>> = vec![None; network.n_nodes() + 1];
         let tensors = network.tensors(params, T::DTYPE, images.device())?;
@@ -217,45 +79,46 @@ where
                 if kept.contains(&value) {
                     base[value] = Some(tensor.clone());
                 }
-                if steps.iter().any(|step| is_norm(step) && step.inputs[0] == value) {
+                if all.iter().any(|fused| is_norm(fused) && fused.inputs[0] == value) {
                     moments[value] = Some(norm::moments(schedule, tensor)?);
                 }
                 Ok(())
             })?;
         let loss = loss.at(network.layout(), params, &logits, targets)?;
         let base_loss = loss.value;
-        let rules = steps
+        let rules = all
             .iter()
-            .map(|step| {
-                let own = network.params_of(step.node);
+            .zip(forms)
+            .map(|(fused, form)| {
+                let own = network.params_of(fused.node);
                 let own: Vec<&[f64]> = own.map(|idx| &params[network.layout().range(idx)]).collect();
-                let shapes: Vec<_> = step.inputs.iter().map(|&value| network.shape(value)).collect();
-                let setup = Setup {
+                let shapes: Vec<_> = fused.inputs.iter().map(|&value| network.shape(value)).collect();
+                let setup = RuleSetup {
                     isa,
                     blocks,
                     mode,
-                    inputs: &step.inputs,
+                    inputs: &fused.inputs,
                     shapes: &shapes,
                     params: &own,
-                    moments: moments[step.inputs[0]].as_deref(),
-                    epilogue: step.epilogue,
+                    moments: moments[fused.inputs[0]].as_deref(),
+                    epilogue: fused.epilogue,
                     rounding,
                 };
-                Propagate::<T>::rule(network.layer(step.node), &setup)
+                Propagate::<T>::rule(form, &setup)
             })
             .collect::<Result<Vec<Box<dyn Rule<T>>>>>()?;
         let stage_of = network.stages(mode);
         let mut paths = Vec::new();
-        for (idx, step) in steps.iter().enumerate() {
-            let own = network.params_of(step.node);
-            paths.push((!own.is_empty()).then(|| Path::new(network, &stage_of, &rules, idx)));
+        for (idx, fused) in all.iter().enumerate() {
+            let own = network.params_of(fused.node);
+            paths.push((!own.is_empty()).then(|| ProbePath::new(network, &stage_of, &rules, idx)));
         }
-        let coupled_readers = steps
+        let coupled_readers = all
             .iter()
-            .map(|step| {
+            .map(|fused| {
                 let reads =
-                    |&idx: &usize| rules[idx].coupling().is_some() && steps[idx].inputs[0] == step.output;
-                (0..steps.len()).filter(reads).collect()
+                    |&idx: &usize| rules[idx].coupling().is_some() && all[idx].inputs[0] == fused.output;
+                (0..all.len()).filter(reads).collect()
             })
             .collect();
         let shapes: Vec<_> = (0..=network.n_nodes()).map(|value| network.shape(value)).collect();
@@ -264,7 +127,7 @@ where
             memory,
             blocks,
             base,
-            steps,
+            fused: all,
             rules,
             coupled_readers,
             paths,
@@ -278,19 +141,19 @@ where
 }
 
 impl<T: Element> Engine<T> {
-    fn path_of(&self, coord: usize) -> &Path {
-        self.path(self.owners.of(coord).0)
+    pub(super) fn flops_of(&self, coord: usize) -> u64 {
+        self.path(self.owners.of(coord).0).flops
     }
 
-    fn path(&self, step_idx: usize) -> &Path {
-        self.paths[step_idx].as_ref().expect("a step with coordinates has a path")
+    fn path(&self, fused_idx: usize) -> &ProbePath {
+        self.paths[fused_idx].as_ref().expect("a fused layer with coordinates has a path")
     }
 
-    fn base_bytes(&self) -> usize {
+    pub(super) fn base_bytes(&self) -> usize {
         self.base.iter().flatten().map(|value| value.elem_count() * size_of::<T>()).sum()
     }
 
-    fn differences(&self, probes: &[(usize, f64)]) -> Vec<f64> {
+    pub(super) fn differences(&self, probes: &[(usize, f64)]) -> Vec<f64> {
         let guards: Vec<_> =
             self.base.iter().map(|value| value.as_ref().map(Tensor::storage_and_layout)).collect();
         let values = guards.iter().map(|guard| match guard {
@@ -308,17 +171,17 @@ impl<T: Element> Engine<T> {
             .enumerate()
             .map(|(idx, &(coord, step))| {
                 let scales = self.loss.scales(coord, step);
-                let (step_idx, coord) = self.owners.of(coord);
-                Seed { idx, step_idx, coord, step, scales }
+                let (fused_idx, coord) = self.owners.of(coord);
+                Seed { idx, fused_idx, coord, step, scales }
             })
             .collect();
         // Probes of one layer run together, the long paths first, so that the threads end together.
-        seeds.sort_by_key(|seed| seed.step_idx);
+        seeds.sort_by_key(|seed| seed.fused_idx);
         let n_threads = rayon::current_num_threads();
         let mut chunks: Vec<&[Seed]> = Vec::new();
         let mut n_workers = n_threads;
-        for same in seeds.chunk_by(|a, b| a.step_idx == b.step_idx) {
-            let bytes = self.bytes_of(self.path(same[0].step_idx));
+        for same in seeds.chunk_by(|a, b| a.fused_idx == b.fused_idx) {
+            let bytes = self.bytes_of(self.path(same[0].fused_idx));
             n_workers = n_workers.min((self.memory / bytes).max(1));
             let together = (CACHE / bytes).min(self.memory / n_threads / bytes).clamp(1, MAX_TOGETHER);
             chunks.extend(same.chunks(together));
@@ -348,29 +211,29 @@ impl<T: Element> Engine<T> {
     }
 
     /// Bytes that one probe's changes occupy on a path.
-    fn bytes_of(&self, path: &Path) -> usize {
+    fn bytes_of(&self, path: &ProbePath) -> usize {
         (path.live * self.blocks.count() * self.blocks.lanes * size_of::<T>()).max(1)
     }
 
-    /// Runs probes of one step; the loss changes stand in the workspace's states.
+    /// Runs probes of one fused layer; the loss changes stand in the workspace's states.
     fn run(&self, base: &Base<T>, seeds: &[Seed], workspace: &mut Workspace<T>) {
-        let path = self.path(seeds[0].step_idx);
+        let path = self.path(seeds[0].fused_idx);
         let Workspace { states, pool, scratch, conv } = workspace;
         states.resize_with(seeds.len().max(states.len()), State::default);
         let states = &mut states[..seeds.len()];
         for state in states.iter_mut() {
-            state.reset(self.planes.len(), self.steps.len(), pool);
+            state.reset(self.planes.len(), self.fused.len(), pool);
         }
-        for (stage, steps) in path.stages.iter().enumerate() {
+        for (stage, fused) in path.stages.iter().enumerate() {
             for state in states.iter_mut() {
-                self.couple(steps, state, pool);
+                self.couple(fused, state, pool);
             }
             for block in 0..self.blocks.count() {
                 let place = Place { base, block };
                 for (seed, state) in seeds.iter().zip(states.iter_mut()).filter(|(_, state)| !state.is_broken)
                 {
-                    for &step_idx in steps {
-                        self.run_step(path, step_idx, seed, place, state, pool, scratch, conv);
+                    for &fused_idx in fused {
+                        self.run_fused(path, fused_idx, seed, place, state, pool, scratch, conv);
                     }
                 }
             }
@@ -383,16 +246,16 @@ impl<T: Element> Engine<T> {
     }
 
     /// Turns the complete sums of the last stage into rules for this one.
-    fn couple(&self, steps: &[usize], state: &mut State<T>, pool: &mut Pool<T>) {
-        for &step_idx in steps {
-            let Some(coupling) = self.rules[step_idx].coupling() else { continue };
-            let affine = &mut state.affine[step_idx];
+    fn couple(&self, fused: &[usize], state: &mut State<T>, pool: &mut Pool<T>) {
+        for &fused_idx in fused {
+            let Some(coupling) = self.rules[fused_idx].coupling() else { continue };
+            let affine = &mut state.affine[fused_idx];
             affine.clear();
-            let sums = std::mem::take(&mut state.sums[step_idx]);
+            let sums = std::mem::take(&mut state.sums[fused_idx]);
             if sums.is_empty() {
                 continue;
             }
-            coupling.affine(state.supports[self.steps[step_idx].inputs[0]], &sums, affine);
+            coupling.affine(state.supports[self.fused[fused_idx].inputs[0]], &sums, affine);
             let is_finite = |a: &Affine<T>| {
                 (a.delta.wide() + a.pivot.wide() + a.base.wide() + a.constant.wide()).is_finite()
             };
@@ -401,12 +264,12 @@ impl<T: Element> Engine<T> {
         }
     }
 
-    /// One step of one probe on one block.
+    /// One fused layer of one probe on one block.
     #[expect(clippy::too_many_arguments, reason = "the parts of a workspace, borrowed apart")]
-    fn run_step(
+    fn run_fused(
         &self,
-        path: &Path,
-        step_idx: usize,
+        path: &ProbePath,
+        fused_idx: usize,
         seed: &Seed,
         place: Place<T>,
         state: &mut State<T>,
@@ -414,10 +277,10 @@ impl<T: Element> Engine<T> {
         scratch: &mut [Buffer<T>],
         conv: &mut Scratch<T>,
     ) {
-        let rule = &self.rules[step_idx];
-        let Step { inputs, output, .. } = &self.steps[step_idx];
+        let rule = &self.rules[fused_idx];
+        let Fused { inputs, output, .. } = &self.fused[fused_idx];
         let (lanes, block) = (self.blocks.lanes, place.block);
-        let support = if step_idx == seed.step_idx {
+        let support = if fused_idx == seed.fused_idx {
             Support::Channel(rule.seed_channel(seed.coord))
         } else {
             let mut supports = [Support::None; 2];
@@ -437,7 +300,7 @@ impl<T: Element> Engine<T> {
             std::mem::take(&mut scratch[*output])
         };
         let out = if is_kept { &mut whole[block * len..][..len] } else { whole.reserve(len) };
-        if step_idx == seed.step_idx {
+        if fused_idx == seed.fused_idx {
             rule.seed(place, seed.coord, seed.step, out);
         } else {
             let delta_of = |value: usize| {
@@ -452,9 +315,9 @@ impl<T: Element> Engine<T> {
             };
             let mut deltas = [Delta::NONE; 2];
             inputs.iter().zip(&mut deltas).for_each(|(&value, delta)| *delta = delta_of(value));
-            rule.apply(place, &deltas[..inputs.len()], &state.affine[step_idx], out, conv);
+            rule.apply(place, &deltas[..inputs.len()], &state.affine[fused_idx], out, conv);
         }
-        for &reader in &self.coupled_readers[step_idx] {
+        for &reader in &self.coupled_readers[fused_idx] {
             let Some(coupling) = self.rules[reader].coupling() else { continue };
             let sums = &mut state.sums[reader];
             if sums.is_empty() {
@@ -464,7 +327,7 @@ impl<T: Element> Engine<T> {
             }
             coupling.add_sums(place, Delta { support, data: out }, sums);
         }
-        if step_idx + 1 == self.steps.len() {
+        if fused_idx + 1 == self.fused.len() {
             let only = if let Support::Channel(channel) = support { Some(channel) } else { None };
             state.loss += self.loss.of_block(block, only, out, seed.scales);
         }
@@ -476,12 +339,12 @@ impl<T: Element> Engine<T> {
     }
 }
 
-/// A probe: its number, the step it starts in, the coordinate within it, the step, and the scale of the
+/// A probe: its number, the fused layer it starts in, the coordinate within it, the step, and the scale of the
 /// logits before and after it.
 #[derive(Debug, Clone, Copy)]
 struct Seed {
     idx: usize,
-    step_idx: usize,
+    fused_idx: usize,
     coord: usize,
     step: f64,
     scales: Option<[f64; 2]>,
@@ -494,7 +357,7 @@ struct State<T> {
     supports: Vec<Support>,
     /// Changes that outlive a stage, by value; block by block.
     kept: Vec<Buffer<T>>,
-    /// By step.
+    /// By fused layer.
     sums: Vec<Buffer<T>>,
     affine: Vec<Vec<Affine<T>>>,
     loss: f64,
@@ -516,7 +379,7 @@ impl<T> Default for State<T> {
 }
 
 impl<T: Element> State<T> {
-    fn reset(&mut self, n_values: usize, n_steps: usize, pool: &mut Pool<T>) {
+    fn reset(&mut self, n_values: usize, n_fused: usize, pool: &mut Pool<T>) {
         self.supports.clear();
         self.supports.resize(n_values, Support::None);
         // Only a broken probe leaves something behind.
@@ -524,8 +387,8 @@ impl<T: Element> State<T> {
             pool.give(std::mem::take(buffer));
         }
         self.kept.resize_with(n_values, Buffer::default);
-        self.sums.resize_with(n_steps, Buffer::default);
-        self.affine.resize_with(n_steps, Vec::new);
+        self.sums.resize_with(n_fused, Buffer::default);
+        self.affine.resize_with(n_fused, Vec::new);
         self.affine.iter_mut().for_each(Vec::clear);
         self.loss = 0.0;
         self.is_broken = false;

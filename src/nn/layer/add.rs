@@ -2,15 +2,17 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Layer, Pass, Role, elements};
-use crate::kernels::lanes::conv::Scratch;
+use super::{ActivationShape, Forms, Layer, LayerPass, Role, elements};
+use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
+use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
-use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::nn::form::{
+    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
+    StreamSetup, Streamed, Support,
+};
 
 /// Sum of two activations of equal shape.
 #[derive(Debug, Clone)]
@@ -25,23 +27,36 @@ impl Layer for Add {
         elements(inputs[0])
     }
 
-    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        match pass.schedule {
-            Some(schedule) => ops::pointwise::add(schedule, inputs[0], inputs[1]),
-            None => inputs[0] + inputs[1],
-        }
+    fn forward(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        inputs[0] + inputs[1]
     }
 
-    fn forward_stacked(&self, _: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_lanes(
+        &self,
+        _: &LayerPass,
+        schedule: Schedule,
+        _: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        ops::pointwise::add(schedule, inputs[0], inputs[1])
+    }
+
+    fn forward_stacked(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         inputs[0].broadcast_add(inputs[1])
     }
 
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedAdd { shape: setup.shapes[0] }))
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
     }
 
     fn role(&self) -> Role {
         Role::Add
+    }
+}
+
+impl PropagateStacked for Add {
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedAdd { shape: setup.shapes[0] }))
     }
 }
 
@@ -54,7 +69,7 @@ struct AddRule {
 }
 
 impl<T: Element> Propagate<T> for Add {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         Ok(Box::new(AddRule { isa: setup.isa, shape: setup.shapes[0], lanes: setup.blocks.lanes }))
     }
 }
@@ -110,7 +125,7 @@ impl StackedRule for StackedAdd {
     }
 }
 
-impl<T: Element> Stream<T> for Add {
+impl<T: Element> Blockwise<T> for Add {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         Ok(Box::new(StreamedAdd { isa: setup.isa }))
     }

@@ -2,23 +2,22 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{ActivationShape, Epilogue, Layer, Mode, Pass, Role, elements};
+use super::{ActivationShape, Epilogue, Forms, Layer, LayerPass, Mode, Norm, Role, Statistics, elements};
 use crate::Error;
-use crate::kernels::lanes::conv::Scratch;
-use crate::kernels::lanes::norm::{self, Affine, Change, Plane, Relu, SUMS, add_sums};
+use crate::kernels::lanes::Scratch;
+use crate::kernels::lanes::norm::{self, Affine, Plane, PlaneChange, Relu, SUMS, add_sums};
 use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
-use crate::kernels::ops::stack as joined;
-use crate::kernels::stack::{self, Change as StackedChange, NormBase, NormChange};
+use crate::kernels::ops::{Schedule, stack as joined};
+use crate::kernels::stack::{self, Change, NormBase, NormChange};
 use crate::kernels::{Element, Isa};
-use crate::nn::difference::{Coupling, Delta, Place, Propagate, Rule, Setup, Support};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::nn::form::{
+    Blockwise, Coupling, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule,
+    StackedSetup, StreamSetup, Streamed, Support,
+};
 use crate::params::{ParamKind, ParamSpec};
 
 /// Added to the variance, as in PyTorch.
 pub const EPSILON: f64 = 1e-5;
-/// Weight of a new batch in the running statistics, as in PyTorch.
-pub const MOMENTUM: f64 = 0.1;
 
 /// Batch normalization of (B, C, H, W) per channel.
 #[derive(Debug, Clone)]
@@ -50,17 +49,9 @@ impl Layer for BatchNorm {
         6 * elements(inputs[0])
     }
 
-    fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, other) = (inputs[0], inputs.get(1).copied());
         let is_relu = pass.epilogue != Epilogue::None;
-        if let Some(schedule) = pass.schedule {
-            let stats = match pass.mode {
-                Mode::Train => Stats::Batch,
-                Mode::Eval(running) => Stats::Given(running.layer(self.norm_idx).moments()),
-            };
-            let params = joined(&params[0], &params[1])?;
-            return batch_norm(schedule, x, &params, stats, EPSILON, other, is_relu);
-        }
         let (scale, shift) = (&params[0], &params[1]);
         let out = match pass.mode {
             Mode::Train => batch_norm_composed(x, scale, shift, EPSILON)?,
@@ -84,7 +75,23 @@ impl Layer for BatchNorm {
         if is_relu { out.relu() } else { Ok(out) }
     }
 
-    fn forward_stacked(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_lanes(
+        &self,
+        pass: &LayerPass,
+        schedule: Schedule,
+        params: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        let stats = match pass.mode {
+            Mode::Train => Stats::Batch,
+            Mode::Eval(running) => Stats::Given(running.layer(self.norm_idx).moments()),
+        };
+        let params = joined(&params[0], &params[1])?;
+        let (other, is_relu) = (inputs.get(1).copied(), pass.epilogue != Epilogue::None);
+        batch_norm(schedule, inputs[0], &params, stats, EPSILON, other, is_relu)
+    }
+
+    fn forward_stacked(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, other) = (inputs[0], inputs.get(1).copied());
         let moments = match pass.mode {
             Mode::Train => stack::moments(x)?,
@@ -96,12 +103,12 @@ impl Layer for BatchNorm {
         stack::normalize(x, &moments, [&params[0], &params[1]], EPSILON, other, is_relu)
     }
 
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedNorm::new(self, setup)?))
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
     }
 
-    fn norm_idx(&self) -> Option<usize> {
-        Some(self.norm_idx)
+    fn norm(&self) -> Option<Norm> {
+        Some(Norm { idx: self.norm_idx, statistics: Statistics::PerChannel })
     }
 
     fn role(&self) -> Role {
@@ -110,6 +117,12 @@ impl Layer for BatchNorm {
 
     fn reads_base(&self) -> bool {
         true
+    }
+}
+
+impl PropagateStacked for BatchNorm {
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedNorm::new(self, setup)?))
     }
 }
 
@@ -149,7 +162,7 @@ struct BatchNormRule {
 }
 
 impl<T: Element> Propagate<T> for BatchNorm {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         let (scale, shift) = (setup.params[0], setup.params[1]);
         let at =
             |idx: usize, mean, variance| Channel { mean, variance, scale: scale[idx], shift: shift[idx] };
@@ -278,7 +291,7 @@ impl<T: Element> Coupling<T> for BatchNormRule {
             let channel = input.support.channel(idx);
             let z = place.plane(self.input, channel, self.len());
             let mean = T::of(self.channels[channel].mean);
-            add_sums(self.isa, Change { z, mean, delta }, place.is_first(), place.n_images(), sums);
+            add_sums(self.isa, PlaneChange { z, mean, delta }, place.is_first(), place.n_images(), sums);
         }
     }
 
@@ -407,7 +420,7 @@ impl StackedRule for StackedNorm {
         inputs.iter().fold(Support::None, |support, &input| support.union(input))
     }
 
-    fn apply(&self, inputs: &[Option<&StackedChange>], channels: Option<&Tensor>) -> Result<Tensor> {
+    fn apply(&self, inputs: &[Option<&Change>], channels: Option<&Tensor>) -> Result<Tensor> {
         let (delta, added) = (inputs[0], inputs.get(1).copied().flatten());
         let Some(any) = delta.or(added) else { candle_core::bail!("a batch norm of no changes") };
         let affine = match (delta, &self.eval) {
@@ -443,7 +456,7 @@ struct StreamedBatchNorm<T> {
     is_relu: bool,
 }
 
-impl<T: Element> Stream<T> for BatchNorm {
+impl<T: Element> Blockwise<T> for BatchNorm {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         let given = match setup.mode {
             Mode::Train => None,

@@ -2,17 +2,18 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{ActivationShape, Layer, Pass, elements};
-use crate::kernels::lanes::Buffer;
-use crate::kernels::lanes::conv::{Conv, Scratch};
+use super::{ActivationShape, Forms, Layer, LayerPass, elements};
+use crate::kernels::lanes::conv::Conv;
 use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::lanes::norm::{Affine, Moments};
-use crate::kernels::lanes::pointwise;
+use crate::kernels::lanes::{Buffer, Scratch, pointwise};
+use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change, Convolution};
 use crate::kernels::{Element, Isa, Rounding, ops};
-use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::nn::form::{
+    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
+    StreamSetup, Streamed, Support, only,
+};
 use crate::params::{ParamKind, ParamSpec};
 
 /// Convolution with a square kernel.
@@ -68,19 +69,29 @@ impl Layer for Conv2d {
         2 * elements(self.output_shape(inputs)) * (self.c_in * self.kernel * self.kernel) as u64
     }
 
-    fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        let out = match pass.schedule {
-            Some(schedule) => ops::conv::conv2d(schedule, inputs[0], &params[0], self.stride, self.padding)?,
-            None => inputs[0].conv2d(&params[0], self.padding, self.stride, 1, 1)?,
-        };
-        match (params.get(1), pass.schedule) {
-            (Some(bias), Some(schedule)) => ops::pointwise::add_bias(schedule, &out, bias),
-            (Some(bias), None) => out.broadcast_add(&bias.reshape((1, self.c_out, 1, 1))?),
-            (None, _) => Ok(out),
+    fn forward(&self, _: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        let out = inputs[0].conv2d(&params[0], self.padding, self.stride, 1, 1)?;
+        match params.get(1) {
+            Some(bias) => out.broadcast_add(&bias.reshape((1, self.c_out, 1, 1))?),
+            None => Ok(out),
         }
     }
 
-    fn forward_stacked(&self, _: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_lanes(
+        &self,
+        _: &LayerPass,
+        schedule: Schedule,
+        params: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        let out = ops::conv::conv2d(schedule, inputs[0], &params[0], self.stride, self.padding)?;
+        match params.get(1) {
+            Some(bias) => ops::pointwise::add_bias(schedule, &out, bias),
+            None => Ok(out),
+        }
+    }
+
+    fn forward_stacked(&self, _: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let out = stack::conv(inputs[0], &params[0], None, self.how(Rounding::None))?;
         match params.get(1) {
             Some(bias) => out.broadcast_add(&bias.reshape((bias.dim(0)?, 1, self.c_out, 1, 1))?),
@@ -88,12 +99,18 @@ impl Layer for Conv2d {
         }
     }
 
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        self.stacked_rule_with(setup, setup.params[0].clone())
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
     }
 
     fn reads_base(&self) -> bool {
         true
+    }
+}
+
+impl PropagateStacked for Conv2d {
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        self.stacked_rule_with(setup, setup.params[0].clone())
     }
 }
 
@@ -186,7 +203,7 @@ pub(super) struct ConvRule<T> {
 }
 
 impl<T: Element> ConvRule<T> {
-    pub(super) fn new(setup: &Setup, geometry: Geometry) -> Self {
+    pub(super) fn new(setup: &RuleSetup, geometry: Geometry) -> Self {
         let (lanes, rounding) = (setup.blocks.lanes, setup.rounding);
         let op = Conv::with_single(setup.isa, lanes, geometry, setup.params[0]);
         let rounded = (rounding != Rounding::None).then(|| {
@@ -207,7 +224,7 @@ impl<T: Element> ConvRule<T> {
 }
 
 impl<T: Element> Propagate<T> for Conv2d {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         Ok(Box::new(ConvRule::new(setup, self.geometry(setup.blocks.images, setup.shapes[0]))))
     }
 }
@@ -279,7 +296,7 @@ impl<T: Element> StreamedConv<T> {
     }
 }
 
-impl<T: Element> Stream<T> for Conv2d {
+impl<T: Element> Blockwise<T> for Conv2d {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         Ok(Box::new(StreamedConv::new(setup, self.geometry(setup.blocks.images, setup.shapes[0]))))
     }

@@ -2,14 +2,16 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Layer, Pass};
-use crate::kernels::lanes::conv::Scratch;
+use super::{ActivationShape, Forms, Layer, LayerPass};
+use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
+use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, ops};
-use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::nn::form::{
+    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
+    StreamSetup, Streamed, Support, only,
+};
 
 /// (B, C, H, W) to (B, C · H · W), in PyTorch's order: channel, row, column. With images in lanes that is
 /// the order of an activation anyway.
@@ -25,13 +27,20 @@ impl Layer for Flatten {
         0
     }
 
-    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        match pass.schedule {
-            Some(_) => ops::as_features(inputs[0]),
-            None => inputs[0].flatten_from(1),
-        }
+    fn forward(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        inputs[0].flatten_from(1)?.unsqueeze(2)?.unsqueeze(3)
     }
 
+    fn forward_lanes(&self, _: &LayerPass, _: Schedule, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        ops::as_features(inputs[0])
+    }
+
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
+    }
+}
+
+impl PropagateStacked for Flatten {
     fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
         Ok(Box::new(StackedFlatten { shape: setup.shapes[0] }))
     }
@@ -81,7 +90,7 @@ struct FlattenRule {
 }
 
 impl<T: Element> Propagate<T> for Flatten {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         let [_, height, width] = setup.shapes[0];
         Ok(Box::new(FlattenRule { plane: height * width, lanes: setup.blocks.lanes }))
     }
@@ -108,7 +117,7 @@ impl<T: Element> Rule<T> for FlattenRule {
     }
 }
 
-impl<T: Element> Stream<T> for Flatten {
+impl<T: Element> Blockwise<T> for Flatten {
     fn streamed(&self, _: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         Ok(Box::new(StreamedFlatten))
     }
@@ -143,14 +152,13 @@ mod tests {
         let isa = Isa::current();
         let blocks = Blocks::new::<f64>(isa, batch);
         let schedule = Schedule { isa, blocks, split: Split::Serial, is_exact: true };
-        let on_lanes = Pass { mode: Mode::Train, schedule: Some(schedule), epilogue: Epilogue::None };
-        let elsewhere = Pass { schedule: None, ..on_lanes };
+        let pass = LayerPass { mode: Mode::Train, epilogue: Epilogue::None };
         let in_lanes = ops::to_lanes(&images, blocks)?;
-        let found = ops::to_rows(&Flatten.forward(&on_lanes, &[], &[&in_lanes])?, blocks)?;
+        let found = ops::to_rows(&Flatten.forward_lanes(&pass, schedule, &[], &[&in_lanes])?, blocks)?;
         assert_eq!(found.dims(), [batch, n]);
         assert_eq!(found.flatten_all()?.to_vec1::<f64>()?, values);
-        let found = Flatten.forward(&elsewhere, &[], &[&images])?;
-        assert_eq!(found.dims(), [batch, n]);
+        let found = Flatten.forward(&pass, &[], &[&images])?;
+        assert_eq!(found.dims(), [batch, n, 1, 1]);
         assert_eq!(found.flatten_all()?.to_vec1::<f64>()?, values);
         Ok(())
     }

@@ -3,12 +3,13 @@
 use candle_core::{Result, Tensor};
 
 use super::conv2d::{ConvRule, StreamedConv};
-use super::{ActivationShape, Conv2d, Layer, Pass};
+use super::{ActivationShape, Conv2d, Forms, Layer, LayerPass};
 use crate::kernels::lanes::geometry::Geometry;
+use crate::kernels::ops::Schedule;
 use crate::kernels::{Element, ops};
-use crate::nn::difference::{Propagate, Rule, Setup};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::nn::form::{
+    Blockwise, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, StreamSetup, Streamed,
+};
 use crate::params::{ParamKind, ParamSpec};
 
 /// y = x Wᵀ + b for x (B, in), W (out, in), b (out).
@@ -46,28 +47,40 @@ impl Layer for Linear {
         2 * (self.n_in * self.n_out) as u64
     }
 
-    fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        match pass.schedule {
-            Some(schedule) => {
-                let weight = ops::as_conv(&params[0])?;
-                let out = ops::conv::conv2d(schedule, inputs[0], &weight, 1, 0)?;
-                ops::pointwise::add_bias(schedule, &out, &params[1])
-            }
-            None => inputs[0].matmul(&params[0].t()?)?.broadcast_add(&params[1]),
-        }
+    fn forward(&self, _: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        let features = inputs[0].flatten_from(1)?;
+        features.matmul(&params[0].t()?)?.broadcast_add(&params[1])?.unsqueeze(2)?.unsqueeze(3)
     }
 
-    fn forward_stacked(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_lanes(
+        &self,
+        _: &LayerPass,
+        schedule: Schedule,
+        params: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        let weight = ops::as_conv(&params[0])?;
+        let out = ops::conv::conv2d(schedule, inputs[0], &weight, 1, 0)?;
+        ops::pointwise::add_bias(schedule, &out, &params[1])
+    }
+
+    fn forward_stacked(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let params = [self.as_conv_weight(&params[0])?, params[1].clone()];
         self.as_conv().forward_stacked(pass, &params, inputs)
     }
 
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        self.as_conv().stacked_rule_with(setup, self.as_conv_weight(&setup.params[0])?)
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
     }
 
     fn reads_base(&self) -> bool {
         true
+    }
+}
+
+impl PropagateStacked for Linear {
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        self.as_conv().stacked_rule_with(setup, self.as_conv_weight(&setup.params[0])?)
     }
 }
 
@@ -89,12 +102,12 @@ impl Linear {
 }
 
 impl<T: Element> Propagate<T> for Linear {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         Ok(Box::new(ConvRule::<T>::new(setup, self.geometry(setup.blocks.images))))
     }
 }
 
-impl<T: Element> Stream<T> for Linear {
+impl<T: Element> Blockwise<T> for Linear {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         Ok(Box::new(StreamedConv::<T>::new(setup, self.geometry(setup.blocks.images))))
     }

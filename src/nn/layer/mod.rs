@@ -1,6 +1,8 @@
-//! Layers: each knows its parameters, its forward pass (as a graph of tensors, as a stream of blocks, and for
-//! stacked points) and its difference rule (for one probe, and for stacked ones), and nothing else knows layer
-//! kinds.
+//! Layers, one a file: nothing else knows layer kinds.
+//!
+//! A layer must say its parameters, the shape of its output, its operations, and its forward pass in operations of
+//! candle. That is enough to train a network with it: all else that a layer can have makes things faster, or makes
+//! `evaluator = difference` possible (see [`Forms`]).
 
 mod add;
 mod batch_norm;
@@ -12,7 +14,7 @@ mod relu;
 mod shortcut;
 
 pub use add::Add;
-pub use batch_norm::{BatchNorm, EPSILON, MOMENTUM};
+pub use batch_norm::{BatchNorm, EPSILON};
 pub use conv2d::Conv2d;
 pub use flatten::Flatten;
 pub use linear::Linear;
@@ -22,42 +24,10 @@ pub use shortcut::ShortcutA;
 
 use candle_core::{Result, Tensor};
 
-use super::difference::Propagate;
-use super::graph::RunningStats;
-use super::stacked::{Setup as StackedSetup, StackedRule};
-use super::stream::Stream;
-use crate::kernels::Split;
-use crate::kernels::ops::Schedule;
+pub use super::form::{ActivationShape, Context, Epilogue, LayerPass, Mode};
+use super::form::{BlockwiseBoth, PropagateBoth, PropagateStacked};
+use crate::kernels::ops::{self, Schedule, Tape};
 use crate::params::ParamSpec;
-
-/// Which statistics batch norm uses.
-#[derive(Debug, Clone, Copy)]
-pub enum Mode<'a> {
-    /// Those of the batch. Running statistics are neither read nor moved.
-    Train,
-    /// The running ones.
-    Eval(&'a RunningStats),
-}
-
-/// What a forward pass of a network needs besides parameters and images.
-#[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
-    /// Batch-norm statistics.
-    pub mode: Mode<'a>,
-    /// Use of the machine by each operation.
-    pub split: Split,
-}
-
-/// What a layer takes over from the layers after it, so that one pass over memory does all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Epilogue {
-    /// Nothing.
-    None,
-    /// A ReLU of its output.
-    Relu,
-    /// The addition of its last input, and a ReLU of the sum.
-    AddRelu,
-}
 
 /// Part a layer can have where layers are fused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,26 +42,60 @@ pub enum Role {
     Other,
 }
 
-/// One pass through one layer.
-#[derive(Debug, Clone, Copy)]
-pub struct Pass<'a> {
-    /// Batch-norm statistics.
-    pub mode: Mode<'a>,
-    /// How our own operations run, where images are in lanes: on the CPU. Elsewhere activations are
-    /// (B, C, H, W) or (B, features), for candle's operations.
-    pub schedule: Option<Schedule>,
-    /// What the layer takes over.
-    pub epilogue: Epilogue,
+/// Over what a normalization takes each of its means and variances.
+///
+/// The network counts statistics by [`Statistics::view`]; passes take moments per channel, the only kind there is.
+/// Another kind, such as every position for itself over the images alone, is a variant here that views (C, H, W) as
+/// (C · H · W, 1, 1), which with images in lanes is the same memory, and that view where passes take moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Statistics {
+    /// Images, rows and columns: one mean and variance per channel.
+    PerChannel,
 }
 
-/// Sizes of one activation without the batch: (C, H, W), or (features, 1, 1).
-pub type ActivationShape = [usize; 3];
+impl Statistics {
+    /// An activation of this shape, seen so that every channel has one mean and variance.
+    #[must_use]
+    pub fn view(self, shape: ActivationShape) -> ActivationShape {
+        match self {
+            Self::PerChannel => shape,
+        }
+    }
+}
+
+/// What a normalization is to the network that it stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Norm {
+    /// Its number among the network's normalizations.
+    pub idx: usize,
+    /// The statistics of its input that it uses.
+    pub statistics: Statistics,
+}
+
+/// The fast forms that a layer has besides its forward pass. What is missing is done without, or refused by name.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Forms<'a> {
+    /// Whether [`Layer::forward_lanes`] consists of operations of [`crate::kernels::ops`] alone, which the tape
+    /// follows. Otherwise back-propagation takes candle's autograd over [`Layer::forward`].
+    pub is_taped: bool,
+    /// A pass block by block. If a layer of a network has none, values are passed on whole, with the same numbers.
+    pub streamed: Option<&'a dyn BlockwiseBoth>,
+    /// The difference rule. If a layer has none, `evaluator = difference` is refused on the CPU.
+    pub rule: Option<&'a dyn PropagateBoth>,
+    /// The difference rule for stacked probes. If a layer has none, `evaluator = difference` is refused on GPUs.
+    pub stacked_rule: Option<&'a dyn PropagateStacked>,
+}
+
+impl<'a> Forms<'a> {
+    /// All forms of a layer that has them all.
+    pub fn all<L: BlockwiseBoth + PropagateBoth + PropagateStacked>(layer: &'a L) -> Self {
+        Self { is_taped: true, streamed: Some(layer), rule: Some(layer), stacked_rule: Some(layer) }
+    }
+}
 
 /// One layer. A forward pass is a pure function: it changes no state, so that probes can share a
 /// network between threads.
-pub trait Layer:
-    Propagate<f32> + Propagate<f64> + Stream<f32> + Stream<f64> + Send + Sync + std::fmt::Debug
-{
+pub trait Layer: Send + Sync + std::fmt::Debug {
     /// Its parameter tensors, named relative to the layer (`weight`, `bias`), in PyTorch's order.
     fn params(&self) -> Vec<ParamSpec> {
         Vec::new()
@@ -103,47 +107,84 @@ pub trait Layer:
     /// Floating-point operations for one image of these sizes (multiplications and additions).
     fn flops(&self, inputs: &[ActivationShape]) -> u64;
 
-    /// Output for these inputs, laid out as [`Pass::schedule`] says; `params` in the order of
-    /// [`Layer::params`].
+    /// Output (B, C', H', W') for these inputs (B, C, H, W), features being (B, F, 1, 1), in operations that candle's
+    /// autograd follows; `params` in the order of [`Layer::params`].
     ///
     /// # Errors
     /// If a shape does not fit or the device fails.
-    fn forward(&self, pass: &Pass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor>;
+    fn forward(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor>;
 
-    /// The same for stacked points: `params` and `inputs` lead by their number P, or by 1 where all points share
-    /// them, and so does the output; features are (P, B, F, 1, 1). By default, for layers without parameters and
-    /// with one input, the stack is one large batch.
+    /// The same with images in lanes (block, C, H, W, lane), as everything runs on the CPU. By default images are
+    /// taken out of lanes for [`Layer::forward`], and put back.
     ///
     /// # Errors
-    /// If a shape does not fit or the device fails.
-    fn forward_stacked(&self, pass: &Pass, _params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        let (probes, images, channels, height, width) = inputs[0].dims5()?;
-        let batch = inputs[0].reshape((probes * images, channels, height, width))?;
-        let pass = Pass { schedule: None, ..*pass };
-        let output = self.forward(&pass, &[], &[&batch])?;
-        let [channels, height, width] = self.output_shape(&[[channels, height, width]]);
-        output.reshape((probes, images, channels, height, width))
+    /// If a shape does not fit, or the default is asked for while a tape records.
+    fn forward_lanes(
+        &self,
+        pass: &LayerPass,
+        schedule: Schedule,
+        params: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        if Tape::is_recording() {
+            // The tape would take the output for a constant.
+            candle_core::bail!("{} has no form that the tape follows", self.kind());
+        }
+        let images = inputs.iter().map(|input| ops::from_lanes(input, schedule.blocks));
+        let images = images.collect::<Result<Vec<_>>>()?;
+        let output = self.forward(pass, params, &images.iter().collect::<Vec<_>>())?;
+        ops::to_lanes(&output, schedule.blocks)
     }
 
-    /// The layer's difference rule for stacked probes.
+    /// The same for stacked points: `params` and `inputs` lead by their number P, or by 1 where all points share
+    /// them, and so does the output; features are (P, B, F, 1, 1). By default a stack without parameters and with one
+    /// input is one large batch, and of others the members pass one after the other.
     ///
     /// # Errors
-    /// If a parameter or statistic is missing, or the device fails.
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>>;
+    /// If a shape does not fit or the device fails.
+    fn forward_stacked(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        if let ([], [input], None) = (params, inputs, self.norm()) {
+            let (probes, images, channels, height, width) = input.dims5()?;
+            let batch = input.reshape((probes * images, channels, height, width))?;
+            let output = self.forward(pass, &[], &[&batch])?;
+            let [channels, height, width] = self.output_shape(&[[channels, height, width]]);
+            return output.reshape((probes, images, channels, height, width));
+        }
+        let all = || params.iter().chain(inputs.iter().copied());
+        let probes = all().map(|tensor| tensor.dim(0)).try_fold(1, |most, n| n.map(|n| most.max(n)))?;
+        let member = |tensor: &Tensor, idx: usize| tensor.get(if tensor.dim(0)? == 1 { 0 } else { idx });
+        let outputs = (0..probes).map(|idx| {
+            let params = params.iter().map(|param| member(param, idx)).collect::<Result<Vec<_>>>()?;
+            let inputs = inputs.iter().map(|input| member(input, idx)).collect::<Result<Vec<_>>>()?;
+            self.forward(pass, &params, &inputs.iter().collect::<Vec<_>>())
+        });
+        Tensor::stack(&outputs.collect::<Result<Vec<_>>>()?, 0)
+    }
+
+    /// The forms that it has besides; by default none.
+    fn forms(&self) -> Forms<'_> {
+        Forms::default()
+    }
 
     /// Part that the layer has where layers are fused.
     fn role(&self) -> Role {
         Role::Other
     }
 
-    /// Whether its difference rule reads its first input at the base point.
+    /// Whether its difference rule reads its inputs at the base point.
     fn reads_base(&self) -> bool {
         false
     }
 
-    /// The number of this layer among the batch norms, if it is one.
-    fn norm_idx(&self) -> Option<usize> {
+    /// Which normalization it is, if it is one: it alone may let images of a batch depend on each other.
+    fn norm(&self) -> Option<Norm> {
         None
+    }
+
+    /// The name of its type, for messages.
+    fn kind(&self) -> &'static str {
+        let path = std::any::type_name::<Self>();
+        path.rsplit("::").next().unwrap_or(path)
     }
 }
 

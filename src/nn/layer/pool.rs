@@ -2,16 +2,18 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Layer, Pass, elements};
-use crate::kernels::lanes::conv::Scratch;
+use super::{ActivationShape, Forms, Layer, LayerPass, elements};
+use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
+use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
-use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
+use crate::nn::form::{
+    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
+    StreamSetup, Streamed, Support, only,
+};
 use crate::nn::layer::{Epilogue, Mode};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// Maximum over 2 x 2 windows with stride 2.
 #[derive(Debug, Clone)]
@@ -27,11 +29,8 @@ impl Layer for MaxPool2 {
         elements(inputs[0])
     }
 
-    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0];
-        if let Some(schedule) = pass.schedule {
-            return ops::pointwise::max_pool2(schedule, x);
-        }
         // candle's own pooling loses a factor of four in its backward pass; the maximum over
         // reshaped windows does not.
         let (batch, channels, height, width) = x.dims4()?;
@@ -43,12 +42,28 @@ impl Layer for MaxPool2 {
             .max(3)
     }
 
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedMaxPool { base: setup.base()?, shape: setup.shapes[0] }))
+    fn forward_lanes(
+        &self,
+        _: &LayerPass,
+        schedule: Schedule,
+        _: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        ops::pointwise::max_pool2(schedule, inputs[0])
+    }
+
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
     }
 
     fn reads_base(&self) -> bool {
         true
+    }
+}
+
+impl PropagateStacked for MaxPool2 {
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedMaxPool { base: setup.base()?, shape: setup.shapes[0] }))
     }
 }
 
@@ -85,7 +100,7 @@ struct MaxPoolRule {
 }
 
 impl<T: Element> Propagate<T> for MaxPool2 {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         let (input, shape, lanes) = (setup.inputs[0], setup.shapes[0], setup.blocks.lanes);
         Ok(Box::new(MaxPoolRule { isa: setup.isa, input, shape, lanes }))
     }
@@ -127,13 +142,26 @@ impl Layer for GlobalAvgPool {
         elements(inputs[0])
     }
 
-    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        match pass.schedule {
-            Some(schedule) => ops::pointwise::plane_means(schedule, inputs[0]),
-            None => inputs[0].flatten_from(2)?.mean(2),
-        }
+    fn forward(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        inputs[0].flatten_from(2)?.mean(2)?.unsqueeze(2)?.unsqueeze(3)
     }
 
+    fn forward_lanes(
+        &self,
+        _: &LayerPass,
+        schedule: Schedule,
+        _: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        ops::pointwise::plane_means(schedule, inputs[0])
+    }
+
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
+    }
+}
+
+impl PropagateStacked for GlobalAvgPool {
     fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
         Ok(Box::new(StackedAvgPool { shape: setup.shapes[0] }))
     }
@@ -147,7 +175,7 @@ struct StackedAvgPool {
 
 impl StackedRule for StackedAvgPool {
     fn apply(&self, inputs: &[Option<&Change>], _: Option<&Tensor>) -> Result<Tensor> {
-        let pass = Pass { mode: Mode::Train, schedule: None, epilogue: Epilogue::None };
+        let pass = LayerPass { mode: Mode::Train, epilogue: Epilogue::None };
         GlobalAvgPool.forward_stacked(&pass, &[], &[&only(inputs)?.data])
     }
 
@@ -164,7 +192,7 @@ struct GlobalAvgPoolRule {
 }
 
 impl<T: Element> Propagate<T> for GlobalAvgPool {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         Ok(Box::new(GlobalAvgPoolRule { isa: setup.isa, shape: setup.shapes[0] }))
     }
 }
@@ -180,7 +208,7 @@ impl<T: Element> Rule<T> for GlobalAvgPoolRule {
     }
 }
 
-impl<T: Element> Stream<T> for MaxPool2 {
+impl<T: Element> Blockwise<T> for MaxPool2 {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         let [_, height, width] = setup.shapes[0];
         Ok(Box::new(StreamedMaxPool { isa: setup.isa, size: [height, width] }))
@@ -198,7 +226,7 @@ impl<T: Element> Streamed<T> for StreamedMaxPool {
     }
 }
 
-impl<T: Element> Stream<T> for GlobalAvgPool {
+impl<T: Element> Blockwise<T> for GlobalAvgPool {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         let [_, height, width] = setup.shapes[0];
         Ok(Box::new(StreamedAvgPool { isa: setup.isa, plane: height * width }))

@@ -2,15 +2,17 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Layer, Pass, Role, elements};
-use crate::kernels::lanes::conv::Scratch;
+use super::{ActivationShape, Forms, Layer, LayerPass, Role, elements};
+use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
+use crate::kernels::ops::Schedule;
 use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa, ops};
-use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
+use crate::nn::form::{
+    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
+    StreamSetup, Streamed, Support, only,
+};
 
 /// max(x, 0).
 #[derive(Debug, Clone)]
@@ -25,15 +27,22 @@ impl Layer for Relu {
         elements(inputs[0])
     }
 
-    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        match pass.schedule {
-            Some(schedule) => ops::pointwise::relu(schedule, inputs[0]),
-            None => inputs[0].relu(),
-        }
+    fn forward(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        inputs[0].relu()
     }
 
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedRelu { base: setup.base()?, shape: setup.shapes[0] }))
+    fn forward_lanes(
+        &self,
+        _: &LayerPass,
+        schedule: Schedule,
+        _: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        ops::pointwise::relu(schedule, inputs[0])
+    }
+
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
     }
 
     fn role(&self) -> Role {
@@ -42,6 +51,12 @@ impl Layer for Relu {
 
     fn reads_base(&self) -> bool {
         true
+    }
+}
+
+impl PropagateStacked for Relu {
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
+        Ok(Box::new(StackedRelu { base: setup.base()?, shape: setup.shapes[0] }))
     }
 }
 
@@ -55,7 +70,7 @@ struct ReluRule {
 }
 
 impl<T: Element> Propagate<T> for Relu {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         let (input, shape, lanes) = (setup.inputs[0], setup.shapes[0], setup.blocks.lanes);
         Ok(Box::new(ReluRule { isa: setup.isa, input, shape, lanes }))
     }
@@ -106,7 +121,7 @@ fn change_flops([channels, height, width]: ActivationShape, support: Support) ->
     (4 * support.planes(channels) * height * width) as u64
 }
 
-impl<T: Element> Stream<T> for Relu {
+impl<T: Element> Blockwise<T> for Relu {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         Ok(Box::new(StreamedRelu { isa: setup.isa }))
     }

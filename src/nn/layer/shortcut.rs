@@ -2,16 +2,18 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Layer, Pass};
-use crate::kernels::lanes::conv::Scratch;
+use super::{ActivationShape, Forms, Layer, LayerPass};
+use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
+use crate::kernels::ops::Schedule;
 use crate::kernels::stack::Change;
 use crate::kernels::{Element, ops};
-use crate::nn::difference::{Delta, Place, Propagate, Rule, Setup, Support};
+use crate::nn::form::{
+    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
+    StreamSetup, Streamed, Support, only,
+};
 use crate::nn::layer::{Epilogue, Mode};
-use crate::nn::stacked::{Setup as StackedSetup, StackedRule, only};
-use crate::nn::stream::{Stream, StreamSetup, Streamed};
 
 /// Takes every second row and column and pads the channels with zeros on both sides.
 #[derive(Debug, Clone)]
@@ -31,13 +33,8 @@ impl Layer for ShortcutA {
         0
     }
 
-    fn forward(&self, pass: &Pass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0];
-        let before = self.before();
-        let after = self.c_out - self.c_in - before;
-        if let Some(schedule) = pass.schedule {
-            return ops::pointwise::shortcut(schedule, x, before, after);
-        }
         let (batch, channels, height, width) = x.dims4()?;
         // Rows and columns 0, 2, 4, …: pad to even sizes, then keep the first of each pair.
         let x = x.pad_with_zeros(2, 0, height % 2)?.pad_with_zeros(3, 0, width % 2)?;
@@ -48,9 +45,25 @@ impl Layer for ShortcutA {
             .narrow(5, 0, 1)?
             .contiguous()?
             .reshape((batch, channels, half_h, half_w))?;
-        x.pad_with_zeros(1, before, after)
+        x.pad_with_zeros(1, self.before(), self.after())
     }
 
+    fn forward_lanes(
+        &self,
+        _: &LayerPass,
+        schedule: Schedule,
+        _: &[Tensor],
+        inputs: &[&Tensor],
+    ) -> Result<Tensor> {
+        ops::pointwise::shortcut(schedule, inputs[0], self.before(), self.after())
+    }
+
+    fn forms(&self) -> Forms<'_> {
+        Forms::all(self)
+    }
+}
+
+impl PropagateStacked for ShortcutA {
     fn stacked_rule(&self, _: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
         Ok(Box::new(StackedShortcut { layer: self.clone() }))
     }
@@ -68,7 +81,7 @@ impl StackedRule for StackedShortcut {
     }
 
     fn apply(&self, inputs: &[Option<&Change>], channels: Option<&Tensor>) -> Result<Tensor> {
-        let pass = Pass { mode: Mode::Train, schedule: None, epilogue: Epilogue::None };
+        let pass = LayerPass { mode: Mode::Train, epilogue: Epilogue::None };
         // The one channel that is stored stays one.
         let alone = ShortcutA { c_in: 1, c_out: 1 };
         let layer = if channels.is_some() { &alone } else { &self.layer };
@@ -84,6 +97,11 @@ impl ShortcutA {
     /// Channels of zeros before those of the input.
     fn before(&self) -> usize {
         (self.c_out - self.c_in) / 2
+    }
+
+    /// And after them.
+    fn after(&self) -> usize {
+        self.c_out - self.c_in - self.before()
     }
 }
 
@@ -116,7 +134,7 @@ impl ShortcutRule {
 }
 
 impl<T: Element> Propagate<T> for ShortcutA {
-    fn rule(&self, setup: &Setup) -> crate::Result<Box<dyn Rule<T>>> {
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         let (shape, lanes) = (setup.shapes[0], setup.blocks.lanes);
         Ok(Box::new(ShortcutRule { before: self.before(), shape, lanes }))
     }
@@ -141,7 +159,7 @@ impl<T: Element> Rule<T> for ShortcutRule {
     }
 }
 
-impl<T: Element> Stream<T> for ShortcutA {
+impl<T: Element> Blockwise<T> for ShortcutA {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         let (shape, lanes) = (setup.shapes[0], setup.blocks.lanes);
         Ok(Box::new(ShortcutRule { before: self.before(), shape, lanes }))

@@ -1,32 +1,17 @@
-//! Many points of the parameter space, or many probes, at once: how networks run on GPUs.
-//!
-//! A stack leads every activation: (P, B, C, H, W), or (1, …) for what all members share, features being (P, B, F, 1,
-//! 1). Where [`crate::nn::stream`] and [`crate::nn::difference`] take one point and one probe through the cache of a
-//! core, a layer here is one operation on the whole stack, and only losses leave the device.
-//!
-//! - [`forward`]: complete passes of many points, from the images or from stored values on (`full`, `reuse`);
-//! - [`change`]: propagated differences of many probes (`difference`).
-//!
-//! Everything runs on the CPU too, by the definitions of [`crate::kernels::stack`]: slowly, for tests.
-
-pub mod change;
-pub mod forward;
-#[cfg(test)]
-mod tests;
+//! The difference rule of a layer for stacked probes.
 
 use candle_core::{Result, Tensor};
 
-use super::difference::Support;
-use super::layer::{ActivationShape, Epilogue, Mode};
+use super::{ActivationShape, Epilogue, Mode, Support};
 use crate::kernels::Rounding;
 use crate::kernels::stack::Change;
 
 /// What a layer knows when it makes its rule for stacked probes.
 #[derive(Debug)]
-pub struct Setup<'a> {
+pub struct StackedSetup<'a> {
     /// Batch-norm statistics.
     pub mode: Mode<'a>,
-    /// Values read, at the base point (1, B, C, H, W); none where [`super::Layer::reads_base`] says so.
+    /// Values read, at the base point (1, B, C, H, W); none where [`crate::nn::Layer::reads_base`] says so.
     pub inputs: &'a [Option<Tensor>],
     /// Their sizes.
     pub shapes: &'a [ActivationShape],
@@ -42,9 +27,9 @@ pub struct Setup<'a> {
     pub rounding: Rounding,
 }
 
-impl Setup<'_> {
+impl StackedSetup<'_> {
     /// The first input at the base point.
-    pub(super) fn base(&self) -> Result<Tensor> {
+    pub(in crate::nn) fn base(&self) -> Result<Tensor> {
         match self.inputs.first() {
             Some(Some(base)) => Ok(base.clone()),
             _ => candle_core::bail!("a rule reads a value that was not kept"),
@@ -53,9 +38,9 @@ impl Setup<'_> {
 }
 
 /// The difference rule of one layer, or of several fused ones, at one base point, for stacked probes. What it
-/// computes is what the layer's [`super::difference::Rule`] computes for one.
+/// computes is what the layer's [`super::Rule`] computes for one.
 pub trait StackedRule: Send + Sync + std::fmt::Debug {
-    /// As [`super::difference::Rule::seed_channel`].
+    /// As [`super::Rule::seed_channel`].
     fn seed_channel(&self, coord: usize) -> usize {
         unreachable!("coordinate {coord} of a layer without parameters")
     }
@@ -85,8 +70,17 @@ pub trait StackedRule: Send + Sync + std::fmt::Debug {
     fn flops(&self, inputs: &[Support]) -> u64;
 }
 
+/// A layer that can make its rule for stacked probes.
+pub trait PropagateStacked: std::fmt::Debug {
+    /// The layer's rule.
+    ///
+    /// # Errors
+    /// If a parameter or statistic is missing, or the device fails.
+    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>>;
+}
+
 /// A layer's only input.
-pub(super) fn only<'a>(inputs: &[Option<&'a Change>]) -> Result<&'a Change> {
+pub fn only<'a>(inputs: &[Option<&'a Change>]) -> Result<&'a Change> {
     match inputs.first() {
         Some(Some(change)) => Ok(change),
         _ => candle_core::bail!("a rule was asked about a change that is not there"),

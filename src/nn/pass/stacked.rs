@@ -1,11 +1,18 @@
-//! Forward passes of stacked points.
+//! Passes of many points of the parameter space at once, from the images or from stored values on: how networks run on
+//! GPUs.
+//!
+//! A stack leads every activation: (P, B, C, H, W), or (1, …) for what all members share, features being (P, B, F, 1,
+//! 1). Where the other passes and [`crate::nn::difference`] take one point and one probe through the cache of a core,
+//! a layer here is one operation on the whole stack, and only losses leave the device. Everything runs on the CPU
+//! too, by the definitions of [`crate::kernels::stack`]: slowly, for tests.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::kernels::stack;
-use crate::nn::graph::{Activations, Network};
-use crate::nn::layer::{Mode, Pass, Role};
+use crate::nn::activations::{Activations, Kind};
+use crate::nn::form::{Context, LayerPass, Mode};
+use crate::nn::graph::Network;
 use crate::nn::loss::{Loss, Targets};
 
 /// Values of a pass, by number of the value (see [`Network`]); a value may be dropped after its last use.
@@ -16,11 +23,17 @@ pub(in crate::nn) fn alone(tensor: &Tensor) -> Result<Tensor> {
     tensor.unsqueeze(0)
 }
 
-/// Output of one step of the network for its inputs (P or 1, …) and `params` (P or 1, …), all in declared order.
-fn step(network: &Network, idx: usize, mode: Mode, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-    let step = &network.steps()[idx];
-    let pass = Pass { mode, schedule: None, epilogue: step.epilogue };
-    network.layer(step.node).forward_stacked(&pass, &params[network.params_of(step.node)], inputs)
+/// Output of one fused layer of the network for its inputs (P or 1, …) and `params` (P or 1, …), all in declared order.
+fn run_one(
+    network: &Network,
+    idx: usize,
+    mode: Mode,
+    params: &[Tensor],
+    inputs: &[&Tensor],
+) -> Result<Tensor> {
+    let fused = &network.fused()[idx];
+    let pass = LayerPass { mode, epilogue: fused.epilogue };
+    network.layer(fused.node).forward_stacked(&pass, &params[network.params_of(fused.node)], inputs)
 }
 
 /// All values that a pass of `images` (B, C, H, W) at one point keeps, `params` (1, …): those that `keep` asks for;
@@ -38,7 +51,7 @@ pub(in crate::nn) fn values(
     Ok(values)
 }
 
-/// Logits (P, B, classes, 1, 1) from step `start` on, with what it and later steps read of earlier ones in `base`.
+/// Logits (P, B, classes, 1, 1) from fused layer `start` on, with what it and later ones read of earlier ones in `base`.
 pub(in crate::nn) fn logits_from(
     network: &Network,
     start: usize,
@@ -48,8 +61,8 @@ pub(in crate::nn) fn logits_from(
 ) -> Result<Tensor> {
     let mut values = base.clone();
     // What is computed again must not be read before.
-    for idx in changed_steps(network, start) {
-        values[network.steps()[idx].output] = None;
+    for idx in changed_by(network, start) {
+        values[network.fused()[idx].output] = None;
     }
     run(network, start, mode, params, &mut values, |_| false)?;
     match values.pop() {
@@ -58,21 +71,21 @@ pub(in crate::nn) fn logits_from(
     }
 }
 
-/// Steps whose outputs depend on the parameters of step `start`, in order.
-pub(in crate::nn) fn changed_steps(network: &Network, start: usize) -> Vec<usize> {
-    let steps = network.steps();
+/// Fused layers whose outputs depend on the parameters of fused layer `start`, in order.
+pub(in crate::nn) fn changed_by(network: &Network, start: usize) -> Vec<usize> {
     let mut is_changed = vec![false; network.n_nodes() + 1];
     let mut changed = Vec::new();
-    for (idx, step) in steps.iter().enumerate().skip(start) {
-        if idx == start || step.inputs.iter().any(|&value| is_changed[value]) {
-            is_changed[step.output] = true;
+    for (idx, fused) in network.fused().iter().enumerate().skip(start) {
+        if idx == start || fused.inputs.iter().any(|&value| is_changed[value]) {
+            is_changed[fused.output] = true;
             changed.push(idx);
         }
     }
     changed
 }
 
-/// Computes the values that are missing from step `start` on; drops those of no more use, unless `keep` asks for them.
+/// Computes the values that are missing from fused layer `start` on; drops those of no more use, unless `keep` asks for
+/// them.
 fn run(
     network: &Network,
     start: usize,
@@ -81,7 +94,7 @@ fn run(
     values: &mut Values,
     keep: impl Fn(usize) -> bool,
 ) -> Result<()> {
-    for (idx, at) in network.steps().iter().enumerate().skip(start) {
+    for (idx, at) in network.fused().iter().enumerate().skip(start) {
         if values[at.output].is_some() {
             continue;
         }
@@ -89,7 +102,7 @@ fn run(
             Some(value) => Ok(value),
             None => candle_core::bail!("value {value} is needed after it was dropped"),
         });
-        let output = step(network, idx, mode, params, &inputs.collect::<Result<Vec<_>>>()?)?;
+        let output = run_one(network, idx, mode, params, &inputs.collect::<Result<Vec<_>>>()?)?;
         values[at.output] = Some(output);
         for &value in &at.inputs {
             if network.last_reader(value) == Some(idx) && !keep(value) {
@@ -100,29 +113,17 @@ fn run(
     Ok(())
 }
 
-/// Moments (C, 2), in f64 on the device, of every value that a train-mode batch norm reads.
-pub(in crate::nn) fn moments(network: &Network, values: &Values) -> Result<Vec<Option<Tensor>>> {
-    let mut moments = vec![None; values.len()];
-    for step in network.steps().iter().filter(|step| network.layer(step.node).role() == Role::Norm) {
-        if let Some(input) = &values[step.inputs[0]] {
-            moments[step.inputs[0]] = Some(stack::moments(input)?.squeeze(0)?);
-        }
-    }
-    Ok(moments)
-}
-
-/// Numbers per image that are alive at the same time at most while `steps` run, if `size` says how many each value
-/// has; values that other steps produced do not count.
+/// Numbers per image that are alive at the same time at most while `fused` run, if `size` says how many each value
+/// has; values that others produced do not count.
 pub(in crate::nn) fn peak_numbers(
     network: &Network,
-    steps: &[usize],
+    fused: &[usize],
     size: impl Fn(usize) -> usize,
 ) -> usize {
     let mut alive: Vec<usize> = Vec::new();
     let mut peak = 0;
-    for &idx in steps {
-        let step = &network.steps()[idx];
-        alive.push(step.output);
+    for &idx in fused {
+        alive.push(network.fused()[idx].output);
         peak = peak.max(alive.iter().map(|&value| size(value)).sum());
         alive.retain(|&value| network.last_reader(value) > Some(idx) || network.last_reader(value).is_none());
     }
@@ -141,6 +142,34 @@ pub(in crate::nn) fn members(memory: usize, numbers: usize, dtype: DType) -> usi
 
 /// A launch has at most 65,535 blocks along the axis of the stack.
 const MAX_MEMBERS: usize = 65_535;
+
+impl Network {
+    /// As [`Network::tensors`], as stacks with one member, (1, …).
+    pub(in crate::nn) fn stacked_tensors(
+        &self,
+        params: &[f64],
+        dtype: DType,
+        device: &Device,
+    ) -> crate::Result<Vec<Tensor>> {
+        let tensors = self.tensors(params, dtype, device)?;
+        Ok(tensors.iter().map(alone).collect::<candle_core::Result<_>>()?)
+    }
+
+    /// A pass as a stack of one, for GPUs; keeps the values that `keep` asks for.
+    pub(in crate::nn) fn forward_stacked(
+        &self,
+        context: &Context,
+        params: &[Tensor],
+        images: &Tensor,
+        keep: impl Fn(usize) -> bool,
+    ) -> crate::Result<Activations> {
+        let params: Vec<Tensor> = params.iter().map(alone).collect::<candle_core::Result<_>>()?;
+        let values = values(self, context.mode, &params, images, keep)?;
+        let last = values.last().and_then(Option::as_ref);
+        let logits = rows(last.expect("the last layer's value is never dropped"))?;
+        Ok(Activations { values, logits, kind: Kind::Stacked, n_images: images.dim(0)? })
+    }
+}
 
 /// A batch on a device, and what stacked points may occupy of its memory.
 #[derive(Debug, Clone, Copy)]
@@ -166,8 +195,8 @@ impl Batch<'_> {
     pub fn losses(&self, n: usize, fill: impl Fn(usize, &mut [f64]) + Sync) -> crate::Result<Vec<f64>> {
         let network = self.network;
         let layout = network.layout();
-        let steps: Vec<usize> = (0..network.steps().len()).collect();
-        let per_image = peak_numbers(network, &steps, |value| network.shape(value).iter().product());
+        let all: Vec<usize> = (0..network.fused().len()).collect();
+        let per_image = peak_numbers(network, &all, |value| network.shape(value).iter().product());
         let numbers = per_image * self.images.dim(0)? + layout.n_coords();
         let mut base: Values = vec![None; network.n_nodes() + 1];
         base[0] = Some(alone(self.images)?);
@@ -216,9 +245,9 @@ impl Batch<'_> {
         let mut losses = vec![0.0; probes.len()];
         for same in order.chunk_by(|a, b| a.0 == b.0) {
             let param_idx = same[0].0;
-            let start = network.step_of(param_idx);
-            let steps = changed_steps(network, start);
-            let per_image = peak_numbers(network, &steps, |value| network.shape(value).iter().product());
+            let start = network.fused_of(param_idx);
+            let fused = changed_by(network, start);
+            let per_image = peak_numbers(network, &fused, |value| network.shape(value).iter().product());
             let own = &params[layout.range(param_idx)];
             let numbers = per_image * self.images.dim(0)? + own.len();
             for chunk in same.chunks(members(self.memory, numbers, self.images.dtype())) {

@@ -7,46 +7,12 @@
 use candle_core::{DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::graph::{Network, Step};
-use super::layer::{ActivationShape, Context, Epilogue, Layer, Mode, Role};
 use crate::Result;
-use crate::kernels::lanes::conv::Scratch;
 use crate::kernels::lanes::norm::{Moments, Partial, partial};
-use crate::kernels::lanes::{Blocks, Buffer, Pool};
+use crate::kernels::lanes::{Blocks, Buffer, Pool, Scratch};
 use crate::kernels::{Element, Isa, Split};
-
-/// What a layer knows when it gets ready.
-#[derive(Debug, Clone, Copy)]
-pub struct StreamSetup<'a> {
-    /// Instruction set of the kernels.
-    pub isa: Isa,
-    /// Cut of the batch.
-    pub blocks: Blocks,
-    /// Batch-norm statistics.
-    pub mode: Mode<'a>,
-    /// Sizes of the values read.
-    pub shapes: &'a [ActivationShape],
-    /// The layer's own parameter tensors, flat.
-    pub params: &'a [Vec<f64>],
-    /// What it takes over.
-    pub epilogue: Epilogue,
-}
-
-/// A layer ready for one forward pass.
-pub trait Streamed<T>: Send + Sync {
-    /// Output (C', H', W', lane) of one block, from its inputs (C, H, W, lane) and, for a batch norm in
-    /// train mode, the moments of the batch.
-    fn run(&self, inputs: &[&[T]], moments: &[Moments], out: &mut [T], scratch: &mut Scratch<T>);
-}
-
-/// Makes layers ready, for one number type. Every layer implements it for both.
-pub trait Stream<T: Element> {
-    /// The layer with these parameters.
-    ///
-    /// # Errors
-    /// If sizes do not fit.
-    fn streamed(&self, setup: &StreamSetup) -> Result<Box<dyn Streamed<T>>>;
-}
+use crate::nn::form::{ActivationShape, Blockwise, BlockwiseBoth, Context, Mode, StreamSetup, Streamed};
+use crate::nn::graph::{Fused, Network};
 
 /// One block of images on its way.
 struct State<T> {
@@ -67,7 +33,7 @@ struct Workspace<T> {
 }
 
 /// The parts of a pass that all threads read.
-struct Pass<'a, T> {
+struct StreamPass<'a, T> {
     network: &'a Network,
     isa: Isa,
     blocks: Blocks,
@@ -76,29 +42,31 @@ struct Pass<'a, T> {
     /// By value: the stage that produces it, and the last that reads it.
     produced: Vec<usize>,
     last_read: Vec<usize>,
-    /// By step: whether it is a batch norm in train mode; by value: whether such a one reads it.
+    /// By fused layer: whether it is a batch norm in train mode; by value: whether such a one reads it.
     is_coupled: Vec<bool>,
     is_measured: Vec<bool>,
     stage_of: Vec<usize>,
 }
 
-/// Logits (B, classes) of `images` (B, C, H, W) on the CPU.
+/// Logits (B, classes) of `images` (B, C, H, W) on the CPU; none if a layer of the network has no streamed form.
 pub(super) fn forward<T: Element>(
     network: &Network,
     context: &Context,
     params: &[Tensor],
     images: &Tensor,
-) -> Result<Tensor>
+) -> Result<Option<Tensor>>
 where
-    dyn Layer: Stream<T>,
+    for<'f> dyn BlockwiseBoth + 'f: Blockwise<T>,
 {
+    let Some(layers) = network.all_have(|forms| forms.streamed) else { return Ok(None) };
     let isa = Isa::current();
     let n_images = images.dim(0)?;
     let blocks = Blocks::new::<T>(isa, n_images);
     let images = images.contiguous()?;
     let (storage, layout) = images.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { unreachable!("only batches on the CPU are streamed") };
-    let pass = Pass::new(network, context.mode, params, isa, blocks, T::slice(storage, layout)?)?;
+    let pass =
+        StreamPass::new(network, &layers, context.mode, params, isa, blocks, T::slice(storage, layout)?)?;
 
     let n_values = pass.produced.len();
     let mut states: Vec<State<T>> = (0..blocks.count())
@@ -138,12 +106,13 @@ where
     };
     let logits = (0..n_images).flat_map(|image| (0..n_classes).map(move |class| (image, class)));
     let logits: Vec<T> = logits.map(|(image, class)| at(image, class)).collect();
-    Ok(Tensor::from_vec(logits, (n_images, n_classes), &Device::Cpu)?)
+    Ok(Some(Tensor::from_vec(logits, (n_images, n_classes), &Device::Cpu)?))
 }
 
-impl<'a, T: Element> Pass<'a, T> {
+impl<'a, T: Element> StreamPass<'a, T> {
     fn new(
         network: &'a Network,
+        forms: &[&dyn BlockwiseBoth],
         mode: Mode,
         params: &[Tensor],
         isa: Isa,
@@ -151,30 +120,29 @@ impl<'a, T: Element> Pass<'a, T> {
         images: &'a [T],
     ) -> Result<Self>
     where
-        dyn Layer: Stream<T>,
+        for<'f> dyn BlockwiseBoth + 'f: Blockwise<T>,
     {
         let stage_of = network.stages(mode);
         let n_values = network.n_nodes() + 1;
         let (mut produced, mut last_read) = (vec![0; n_values], vec![0; n_values]);
         let (mut is_coupled, mut is_measured) = (Vec::new(), vec![false; n_values]);
         let mut layers = Vec::new();
-        for (idx, step) in network.steps().iter().enumerate() {
-            produced[step.output] = stage_of[idx];
-            for &value in &step.inputs {
+        for (idx, fused) in network.fused().iter().enumerate() {
+            produced[fused.output] = stage_of[idx];
+            for &value in &fused.inputs {
                 last_read[value] = last_read[value].max(stage_of[idx]);
             }
-            let layer = network.layer(step.node);
-            is_coupled.push(layer.role() == Role::Norm && matches!(mode, Mode::Train));
-            is_measured[step.inputs[0]] |= is_coupled[idx];
+            is_coupled.push(network.layer(fused.node).norm().is_some() && matches!(mode, Mode::Train));
+            is_measured[fused.inputs[0]] |= is_coupled[idx];
             let shapes: Vec<ActivationShape> =
-                step.inputs.iter().map(|&value| network.shape(value)).collect();
-            let params = params[network.params_of(step.node)]
+                fused.inputs.iter().map(|&value| network.shape(value)).collect();
+            let params = params[network.params_of(fused.node)]
                 .iter()
                 .map(|tensor| Ok(tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1::<f64>()?))
                 .collect::<Result<Vec<_>>>()?;
-            let epilogue = step.epilogue;
+            let epilogue = fused.epilogue;
             let setup = StreamSetup { isa, blocks, mode, shapes: &shapes, params: &params, epilogue };
-            layers.push(Stream::<T>::streamed(layer, &setup)?);
+            layers.push(Blockwise::<T>::streamed(forms[idx], &setup)?);
         }
         // The logits outlive everything.
         last_read[n_values - 1] = usize::MAX;
@@ -192,18 +160,18 @@ impl<'a, T: Element> Pass<'a, T> {
         })
     }
 
-    /// By step: moments of the batch for the batch norms of a stage, parts joined in the order of blocks.
+    /// By fused layer: moments of the batch for the batch norms of a stage, parts joined in the order of blocks.
     fn moments(&self, stage: usize, states: &[State<T>]) -> Vec<Vec<Moments>> {
-        let of = |(idx, step): (usize, &Step)| {
+        let of = |(idx, fused): (usize, &Fused)| {
             if self.stage_of[idx] != stage || !self.is_coupled[idx] {
                 return Vec::new();
             }
-            let parts = || states.iter().map(|state| &state.partials[step.inputs[0]]);
-            let n_channels = self.network.shape(step.inputs[0])[0];
+            let parts = || states.iter().map(|state| &state.partials[fused.inputs[0]]);
+            let n_channels = self.network.shape(fused.inputs[0])[0];
             let join = |channel: usize| parts().fold(Partial::default(), |all, part| all.join(part[channel]));
             (0..n_channels).map(|channel| join(channel).moments()).collect()
         };
-        self.network.steps().iter().enumerate().map(of).collect()
+        self.network.fused().iter().enumerate().map(of).collect()
     }
 
     fn len(&self, value: usize) -> usize {
@@ -256,24 +224,24 @@ impl<'a, T: Element> Pass<'a, T> {
             self.measure(0, &input[..len], state);
             self.put(0, input, state, workspace);
         }
-        for (idx, step) in
-            self.network.steps().iter().enumerate().filter(|(idx, _)| self.stage_of[*idx] == stage)
+        for (idx, fused) in
+            self.network.fused().iter().enumerate().filter(|(idx, _)| self.stage_of[*idx] == stage)
         {
-            let mut out = self.take(step.output, workspace);
-            let len = self.len(step.output);
+            let mut out = self.take(fused.output, workspace);
+            let len = self.len(fused.output);
             let read = |value: usize| {
                 let from = if self.is_kept(value) { &state.kept[value] } else { &workspace.scratch[value] };
                 &from[..self.len(value)]
             };
-            let inputs = [read(step.inputs[0]), step.inputs.get(1).map_or(&[][..], |&value| read(value))];
+            let inputs = [read(fused.inputs[0]), fused.inputs.get(1).map_or(&[][..], |&value| read(value))];
             self.layers[idx].run(
-                &inputs[..step.inputs.len()],
+                &inputs[..fused.inputs.len()],
                 &moments[idx],
                 &mut out[..len],
                 &mut workspace.conv,
             );
-            self.measure(step.output, &out[..len], state);
-            self.put(step.output, out, state, workspace);
+            self.measure(fused.output, &out[..len], state);
+            self.put(fused.output, out, state, workspace);
         }
         for value in 0..self.last_read.len() {
             if self.last_read[value] == stage && self.is_kept(value) {
@@ -287,7 +255,7 @@ impl<'a, T: Element> Pass<'a, T> {
 mod tests {
     use super::*;
     use crate::nn::model;
-    use crate::rng::{Purpose, Stream as Random};
+    use crate::rng::{Purpose, Stream};
 
     /// Oracle: the pass that keeps every value, bit for bit, in both modes and for both splits.
     #[test]
@@ -296,7 +264,7 @@ mod tests {
             let network = model::from_name(name, &model::Io::CIFAR)?;
             let params = network.tensors(&network.layout().initial_values(1), DType::F32, &Device::Cpu)?;
             let mut pixels = vec![0.0; 37 * 3 * 32 * 32];
-            Random::new(7, Purpose::Test, 0).fill_normal(&mut pixels);
+            Stream::new(7, Purpose::Test, 0).fill_normal(&mut pixels);
             let images = Tensor::from_vec(pixels, (37, 3, 32, 32), &Device::Cpu)?.to_dtype(DType::F32)?;
             let stats = network.initial_stats();
             for mode in [Mode::Train, Mode::Eval(&stats)] {

@@ -4,26 +4,27 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
-use super::forward::{self, Values};
-use super::{Setup, StackedRule};
+use super::options::Options;
+use super::owners::{Head, Owners};
 use crate::kernels::stack::Change;
-use crate::nn::difference::{Head, Options, Owners, Support};
-use crate::nn::graph::{Network, Step};
-use crate::nn::layer::Mode;
+use crate::nn::form::{Mode, StackedRule, StackedSetup, Support};
+use crate::nn::graph::{Fused, Network};
 use crate::nn::loss::{StackedChange, Targets};
+use crate::nn::pass::stacked::{self as forward, Values};
+use crate::nn::pass::statistics;
 use crate::{Error, Result};
 
 /// A network at one base point and batch, ready to propagate differences of stacked probes.
 #[derive(Debug)]
-pub(in crate::nn) struct Engine {
+pub(super) struct Engine {
     memory: usize,
     base: Values,
-    steps: Vec<Step>,
+    fused: Vec<Fused>,
     rules: Vec<Box<dyn StackedRule>>,
-    /// One per step that owns parameters.
-    paths: Vec<Option<Path>>,
+    /// One per fused layer that owns parameters.
+    paths: Vec<Option<StackedPath>>,
     owners: Owners,
-    /// By value: the last step that reads it.
+    /// By value: the last fused layer that reads it.
     last_reader: Vec<Option<usize>>,
     loss: StackedChange,
     device: Device,
@@ -31,11 +32,11 @@ pub(in crate::nn) struct Engine {
     n_images: usize,
 }
 
-/// What a change of one step's parameters runs through.
+/// What a change of one fused layer's parameters runs through.
 #[derive(Debug)]
-struct Path {
-    /// Steps, in order; the first is where it starts.
-    steps: Vec<usize>,
+struct StackedPath {
+    /// Fused layers, in order; the first is where it starts.
+    fused: Vec<usize>,
     /// By value: channels that change, counted from that of the seed.
     supports: Vec<Support>,
     /// Most numbers per image at a time.
@@ -44,15 +45,15 @@ struct Path {
     flops: u64,
 }
 
-impl Path {
+impl StackedPath {
     fn new(network: &Network, rules: &[Box<dyn StackedRule>], start: usize) -> Self {
         let mut supports = vec![Support::None; network.n_nodes() + 1];
-        let steps = forward::changed_steps(network, start);
+        let fused = forward::changed_by(network, start);
         let mut flops = 0;
-        for &idx in &steps {
-            let step = &network.steps()[idx];
-            let inputs: Vec<Support> = step.inputs.iter().map(|&value| supports[value]).collect();
-            supports[step.output] = if idx == start {
+        for &idx in &fused {
+            let one = &network.fused()[idx];
+            let inputs: Vec<Support> = one.inputs.iter().map(|&value| supports[value]).collect();
+            supports[one.output] = if idx == start {
                 Support::Channel(0)
             } else {
                 flops += rules[idx].flops(&inputs);
@@ -63,14 +64,14 @@ impl Path {
             let [channels, height, width] = network.shape(value);
             supports[value].planes(channels) * height * width
         };
-        let live = forward::peak_numbers(network, &steps, size);
-        Self { steps, supports, live, flops }
+        let live = forward::peak_numbers(network, &fused, size);
+        Self { fused, supports, live, flops }
     }
 }
 
 impl Engine {
     /// As [`crate::nn::Propagator::with`], where the images are.
-    pub(in crate::nn) fn new(
+    pub(super) fn new(
         network: &Network,
         params: &[f64],
         images: &Tensor,
@@ -78,81 +79,83 @@ impl Engine {
         mode: Mode,
         options: Options,
     ) -> Result<(Head, Self)> {
+        let forms = network.require("difference rule for stacked probes", |forms| forms.stacked_rule)?;
         let device = images.device();
         let n_images = targets.n_images(images)?;
-        let steps = network.steps().to_vec();
+        let all = network.fused().to_vec();
         let tensors = network.stacked_tensors(params, images.dtype(), device)?;
         let mut is_kept = vec![false; network.n_nodes() + 1];
-        for step in steps.iter().filter(|step| network.layer(step.node).reads_base()) {
-            step.inputs.iter().for_each(|&value| is_kept[value] = true);
+        for fused in all.iter().filter(|fused| network.layer(fused.node).reads_base()) {
+            fused.inputs.iter().for_each(|&value| is_kept[value] = true);
         }
         let base = forward::values(network, mode, &tensors, images, |value| is_kept[value])?;
-        let moments = forward::moments(network, &base)?;
+        let moments = statistics::moments(network, &base)?;
         let logits = forward::rows(base.last().and_then(Option::as_ref).ok_or_else(no_output)?)?;
         let loss = options.loss.at(network.layout(), params, &logits, targets)?;
         let base_loss = loss.value;
-        let rules = steps
+        let rules = all
             .iter()
-            .map(|step| {
-                let own = network.params_of(step.node);
+            .zip(forms)
+            .map(|(fused, form)| {
+                let own = network.params_of(fused.node);
                 let values: Vec<&[f64]> =
                     own.clone().map(|idx| &params[network.layout().range(idx)]).collect();
-                let shapes: Vec<_> = step.inputs.iter().map(|&value| network.shape(value)).collect();
-                let inputs: Vec<_> = step.inputs.iter().map(|&value| base[value].clone()).collect();
-                let setup = Setup {
+                let shapes: Vec<_> = fused.inputs.iter().map(|&value| network.shape(value)).collect();
+                let inputs: Vec<_> = fused.inputs.iter().map(|&value| base[value].clone()).collect();
+                let setup = StackedSetup {
                     mode,
                     inputs: &inputs,
                     shapes: &shapes,
                     params: &tensors[own],
                     values: &values,
-                    moments: moments[step.inputs[0]].as_ref(),
-                    epilogue: step.epilogue,
+                    moments: moments[fused.inputs[0]].as_ref(),
+                    epilogue: fused.epilogue,
                     rounding: options.rounding,
                 };
-                network.layer(step.node).stacked_rule(&setup)
+                form.stacked_rule(&setup)
             })
             .collect::<Result<Vec<_>>>()?;
         let path = |idx: usize| {
-            let has_params = !network.params_of(steps[idx].node).is_empty();
-            has_params.then(|| Path::new(network, &rules, idx))
+            let has_params = !network.params_of(all[idx].node).is_empty();
+            has_params.then(|| StackedPath::new(network, &rules, idx))
         };
         let stats = network.device_stats(n_images, &moments)?;
         let engine = Self {
             memory: options.memory,
-            paths: (0..steps.len()).map(path).collect(),
+            paths: (0..all.len()).map(path).collect(),
             owners: Owners::new(network),
             last_reader: (0..=network.n_nodes()).map(|value| network.last_reader(value)).collect(),
             loss: loss.stacked(device)?,
             device: device.clone(),
             dtype: images.dtype(),
             base,
-            steps,
+            fused: all,
             rules,
             n_images,
         };
         Ok(((base_loss, logits, stats), engine))
     }
 
-    pub(in crate::nn) fn base_bytes(&self) -> usize {
+    pub(super) fn base_bytes(&self) -> usize {
         self.base.iter().flatten().map(|value| value.elem_count() * self.dtype.size_in_bytes()).sum()
     }
 
-    pub(in crate::nn) fn flops_of(&self, coord: usize) -> u64 {
+    pub(super) fn flops_of(&self, coord: usize) -> u64 {
         self.path(self.owners.of(coord).0).flops
     }
 
-    fn path(&self, step_idx: usize) -> &Path {
-        self.paths[step_idx].as_ref().expect("a step with coordinates has a path")
+    fn path(&self, fused_idx: usize) -> &StackedPath {
+        self.paths[fused_idx].as_ref().expect("a fused layer with coordinates has a path")
     }
 
     /// As [`crate::nn::Propagator::differences`]. The bits do not depend on how probes are stacked.
-    pub(in crate::nn) fn differences(&self, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
+    pub(super) fn differences(&self, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
         let mut seeds: Vec<(usize, usize, usize)> = probes
             .iter()
             .enumerate()
             .map(|(idx, &(coord, _))| {
-                let (step_idx, own) = self.owners.of(coord);
-                (step_idx, own, idx)
+                let (fused_idx, own) = self.owners.of(coord);
+                (fused_idx, own, idx)
             })
             .collect();
         seeds.sort_unstable();
@@ -174,15 +177,15 @@ impl Engine {
     }
 
     /// Changes of the outputs that steps (own coordinate, length) of one layer's parameters make.
-    fn run(&self, path: &Path, seeds: &[(usize, f64)]) -> Result<Change> {
-        let first = path.steps[0];
+    fn run(&self, path: &StackedPath, seeds: &[(usize, f64)]) -> Result<Change> {
+        let first = path.fused[0];
         let seeded: Vec<u32> =
             seeds.iter().map(|&(own, _)| self.rules[first].seed_channel(own) as u32).collect();
         // Few layers move the channel, so that there are few different lists.
         let mut lists: BTreeMap<usize, Tensor> = BTreeMap::new();
         let mut changes: Vec<Option<Change>> = self.base.iter().map(|_| None).collect();
-        for &idx in &path.steps {
-            let Step { inputs, output, .. } = &self.steps[idx];
+        for &idx in &path.fused {
+            let Fused { inputs, output, .. } = &self.fused[idx];
             let channels = match path.supports[*output] {
                 Support::Channel(offset) => Some(match lists.get(&offset) {
                     Some(list) => list.clone(),

@@ -4,13 +4,13 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::forward::Batch;
 use crate::Result;
 use crate::kernels::stack::emulate::with_kernels;
 use crate::kernels::{Rounding, Split};
 use crate::nn::difference::Options;
 use crate::nn::loss::Loss;
 use crate::nn::objective::NetworkObjective;
+use crate::nn::pass::stacked::Batch;
 use crate::nn::{Context, Mode, Network, Propagator, RunningStats, model};
 use crate::rng::{Purpose, Stream};
 use crate::zo::Objective;

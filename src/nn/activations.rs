@@ -1,0 +1,44 @@
+//! What a forward pass leaves for later ones.
+
+use candle_core::Tensor;
+
+use crate::kernels::ops::Schedule;
+
+/// What a forward pass leaves: the values that later layers read, and the logits.
+#[derive(Debug, Clone)]
+pub struct Activations {
+    /// By value; none where a layer's output was never there on its own.
+    pub(super) values: Vec<Option<Tensor>>,
+    pub(super) logits: Tensor,
+    pub(super) kind: Kind,
+    pub(super) n_images: usize,
+}
+
+/// How activations are laid out.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// Images in lanes.
+    Lanes(Schedule),
+    /// Stacks of one (1, B, C, H, W).
+    Stacked,
+    /// (B, C, H, W).
+    Plain,
+}
+
+impl Activations {
+    /// Output of the last layer (B, classes).
+    #[must_use]
+    pub fn logits(&self) -> &Tensor {
+        &self.logits
+    }
+
+    /// By value: stacks of one, where the pass was stacked.
+    pub(super) fn stacked(&self) -> &Vec<Option<Tensor>> {
+        &self.values
+    }
+
+    /// The values kept, input first: in lanes on the CPU, stacks of one or plain on a GPU.
+    pub fn values(&self) -> impl Iterator<Item = &Tensor> {
+        self.values.iter().flatten()
+    }
+}

@@ -1,0 +1,203 @@
+//! The difference rule of a layer: how a change of its input becomes a change of its output.
+
+use super::{ActivationShape, Epilogue, Mode};
+use crate::kernels::lanes::norm::{Affine, Moments};
+use crate::kernels::lanes::{Blocks, Scratch};
+use crate::kernels::{Element, Isa, Rounding};
+
+/// Channels of an activation that a change touches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Support {
+    /// Nothing changes.
+    None,
+    /// One channel.
+    Channel(usize),
+    /// Possibly all.
+    Dense,
+}
+
+impl Support {
+    /// Channels that either touches.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, some) | (some, Self::None) => some,
+            (Self::Channel(a), Self::Channel(b)) if a == b => self,
+            _ => Self::Dense,
+        }
+    }
+
+    /// Channel of the stored plane `idx`.
+    #[must_use]
+    pub fn channel(self, idx: usize) -> usize {
+        match self {
+            Self::Channel(channel) => channel,
+            Self::None | Self::Dense => idx,
+        }
+    }
+
+    /// Planes stored, of `channels`.
+    #[must_use]
+    pub fn planes(self, channels: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Channel(_) => 1,
+            Self::Dense => channels,
+        }
+    }
+}
+
+/// Change of an activation for one block of images.
+#[derive(Debug, Clone, Copy)]
+pub struct Delta<'a, T> {
+    /// Channels stored.
+    pub support: Support,
+    /// (channels stored, H, W, lane)
+    pub data: &'a [T],
+}
+
+impl<'a, T> Delta<'a, T> {
+    /// No change.
+    pub const NONE: Self = Self { support: Support::None, data: &[] };
+
+    /// The plane of `len` numbers of a channel, if it is stored.
+    #[must_use]
+    pub fn plane(&self, channel: usize, len: usize) -> Option<&'a [T]> {
+        match self.support {
+            Support::None => None,
+            Support::Channel(stored) => (stored == channel).then_some(self.data),
+            Support::Dense => Some(&self.data[channel * len..][..len]),
+        }
+    }
+}
+
+/// Activations at the base point that rules read, by number of the value.
+#[derive(Debug)]
+pub struct Base<'a, T> {
+    pub(in crate::nn) blocks: Blocks,
+    pub(in crate::nn) values: Vec<&'a [T]>,
+}
+
+/// One block of images at the base point.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a, T> {
+    pub(in crate::nn) base: &'a Base<'a, T>,
+    pub(in crate::nn) block: usize,
+}
+
+impl<'a, T> Place<'a, T> {
+    /// Images in the block.
+    #[must_use]
+    pub fn n_images(&self) -> usize {
+        self.base.blocks.images_in(self.block)
+    }
+
+    /// Whether it is the first block of the batch.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.block == 0
+    }
+
+    /// A value (C, H, W, lane) that the network was asked to keep.
+    #[must_use]
+    pub fn value(&self, value: usize) -> &'a [T] {
+        let values = self.base.values[value];
+        let len = values.len() / self.base.blocks.count();
+        &values[self.block * len..][..len]
+    }
+
+    /// One channel of `len` numbers of a value.
+    #[must_use]
+    pub fn plane(&self, value: usize, channel: usize, len: usize) -> &'a [T] {
+        &self.value(value)[channel * len..][..len]
+    }
+}
+
+/// What a layer knows when it makes its rule.
+#[derive(Debug, Clone, Copy)]
+pub struct RuleSetup<'a> {
+    /// Instruction set of the kernels.
+    pub isa: Isa,
+    /// Cut of the batch.
+    pub blocks: Blocks,
+    /// Batch-norm statistics.
+    pub mode: Mode<'a>,
+    /// Numbers of the values read.
+    pub inputs: &'a [usize],
+    /// Their sizes.
+    pub shapes: &'a [ActivationShape],
+    /// The layer's own parameter tensors, flat.
+    pub params: &'a [&'a [f64]],
+    /// Batch moments of the first input, for a batch norm in train mode.
+    pub moments: Option<&'a [Moments]>,
+    /// What the rule takes over.
+    pub epilogue: Epilogue,
+    /// Rounding of what convolutions multiply.
+    pub rounding: Rounding,
+}
+
+/// The difference rule of one layer (or of several fused ones) at one base point.
+pub trait Rule<T: Element>: Send + Sync + std::fmt::Debug {
+    /// Channel that a step of the layer's own coordinate changes; coordinates are numbered over the
+    /// layer's tensors in declared order.
+    fn seed_channel(&self, coord: usize) -> usize {
+        unreachable!("coordinate {coord} of a layer without parameters")
+    }
+
+    /// Writes to `out` (H, W, lane) the change of that channel for a step of length `step`.
+    fn seed(&self, _place: Place<T>, coord: usize, _step: f64, _out: &mut [T]) {
+        unreachable!("coordinate {coord} of a layer without parameters")
+    }
+
+    /// Channels of the output that change with inputs of these supports.
+    fn support(&self, inputs: &[Support]) -> Support {
+        inputs[0]
+    }
+
+    /// Writes to `out` (channels of [`Rule::support`], H, W, lane) the change of the output.
+    /// `coupled` has one entry per stored channel of the first input if the rule is
+    /// [coupled](Rule::coupling).
+    fn apply(
+        &self,
+        place: Place<T>,
+        inputs: &[Delta<T>],
+        coupled: &[Affine<T>],
+        out: &mut [T],
+        scratch: &mut Scratch<T>,
+    );
+
+    /// How it depends on statistics of the batch, if it does.
+    fn coupling(&self) -> Option<&dyn Coupling<T>> {
+        None
+    }
+
+    /// Multiplications and additions per image for inputs of these supports.
+    fn flops(&self, inputs: &[Support]) -> u64;
+}
+
+/// Dependence on the whole batch: sums are taken block by block over the first input, then one rule
+/// per channel follows from them.
+pub trait Coupling<T> {
+    /// Registers of sums per channel.
+    fn sums_per_channel(&self) -> usize;
+
+    /// Adds the sums of one block to `sums` (channels stored, sums, lane); blocks come in order.
+    fn add_sums(&self, place: Place<T>, input: Delta<T>, sums: &mut [T]);
+
+    /// One entry per stored channel, from the complete `sums`.
+    fn affine(&self, support: Support, sums: &[T], out: &mut Vec<Affine<T>>);
+}
+
+/// A layer that can make its rule for one number type.
+pub trait Propagate<T: Element> {
+    /// The layer's rule.
+    ///
+    /// # Errors
+    /// If a parameter or statistic is missing.
+    fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>>;
+}
+
+/// The same for both number types.
+pub trait PropagateBoth: Propagate<f32> + Propagate<f64> + std::fmt::Debug {}
+
+impl<L: Propagate<f32> + Propagate<f64> + std::fmt::Debug> PropagateBoth for L {}

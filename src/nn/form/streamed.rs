@@ -1,0 +1,45 @@
+//! A layer ready for one forward pass, block by block.
+
+use super::{ActivationShape, Epilogue, Mode};
+use crate::Result;
+use crate::kernels::lanes::norm::Moments;
+use crate::kernels::lanes::{Blocks, Scratch};
+use crate::kernels::{Element, Isa};
+
+/// What a layer knows when it gets ready.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamSetup<'a> {
+    /// Instruction set of the kernels.
+    pub isa: Isa,
+    /// Cut of the batch.
+    pub blocks: Blocks,
+    /// Batch-norm statistics.
+    pub mode: Mode<'a>,
+    /// Sizes of the values read.
+    pub shapes: &'a [ActivationShape],
+    /// The layer's own parameter tensors, flat.
+    pub params: &'a [Vec<f64>],
+    /// What it takes over.
+    pub epilogue: Epilogue,
+}
+
+/// A layer ready for one forward pass.
+pub trait Streamed<T>: Send + Sync {
+    /// Output (C', H', W', lane) of one block, from its inputs (C, H, W, lane) and, for a batch norm in
+    /// train mode, the moments of the batch.
+    fn run(&self, inputs: &[&[T]], moments: &[Moments], out: &mut [T], scratch: &mut Scratch<T>);
+}
+
+/// A layer that can get ready, for one number type.
+pub trait Blockwise<T: Element> {
+    /// The layer with these parameters.
+    ///
+    /// # Errors
+    /// If sizes do not fit.
+    fn streamed(&self, setup: &StreamSetup) -> Result<Box<dyn Streamed<T>>>;
+}
+
+/// The same for both number types.
+pub trait BlockwiseBoth: Blockwise<f32> + Blockwise<f64> + std::fmt::Debug {}
+
+impl<L: Blockwise<f32> + Blockwise<f64> + std::fmt::Debug> BlockwiseBoth for L {}

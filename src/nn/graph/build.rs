@@ -1,0 +1,86 @@
+//! From layers, one after the other, to a network.
+
+use std::sync::Arc;
+
+use super::fuse::fuse;
+use super::{Network, Node};
+use crate::nn::form::ActivationShape;
+use crate::nn::layer::{BatchNorm, Layer};
+use crate::params::{Layout, ParamSpec};
+
+/// Collects layers into a [`Network`].
+#[derive(Debug)]
+pub struct Builder {
+    nodes: Vec<Node>,
+    specs: Vec<ParamSpec>,
+    shapes: Vec<ActivationShape>,
+    norm_channels: Vec<usize>,
+}
+
+/// The output of a layer, to be read by later ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Value(usize);
+
+impl Builder {
+    /// A network without layers for inputs (C, H, W), and its input.
+    #[must_use]
+    pub fn new(input: ActivationShape) -> (Self, Value) {
+        (
+            Self { nodes: Vec::new(), specs: Vec::new(), shapes: vec![input], norm_channels: Vec::new() },
+            Value(0),
+        )
+    }
+
+    /// Appends a layer that reads `inputs`; its parameters get `name` as a prefix.
+    pub fn push(&mut self, name: impl Into<String>, layer: impl Layer + 'static, inputs: &[Value]) -> Value {
+        let name = name.into();
+        let first = self.specs.len();
+        self.specs.extend(layer.params().into_iter().map(|mut spec| {
+            spec.name = format!("{name}.{}", spec.name);
+            spec
+        }));
+        let inputs: Vec<usize> = inputs.iter().map(|value| value.0).collect();
+        let shapes: Vec<ActivationShape> = inputs.iter().map(|&value| self.shapes[value]).collect();
+        self.shapes.push(layer.output_shape(&shapes));
+        if let Some(norm) = layer.norm() {
+            let n_norms = self.norm_channels.len().max(norm.idx + 1);
+            self.norm_channels.resize(n_norms, 0);
+            self.norm_channels[norm.idx] = norm.statistics.view(shapes[0])[0];
+        }
+        let idx = self.nodes.len();
+        let params = first..self.specs.len();
+        self.nodes.push(Node { name, layer: Box::new(layer), inputs, params });
+        Value(idx + 1)
+    }
+
+    /// Appends a batch norm.
+    pub fn push_norm(&mut self, name: impl Into<String>, input: Value) -> Value {
+        let channels = self.shapes[input.0][0];
+        let norm_idx = self.norm_channels.len();
+        self.push(name, BatchNorm { channels, norm_idx }, &[input])
+    }
+
+    /// Channels of a value.
+    #[must_use]
+    pub fn channels(&self, value: Value) -> usize {
+        self.shapes[value.0][0]
+    }
+
+    /// The finished network.
+    #[must_use]
+    pub fn build(self) -> Network {
+        let fused = fuse(&self.nodes);
+        let mut last_reader = vec![None; self.nodes.len() + 1];
+        for (idx, one) in fused.iter().enumerate() {
+            one.inputs.iter().for_each(|&value| last_reader[value] = Some(idx));
+        }
+        Network {
+            nodes: self.nodes,
+            fused,
+            last_reader,
+            layout: Arc::new(Layout::new(self.specs)),
+            shapes: self.shapes,
+            norm_channels: self.norm_channels,
+        }
+    }
+}
