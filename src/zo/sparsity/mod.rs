@@ -134,11 +134,14 @@ pub fn scored_active(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
 
     use super::*;
     use crate::nn::model;
 
     proptest! {
+        #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() })]
+
         /// Masks keep n − round(p n) weights; random sets have the mask's layer counts, hold every
         /// batch-norm parameter and bias, are sorted, distinct and change with the draw.
         #[test]
