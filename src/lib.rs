@@ -31,6 +31,7 @@ pub mod report;
 pub mod results;
 pub mod rng;
 pub mod runner;
+pub mod saved;
 pub mod setting;
 pub mod task;
 mod timing;

@@ -8,7 +8,7 @@ use super::definition::{
     At, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Scale,
     ScalePlan, Series, TensorMeasure, Trace, TraceAxis, Trend,
 };
-use super::library::SWEEP_PREFIX;
+use super::wire::SWEEP_PREFIX;
 use super::settings;
 use super::source::{Source, Sources};
 use super::trial::number_text;

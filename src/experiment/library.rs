@@ -14,9 +14,6 @@ use crate::{Error, Result};
 /// found them.
 const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/experiments.rs"));
 
-/// Ids of sweeps start so.
-pub(super) const SWEEP_PREFIX: &str = "sweep-";
-
 /// The sweep whose base and series serve for any axis.
 const SWEEP_BASE: &str = "sweep-sparsity";
 

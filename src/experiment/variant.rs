@@ -11,7 +11,7 @@ impl Experiment {
     /// Whether it varies one setting of one recipe (`deepzero sweep`), and claims nothing.
     #[must_use]
     pub fn is_sweep(&self) -> bool {
-        self.id.starts_with(super::library::SWEEP_PREFIX)
+        self.id.starts_with(super::wire::SWEEP_PREFIX)
     }
 
     /// This experiment at one scale with `overrides` (`--set key=value`) applied to every trial.

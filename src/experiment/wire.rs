@@ -119,6 +119,9 @@ use serde::Deserialize;
 
 use super::definition::{TensorMeasure, TraceAxis};
 
+/// Ids of sweeps start so.
+pub(super) const SWEEP_PREFIX: &str = "sweep-";
+
 /// Stands for a series' own best x.
 pub(super) const BEST: &str = "best";
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Active, ActiveSets, Kind, Method, Step, first_order};
+use super::{Active, ActiveSets, Kind, Method, Step};
 use crate::cost::{Cost, Steps};
 use crate::metric::{self, Row};
 use crate::nn::objective::{BasePass, check_rounding};
@@ -10,11 +10,11 @@ use crate::params::Layout;
 use crate::problem::{Minibatch, Problem, Resources, State, explore};
 use crate::results::Profile;
 use crate::setting::{Entry, Section, Settings};
-use crate::train::Saved;
+use crate::saved::Saved;
 use crate::zo::estimator::{self, Space};
 use crate::zo::evaluate::{self, EvaluatorKind};
 use crate::zo::optimizer::{self, Optimizer};
-use crate::zo::sparsity::{self, LayerRatios};
+use crate::zo::sparsity::{self, LayerRatios, SparseTarget};
 use crate::zo::{self, Scheme};
 use crate::{Error, Result};
 
@@ -237,7 +237,11 @@ impl Kind for Estimating {
     fn check(&self, settings: &Settings) -> Result<()> {
         let sparsity: sparsity::Config = settings.read()?;
         sparsity.check()?;
-        first_order::only_here(sparsity.sparse_target)?;
+        if sparsity.sparse_target == SparseTarget::Weights {
+            let reason = "`weights` works with method = fo only: zeroth-order training keeps the model dense and \
+                          makes its gradient sparse; use `gradient`";
+            return Err(Error::setting("sparse-target", reason));
+        }
         self.0.check(settings)?;
         if settings.is_read("evaluator") && settings.is_read("precision") {
             let evaluate::Config { evaluator } = settings.read()?;

@@ -8,7 +8,7 @@ use crate::cost::{Cost, Steps};
 use crate::params::Layout;
 use crate::problem::{Minibatch, Resources};
 use crate::setting::{Entry, Section, Settings};
-use crate::zo::sparsity::{self, SparseTarget};
+use crate::zo::sparsity;
 use crate::{Error, Result};
 
 /// `method = fo`.
@@ -76,17 +76,4 @@ impl GradientSource for Exact {
         asked.active.iter().for_each(|&coord| values[coord] = exact.gradient[coord]);
         Ok(Gradient { values, at: batch.pass_of(&exact)? })
     }
-}
-
-/// Refuses pruned weights for other methods than this one.
-///
-/// # Errors
-/// [`Error::Setting`] if weights are to be pruned.
-pub(super) fn only_here(target: SparseTarget) -> Result<()> {
-    if target == SparseTarget::Weights {
-        let reason = "`weights` works with method = fo only: zeroth-order training keeps the model dense and makes \
-                      its gradient sparse; use `gradient`";
-        return Err(Error::setting("sparse-target", reason));
-    }
-    Ok(())
 }

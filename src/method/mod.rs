@@ -23,7 +23,7 @@ use crate::params::Layout;
 use crate::problem::{Minibatch, Problem, Resources, State};
 use crate::results::Profile;
 use crate::setting::{Entry, Settings};
-use crate::train::Saved;
+use crate::saved::Saved;
 use crate::zo::estimator;
 use crate::{Error, Result};
 

@@ -67,6 +67,8 @@ pub struct Ranks {
     exchange: Option<Box<dyn Exchange>>,
     /// All ranks know that the job is to stop.
     is_stopping: AtomicBool,
+    /// What probes are timed with.
+    clock: fn() -> Instant,
     state: Mutex<State>,
 }
 
@@ -120,7 +122,8 @@ impl Ranks {
     pub const fn alone() -> Self {
         let traffic = Traffic { exchanges: 0, bytes: 0, seconds: 0.0 };
         let state = State { costs: BTreeMap::new(), speeds: Vec::new(), since_measured: 0, traffic };
-        Self { exchange: None, is_stopping: AtomicBool::new(false), state: Mutex::new(state) }
+        let (is_stopping, clock) = (AtomicBool::new(false), Instant::now as fn() -> Instant);
+        Self { exchange: None, is_stopping, clock, state: Mutex::new(state) }
     }
 
     /// The ranks that `exchange` connects; a job of one is a process on its own.
@@ -282,7 +285,8 @@ impl Ranks {
             (plan(&order, groups, &state.costs, &state.speeds, self.size()), measures)
         };
         let own = plan[self.rank()].clone();
-        let started = Instant::now();
+        let seconds_since = |start: Instant| (self.clock)().duration_since(start).as_secs_f64();
+        let started = (self.clock)();
         // Seconds per group, where they are measured; else all at once, which wastes no thread.
         let parts: Vec<&[usize]> = if measures {
             order[own.clone()].chunk_by(|&a, &b| groups[a] == groups[b]).collect()
@@ -293,7 +297,7 @@ impl Ranks {
         let mut results = Vec::with_capacity(own.len());
         let mut failure = None;
         for part in parts {
-            let started = Instant::now();
+            let started = (self.clock)();
             match evaluate(part) {
                 Ok(found) => results.extend(found),
                 Err(error) => {
@@ -302,10 +306,10 @@ impl Ranks {
                 }
             }
             if measures {
-                seconds.push(started.elapsed().as_secs_f64());
+                seconds.push(seconds_since(started));
             }
         }
-        let elapsed = started.elapsed().as_secs_f64();
+        let elapsed = seconds_since(started);
         let n_groups = |range: &Range<usize>| {
             if measures { order[range.clone()].chunk_by(|&a, &b| groups[a] == groups[b]).count() } else { 0 }
         };
@@ -488,6 +492,10 @@ fn plan(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::sync::LazyLock;
+    use std::time::Duration;
+
     use super::*;
 
     /// Oracle: what launchers set, by their documentation.
@@ -518,13 +526,24 @@ mod tests {
         assert_eq!(plan(&[0], &[7], &costs, &[], 3).iter().map(Range::len).sum::<usize>(), 1);
     }
 
+    thread_local! {
+        /// How far the made-up clock of this rank is.
+        static ELAPSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    }
+
+    /// A clock that moves when a rank says so, however busy the machine is.
+    fn made_up_clock() -> Instant {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        *START + ELAPSED.get()
+    }
+
     /// Oracle: the sequence itself. However work is shared, every probe is evaluated by one rank, and all know
     /// everything; ranks learn that rank 1 is slow.
     #[test]
     fn every_rank_knows_all_results() {
         let groups: Vec<usize> = (0..200).map(|position| position % 3).collect();
         let found = threads::run(3, |exchange| {
-            let ranks = Ranks::new(Box::new(exchange));
+            let ranks = Ranks { clock: made_up_clock, ..Ranks::new(Box::new(exchange)) };
             let interrupt = AtomicBool::new(false);
             let mut counts = Vec::new();
             for _ in 0..6 {
@@ -532,7 +551,8 @@ mod tests {
                 let shared = ranks.share(&groups, &interrupt, |positions| {
                     n_own += positions.len();
                     let slow = if ranks.rank() == 1 { 4 } else { 1 };
-                    std::thread::sleep(std::time::Duration::from_micros(20 * slow * positions.len() as u64));
+                    let took = Duration::from_micros(20 * slow * positions.len() as u64);
+                    ELAPSED.set(ELAPSED.get() + took);
                     Ok(positions.iter().map(|&position| position as f64).collect())
                 });
                 let shared = shared.unwrap();

@@ -12,37 +12,12 @@ use sha2::{Digest, Sha256};
 
 use crate::method::Method;
 use crate::metric::Row;
+use crate::saved::Saved;
 use crate::problem::State;
 use crate::{Error, Result, files};
 
 /// Raised when the contents change.
 const VERSION: &str = "5";
-
-/// Named vectors that a method wants back when a run goes on.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Saved {
-    vectors: HashMap<String, Vec<f64>>,
-}
-
-impl Saved {
-    /// These vectors.
-    #[must_use]
-    pub fn new(vectors: Vec<(&'static str, Vec<f64>)>) -> Self {
-        Self { vectors: vectors.into_iter().map(|(name, values)| (name.to_owned(), values)).collect() }
-    }
-
-    /// Takes out the vector `name`, of length `len` if that is known.
-    ///
-    /// # Errors
-    /// What is wrong, in words.
-    pub fn take(&mut self, name: &str, len: Option<usize>) -> std::result::Result<Vec<f64>, String> {
-        let values = self.vectors.remove(name).ok_or_else(|| format!("`{name}` is missing"))?;
-        if len.is_some_and(|len| len != values.len()) {
-            return Err(format!("`{name}` has the wrong length"));
-        }
-        Ok(values)
-    }
-}
 
 /// What a run needs to go on.
 pub struct Checkpoint<'a> {
@@ -147,17 +122,8 @@ impl Checkpoint<'_> {
         let vectors = contents
             .into_iter()
             .map(|(name, bytes)| (name.to_owned(), bytes.chunks_exact(8).map(number).collect()));
-        let mut all = Saved { vectors: vectors.collect() };
-        let mut below = |prefix: &str| {
-            let names: Vec<String> =
-                all.vectors.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
-            let own = names.into_iter().map(|name| {
-                let values = all.vectors.remove(&name).unwrap_or_default();
-                (name[prefix.len()..].to_owned(), values)
-            });
-            own.collect::<HashMap<String, Vec<f64>>>()
-        };
-        let (of_method, of_rows) = (below(OF_METHOD), below(OF_ROWS));
+        let mut all = Saved::new(vectors.collect());
+        let (of_method, of_rows) = (all.below(OF_METHOD), all.below(OF_ROWS));
         let params = all.take("params", Some(state.params.len())).map_err(|what| damaged(&what))?;
         let n_stats = state.stats.values().len();
         let stats = all.take("running_stats", Some(n_stats)).map_err(|what| damaged(&what))?;
@@ -168,7 +134,7 @@ impl Checkpoint<'_> {
         let names: Vec<&str> = of_rows.keys().map(String::as_str).collect();
         let row = |idx: usize| of_rows.values().map(|values| values[idx]).collect::<Vec<f64>>();
         let rows: Vec<Row> = (0..n_rows).map(|idx| Row::from_values(&names, &row(idx))).collect();
-        method.restore(&mut Saved { vectors: of_method }).map_err(|what| damaged(&what))?;
+        method.restore(&mut Saved::new(of_method)).map_err(|what| damaged(&what))?;
         state.params = params;
         state.stats.restore(&stats);
         Ok(Some(rows))

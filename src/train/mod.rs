@@ -5,7 +5,7 @@ mod checkpoint;
 use std::path::Path;
 use std::time::Instant;
 
-pub use checkpoint::{Checkpoint, EpochsDone, Saved};
+pub use checkpoint::{Checkpoint, EpochsDone};
 
 use crate::method::{Method, Step};
 use crate::metric::{self, Row};

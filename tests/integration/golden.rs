@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use candle_core::{DType, Device, Tensor};
 use deepzero::data::DataSource;
@@ -213,17 +214,19 @@ fn coordinate_estimates_in_f64() {
     }
 }
 
-/// Rows of the training images that the golden values were made from, or `None` (said aloud) where
-/// the data set is not there: users need not have it.
-fn cifar_train() -> Option<Dataset> {
+/// The training images that the golden values were made from, and whether they are the pixels that PyTorch saw; `None`
+/// (said aloud) where the data set is not there: users need not have it. Decoded once for all tests.
+static CIFAR_TRAIN: LazyLock<Option<(Dataset, bool)>> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     if !folder.join("cifar10").exists() {
         eprintln!("SKIPPED: no CIFAR-10 in {}", folder.display());
         return None;
     }
     let location = Location { dirs: vec![folder], offline: true, ..Location::default() };
-    Some(data::load(DataSource::Cifar10, &location, &data::Silent).unwrap().train)
-}
+    let mut train = data::load(DataSource::Cifar10, &location, &data::Silent).unwrap().train;
+    let exact_pixels = use_exact_pixels(&mut train);
+    Some((train, exact_pixels))
+});
 
 fn batch(train: &Dataset, rows: &[usize], dtype: DType) -> data::Batch {
     data::make_batch(train, rows, None, dtype, &Device::Cpu).unwrap()
@@ -256,9 +259,8 @@ const EVAL_OTHER_PIXELS: f64 = 0.1;
 /// Ten steps of SGD with momentum and weight decay, then the eval-mode loss.
 #[test]
 fn sgd_loss_trace() {
-    let Some(mut train) = cifar_train() else { return };
-    let exact_pixels = use_exact_pixels(&mut train);
-    let tolerance = if exact_pixels { TRACE } else { TRACE_OTHER_PIXELS };
+    let Some((train, exact_pixels)) = &*CIFAR_TRAIN else { return };
+    let tolerance = if *exact_pixels { TRACE } else { TRACE_OTHER_PIXELS };
     for golden in Golden::both() {
         let trace = &golden.expected.sgd_trace;
         let mut params = golden.params.clone();
@@ -266,7 +268,7 @@ fn sgd_loss_trace() {
         let mut sgd = Optimizer::new(OptimizerKind::Sgd, trace.momentum, trace.weight_decay, params.len());
         let rows: Vec<usize> = (trace.train_rows[0]..trace.train_rows[1]).collect();
         for (rows, expected) in rows.chunks(rows.len() / trace.losses.len()).zip(&trace.losses) {
-            let batch = batch(&train, rows, DType::F64);
+            let batch = batch(train, rows, DType::F64);
             let step =
                 backprop::gradient(&golden.network, &params, &batch.images, &batch.labels, 1.0).unwrap();
             assert!((step.loss / expected - 1.0).abs() < tolerance, "{} instead of {expected}", step.loss);
@@ -278,7 +280,7 @@ fn sgd_loss_trace() {
         let logits = golden.network.forward(&context, &tensors, &golden.images(DType::F64)).unwrap();
         let loss = loss::cross_entropy(&logits, &golden.labels).unwrap();
         let expected = trace.eval_mode_loss_after_on_batch;
-        let tolerance = if exact_pixels { TRACE } else { EVAL_OTHER_PIXELS };
+        let tolerance = if *exact_pixels { TRACE } else { EVAL_OTHER_PIXELS };
         assert!((loss / expected - 1.0).abs() < tolerance, "eval mode: {loss} instead of {expected}");
     }
 }
@@ -286,13 +288,12 @@ fn sgd_loss_trace() {
 /// First-order GraSP: sum of scores, the ten largest, and the keep ratio of every layer.
 #[test]
 fn first_order_grasp() {
-    let Some(mut train) = cifar_train() else { return };
-    let exact_pixels = use_exact_pixels(&mut train);
-    let (scores_within, keep_within) = if exact_pixels { (1e-3, 1e-3) } else { (f64::INFINITY, 0.03) };
+    let Some((train, exact_pixels)) = &*CIFAR_TRAIN else { return };
+    let (scores_within, keep_within) = if *exact_pixels { (1e-3, 1e-3) } else { (f64::INFINITY, 0.03) };
     for golden in Golden::both() {
         let expected = &golden.expected.fo_grasp;
         let layout = golden.network.layout();
-        let batch = batch(&train, &expected.rows, DType::F64);
+        let batch = batch(train, &expected.rows, DType::F64);
         let scores = prune::fo_scores(&golden.network, &batch.images, &batch.labels, &golden.params).unwrap();
         let sum: f64 = layout
             .specs()

@@ -1,14 +1,12 @@
 //! Jobs of several processes. The oracle is the same command in one process: the same bits.
 
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use assert_cmd::Command as Timed;
 use deepzero::results::{TrialRecord, compare_ignoring_time};
-use deepzero::task::Checkpoint;
 
-use crate::cli::{Place, experiment};
-use crate::resume::{end, wait_for};
+use crate::cli::{Place, TIME_LIMIT, experiment};
+use crate::resume::{Running, checkpoint_in, in_time, signal};
 
 /// A small CNN, few images, several epochs.
 const TINY: &str = "depth = 2\nwidth = 4\naugment = true\nlayer-ratios = \"zo-grasp\"\ngrasp-queries = 8\n\
@@ -47,8 +45,7 @@ fn job(place: &Place, parts: &[(usize, &[&str], &str)]) -> Command {
 
 /// Exit code and stderr of a job that ends by itself.
 fn run(place: &Place, parts: &[(usize, &[&str], &str)]) -> (Option<i32>, String) {
-    let output =
-        Timed::from_std(job(place, parts)).timeout(std::time::Duration::from_secs(300)).output().unwrap();
+    let output = Timed::from_std(job(place, parts)).timeout(TIME_LIMIT).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
@@ -119,18 +116,28 @@ fn children(parent: u32) -> Vec<u32> {
 
 const LONG: &str = "method = \"cge\"\nsparsity = 0.5\nepochs = 8";
 
-/// A job of two ranks whose checkpoint has reached `n_epochs`.
-fn started(place: &Place, ranks: usize, n_epochs: usize) -> Child {
+/// Starts a job, and sends a signal to its last rank when the job has brought the checkpoint to `n_epochs`; exit code
+/// and stderr, or none if the job came to its end before that, or the one before it got that far already.
+fn signalled(place: &Place, ranks: usize, n_epochs: usize, name: i32) -> Option<(Option<i32>, String)> {
+    let folder = place.path("results/tiny/smoke");
+    if checkpoint_in(&folder).is_some_and(|(_, epoch)| epoch >= n_epochs) {
+        return None;
+    }
     let mut command = job(place, &[(ranks, &[], "reproduce tiny --scale smoke --threads 1")]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let reached = |path: &Path| Checkpoint::progress(path).is_some_and(|at| at.epoch >= n_epochs);
-    wait_for(&place.path("results/tiny/smoke"), "state", reached);
-    child
-}
-
-fn signal(pid: u32, name: &str) {
-    let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
-    assert!(status.unwrap().success());
+    let mut running = Running::new(child);
+    if running.reaches(&folder, n_epochs) {
+        let processes = children(running.pid());
+        // Some may have ended, or end before the signal comes.
+        if processes.len() == ranks {
+            signal(processes[ranks - 1], name);
+        }
+    }
+    let (code, stderr) = running.end();
+    if code == Some(0) || !place.records("tiny").is_empty() {
+        return None;
+    }
+    Some((code, stderr))
 }
 
 /// A rank that dies takes the job along; another number of ranks goes on from the checkpoint; then a polite kill of one
@@ -142,26 +149,22 @@ fn a_job_that_lost_a_rank_goes_on() {
     alone.run("reproduce tiny --scale smoke --threads 1").ok();
     let [expected] = &alone.records("tiny")[..] else { panic!("one record") };
 
-    let place = place(LONG);
-    let child = started(&place, 2, 1);
-    let ranks = children(child.id());
-    assert_eq!(ranks.len(), 2);
-    signal(ranks[1], "KILL");
-    let (code, stderr) = end(child);
-    assert_ne!(code, Some(0), "{stderr}");
-    assert!(stderr.contains("Killed"), "{stderr}");
-    assert!(place.records("tiny").is_empty());
+    in_time(|| {
+        let place = place(LONG);
+        let (code, stderr) = signalled(&place, 2, 1, libc::SIGKILL)?;
+        assert_ne!(code, Some(0), "{stderr}");
+        assert!(stderr.contains("Killed"), "{stderr}");
 
-    let child = started(&place, 3, 3);
-    signal(children(child.id())[2], "TERM");
-    let (code, stderr) = end(child);
-    assert_eq!(code, Some(130), "{stderr}");
-    assert!(stderr.contains("going on after epoch"), "{stderr}");
+        let (code, stderr) = signalled(&place, 3, 3, libc::SIGTERM)?;
+        assert_eq!(code, Some(130), "{stderr}");
+        assert!(stderr.contains("going on after epoch"), "{stderr}");
 
-    let ran = place.run("reproduce tiny --scale smoke --threads 1");
-    assert!(ran.stderr.contains("going on after epoch"), "{}", ran.stderr);
-    let [found] = &place.records("tiny")[..] else { panic!("one record") };
-    compare_ignoring_time(expected, found).unwrap();
+        let ran = place.run("reproduce tiny --scale smoke --threads 1");
+        assert!(ran.stderr.contains("going on after epoch"), "{}", ran.stderr);
+        let [found] = &place.records("tiny")[..] else { panic!("one record") };
+        compare_ignoring_time(expected, found).unwrap();
+        Some(())
+    });
 }
 
 /// Ranks that are not of one mind are refused at once.

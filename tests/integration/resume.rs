@@ -1,5 +1,6 @@
 //! Runs that are killed or stopped, and go on to the same numbers.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::LazyLock;
@@ -14,7 +15,7 @@ use deepzero::results::{Profile, TrialRecord, compare_ignoring_time};
 use deepzero::task::{self, Checkpoint, Model, Observer, Prepared, Quiet, Session};
 use deepzero::{Error, Result};
 
-use super::cli::{Place, Ran, experiment, set, without_times};
+use super::cli::{Place, Ran, TIME_LIMIT, experiment, set, without_times};
 
 /// One trial of several epochs with everything that a checkpoint must carry: momentum, running
 /// statistics, query counts, an active set drawn anew in between.
@@ -32,53 +33,136 @@ static WHOLE: LazyLock<TrialRecord> = LazyLock::new(|| {
     place.records("tiny").remove(0)
 });
 
-/// The only file with this extension below `folder`, once it exists and `ready` holds of it.
-pub(crate) fn wait_for(folder: &Path, extension: &str, ready: impl Fn(&Path) -> bool) -> PathBuf {
-    let started = Instant::now();
-    loop {
-        let entries = std::fs::read_dir(folder).into_iter().flatten();
-        let paths = entries.map(|entry| entry.unwrap().path());
-        let mut found = paths.filter(|path| path.extension().is_some_and(|found| found == extension));
-        if let Some(path) = found.next().filter(|path| ready(path)) {
-            return path;
+/// A started command, which does not outlive the test.
+pub(crate) struct Running {
+    child: Option<Child>,
+}
+
+impl Running {
+    pub(crate) fn new(child: Child) -> Self {
+        Self { child: Some(child) }
+    }
+
+    fn child(&mut self) -> &mut Child {
+        self.child.as_mut().expect("it has not been waited for")
+    }
+
+    pub(crate) fn pid(&mut self) -> u32 {
+        self.child().id()
+    }
+
+    /// Waits until the checkpoint in `folder` has `n_epochs` behind it; false if the command ended before that was seen.
+    pub(crate) fn reaches(&mut self, folder: &Path, n_epochs: usize) -> bool {
+        let waiting_since = Instant::now();
+        while self.child().try_wait().unwrap().is_none() {
+            if checkpoint_in(folder).is_some_and(|(_, epoch)| epoch >= n_epochs) {
+                return true;
+            }
+            assert!(waiting_since.elapsed() < TIME_LIMIT, "no checkpoint in {}", folder.display());
+            std::thread::sleep(Duration::from_millis(2));
         }
-        assert!(started.elapsed() < Duration::from_secs(120), "no .{extension} in {}", folder.display());
-        std::thread::sleep(Duration::from_millis(2));
+        false
+    }
+
+    /// Suspends the process, and waits until none of its threads runs; false if it has ended.
+    fn suspend(&mut self) -> bool {
+        let pid = self.pid();
+        assert!(signal(pid, libc::SIGSTOP));
+        // SAFETY: all zeros is a value of this plain structure, and the call writes into nothing else.
+        let code = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let events = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+            assert_eq!(libc::waitid(libc::P_PID, pid, &raw mut info, events), 0);
+            info.si_code
+        };
+        code == libc::CLD_STOPPED
+    }
+
+    /// Waits for the end; exit code, none if it was killed, and stderr.
+    pub(crate) fn end(mut self) -> (Option<i32>, String) {
+        let output = self.child.take().expect("it is waited for once").wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 }
 
-/// Starts the command and waits until its checkpoint has `n_epochs`.
-fn started(place: &Place, args: &str, folder: &str, n_epochs: usize) -> (Child, PathBuf) {
-    let child = place.spawn(args);
-    let reached = |path: &Path| Checkpoint::progress(path).is_some_and(|at| at.epoch >= n_epochs);
-    (child, wait_for(&place.path(folder), "state", reached))
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            // If it has ended already there is nothing to do.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
-fn signal(child: &Child, name: &str) {
-    let pid = child.id().to_string();
-    let sent = std::process::Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status();
-    assert!(sent.unwrap().success());
+/// The only checkpoint in a folder, if there is one, and the epochs that it has behind it.
+pub(crate) fn checkpoint_in(folder: &Path) -> Option<(PathBuf, usize)> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let mut paths = entries.map(|entry| entry.unwrap().path());
+    let state = paths.find(|path| path.extension().is_some_and(|found| found == "state"))?;
+    let progress = Checkpoint::progress(&state)?;
+    Some((state, progress.epoch))
 }
 
-pub(crate) fn end(child: Child) -> (Option<i32>, String) {
-    let output = child.wait_with_output().unwrap();
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+/// Starts the command and suspends it with a checkpoint of one of these epochs, so that nothing changes any more until
+/// it is killed or goes on. None if it was too fast: an epoch beyond these, or its end, came first.
+fn suspended(
+    place: &Place,
+    args: &str,
+    folder: &str,
+    epochs: RangeInclusive<usize>,
+) -> Option<(Running, PathBuf)> {
+    let folder = place.path(folder);
+    let mut running = Running::new(place.spawn(args));
+    if !running.reaches(&folder, *epochs.start()) {
+        let (code, stderr) = running.end();
+        assert_eq!(code, Some(0), "{stderr}");
+        return None;
+    }
+    let has_ended = !running.suspend();
+    let (state, epoch) = checkpoint_in(&folder).filter(|_| !has_ended)?;
+    epochs.contains(&epoch).then_some((running, state))
+}
+
+/// Repeats an attempt until it says that it came in time. Nobody can be sure to stop a process between two of its
+/// epochs on a machine that is busy with other things; an attempt that came too late shows nothing.
+#[track_caller]
+pub(crate) fn in_time(attempt: impl Fn() -> Option<()>) {
+    const ATTEMPTS: usize = 100;
+    assert!((0..ATTEMPTS).any(|_| attempt().is_some()), "always too late");
+}
+
+/// Sends a signal; false if there is no such process.
+pub(crate) fn signal(pid: u32, signal: i32) -> bool {
+    // SAFETY: the call touches no memory of this process.
+    unsafe { libc::kill(pid.cast_signed(), signal) == 0 }
+}
+
+/// Has a suspended process find this signal when it goes on, and waits for its end; none if it came to the end of its
+/// work before it noticed.
+fn stopped(mut running: Running, name: i32) -> Option<String> {
+    assert!(signal(running.pid(), name) && signal(running.pid(), libc::SIGCONT));
+    let (code, stderr) = running.end();
+    if code == Some(0) {
+        return None;
+    }
+    assert_eq!(code, Some(130), "{stderr}");
+    Some(stderr)
 }
 
 const FOLDER: &str = "results/tiny/smoke";
 
 /// Killed twice, then run to the end: the record of a run that nobody stopped, whatever the threads.
-fn killed_run_ends_the_same(threads: usize) {
+fn killed_run_ends_the_same(threads: usize) -> Option<()> {
     let place = place();
     let args = format!("reproduce tiny --scale smoke --threads {threads}");
-    for n_epochs in [1, 3] {
-        let (child, state) = started(&place, &args, FOLDER, n_epochs);
+    // A second process that is seen at the later epochs has gone on from the checkpoint of the first.
+    for epochs in [1..=2, 3..=5] {
+        let (running, state) = suspended(&place, &args, FOLDER, epochs)?;
         let note = |ran: Ran| ran.json()[0]["notes"][0].as_str().unwrap_or_default().to_owned();
-        let running = note(place.run("status tiny --json"));
-        assert!(running.contains("running, epoch"), "{running}");
-        signal(&child, "KILL");
-        let (code, stderr) = end(child);
-        assert_eq!(code, None, "{stderr}");
+        let noted = note(place.run("status tiny --json"));
+        assert!(noted.contains("running, epoch"), "{noted}");
+        kill(running);
         assert!(state.exists() && place.records("tiny").is_empty());
         let interrupted = note(place.run("status --json"));
         assert!(interrupted.contains("interrupted, epoch"), "{interrupted}");
@@ -100,58 +184,68 @@ fn killed_run_ends_the_same(threads: usize) {
     assert_eq!(left.len(), 2, "{left:?}");
     assert_eq!(record.profile(Profile::TENSORS).unwrap().labels.len(), 10);
     assert_eq!(place.run("status --json").json()[0]["done"], 1);
+    Some(())
+}
+
+fn kill(mut running: Running) {
+    assert!(signal(running.pid(), libc::SIGKILL));
+    let (code, stderr) = running.end();
+    assert_eq!(code, None, "{stderr}");
 }
 
 #[test]
 fn a_killed_run_ends_the_same_on_one_thread() {
-    killed_run_ends_the_same(1);
+    in_time(|| killed_run_ends_the_same(1));
 }
 
 #[test]
 fn a_killed_run_ends_the_same_on_two_threads() {
-    killed_run_ends_the_same(2);
+    in_time(|| killed_run_ends_the_same(2));
 }
 
 /// Ctrl-C and a polite kill: exit code 130, a checkpoint, and the same command goes on.
 #[test]
 fn a_stopped_run_goes_on() {
-    let place = place();
-    let args = "reproduce tiny --scale smoke --threads 2";
-    for (name, n_epochs) in [("INT", 1), ("TERM", 3)] {
-        let (child, state) = started(&place, args, FOLDER, n_epochs);
-        signal(&child, name);
-        let (code, stderr) = end(child);
-        assert_eq!(code, Some(130), "{stderr}");
-        assert!(stderr.lines().last().unwrap().starts_with("deepzero: "), "{stderr}");
-        assert!(stderr.contains("interrupted"), "{stderr}");
-        assert!(state.exists() && place.records("tiny").is_empty());
-        assert!(place.run("status tiny").ok().contains("interrupted, epoch"));
-    }
-    place.run(args).ok();
-    compare_ignoring_time(&WHOLE, &place.records("tiny")[0]).unwrap();
+    in_time(|| {
+        let place = place();
+        let args = "reproduce tiny --scale smoke --threads 2";
+        for (name, epochs) in [(libc::SIGINT, 1..=2), (libc::SIGTERM, 3..=5)] {
+            let (running, state) = suspended(&place, args, FOLDER, epochs)?;
+            let stderr = stopped(running, name)?;
+            assert!(stderr.lines().last().unwrap().starts_with("deepzero: "), "{stderr}");
+            assert!(stderr.contains("interrupted"), "{stderr}");
+            assert!(state.exists() && place.records("tiny").is_empty());
+            assert!(place.run("status tiny").ok().contains("interrupted, epoch"));
+        }
+        place.run(args).ok();
+        compare_ignoring_time(&WHOLE, &place.records("tiny")[0]).unwrap();
+        Some(())
+    });
 }
 
 #[test]
 fn a_damaged_checkpoint_is_named() {
-    let place = place();
-    let args = "reproduce tiny --scale smoke";
-    let (child, state) = started(&place, args, FOLDER, 1);
-    signal(&child, "KILL");
-    end(child);
-    let bytes = std::fs::read(&state).unwrap();
-    let name = state.file_name().unwrap().to_str().unwrap();
-    for damaged in [&bytes[..bytes.len() - 1], &bytes[..20], b""] {
-        std::fs::write(&state, damaged).unwrap();
-        let ran = place.run(args);
-        let line = ran.refusal();
-        assert!(line.contains(name) && line.contains("delete this checkpoint"), "{line}");
-        assert_eq!(std::fs::read(&state).unwrap(), damaged, "it is evidence");
-        place.run("status").ok();
-    }
-    // As advised.
-    std::fs::remove_file(&state).unwrap();
-    place.run(args).ok();
-    compare_ignoring_time(&WHOLE, &place.records("tiny")[0]).unwrap();
+    in_time(|| {
+        let place = place();
+        let args = "reproduce tiny --scale smoke";
+        let (running, state) = suspended(&place, args, FOLDER, 1..=6)?;
+        kill(running);
+        let bytes = std::fs::read(&state).unwrap();
+        let name = state.file_name().unwrap().to_str().unwrap();
+        for damaged in [&bytes[..bytes.len() - 1], &bytes[..20], b""] {
+            std::fs::write(&state, damaged).unwrap();
+            let ran = place.run(args);
+            let line = ran.refusal();
+            assert!(line.contains(name) && line.contains("delete this checkpoint"), "{line}");
+            assert_eq!(std::fs::read(&state).unwrap(), damaged, "it is evidence");
+            place.run("status").ok();
+        }
+        // As advised.
+        std::fs::remove_file(&state).unwrap();
+        place.run(args).ok();
+        compare_ignoring_time(&WHOLE, &place.records("tiny")[0]).unwrap();
+        Some(())
+    });
 }
 
 #[test]
@@ -159,28 +253,30 @@ fn train_goes_on_when_asked_to() {
     let settings = "data=synthetic model=cnn depth=2 width=4 n-train=160 n-val=20 n-test=20 epochs=5 \
                     batch-size=32 warmup-epochs=1 sparsity=0 method=cge";
     let train = |out: &str| format!("train{} --json --out {out}", set(settings));
-    let place = Place::new();
-    let whole = without_times(place.run(&train("whole.safetensors")).json());
-    let (child, state) = started(&place, &train("cut.safetensors"), "", 1);
-    signal(&child, "INT");
-    let (code, stderr) = end(child);
-    assert_eq!(code, Some(130), "{stderr}");
-    assert!(stderr.contains("--resume"), "{stderr}");
-    assert_eq!(state, place.path("cut.state"));
-    assert!(!place.path("cut.safetensors").exists());
-    let ran = place.run(&train("cut.safetensors"));
-    assert!(ran.refusal().contains("--resume"), "{}", ran.stderr);
-    let other = place.run(&format!("{} --resume --set mu=0.1", train("cut.safetensors")));
-    assert!(other.refusal().contains("other settings"), "{}", other.stderr);
-    let ran = place.run(&format!("{} --resume", train("cut.safetensors")));
-    assert!(ran.stderr.contains("going on after epoch"), "{}", ran.stderr);
-    let cut = without_times(ran.json());
-    assert_eq!((&cut["epochs"], &cut["best_epoch"]), (&whole["epochs"], &whole["best_epoch"]));
-    let bytes = |name: &str| std::fs::read(place.path(name)).unwrap();
-    assert!(bytes("cut.safetensors") == bytes("whole.safetensors"));
-    assert!(!state.exists());
+    let bytes = |place: &Place, name: &str| std::fs::read(place.path(name)).unwrap();
+    let uncut = Place::new();
+    let whole = without_times(uncut.run(&train("whole.safetensors")).json());
+    in_time(|| {
+        let place = Place::new();
+        let (running, state) = suspended(&place, &train("cut.safetensors"), "", 1..=2)?;
+        let stderr = stopped(running, libc::SIGINT)?;
+        assert!(stderr.contains("--resume"), "{stderr}");
+        assert_eq!(state, place.path("cut.state"));
+        assert!(!place.path("cut.safetensors").exists());
+        let ran = place.run(&train("cut.safetensors"));
+        assert!(ran.refusal().contains("--resume"), "{}", ran.stderr);
+        let other = place.run(&format!("{} --resume --set mu=0.1", train("cut.safetensors")));
+        assert!(other.refusal().contains("other settings"), "{}", other.stderr);
+        let ran = place.run(&format!("{} --resume", train("cut.safetensors")));
+        assert!(ran.stderr.contains("going on after epoch"), "{}", ran.stderr);
+        let cut = without_times(ran.json());
+        assert_eq!((&cut["epochs"], &cut["best_epoch"]), (&whole["epochs"], &whole["best_epoch"]));
+        assert!(bytes(&place, "cut.safetensors") == bytes(&uncut, "whole.safetensors"));
+        assert!(!state.exists());
+        Some(())
+    });
     // Nothing to go on from is no error.
-    let ran = place.run(&format!("{} --resume --set epochs=1", train("new.safetensors")));
+    let ran = uncut.run(&format!("{} --resume --set epochs=1", train("new.safetensors")));
     ran.ok();
 }
 

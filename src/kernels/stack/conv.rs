@@ -133,17 +133,20 @@ impl Conv<'_> {
         let channels: Option<Vec<u32>> = self.channels.map(numbers).transpose()?;
         let (x_stride, weight_stride) = (stride_of(self.x)?, stride_of(self.weight)?);
         let n_in = self.x.dim(2)?;
-        let (out_h, out_w) = (g.out_height(), g.out_width());
+        let (out_h, out_w, taps, plane) = (g.out_height(), g.out_width(), self.taps(), g.height * g.width);
+        // The same for every plane.
+        let places: Vec<Option<usize>> =
+            (0..out_h * out_w * taps).map(|idx| input_pixel(g, idx / taps, idx % taps)).collect();
         let value = |probe: usize, image: usize, output: usize, pixel: usize| {
+            let places = &places[pixel * taps..][..taps];
             let mut sum = 0.0;
             for slot in 0..n_in {
                 let input = super::channel_of(&channels, probe, slot);
-                for tap in 0..self.taps() {
-                    if let Some(at) = input_pixel(g, pixel, tap) {
-                        let x_at = (image * n_in + slot) * g.height * g.width + at;
-                        let weight_at = (output * g.c_in + input) * self.taps() + tap;
-                        sum += x[probe * x_stride + x_at].wide()
-                            * weight[probe * weight_stride + weight_at].wide();
+                let x = &x[probe * x_stride + (image * n_in + slot) * plane..][..plane];
+                let weight = &weight[probe * weight_stride + (output * g.c_in + input) * taps..][..taps];
+                for tap in 0..taps {
+                    if let Some(at) = places[tap] {
+                        sum += x[at].wide() * weight[tap].wide();
                     }
                 }
             }

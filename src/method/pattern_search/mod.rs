@@ -15,7 +15,7 @@ use crate::params::Layout;
 use crate::problem::{Minibatch, Problem, Resources, State, explore};
 use crate::setting::Domain::{Above, Int};
 use crate::setting::{Entry, Plain, Section, Settings};
-use crate::train::Saved;
+use crate::saved::Saved;
 use crate::zo::estimator::Budget;
 use crate::zo::evaluate::{self, EvaluatorKind};
 use crate::{Error, Result};

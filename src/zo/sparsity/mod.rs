@@ -308,10 +308,13 @@ pub(crate) mod layouts {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
 
     use super::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() })]
+
         /// Masks keep n − round(p n) weights; random sets have the mask's layer counts, hold every
         /// batch-norm parameter and bias, are sorted, distinct and change with the draw.
         #[test]

@@ -121,10 +121,13 @@ fn truncated_and_missing_files_are_one_clear_line() {
     }
 }
 
-/// Oracle: nothing but the absence of a panic; a changed byte may also be harmless.
+/// Oracle: nothing but the absence of a panic; a changed byte may also be harmless. The file has two row groups; more
+/// rows would only be more of the same.
 #[test]
 fn no_single_changed_byte_makes_it_panic() {
-    let dir = sound();
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path().join(TRAIN), &parquet_bytes(&png_rows(4)));
+    write(dir.path().join(TEST), &parquet_bytes(&png_rows(1)));
     let whole = std::fs::read(dir.path().join(TRAIN)).unwrap();
     for at in 0..whole.len() {
         for flip in [0x01, 0x80, 0xff] {
