@@ -26,6 +26,7 @@ pub mod metric;
 pub mod nn;
 pub mod params;
 pub mod problem;
+pub mod profile;
 pub mod ranks;
 pub mod report;
 pub mod results;

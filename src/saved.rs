@@ -17,8 +17,7 @@ impl Saved {
 
     /// Takes out all vectors whose names begin with `prefix`, by the rest of their names.
     pub fn below(&mut self, prefix: &str) -> HashMap<String, Vec<f64>> {
-        let own: Vec<String> =
-            self.vectors.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+        let own: Vec<String> = self.vectors.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
         let take = |name: String| {
             let values = self.vectors.remove(&name).unwrap_or_default();
             (name[prefix.len()..].to_owned(), values)
@@ -38,4 +37,3 @@ impl Saved {
         Ok(values)
     }
 }
-

@@ -4,8 +4,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 use deepzero::experiment::{Experiment, Trial, split_id};
 use deepzero::ranks::Ranks;
-use deepzero::results::Status;
 use deepzero::runner::{self, Ended, Runner};
+use deepzero::train::Status;
 use deepzero::{metric, task, train};
 use serde_json::json;
 

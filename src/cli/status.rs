@@ -2,9 +2,9 @@
 
 use anyhow::Result;
 use clap::Args;
-use deepzero::results::Status;
 use deepzero::runner::{Lock, checkpoint_path};
 use deepzero::train::Checkpoint;
+use deepzero::train::Status;
 use serde_json::json;
 
 use super::{Common, Exit, say};

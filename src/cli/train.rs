@@ -9,9 +9,9 @@ use deepzero::experiment::{Scale, Trial, settings};
 use deepzero::metric::{self, Row};
 use deepzero::nn::weights;
 use deepzero::ranks::{self, Ranks};
-use deepzero::results::Status;
 use deepzero::runner::{self, Runner, STATE};
 use deepzero::task::{self, Outcome, Session, Task};
+use deepzero::train::Status;
 use deepzero::train::{self, Observer, Quiet};
 use serde_json::json;
 

@@ -141,7 +141,7 @@ pub enum TensorMeasure {
 pub struct ProfileFigure {
     /// Short name, the end of file names.
     pub id: String,
-    /// Kind of the profile; see [`Profile`](crate::results::Profile).
+    /// Kind of the profile; see [`Profile`](crate::profile::Profile).
     pub kind: String,
     /// Axis title.
     pub x_label: String,

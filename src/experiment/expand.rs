@@ -8,10 +8,10 @@ use super::definition::{
     At, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Scale,
     ScalePlan, Series, TensorMeasure, Trace, TraceAxis, Trend,
 };
-use super::wire::SWEEP_PREFIX;
 use super::settings;
 use super::source::{Source, Sources};
 use super::trial::number_text;
+use super::wire::SWEEP_PREFIX;
 use super::wire::{Assignments, BEST, WireCheck, WireExperiment, WireScale, number_of, same_value};
 use crate::metric::Metric;
 use crate::setting::{Settings, Values, text_of};

@@ -21,9 +21,9 @@ use crate::nn::loss::Loss;
 use crate::nn::objective::BasePass;
 use crate::params::Layout;
 use crate::problem::{Minibatch, Problem, Resources, State};
-use crate::results::Profile;
-use crate::setting::{Entry, Settings};
+use crate::profile::Profile;
 use crate::saved::Saved;
+use crate::setting::{Entry, Settings};
 use crate::zo::estimator;
 use crate::{Error, Result};
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::experiment::{Layers, ProfileFigure, TensorMeasure, Trace, TraceAxis};
 use crate::metric::{COSINE, Metric, QUERIES, RELATIVE_ERROR, TEST_ACCURACY, WALL_S};
-use crate::results::{Profile, TrialRecord};
+use crate::profile::Profile;
+use crate::results::TrialRecord;
 use crate::{Error, Result};
 
 use super::measured::{Measured, Point, same_x};

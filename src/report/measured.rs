@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use crate::Result;
 use crate::experiment::{Expected, Experiment, Figure, Panel, Scale, ScalePlan};
 use crate::metric::{Metric, TEST_ACCURACY};
-use crate::results::{Status, TrialRecord};
+use crate::results::TrialRecord;
+use crate::train::Status;
 
 use super::stats::Summary;
 use super::text::{self, position, significant};

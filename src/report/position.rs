@@ -2,7 +2,8 @@
 
 use crate::experiment::At;
 use crate::metric::VAL_ACCURACY;
-use crate::results::{Status, TrialRecord};
+use crate::results::TrialRecord;
+use crate::train::Status;
 
 use super::measured::{Measured, Point, same_x, series_idx, x_of};
 

@@ -7,8 +7,9 @@ use serde::Serialize;
 use crate::Result;
 use crate::experiment::{Experiment, Scale, TensorMeasure, TraceAxis, split_id};
 use crate::metric::{QUERIES, QUERIES_NON_FINITE, TEST_ACCURACY, WALL_S};
-use crate::results::{Status, TrialRecord};
+use crate::results::TrialRecord;
 use crate::setting::Settings;
+use crate::train::Status;
 
 use super::chart::{Chart, traces};
 use super::measured::{Measured, Point};

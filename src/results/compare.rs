@@ -1,8 +1,8 @@
 //! Whether two records hold the same numbers.
 
-use super::profile::Profile;
 use super::record::TrialRecord;
 use crate::metric::{Metric, Row, is_same};
+use crate::profile::Profile;
 
 /// Compares two records bit for bit, leaving out what may differ between two runs of the same
 /// trial: time columns (`wall_s`, `finished_at`, seconds of stages) and `threads`. NaN equals NaN.

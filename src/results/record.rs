@@ -2,24 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::profile::Profile;
+use crate::train::Status;
+
 use crate::metric::Row;
+use crate::profile::Profile;
 
 /// Version of the Parquet columns; raised whenever one is removed or changes meaning. A column that was
 /// added later is read as its setting's default, or as null, from files that lack it.
 pub const SCHEMA_VERSION: u32 = 1;
-
-/// How a trial ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Status {
-    /// It ran to the end.
-    Done,
-    /// Its loss became NaN or infinite.
-    Diverged,
-    /// It stopped with an error.
-    Failed,
-}
 
 /// Where and with what a trial ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

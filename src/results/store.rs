@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use polars::prelude::*;
 
-use super::profile::Profile;
-use super::record::{Status, TrialRecord};
+use super::record::TrialRecord;
 use super::table::{from_frame, mask_to_frame, profile_from_frame, profile_to_frame, to_frame};
 use crate::experiment::{Scale, Trial};
+use crate::profile::Profile;
+use crate::train::Status;
 use crate::{Error, Result, files};
 
 /// Results below a root folder.

@@ -3,11 +3,12 @@
 
 use polars::prelude::*;
 
-use super::profile::{Profile, ProfileColumn};
-use super::record::{Provenance, SCHEMA_VERSION, Status, TrialRecord};
+use super::record::{Provenance, SCHEMA_VERSION, TrialRecord};
 use crate::experiment::{Trial, settings};
 use crate::metric::{Metric, Row, TEST_ACCURACY, VAL_ACCURACY};
+use crate::profile::{Profile, ProfileColumn};
 use crate::setting::{Domain, Entry};
+use crate::train::Status;
 
 /// Value of the column `row` at the end of an epoch.
 const ROW_EPOCH: &str = "epoch";

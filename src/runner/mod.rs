@@ -18,9 +18,10 @@ use crate::kernels::Isa;
 use crate::nn::difference::DEFAULT_MEMORY;
 use crate::problem::Prepared;
 use crate::ranks::{self, Ranks};
-use crate::results::{Provenance, Status, Store, TrialRecord};
+use crate::results::{Provenance, Store, TrialRecord};
 use crate::setting::Settings;
 use crate::task::{self, Outcome, Session};
+use crate::train::Status;
 use crate::train::{Observer, Quiet};
 use crate::{Error, Result, method};
 

@@ -24,10 +24,11 @@ use crate::method;
 use crate::metric::Row;
 use crate::nn::Network;
 use crate::problem::{Prepared, Resources, State};
+use crate::profile::Profile;
 use crate::ranks::Ranks;
-use crate::results::{Profile, Status};
 use crate::setting::{Entry, Settings};
 use crate::train::Observer;
+use crate::train::Status;
 use crate::zo::QueryCount;
 use crate::{Error, Result};
 

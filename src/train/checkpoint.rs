@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use crate::method::Method;
 use crate::metric::Row;
-use crate::saved::Saved;
 use crate::problem::State;
+use crate::saved::Saved;
 use crate::{Error, Result, files};
 
 /// Raised when the contents change.

@@ -10,9 +10,10 @@ pub use checkpoint::{Checkpoint, EpochsDone};
 use crate::method::{Method, Step};
 use crate::metric::{self, Row};
 use crate::problem::{Minibatch, Problem, Resources, State};
-use crate::results::{Profile, Status};
+use crate::profile::Profile;
 use crate::zo::evaluate::HERE;
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 crate::section! {
     /// How often, and how many at a time, items are looked at.
@@ -55,6 +56,18 @@ pub struct Run<'a> {
     pub observer: &'a dyn Observer,
     /// When the run began: what was done since counts as time of the first epoch.
     pub began: Instant,
+}
+
+/// How a trial ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// It ran to the end.
+    Done,
+    /// Its loss became NaN or infinite.
+    Diverged,
+    /// It stopped with an error.
+    Failed,
 }
 
 /// What training led to.

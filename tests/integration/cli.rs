@@ -14,7 +14,9 @@ use deepzero::metric::{
     RELATIVE_ERROR, TEST_ACCURACY,
 };
 use deepzero::nn::{model, weights};
-use deepzero::results::{Profile, Status, Store, TrialRecord};
+use deepzero::profile::Profile;
+use deepzero::results::{Store, TrialRecord};
+use deepzero::train::Status;
 use polars::prelude::{DataFrame, ParquetReader, SerReader};
 use predicates::prelude::*;
 use serde_json::Value;

@@ -10,6 +10,7 @@ use deepzero::metric::{
     COSINE, GRADIENT_NORM, INFERENCE_S, LEARNING_RATE, Metric, N_ACTIVE, QUERIES, QUERIES_NON_FINITE, RADIUS,
     Row, TEST_ACCURACY, TEST_LOSS, TRAIN_ACCURACY, TRAIN_LOSS, VAL_ACCURACY, WALL_H, WALL_S,
 };
+use deepzero::profile::Profile;
 use deepzero::report::chart::{Chart, traces};
 use deepzero::report::measured::Measured;
 use deepzero::report::position::{Positions, best};
@@ -17,7 +18,8 @@ use deepzero::report::verdict::{
     CheckResult, Outcome, PointVerdict, Verdict, evaluate_checks, judge, judge_point,
 };
 use deepzero::report::{Run, html, markdown, plot, write_reports};
-use deepzero::results::{Profile, Provenance, Status, TrialRecord};
+use deepzero::results::{Provenance, TrialRecord};
+use deepzero::train::Status;
 
 const SPARSITIES: [(f64, &str); 4] = [(0.80, "80 %"), (0.90, "90 %"), (0.95, "95 %"), (0.99, "99 %")];
 

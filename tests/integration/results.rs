@@ -8,7 +8,9 @@ use deepzero::metric::{
     COSINE, GRADIENT_NORM, LEARNING_RATE, METRICS, N_ACTIVE, QUERIES, QUERIES_NON_FINITE, Row, TEST_ACCURACY,
     TEST_LOSS, TRAIN_ACCURACY, TRAIN_LOSS, VAL_ACCURACY, VAL_LOSS, WALL_S,
 };
-use deepzero::results::{Profile, Provenance, Status, Store, TrialRecord, compare_ignoring_time};
+use deepzero::profile::Profile;
+use deepzero::results::{Provenance, Store, TrialRecord, compare_ignoring_time};
+use deepzero::train::Status;
 use insta::assert_snapshot;
 use polars::prelude::{ParquetReader, SerReader};
 use proptest::prelude::*;

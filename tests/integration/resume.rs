@@ -11,7 +11,8 @@ use candle_core::Device;
 use deepzero::data;
 use deepzero::experiment::Settings;
 use deepzero::metric::{Row, WALL_S};
-use deepzero::results::{Profile, TrialRecord, compare_ignoring_time};
+use deepzero::profile::Profile;
+use deepzero::results::{TrialRecord, compare_ignoring_time};
 use deepzero::task::{self, Checkpoint, Model, Observer, Prepared, Quiet, Session};
 use deepzero::{Error, Result};
 
