@@ -51,7 +51,8 @@ pub(in crate::nn) fn values(
     Ok(values)
 }
 
-/// Logits (P, B, classes, 1, 1) from fused layer `start` on, with what it and later ones read of earlier ones in `base`.
+/// Logits (P, B, classes, 1, 1) from fused layer `start` on, with what it and later ones read of earlier ones in
+/// `base`.
 pub(in crate::nn) fn logits_from(
     network: &Network,
     start: usize,
