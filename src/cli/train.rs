@@ -58,7 +58,7 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
     let is_first = ranks.is_first();
     let overrides = args.overrides.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let settings = settings::from_pairs(overrides)?;
-    if settings.read::<task::Config>()?.task.name() != task::Train.name() {
+    if settings.read::<task::Config>()?.task.name() != task::train::Train.name() {
         bail!("--set task: train trains a network; a sweep or an experiment file runs the other tasks");
     }
     // The identity of the recipe, so that a state of other settings is refused.

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 use super::definition::{Experiment, Scale, Trial};
 use super::settings;
 use crate::results::SCHEMA_VERSION;
-use crate::setting::{Settings, text_of, value_of};
+use crate::setting::{text_of, value_of};
 use crate::{Error, Result};
 
 /// Bytes of the SHA-256 digest kept in a trial's name: 64 bits, plenty among thousands of trials.

@@ -62,7 +62,12 @@ mod tests {
         let variant = fig4.with_overrides(Scale::Smoke, &overrides).unwrap();
         assert_eq!(variant.id, "fig4~mu=0.01,epochs=3");
         assert_eq!(split_id(&variant.id), ("fig4", overrides));
-        assert!(variant.scales[&Scale::Smoke].cells.iter().all(|cell| cell.settings.epochs == 3));
+        assert!(
+            variant.scales[&Scale::Smoke]
+                .cells
+                .iter()
+                .all(|cell| cell.settings.get("epochs") == Some(3.into()))
+        );
         assert_eq!(variant.scales.len(), 1);
         assert_eq!(split_id("fig4"), ("fig4", vec![]));
         let odd = vec![("mu".to_owned(), "a/b".to_owned())];

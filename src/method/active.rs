@@ -294,11 +294,16 @@ fn inside<'b>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::model;
+    use std::sync::atomic::AtomicBool;
+
+    use candle_core::Device;
+
+    use crate::nn::model::{self, Io};
+    use crate::nn::{self, Network};
+    use crate::problem::{Classify, Prepared};
+    use crate::zo::QueryCount;
 
     static GO_ON: AtomicBool = AtomicBool::new(false);
-    static CPU: Resources =
-        Resources { device: &Device::Cpu, memory: 1 << 30, ranks: &crate::ranks::ALONE, interrupt: &GO_ON };
 
     const ALL_RULES: [LayerRatios; 7] = [
         LayerRatios::Uniform,
@@ -311,15 +316,15 @@ mod tests {
     ];
 
     /// Re-scored every second epoch, with 2 (8 + 1) queries where scores take queries.
-    fn settings(layer_ratios: LayerRatios, mask: Mask) -> Settings {
-        Settings {
+    fn config(layer_ratios: LayerRatios, mask: Mask) -> Config {
+        Config {
             layer_ratios,
             mask,
             redraw_every: 2,
             grasp_queries: 8,
             grasp_images_per_class: 2,
             sparsity: 0.75,
-            ..Settings::default()
+            ..Config::default()
         }
     }
 
@@ -327,25 +332,41 @@ mod tests {
     struct Scene {
         network: Network,
         params: Vec<f64>,
-        train: Dataset,
+        images: Prepared,
         count: QueryCount,
     }
 
     impl Scene {
         fn new() -> Self {
-            let network = model::from_name("resnet-b10-w2").unwrap();
+            let network = model::from_name("resnet-b10-w2", &Io::CIFAR).unwrap();
             let params = network.layout().initial_values(1);
-            Self { network, params, train: data::synthetic(40, 0).train, count: QueryCount::default() }
+            Self { network, params, images: Prepared::procedural(40), count: QueryCount::default() }
         }
 
-        fn start(&self, settings: &Settings) -> ActiveSets {
-            let Self { network, params, train, count } = self;
-            ActiveSets::at_initialization(settings, 3, network, train, params, count, CPU).unwrap()
+        fn resources(&self) -> Resources<'_> {
+            Resources {
+                device: &Device::Cpu,
+                memory: 1 << 30,
+                ranks: &crate::ranks::ALONE,
+                interrupt: &GO_ON,
+                count: &self.count,
+            }
         }
 
-        fn refresh(&self, sets: &mut ActiveSets, epoch: usize, settings: &Settings, params: &[f64]) {
-            let Self { network, train, count, .. } = self;
-            sets.refresh(epoch, settings, 3, network, train, params, count, CPU).unwrap();
+        fn problem(&self) -> Classify<'_> {
+            Classify::new(&self.network, &self.images, &nn::Config::default(), 3, self.resources())
+        }
+
+        fn start(&self, layer_ratios: LayerRatios, mask: Mask) -> Active {
+            let mu = zo::Smoothing::default().mu;
+            let sets = ActiveSets::All;
+            let mut active = Active { config: config(layer_ratios, mask), mu, seed: 3, sets };
+            active.score(&self.problem(), &self.params, &self.resources()).unwrap();
+            active
+        }
+
+        fn refresh(&self, active: &mut Active, epoch: usize, params: &[f64]) {
+            active.refresh(epoch, &self.problem(), params, &self.resources()).unwrap();
         }
     }
 
@@ -358,16 +379,15 @@ mod tests {
         let n_weights = (0..layout.n_coords()).filter(|&coord| is_covered(coord)).count();
         for rule in ALL_RULES {
             for mask in [Mask::Redraw, Mask::Fixed, Mask::Rescore] {
-                let settings = settings(rule, mask);
-                let sets = scene.start(&settings);
-                let active = sets.in_epoch(1, &settings, 3, &scene.network);
+                let sets = scene.start(rule, mask);
+                let active = sets.in_epoch(1, layout);
                 let kept = active.iter().filter(|&&coord| is_covered(coord)).count();
                 let expected = n_weights - (0.75 * n_weights as f64).round() as usize;
                 // Uniform ratios are rounded layer by layer.
                 let slack = if rule == LayerRatios::Uniform { layout.specs().len() } else { 0 };
                 assert!(kept.abs_diff(expected) <= slack, "{rule:?} {mask:?}: {kept}, not {expected}");
                 assert_eq!(active.len() - kept, layout.n_coords() - n_weights);
-                let is_kept_for_good = sets.mask(&scene.network).is_some();
+                let is_kept_for_good = sets.mask(layout).is_some();
                 assert_eq!(is_kept_for_good, mask == Mask::Fixed);
             }
         }
@@ -376,9 +396,9 @@ mod tests {
     /// The largest |θ| are kept.
     #[test]
     fn magnitude_keeps_the_largest_weights() {
-        let (scene, settings) = (Scene::new(), settings(LayerRatios::Magnitude, Mask::Fixed));
-        let kept = scene.start(&settings).mask(&scene.network).unwrap();
+        let scene = Scene::new();
         let layout = scene.network.layout();
+        let kept = scene.start(LayerRatios::Magnitude, Mask::Fixed).mask(layout).unwrap();
         let sizes = |is_kept: bool| {
             let (kept, params) = (&kept, &scene.params);
             let covered = layout.specs().iter().enumerate().filter(|(_, spec)| spec.kind.is_prunable());
@@ -396,33 +416,33 @@ mod tests {
         for (rule, n_queries) in
             [(LayerRatios::ZoGrasp, 18), (LayerRatios::ZoGraspReleased, 18), (LayerRatios::Snip, 0)]
         {
-            let (scene, settings) = (Scene::new(), settings(rule, Mask::Rescore));
-            let mut sets = scene.start(&settings);
+            let scene = Scene::new();
+            let mut sets = scene.start(rule, Mask::Rescore);
             let first = sets.clone();
             assert_eq!(scene.count.queries(), n_queries);
             for epoch in [1, 2] {
-                scene.refresh(&mut sets, epoch, &settings, &scene.params);
-                assert_eq!(sets, first);
+                scene.refresh(&mut sets, epoch, &scene.params);
+                assert_eq!(sets.sets, first.sets);
             }
             assert_eq!(scene.count.queries(), n_queries);
             let moved = scene.network.layout().initial_values(2);
-            scene.refresh(&mut sets, 3, &settings, &moved);
+            scene.refresh(&mut sets, 3, &moved);
             let second = sets.clone();
             assert_eq!(scene.count.queries(), 2 * n_queries);
-            let active = |sets: &ActiveSets| sets.in_epoch(3, &settings, 3, &scene.network);
-            assert_eq!((first.draw(3, &settings), second.draw(3, &settings)), (0, 1));
+            let active = |sets: &Active| sets.in_epoch(3, scene.network.layout());
+            assert_eq!((first.draw(3), second.draw(3)), (0, 1));
             assert_ne!(active(&first), active(&second));
             assert_eq!(active(&first).len(), active(&second).len());
             // Once is enough.
-            scene.refresh(&mut sets, 4, &settings, &scene.params);
-            assert_eq!(sets, second);
+            scene.refresh(&mut sets, 4, &scene.params);
+            assert_eq!(sets.sets, second.sets);
             // The same again, as after an interruption.
             let mut again = first.clone();
-            scene.refresh(&mut again, 3, &settings, &moved);
-            assert_eq!(again, second);
+            scene.refresh(&mut again, 3, &moved);
+            assert_eq!(again.sets, second.sets);
             // The same parameters: exact scores stay, random directions are new ones.
             let mut same = first.clone();
-            scene.refresh(&mut same, 3, &settings, &scene.params);
+            scene.refresh(&mut same, 3, &scene.params);
             assert_eq!(active(&same) == active(&first), n_queries == 0, "{rule:?}");
         }
     }
@@ -432,11 +452,28 @@ mod tests {
     fn other_sets_are_left_alone() {
         let scene = Scene::new();
         for (rule, mask) in [(LayerRatios::Snip, Mask::Redraw), (LayerRatios::SmartRatio, Mask::Fixed)] {
-            let settings = settings(rule, mask);
-            let mut sets = scene.start(&settings);
+            let mut sets = scene.start(rule, mask);
             let before = sets.clone();
-            scene.refresh(&mut sets, 9, &settings, &scene.network.layout().initial_values(2));
-            assert_eq!(sets, before);
+            scene.refresh(&mut sets, 9, &scene.network.layout().initial_values(2));
+            assert_eq!(sets.sets, before.sets);
         }
+    }
+
+    /// Every kind of set comes back from a checkpoint's numbers.
+    #[test]
+    fn sets_are_restored() {
+        let counts = KeepCounts { layers: vec![(0, 3), (4, 5)] };
+        for sets in [
+            ActiveSets::All,
+            ActiveSets::Drawn(counts),
+            ActiveSets::Fixed([1, 7].into()),
+            ActiveSets::Rescored { draw: 2, active: [0, 5].into() },
+        ] {
+            let stored = Active { sets: sets.clone(), ..Active::all() }.state();
+            let mut found = Active::all();
+            found.restore(&stored).unwrap();
+            assert_eq!(found.sets, sets);
+        }
+        assert!(Active::all().restore(&[]).is_err() && Active::all().restore(&[9.0]).is_err());
     }
 }

@@ -7,7 +7,6 @@ use std::time::Instant;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::method::Kind;
 use crate::nn::{self, model};
 use crate::problem::{Classify, Prepared, Problem, Resources};
 use crate::ranks::{Ranks, Traffic};
@@ -15,7 +14,7 @@ use crate::setting::Settings;
 use crate::timing::Seconds;
 use crate::train::{self, Observer, Run};
 use crate::zo::QueryCount;
-use crate::{Result, data, method};
+use crate::{Result, method};
 
 /// A measurement of a job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

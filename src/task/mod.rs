@@ -5,19 +5,17 @@
 
 mod images;
 pub mod job;
-mod quality;
-mod stages;
-mod train;
-mod workers;
-mod workers_model;
+pub mod quality;
+pub mod stages;
+pub mod train;
+pub mod workers;
+pub mod workers_model;
 
 use std::fmt::Debug;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
-
-pub use train::Train;
 
 use crate::cost::{Cost, Planner};
 use crate::method;

@@ -10,7 +10,7 @@ use super::quality::first_batch;
 use super::{Outcome, Session, Task};
 use crate::cost::{Cost, Planner};
 use crate::metric::{self, Row};
-use crate::problem::{Classify, Minibatch, Problem};
+use crate::problem::Problem;
 use crate::rng::Purpose;
 use crate::setting::{Entry, Plain, Settings};
 use crate::zo::estimator::rge;
@@ -190,7 +190,6 @@ impl Estimate<'_> {
     }
 
     fn run(&self, base: f64, loss: &(dyn Fn(&[f64]) -> Result<f64> + Sync)) -> Result<(Vec<f64>, Seconds)> {
-        let coords = self.directions.coords();
         let n = self.n_queries();
         let threads = rayon::current_num_threads();
         let fresh = || Worker {

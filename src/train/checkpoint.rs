@@ -168,71 +168,84 @@ fn header(bytes: &[u8]) -> Option<HashMap<String, String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::model;
-    use crate::zo::optimizer::OptimizerKind;
+    use crate::method::Step;
+    use crate::metric::{QUERIES, WALL_S};
+    use crate::nn::model::{self, Io};
+    use crate::nn::objective::BasePass;
+    use crate::problem::{Minibatch, Problem, Resources};
 
-    fn state() -> Checkpoint {
-        let network = model::cnn(1, 2).unwrap();
-        let params = network.layout().initial_values(1);
-        let mut optimizer = Optimizer::new(OptimizerKind::Adam, 0.9, 0.0, params.len());
-        let mut moved = params.clone();
-        optimizer.step(&mut moved, &params, 0.1, None);
-        let mut epoch = from_row(&[f64::NAN; N_FIELDS]);
-        epoch.queries = (1 << 53) - 1;
-        epoch.epoch = 7;
-        Checkpoint {
-            params: moved,
-            optimizer,
-            stats: network.initial_stats(),
-            active: ActiveSets::Drawn(KeepCounts { layers: vec![(0, 3), (4, 5)] }),
-            epochs: vec![epoch],
-            search: Some(PatternSearch::new(params.len(), 0.25, 7)),
-            stale: params,
+    /// A method that holds one vector.
+    struct Holder(Vec<f64>);
+
+    impl Method for Holder {
+        fn begin_epoch(&mut self, _: &dyn Problem, _: &State, _: usize, _: &Resources) -> Result<()> {
+            Ok(())
+        }
+        fn step(&mut self, _: &dyn Minibatch, _: &mut State, _: &Step, _: &Resources) -> Result<BasePass> {
+            unreachable!("nothing is trained here")
+        }
+        fn record(&self, _: &mut Row) {}
+        fn state(&self) -> Vec<(&'static str, Vec<f64>)> {
+            vec![("held", self.0.clone())]
+        }
+        fn restore(&mut self, saved: &mut Saved) -> std::result::Result<(), String> {
+            self.0 = saved.take("held", Some(self.0.len()))?;
+            Ok(())
         }
     }
 
-    fn fresh() -> Checkpoint {
-        let params = vec![0.0; state().params.len()];
-        let optimizer = Optimizer::new(OptimizerKind::Adam, 0.9, 0.0, params.len());
-        Checkpoint {
-            search: Some(PatternSearch::new(params.len(), 1.0, 7)),
-            stale: params.clone(),
-            params,
-            optimizer,
-            active: ActiveSets::All,
-            epochs: Vec::new(),
-            stats: state().stats,
-        }
+    /// A state, what a method holds, and one epoch.
+    fn scene() -> (State, Holder, Vec<Row>) {
+        let network = model::cnn(1, 2, &Io::CIFAR).unwrap();
+        let mut state = State { params: network.layout().initial_values(1), stats: network.initial_stats() };
+        state.stats.layers[0].variance[1] = 0.1 + 0.2;
+        let row = Row::new(7).with(&QUERIES, ((1_u64 << 53) - 1) as f64).with(&WALL_S, 0.1);
+        (state, Holder(vec![-0.0, f64::MIN_POSITIVE, 1e300]), vec![row])
+    }
+
+    fn save(path: &Path, n_epochs: usize) {
+        let (state, method, rows) = scene();
+        Checkpoint { state: &state, method: &method, rows: &rows }.save(path, "abc", n_epochs).unwrap();
+    }
+
+    /// What is loaded into a start.
+    fn load(path: &Path, hash: &str) -> Result<(State, Holder, Option<Vec<Row>>)> {
+        let (mut state, mut method, _) = scene();
+        state.params.fill(0.0);
+        state.stats.layers[0].variance.fill(1.0);
+        method.0.fill(0.0);
+        let rows = Checkpoint::load(path, hash, &mut state, &mut method)?;
+        Ok((state, method, rows))
     }
 
     #[test]
     fn a_checkpoint_comes_back_bit_for_bit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("sub/x.state");
-        state().save(&path, "abc", 9).unwrap();
-        let (found, resumed) = Checkpoint::load(&path, "abc", fresh()).unwrap();
-        assert!(resumed);
-        assert_eq!((&found.params, &found.optimizer), (&state().params, &state().optimizer));
-        assert_eq!((&found.active, &found.stale), (&state().active, &state().stale));
-        let search = |state: &Checkpoint| state.search.as_ref().map(PatternSearch::state);
-        assert_eq!(search(&found), search(&state()));
-        let bits = |record: &EpochRecord| to_row(record).map(f64::to_bits);
-        assert_eq!(bits(&found.epochs[0]), bits(&state().epochs[0]));
-        assert_eq!(Checkpoint::progress(&path), Some(Progress { epoch: 1, epochs: 9 }));
+        save(&path, 9);
+        let (expected, found) = (scene(), load(&path, "abc").unwrap());
+        assert_eq!((&found.0, &found.2), (&expected.0, &Some(expected.2)));
+        let bits = |method: &Holder| method.0.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&found.1), bits(&expected.1));
+        assert_eq!(Checkpoint::progress(&path), Some(EpochsDone { epoch: 1, epochs: 9 }));
     }
 
     #[test]
     fn foreign_and_damaged_checkpoints_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.state");
-        assert!(!Checkpoint::load(&path, "abc", fresh()).unwrap().1);
-        state().save(&path, "abc", 9).unwrap();
-        let other = Checkpoint::load(&path, "abd", fresh()).unwrap_err().to_string();
-        assert!(other.contains("other settings"), "{other}");
+        assert!(load(&path, "abc").unwrap().2.is_none());
+        save(&path, 9);
+        let reason = |hash| load(&path, hash).map(|_| ()).unwrap_err().to_string();
+        assert!(reason("abd").contains("other settings"), "{}", reason("abd"));
         let bytes = std::fs::read(&path).unwrap();
+        // The last byte belongs to a number, which any other would be as good as.
+        let mut flipped = bytes.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, flipped).unwrap();
+        assert!(reason("abc").contains("not those that were written"), "{}", reason("abc"));
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-        let cut = Checkpoint::load(&path, "abc", fresh()).unwrap_err().to_string();
-        assert!(cut.contains("not a complete checkpoint"), "{cut}");
+        assert!(reason("abc").contains("not a complete checkpoint"), "{}", reason("abc"));
         assert_eq!(Checkpoint::progress(&path), None);
     }
 }

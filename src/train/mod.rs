@@ -9,7 +9,7 @@ pub use checkpoint::{Checkpoint, EpochsDone};
 
 use crate::method::{Method, Step};
 use crate::metric::{self, Row};
-use crate::problem::{Minibatch, Problem, Resources, State};
+use crate::problem::{Problem, Resources, State};
 use crate::profile::Profile;
 use crate::zo::evaluate::HERE;
 use crate::{Error, Result};

@@ -108,7 +108,7 @@ fn a_linear_model_stays_low() {
 /// back-propagation is many times faster than candle's convolutions.
 fn cnn_accuracy(depth: usize, n_steps: usize) -> f64 {
     let splits = synthetic(4_000, 1_000);
-    let network = model::cnn(depth, 18).unwrap();
+    let network = model::cnn(depth, 18, &Io::CIFAR).unwrap();
     let mut params = network.layout().initial_values(10);
     let mut sgd = Optimizer::new(OptimizerKind::Sgd, 0.9, 0.0, params.len());
     let (batch_size, peak) = (32, 0.1);
@@ -116,8 +116,7 @@ fn cnn_accuracy(depth: usize, n_steps: usize) -> f64 {
     for step in 0..n_steps {
         let order = epoch_order(splits.train.len(), 1, (step / per_epoch) as u32);
         let rows = &order[step % per_epoch * batch_size..][..batch_size];
-        let batch =
-            make_batch(&splits.train, rows, None, &Normalization::CIFAR10, DType::F32, &Device::Cpu).unwrap();
+        let batch = make_batch(&splits.train, rows, None, DType::F32, &Device::Cpu).unwrap();
         let found = backprop::gradient(&network, &params, &batch.images, &batch.labels, 1.0).unwrap();
         sgd.step(&mut params, &found.gradient, peak * (1.0 - step as f64 / n_steps as f64), None);
     }

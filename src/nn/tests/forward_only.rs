@@ -8,13 +8,14 @@ use crate::nn::difference::Options;
 use crate::nn::form::{ActivationShape, LayerPass};
 use crate::nn::graph::Builder;
 use crate::nn::layer::{Conv2d, Flatten, Linear};
+use crate::nn::loss::Loss;
 use crate::nn::objective::NetworkObjective;
 use crate::nn::pass::stacked::Batch;
 use crate::nn::{Context, Layer, Mode, Network, Propagator, backprop};
 use crate::params::{ParamKind, ParamSpec};
 use crate::rng::{Purpose, Stream};
-use crate::zo::evaluate::{Evaluator, Full, Reuse};
-use crate::zo::{LayeredObjective, Metered, Objective, Probe, QueryCount};
+use crate::zo::evaluate::{self, Evaluator, EvaluatorKind};
+use crate::zo::{Metered, Objective, Probe, QueryCount};
 use crate::{Error, Result};
 
 /// tanh(w ⊙ (a + b)), with one weight per channel and one or two inputs.
@@ -121,11 +122,12 @@ fn passes_forward_and_reuses() -> Result<()> {
             assert_eq!(numbers(&found)?, numbers(kept.logits())?);
         }
         let count = QueryCount::default();
-        let objective = Metered::new(scene.objective(), &count);
+        let objective = scene.objective();
+        let objective = Metered::new(&objective, &count);
         let probes: Vec<Probe> =
             (0..scene.n_coords()).map(|coord| Probe::Coordinate { coord, step: 0.01 }).collect();
-        let full = Full::new(&objective, &scene.params)?.differences(&probes)?;
-        let reuse = Reuse::new(&objective, &scene.params)?.differences(&probes)?;
+        let by = |kind| evaluate::at(&objective, kind, &scene.params)?.differences(&probes);
+        let (full, reuse) = (by(EvaluatorKind::Full)?, by(EvaluatorKind::Reuse)?);
         assert_eq!(full, reuse);
     }
     Ok(())
@@ -137,17 +139,16 @@ fn passes_in_stacks() -> Result<()> {
     let scene = Scene::new(DType::F64)?;
     let probes: Vec<(usize, f64)> = (0..scene.n_coords()).map(|coord| (coord, 0.05)).collect();
     let Scene { network, params, images, labels } = &scene;
-    let batch = Batch { network, images, labels, memory: 1 << 20 };
+    let batch = Batch { network, images, loss: Loss::CrossEntropy, targets: labels.into(), memory: 1 << 20 };
     let found = batch.losses(probes.len(), |idx, point| {
         point.copy_from_slice(params);
         point[probes[idx].0] += probes[idx].1;
-        1.0
     })?;
     let objective = scene.objective();
-    let (_, base) = objective.base(params)?;
-    for (&(coord, step), found) in probes.iter().zip(found) {
-        let expected = objective.loss_from(&base, params, coord, step)?;
-        assert!((found - expected).abs() < 1e-13, "{coord}: {found} {expected}");
+    let base = objective.base(EvaluatorKind::Reuse, params)?;
+    let expected = objective.differences_from(&base, params, &probes)?;
+    for ((probe, found), expected) in probes.iter().zip(found).zip(expected) {
+        assert!((found - base.loss() - expected).abs() < 1e-13, "{probe:?}: {found} {expected}");
     }
     Ok(())
 }
