@@ -14,6 +14,7 @@ use crate::nn::model;
 use crate::nn::objective::NetworkObjective;
 use crate::nn::{Network, backprop};
 use crate::params::Layout;
+use crate::problem::io_of;
 use crate::setting::Settings;
 use crate::zo::evaluate::EvaluatorKind;
 use crate::zo::{Objective, Probe};
@@ -122,7 +123,7 @@ impl Subject {
     /// If the network cannot be built.
     pub fn of(settings: &Settings) -> Result<Self> {
         let images: data::Config = settings.read()?;
-        let network = model::of(settings, &images.data.io())?;
+        let network = model::of(settings, &io_of(images.data))?;
         let n_test = if images.n_test == 0 { images.data.n_test } else { images.n_test };
         Ok(Self {
             network,

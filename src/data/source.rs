@@ -2,7 +2,6 @@
 
 use super::{Location, Normalization, Progress, Splits};
 use crate::error::Result;
-use crate::nn::model::Io;
 
 /// A source of images to train and test on, of one size.
 #[derive(Debug)]
@@ -32,12 +31,6 @@ impl Source {
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
-    }
-
-    /// Size of an image, and the classes.
-    #[must_use]
-    pub fn io(&self) -> Io {
-        Io { input: self.shape, n_outputs: self.n_classes }
     }
 
     /// How many training and test images [`Source::load`] gives if `n_train` and `n_test` are asked for, or all (0),

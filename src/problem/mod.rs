@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use candle_core::{Device, Tensor};
 
 pub use classify::{Classify, evaluate};
-pub use prepared::Prepared;
+pub use prepared::{Prepared, io_of};
 
 use crate::metric::Row;
 use crate::nn::backprop::Backprop;

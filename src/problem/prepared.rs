@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::data::{self, Dataset, Splits};
+use crate::data::{self, Dataset, Source, Splits};
 use crate::nn::model::Io;
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
@@ -69,6 +69,12 @@ fn checksum(data: [&Dataset; 3]) -> String {
     let mut hash = Sha256::new();
     data.iter().for_each(|data| hash.update(data.checksum().as_bytes()));
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Size of a source's images, and their classes.
+#[must_use]
+pub fn io_of(source: &Source) -> Io {
+    Io { input: source.shape, n_outputs: source.n_classes }
 }
 
 /// `n` images of `data`, or all of them for 0.

@@ -4,7 +4,7 @@ use crate::cost::{Cost, Planner, Steps, Subject};
 use crate::data::Source;
 use crate::method;
 use crate::nn::{self, Network, model};
-use crate::problem::{Classify, Prepared, Resources};
+use crate::problem::{Classify, Prepared, Resources, io_of};
 use crate::setting::{Entry, Section, Settings};
 use crate::zo::evaluate::{self, EvaluatorKind};
 use crate::zo::sparsity;
@@ -38,7 +38,7 @@ pub(super) fn problem<'a>(
 /// [`Error::Setting`] naming the setting to change.
 pub(super) fn check_network(settings: &Settings, data: &Source) -> Result<()> {
     let nn::Config { model, depth, width, .. } = settings.read()?;
-    model.check(depth, width, &data.io())
+    model.check(depth, width, &io_of(data))
 }
 
 /// The same, and that there are as many images of every class as scores look at.

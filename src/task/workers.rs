@@ -9,6 +9,7 @@ use crate::cost::{Cost, Planner};
 use crate::data::Source;
 use crate::metric::{self, Row};
 use crate::nn::{self, model};
+use crate::problem::io_of;
 use crate::setting::Domain::Int;
 use crate::setting::{Entry, Plain, Section, Settings, text_of};
 use crate::{Error, Result, data, method, train};
@@ -111,7 +112,7 @@ pub(super) fn procedural() -> Result<&'static Source> {
 
 /// The settings' network, for procedural images.
 pub(super) fn network(settings: &Settings) -> Result<nn::Network> {
-    model::of(settings, &procedural()?.io())
+    model::of(settings, &io_of(procedural()?))
 }
 
 /// Checks that this program can start jobs.
