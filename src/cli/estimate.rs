@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use deepzero::data::{self, Normalization, Source};
+use deepzero::experiment::settings;
 use deepzero::files;
 use deepzero::kernels::Precision;
 use deepzero::nn::backprop;
@@ -15,15 +16,14 @@ use deepzero::nn::model::Io;
 use deepzero::nn::objective::NetworkObjective;
 use deepzero::nn::objective::check_rounding;
 use deepzero::nn::{model, weights};
-use deepzero::rng::Purpose;
+use deepzero::setting::Settings;
 use deepzero::zo::Scheme;
-use deepzero::zo::estimator::{Cge, Rge};
+use deepzero::zo::estimator::{Kind, Space};
 use deepzero::zo::evaluate::{self, Evaluator, EvaluatorKind};
-use deepzero::zo::probe::Directions;
-use deepzero::zo::{self, DirectionSource, Estimator, Metered, QueryCount};
+use deepzero::zo::{self, Metered, QueryCount};
 use serde_json::json;
 
-use super::{Common, Exit, say};
+use super::{Common, Exit, key_value, say};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
@@ -53,18 +53,23 @@ pub(super) struct EstimateArgs {
     /// Smoothing parameter.
     #[arg(long, default_value_t = 5e-3)]
     mu: f64,
-    #[arg(long, value_enum, default_value_t = EstimatorName::Cge, help = "Estimator")]
-    estimator: EstimatorName,
+    /// Estimator, by its name as a method: cge, rge, cocd.
+    #[arg(long, value_name = "NAME", default_value = "cge")]
+    estimator: String,
+    /// Change a setting of the estimator; repeatable. `deepzero train --help` lists the settings.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    overrides: Vec<(String, String)>,
     /// How loss differences are computed.
     #[arg(long, value_enum, default_value_t = EvaluatorKind::Difference)]
     evaluator: EvaluatorKind,
     /// Central instead of forward differences.
     #[arg(long)]
     central: bool,
-    /// Random directions of rge, over the given coordinates; by default as many as coordinates.
+    /// Random directions of rge, over the given coordinates; by default as many as coordinates. The same as
+    /// --set queries=Q.
     #[arg(long, value_name = "Q", value_parser = clap::value_parser!(u32).range(1..))]
     queries: Option<u32>,
-    /// Seed of rge's directions.
+    /// Seed of everything random.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Arithmetic of the forward passes.
@@ -78,16 +83,11 @@ pub(super) struct EstimateArgs {
     out: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum EstimatorName {
-    Cge,
-    Rge,
-}
-
 pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     if !(args.mu > 0.0 && args.mu.is_finite()) {
         bail!("--mu must be a positive number, got {}", args.mu);
     }
+    let (kind, settings) = estimator(args)?;
     let (device, _) = common.device()?;
     let source = data::source(&args.data)?;
     let (images, labels) = read_batch(&args.batch, source)?;
@@ -96,7 +96,7 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     let network = model::from_name(&args.model, &io)?;
     let (params, _) = weights::load(&network, &args.weights)?;
     let coords = read_coords(&args.coords, network.layout())?;
-    check_rounding(args.precision, args.evaluator, matches!(args.estimator, EstimatorName::Cge))?;
+    check_rounding(args.precision, args.evaluator, kind.moves_coordinates())?;
     let inputs = images.to_dtype(args.precision.dtype())?.to_device(&device)?;
     let objective = NetworkObjective {
         memory: common.memory(&device)?,
@@ -105,21 +105,13 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     };
     let count = QueryCount::default();
     let metered = Metered::new(&objective, &count);
-    let scheme = if args.central { Scheme::Central } else { Scheme::Forward };
     let mut active = coords.clone();
     active.sort_unstable();
     active.dedup();
     let active: Arc<[usize]> = active.into();
-    let estimator: Box<dyn Estimator> = match args.estimator {
-        EstimatorName::Cge => Box::new(Cge::new(params.len(), active, args.mu, scheme)),
-        EstimatorName::Rge => {
-            let n_dirs = args.queries.unwrap_or(u32::try_from(active.len())?);
-            let law = Directions::Gaussian;
-            let source =
-                DirectionSource::new(law, args.seed, Purpose::Direction, 0, active, Some(network.layout()));
-            Box::new(Rge::new(params.len(), Arc::new(source), n_dirs, args.mu, scheme))
-        }
-    };
+    let layout = Some(network.layout().clone());
+    let run = kind.start(&settings, Space { layout, n_coords: params.len(), seed: args.seed })?;
+    let estimator = run.estimator(0, &active, 0);
     let start = Instant::now();
     let evaluator = evaluate::at(&metered, args.evaluator, &params)?;
     let estimate = zo::estimate(&*estimator, &evaluator)?;
@@ -154,6 +146,16 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
         None => say!("{text}")?,
     }
     Ok(Exit::Ok)
+}
+
+/// The estimator asked for, and its settings.
+fn estimator(args: &EstimateArgs) -> Result<(&'static dyn Kind, Settings)> {
+    let scheme = if args.central { Scheme::Central } else { Scheme::Forward };
+    let mut pairs = vec![("mu", args.mu.to_string()), ("difference", scheme.name().to_owned())];
+    pairs.extend(args.queries.map(|queries| ("queries", queries.to_string())));
+    pairs.extend(args.overrides.iter().map(|(key, value)| (key.as_str(), value.clone())));
+    let pairs = pairs.iter().map(|(key, value)| (*key, value.as_str()));
+    Ok(settings::of_estimator(&args.estimator, pairs)?)
 }
 
 /// Images (N, C, H, W), normalized in f64, and labels (N).

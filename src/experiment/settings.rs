@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use crate::method::{self, Kind};
 use crate::setting::{Entry, Section, Settings, Values, did_you_mean, text_of, value_of};
 use crate::task::{self, Task};
+use crate::zo::{Smoothing, estimator};
 use crate::{Error, Result};
 
 /// Settings that stand in every trial's name, read or not, at their defaults where they are not set. Those of the first
@@ -226,6 +227,36 @@ pub fn from_pairs<'p>(pairs: impl IntoIterator<Item = (&'p str, &'p str)>) -> Re
     }
     check(&settings)?;
     Ok(settings)
+}
+
+/// The estimator of that name, and its settings for a single estimate: the defaults but for these `key = value` pairs,
+/// all of which it reads.
+///
+/// # Errors
+/// [`Error::Setting`] if there is no such estimator, or no such setting of it.
+pub fn of_estimator<'p>(
+    name: &str,
+    pairs: impl IntoIterator<Item = (&'p str, &'p str)>,
+) -> Result<(&'static dyn estimator::Kind, Settings)> {
+    let Some(kind) = estimator::kinds().into_iter().find(|kind| kind.name() == name) else {
+        let names: Vec<&str> = estimator::kinds().iter().map(|kind| kind.name()).collect();
+        return Err(Error::setting("estimator", format!("expected one of {}; got {name}", names.join(", "))));
+    };
+    let shared = vec![Smoothing::ENTRIES, estimator::Config::ENTRIES];
+    let sections = [shared, kind.sections()].concat();
+    let mut values = Values::new();
+    for (key, text) in pairs {
+        let entry = set(&mut values, key, &value_of(text))?;
+        if !sections.iter().copied().flatten().any(|known| known == entry) {
+            let known: Vec<&str> = sections.iter().copied().flatten().map(|known| known.name).collect();
+            let reason =
+                format!("it plays no part in an estimate by {name}, which reads {}", known.join(", "));
+            return Err(Error::setting(key, reason));
+        }
+    }
+    let settings = Settings::new(values, &sections);
+    kind.check(&settings)?;
+    Ok((kind, settings))
 }
 
 /// Every setting with its help, allowed values, default and readers.
