@@ -29,7 +29,7 @@ fn open_cuda(_: usize) -> std::result::Result<(Device, String), String> {
 
 #[cfg(feature = "cuda")]
 fn open_cuda(ordinal: usize) -> std::result::Result<(Device, String), String> {
-    use crate::kernels::stack::cuda;
+    use crate::kernels::batched::cuda;
     let why = |error: candle_core::Error| {
         // A backtrace may follow.
         let first_line = error.to_string().lines().next().unwrap_or_default().to_owned();
@@ -50,7 +50,7 @@ pub fn default_memory(device: &Device) -> Result<usize> {
     match device {
         #[cfg(feature = "cuda")]
         Device::Cuda(_) => {
-            let (free, _) = crate::kernels::stack::cuda::Gpu::of(device)?.memory;
+            let (free, _) = crate::kernels::batched::cuda::Gpu::of(device)?.memory;
             Ok((FREE_SHARE * free as f64) as usize)
         }
         _ => Ok(DEFAULT_MEMORY),

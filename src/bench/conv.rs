@@ -7,7 +7,7 @@ use super::{GIGA, Machine, Seconds};
 use crate::Result;
 use crate::kernels::lanes::Blocks;
 use crate::kernels::lanes::geometry::Geometry;
-use crate::kernels::ops::{Schedule, conv, to_lanes};
+use crate::kernels::ops::{Execution, conv, to_lanes};
 use crate::kernels::{Isa, Split};
 use crate::rng::{Purpose, Stream};
 
@@ -94,7 +94,7 @@ fn geometries(batch: usize) -> [Geometry; 5] {
 fn measure_layer(g: &Geometry, repeats: usize, machine: &Machine) -> Result<LayerSpeed> {
     let isa = Isa::current();
     let blocks = Blocks::new::<f32>(isa, g.batch);
-    let schedule = Schedule { isa, blocks, split: Split::Threads, is_exact: false };
+    let execution = Execution { isa, blocks, split: Split::Threads, is_exact: false };
     let input = to_lanes(&noise(&[g.batch, g.c_in, g.height, g.width], 0)?, blocks)?;
     let weight = noise(&[g.c_out, g.c_in, g.kernel, g.kernel], 1)?;
     let grad_out = to_lanes(&noise(&[g.batch, g.c_out, g.out_height(), g.out_width()], 2)?, blocks)?;
@@ -105,9 +105,9 @@ fn measure_layer(g: &Geometry, repeats: usize, machine: &Machine) -> Result<Laye
         })?;
         Ok(g.flops() as f64 / seconds.median / GIGA)
     };
-    let forward = gflops(&|| conv::conv2d(schedule, &input, &weight, g.stride, g.padding))?;
-    let grad_input = gflops(&|| conv::grad_input(schedule, *g, &grad_out, &weight))?;
-    let grad_weight = gflops(&|| conv::grad_weight(schedule, *g, &grad_out, &input))?;
+    let forward = gflops(&|| conv::conv2d(execution, &input, &weight, g.stride, g.padding))?;
+    let grad_input = gflops(&|| conv::grad_input(execution, *g, &grad_out, &weight))?;
+    let grad_weight = gflops(&|| conv::grad_weight(execution, *g, &grad_out, &input))?;
     Ok(LayerSpeed {
         c_in: g.c_in,
         c_out: g.c_out,

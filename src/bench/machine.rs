@@ -42,7 +42,7 @@ impl Machine {
     pub fn measure(device: &Device) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if !device.is_cpu() {
-            let gpu = crate::kernels::stack::cuda::Gpu::of(device)?;
+            let gpu = crate::kernels::batched::cuda::Gpu::of(device)?;
             return Ok(Self {
                 device: gpu.name.clone(),
                 cpu: crate::results::cpu_name(),

@@ -8,7 +8,7 @@ use deepzero::cost::{Cost, Planner};
 use deepzero::doctor::{self, Check, System};
 use deepzero::experiment::{Library, Scale};
 use deepzero::kernels::Precision;
-use deepzero::kernels::stack;
+use deepzero::kernels::batched;
 use deepzero::task;
 use deepzero::zo::Scheme;
 use deepzero::zo::evaluate::EvaluatorKind;
@@ -160,9 +160,9 @@ fn speeds(system: &System, device: &Device, memory: usize, quiet: bool) -> Resul
             memory,
             repeats: REPEATS,
         };
-        let launches = stack::launches();
+        let launches = batched::launches();
         let found = cge::measure(&work, &config)?;
-        let launches = (stack::launches() - launches) as f64 / (found.queries as f64 * REPEATS as f64);
+        let launches = (batched::launches() - launches) as f64 / (found.queries as f64 * REPEATS as f64);
         if !quiet {
             if measured.is_empty() {
                 say!(

@@ -21,7 +21,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use deepzero::data::Location;
 use deepzero::device;
 use deepzero::experiment::{Experiment, Library, Scale, Trial, split_id};
-use deepzero::ranks::Ranks;
+use deepzero::ranks::{Ranks, launcher};
 use deepzero::results::Store;
 
 /// Train deep networks from function values alone, and reproduce the DeepZero paper.
@@ -301,7 +301,7 @@ fn is_interrupted(error: &anyhow::Error) -> bool {
 fn run_verb(cli: &Cli, ranks: &Ranks) -> Result<Exit> {
     let threads = match cli.common.threads {
         Some(threads) => Some(usize::from(threads)),
-        None => threads_of_rank(ranks),
+        None => launcher::threads_of_rank(ranks),
     };
     if let Some(threads) = threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("start the threads")?;
@@ -354,33 +354,6 @@ pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
     line
 }
 
-/// Environment variables in which launchers tell a process its number among those on its machine, and how many these
-/// are: Open MPI, Slurm.
-const LOCAL: [[&str; 2]; 2] =
-    [["OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"], ["SLURM_LOCALID", "SLURM_TASKS_PER_NODE"]];
-
-/// A process's number among those of its job on this machine, and how many these are.
-fn local_rank() -> Option<(usize, usize)> {
-    // Slurm's list of machines begins with its first, such as `8(x4)`.
-    let number =
-        |name: &str| std::env::var(name).ok()?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok();
-    LOCAL.iter().find_map(|[rank, size]| Some((number(rank)?, number(size)?)))
-}
-
-/// Threads of a rank if the user names none: its part of the machine's cores, unless the launcher has given it its own
-/// already.
-fn threads_of_rank(ranks: &Ranks) -> Option<usize> {
-    let (_, n_local) = local_rank().filter(|_| !ranks.is_alone())?;
-    let available = std::thread::available_parallelism().ok()?.get();
-    (available >= n_cores()? && n_local > 1).then(|| (available / n_local).max(1))
-}
-
-/// Cores of this machine, whatever part of them is this process's.
-fn n_cores() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    Some(text.lines().filter(|line| line.starts_with("processor")).count()).filter(|&n| n > 0)
-}
-
 /// Prints a line to stdout; unlike `println!` it can fail.
 macro_rules! say {
     ($($arg:tt)*) => {{
@@ -414,7 +387,7 @@ impl Common {
     /// The device, and its name for the results.
     fn device(&self) -> Result<(candle_core::Device, String)> {
         // One GPU per rank of a machine, unless the user names one.
-        if let ("cuda", Some((rank, n_local))) = (self.device.as_str(), local_rank())
+        if let ("cuda", Some((rank, n_local))) = (self.device.as_str(), launcher::local_rank())
             && n_local > 1
         {
             return Ok(device::open(&format!("cuda:{rank}"))?);

@@ -104,7 +104,7 @@ fn gpu(_: &Device) -> Result<Option<Gpu>> {
 
 #[cfg(feature = "cuda")]
 fn gpu(device: &Device) -> Result<Option<Gpu>> {
-    use crate::kernels::stack::cuda;
+    use crate::kernels::batched::cuda;
     if device.is_cpu() {
         return Ok(None);
     }

@@ -5,13 +5,13 @@
 //! instruction set; which one runs is decided at run time, or by the environment variable
 //! `DEEPZERO_KERNELS` (`portable`, `avx2`, `avx512` or `neon`).
 
+pub mod batched;
 pub mod element;
 pub mod lanes;
 pub mod memory;
 pub mod ops;
 mod precision;
 mod rounding;
-pub mod stack;
 
 use std::sync::OnceLock;
 

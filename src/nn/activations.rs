@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use crate::kernels::ops::Schedule;
+use crate::kernels::ops::Execution;
 
 /// What a forward pass leaves: the values that later layers read, and the logits.
 #[derive(Debug, Clone)]
@@ -18,9 +18,9 @@ pub struct Activations {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     /// Images in lanes.
-    Lanes(Schedule),
+    Lanes(Execution),
     /// Stacks of one (1, B, C, H, W).
-    Stacked,
+    Batched,
     /// (B, C, H, W).
     Plain,
 }
@@ -32,8 +32,8 @@ impl Activations {
         &self.logits
     }
 
-    /// By value: stacks of one, where the pass was stacked.
-    pub(super) fn stacked(&self) -> &Vec<Option<Tensor>> {
+    /// By value: stacks of one, where the pass was batched.
+    pub(super) fn batched(&self) -> &Vec<Option<Tensor>> {
         &self.values
     }
 

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::difference::{DEFAULT_MEMORY, Options};
 use super::loss::{LogitScale, Loss, Targets};
-use super::pass::stacked::Batch;
+use super::pass::batched::Batch;
 use super::{Activations, BatchStats, Context, Mode, Network, Propagator};
 use crate::kernels::{Precision, Rounding, Split};
 use crate::zo::evaluate::EvaluatorKind;
@@ -80,7 +80,7 @@ impl<'a> NetworkObjective<'a> {
     }
 
     /// Points that are evaluated together, on a GPU; none on the CPU, where each has a thread.
-    fn stacked(&self) -> Option<Batch<'a>> {
+    fn batched(&self) -> Option<Batch<'a>> {
         let Self { network, images, targets, loss, memory, .. } = *self;
         (!images.device().is_cpu()).then_some(Batch { network, images, loss, targets, memory })
     }
@@ -201,7 +201,7 @@ impl Objective for NetworkObjective<'_> {
     }
 
     fn losses(&self, params: &[f64], probes: &[Probe]) -> Result<Vec<f64>> {
-        let Some(batch) = self.stacked() else { return one_by_one(self, params, probes) };
+        let Some(batch) = self.batched() else { return one_by_one(self, params, probes) };
         batch.losses(probes.len(), |idx, point| {
             probes[idx].apply(params, point);
         })
@@ -231,7 +231,7 @@ impl Objective for NetworkObjective<'_> {
             return propagator.differences(moves);
         }
         let Some(features) = base.kept::<Features>() else { return by_losses(self, base, params, moves) };
-        let losses = match self.stacked() {
+        let losses = match self.batched() {
             Some(batch) => batch.losses_from(&features.activations, params, moves)?,
             None => moves
                 .par_iter()
@@ -310,7 +310,7 @@ mod tests {
         }
     }
 
-    /// Oracle: complete forward passes in f64, for every loss and evaluator, probes stacked or not.
+    /// Oracle: complete forward passes in f64, for every loss and evaluator, probes batched or not.
     #[test]
     fn evaluators_agree_on_every_loss() -> Result<()> {
         let scene = Scene::new()?;
@@ -339,15 +339,15 @@ mod tests {
             assert_eq!(count.queries(), 3 * (1 + probes.len() as u64));
 
             let NetworkObjective { network, images, targets, memory, .. } = objective;
-            let options = Options { is_stacked: true, ..objective.options() };
-            let stacked = Propagator::with(network, &scene.params, images, targets, Mode::Train, options)?;
-            close(stacked.loss(), stacked.differences(&moves)?);
+            let options = Options { is_batched: true, ..objective.options() };
+            let batched = Propagator::with(network, &scene.params, images, targets, Mode::Train, options)?;
+            close(batched.loss(), batched.differences(&moves)?);
             let batch = Batch { network, images, loss, targets, memory };
             let base = full.base_loss();
             let losses = batch.losses(moves.len(), |idx, point| probes[idx].apply(&scene.params, point))?;
             close(base, losses.into_iter().map(|loss| loss - base).collect());
             let tensors = network.tensors(&scene.params, DType::F64, &Device::Cpu)?;
-            let values = network.forward_stacked(&objective.context(), &tensors, images, |_| true)?;
+            let values = network.forward_batched(&objective.context(), &tensors, images, |_| true)?;
             let losses = batch.losses_from(&values, &scene.params, &moves)?;
             close(base, losses.into_iter().map(|loss| loss - base).collect());
         }

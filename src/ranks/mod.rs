@@ -5,6 +5,7 @@
 //! does not depend on who evaluates it, so that results are the same bits for any number of ranks. Rank 0 alone
 //! reads and writes results and checkpoints, and speaks.
 
+pub mod launcher;
 #[cfg(feature = "mpi")]
 mod mpi;
 #[cfg(test)]
@@ -84,14 +85,6 @@ pub fn library() -> Option<String> {
     None
 }
 
-/// Processes of the job that a launcher started this one in, as its environment tells: Open MPI's, one that speaks PMI,
-/// or a step of Slurm. One if there is none.
-fn job_size(variable: impl Fn(&str) -> Option<String>) -> usize {
-    let number = |name: &str| variable(name)?.parse::<usize>().ok();
-    let slurm = || number("SLURM_STEP_ID").and(number("SLURM_STEP_NUM_TASKS"));
-    number("OMPI_COMM_WORLD_SIZE").or_else(|| number("PMI_SIZE")).or_else(slurm).unwrap_or(1)
-}
-
 /// What ranks learn about costs; the same on all of them.
 #[derive(Debug, Default)]
 struct State {
@@ -138,7 +131,7 @@ impl Ranks {
     /// # Errors
     /// If the program was started by `mpirun` but is built without MPI, or MPI cannot be started.
     pub fn of_job() -> Result<Self> {
-        if job_size(|name| std::env::var(name).ok()) < 2 {
+        if launcher::job_size(|name| std::env::var(name).ok()) < 2 {
             return Ok(Self::alone());
         }
         #[cfg(feature = "mpi")]
@@ -497,20 +490,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-
-    /// Oracle: what launchers set, by their documentation.
-    #[test]
-    fn launchers_tell_the_size() {
-        let size = |pairs: &'static [(&str, &str)]| {
-            job_size(|name| pairs.iter().find(|pair| pair.0 == name).map(|pair| pair.1.to_owned()))
-        };
-        assert_eq!(size(&[]), 1);
-        assert_eq!(size(&[("OMPI_COMM_WORLD_SIZE", "3")]), 3);
-        assert_eq!(size(&[("PMI_SIZE", "2")]), 2);
-        assert_eq!(size(&[("SLURM_STEP_ID", "0"), ("SLURM_STEP_NUM_TASKS", "8")]), 8);
-        // A batch script itself is no step.
-        assert_eq!(size(&[("SLURM_NTASKS", "8")]), 1);
-    }
 
     /// Oracle: by hand. Costs 1, 1, 1, 1, 4, 4 make 12: halves are 4 + 1 probes of the cheap group against one dear.
     #[test]

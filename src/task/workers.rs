@@ -10,6 +10,7 @@ use crate::data::Source;
 use crate::metric::{self, Row};
 use crate::nn::{self, model};
 use crate::problem::io_of;
+use crate::ranks::launcher;
 use crate::setting::Domain::Int;
 use crate::setting::{Entry, Plain, Section, Settings, text_of};
 use crate::{Error, Result, data, method, train};
@@ -147,12 +148,8 @@ pub(super) fn job(settings: &Settings, seed: u64, workers: usize) -> Result<Meas
     };
     // This process may be part of a job itself; what it starts is another one.
     for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy();
-        if ["OMPI_COMM", "OMPI_MCA_ess", "OMPI_MCA_orte", "PMIX_", "PMI_", "ORTE_"]
-            .iter()
-            .any(|p| name.starts_with(p))
-        {
-            command.env_remove(&*name);
+        if launcher::is_of_job(&name.to_string_lossy()) {
+            command.env_remove(&name);
         }
     }
     command.args(["bench", "job", "--json", "--threads", "1", "--steps", &STEPS.to_string()]);

@@ -140,10 +140,10 @@ impl Case {
     fn check(&self, probes: &[(usize, f64)]) {
         let (base, moved) = (self.loss(&self.params), self.losses(probes));
         self.check_with(probes, &self.propagator(DType::F64, DEFAULT_MEMORY), base, &moved);
-        let options = Options { is_stacked: true, ..Options::default() };
+        let options = Options { is_batched: true, ..Options::default() };
         let Self { network, params, images, labels, .. } = self;
-        let stacked = Propagator::with(network, params, images, labels, self.mode(), options).unwrap();
-        self.check_with(probes, &stacked, base, &moved);
+        let batched = Propagator::with(network, params, images, labels, self.mode(), options).unwrap();
+        self.check_with(probes, &batched, base, &moved);
     }
 
     /// Holds a propagator to the loss at the point and those after each probe.

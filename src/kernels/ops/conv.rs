@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Shape, Tensor};
 
-use super::{Input, Op, Schedule, View, apply, apply_detached, shape, sizes};
+use super::{Execution, Input, Op, View, apply, apply_detached, shape, sizes};
 use crate::kernels::Element;
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::conv::{Conv, add_weight_grad, dilate, transposed};
@@ -13,15 +13,15 @@ use crate::kernels::lanes::geometry::Geometry;
 /// # Errors
 /// If the shapes or the data types do not fit.
 pub fn conv2d(
-    schedule: Schedule,
+    execution: Execution,
     input: &Tensor,
     weight: &Tensor,
     stride: usize,
     padding: usize,
 ) -> Result<Tensor> {
     let geometry =
-        Geometry::new(schedule.blocks.images, sizes(input.dims())?, weight.dims(), stride, padding)?;
-    apply(Forward { schedule, geometry }, &[input, weight])
+        Geometry::new(execution.blocks.images, sizes(input.dims())?, weight.dims(), stride, padding)?;
+    apply(Forward { execution, geometry }, &[input, weight])
 }
 
 /// Gradient of the input of a convolution of this geometry, from the gradient of its output
@@ -29,16 +29,26 @@ pub fn conv2d(
 ///
 /// # Errors
 /// If the shapes or the data types do not fit.
-pub fn grad_input(schedule: Schedule, geometry: Geometry, grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    apply_detached(GradInput { schedule, geometry }, &[grad, weight])
+pub fn grad_input(
+    execution: Execution,
+    geometry: Geometry,
+    grad: &Tensor,
+    weight: &Tensor,
+) -> Result<Tensor> {
+    apply_detached(GradInput { execution, geometry }, &[grad, weight])
 }
 
 /// Gradient of the weight, from the gradient of the output and the input.
 ///
 /// # Errors
 /// If the shapes or the data types do not fit.
-pub fn grad_weight(schedule: Schedule, geometry: Geometry, grad: &Tensor, input: &Tensor) -> Result<Tensor> {
-    apply_detached(GradWeight { schedule, geometry }, &[grad, input])
+pub fn grad_weight(
+    execution: Execution,
+    geometry: Geometry,
+    grad: &Tensor,
+    input: &Tensor,
+) -> Result<Tensor> {
+    apply_detached(GradWeight { execution, geometry }, &[grad, input])
 }
 
 fn wide<T: Element>(values: &[T]) -> Vec<f64> {
@@ -46,7 +56,7 @@ fn wide<T: Element>(values: &[T]) -> Vec<f64> {
 }
 
 struct Forward {
-    schedule: Schedule,
+    execution: Execution,
     geometry: Geometry,
 }
 
@@ -54,31 +64,31 @@ impl Op for Forward {
     const NAME: &'static str = "conv2d";
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
-        let Schedule { isa, blocks, .. } = self.schedule;
+        let Execution { isa, blocks, .. } = self.execution;
         let g = self.geometry;
-        let make = if self.schedule.is_exact { Conv::<T>::direct } else { Conv::<T>::new };
+        let make = if self.execution.is_exact { Conv::<T>::direct } else { Conv::<T>::new };
         let conv = make(isa, blocks.lanes, g, &wide(inputs[1].data));
         let shape = shape(blocks, [g.c_out, g.out_height(), g.out_width()]);
-        let out = self.schedule.compute(shape.elem_count(), Scratch::default, |scratch, block, out| {
-            conv.run(self.schedule.block(inputs[0].data, block), out, scratch);
+        let out = self.execution.compute(shape.elem_count(), Scratch::default, |scratch, block, out| {
+            conv.run(self.execution.block(inputs[0].data, block), out, scratch);
         });
         Ok((out, shape))
     }
 
     fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let (schedule, geometry) = (self.schedule, self.geometry);
+        let (execution, geometry) = (self.execution, self.geometry);
         // The images themselves need no gradient, and theirs would be the most expensive one.
         let of_input = if inputs[0].needs_grad {
-            Some(grad_input(schedule, geometry, grad, inputs[1].tensor)?)
+            Some(grad_input(execution, geometry, grad, inputs[1].tensor)?)
         } else {
             None
         };
-        Ok(vec![of_input, Some(grad_weight(schedule, geometry, grad, inputs[0].tensor)?)])
+        Ok(vec![of_input, Some(grad_weight(execution, geometry, grad, inputs[0].tensor)?)])
     }
 }
 
 struct GradInput {
-    schedule: Schedule,
+    execution: Execution,
     geometry: Geometry,
 }
 
@@ -86,16 +96,16 @@ impl Op for GradInput {
     const NAME: &'static str = "conv2d-grad-input";
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
-        let Schedule { isa, blocks, .. } = self.schedule;
+        let Execution { isa, blocks, .. } = self.execution;
         let g = self.geometry;
         let (turned, weight) = transposed(&g, &wide(inputs[1].data))?;
-        let make = if self.schedule.is_exact { Conv::<T>::direct } else { Conv::<T>::new };
+        let make = if self.execution.is_exact { Conv::<T>::direct } else { Conv::<T>::new };
         let conv = make(isa, blocks.lanes, turned, &weight);
         let shape = shape(blocks, [g.c_in, g.height, g.width]);
         let dilated_len = turned.c_in * turned.height * turned.width * blocks.lanes;
         let memory = || (Scratch::default(), crate::kernels::lanes::Buffer::default());
-        let out = self.schedule.compute(shape.elem_count(), memory, |(scratch, dilated), block, out| {
-            let grad = self.schedule.block(inputs[0].data, block);
+        let out = self.execution.compute(shape.elem_count(), memory, |(scratch, dilated), block, out| {
+            let grad = self.execution.block(inputs[0].data, block);
             if g.stride == 1 {
                 conv.run(grad, out, scratch);
             } else {
@@ -109,7 +119,7 @@ impl Op for GradInput {
 }
 
 struct GradWeight {
-    schedule: Schedule,
+    execution: Execution,
     geometry: Geometry,
 }
 
@@ -117,14 +127,14 @@ impl Op for GradWeight {
     const NAME: &'static str = "conv2d-grad-weight";
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
-        let Schedule { isa, blocks, .. } = self.schedule;
+        let Execution { isa, blocks, .. } = self.execution;
         let g = self.geometry;
         let shape = [g.c_out, g.c_in, g.kernel, g.kernel];
         // Sums of blocks, added in their order, whatever thread they came from.
-        let parts = self.schedule.map_blocks(|block| {
+        let parts = self.execution.map_blocks(|block| {
             let mut sums = vec![0.0; shape.iter().product()];
             let (grad, input) =
-                (self.schedule.block(inputs[0].data, block), self.schedule.block(inputs[1].data, block));
+                (self.execution.block(inputs[0].data, block), self.execution.block(inputs[1].data, block));
             add_weight_grad(isa, blocks.lanes, &g, input, grad, &mut sums, &mut Scratch::default());
             sums
         });

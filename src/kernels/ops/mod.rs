@@ -27,7 +27,7 @@ use super::{Element, Isa, Split};
 
 /// How operations on one batch run.
 #[derive(Debug, Clone, Copy)]
-pub struct Schedule {
+pub struct Execution {
     /// Instruction set.
     pub isa: Isa,
     /// Cut of the batch.
@@ -38,7 +38,7 @@ pub struct Schedule {
     pub is_exact: bool,
 }
 
-impl Schedule {
+impl Execution {
     /// An output of `len` numbers: `body(memory, block, output of the block)` writes every block, which
     /// starts as zeros; `memory` is made once per thread.
     fn compute<T: Element, M>(

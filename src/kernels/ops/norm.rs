@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{Result, Shape, Storage, Tensor};
 
 use super::pointwise::relu_grad;
-use super::{Input, Op, Schedule, View, apply, apply_detached, shape, sizes};
+use super::{Execution, Input, Op, View, apply, apply_detached, shape, sizes};
 use crate::kernels::Element;
 use crate::kernels::lanes::norm::{Gradient, MapBlock, Moments, Partial, gradient_sums, partial};
 
@@ -25,7 +25,7 @@ pub enum Stats {
 /// # Errors
 /// If the shapes or the data types do not fit.
 pub fn batch_norm(
-    schedule: Schedule,
+    execution: Execution,
     x: &Tensor,
     params: &Tensor,
     stats: Stats,
@@ -38,7 +38,7 @@ pub fn batch_norm(
         Stats::Batch => OnceLock::new(),
         Stats::Given(moments) => OnceLock::from(moments),
     };
-    let op = BatchNorm { schedule, epsilon, is_relu, is_train, moments };
+    let op = BatchNorm { execution, epsilon, is_relu, is_train, moments };
     match other {
         Some(other) => apply(op, &[x, params, other]),
         None => apply(op, &[x, params]),
@@ -49,7 +49,7 @@ pub fn batch_norm(
 ///
 /// # Errors
 /// If the tensor has another shape, type or place.
-pub fn moments(schedule: Schedule, x: &Tensor) -> Result<Vec<Moments>> {
+pub fn moments(execution: Execution, x: &Tensor) -> Result<Vec<Moments>> {
     let x = x.contiguous()?;
     let [channels, _, _] = sizes(x.dims())?;
     let (storage, layout) = x.storage_and_layout();
@@ -57,25 +57,25 @@ pub fn moments(schedule: Schedule, x: &Tensor) -> Result<Vec<Moments>> {
         candle_core::bail!("channel moments are computed on the CPU");
     };
     Ok(match x.dtype() {
-        candle_core::DType::F64 => moments_of(schedule, channels, f64::slice(storage, layout)?),
-        _ => moments_of(schedule, channels, f32::slice(storage, layout)?),
+        candle_core::DType::F64 => moments_of(execution, channels, f64::slice(storage, layout)?),
+        _ => moments_of(execution, channels, f32::slice(storage, layout)?),
     })
 }
 
 /// Moments of blocks, joined in their order, whatever thread they came from.
-fn moments_of<T: Element>(schedule: Schedule, channels: usize, x: &[T]) -> Vec<Moments> {
-    let parts = schedule.map_blocks(|block| {
-        let x = schedule.block(x, block);
-        let n_images = schedule.blocks.images_in(block);
+fn moments_of<T: Element>(execution: Execution, channels: usize, x: &[T]) -> Vec<Moments> {
+    let parts = execution.map_blocks(|block| {
+        let x = execution.block(x, block);
+        let n_images = execution.blocks.images_in(block);
         let planes = x.chunks_exact(x.len() / channels);
-        planes.map(|plane| partial(schedule.isa, plane, n_images)).collect::<Vec<Partial>>()
+        planes.map(|plane| partial(execution.isa, plane, n_images)).collect::<Vec<Partial>>()
     });
     let join = |channel: usize| parts.iter().fold(Partial::default(), |all, part| all.join(part[channel]));
     (0..channels).map(|channel| join(channel).moments()).collect()
 }
 
 struct BatchNorm {
-    schedule: Schedule,
+    execution: Execution,
     epsilon: f64,
     is_relu: bool,
     is_train: bool,
@@ -87,33 +87,33 @@ impl Op for BatchNorm {
     const NAME: &'static str = "batch-norm";
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
-        let schedule = self.schedule;
+        let execution = self.execution;
         let (x, params) = (inputs[0].data, inputs[1].data);
         let sizes = sizes(inputs[0].dims)?;
         let channels = sizes[0];
         if params.len() != 2 * channels {
             candle_core::bail!("batch norm of {channels} channels with {} parameters", params.len());
         }
-        let moments = self.moments.get_or_init(|| moments_of(schedule, channels, x));
-        let out = schedule.compute(
+        let moments = self.moments.get_or_init(|| moments_of(execution, channels, x));
+        let out = execution.compute(
             x.len(),
             || (),
             |(), block, out| {
-                let other = inputs.get(2).map(|other| schedule.block(other.data, block));
+                let other = inputs.get(2).map(|other| execution.block(other.data, block));
                 let map = MapBlock { params, moments, epsilon: self.epsilon, other, is_relu: self.is_relu };
-                map.run(schedule.isa, schedule.block(x, block), out);
+                map.run(execution.isa, execution.block(x, block), out);
             },
         );
-        Ok((out, shape(schedule.blocks, sizes)))
+        Ok((out, shape(execution.blocks, sizes)))
     }
 
     fn backward(&self, inputs: &[Input], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         if !self.is_train {
             candle_core::bail!("batch norm with given statistics has no gradient");
         }
-        let grad = if self.is_relu { relu_grad(self.schedule, out, grad)? } else { grad.clone() };
+        let grad = if self.is_relu { relu_grad(self.execution, out, grad)? } else { grad.clone() };
         let moments = self.moments.get().cloned().unwrap_or_default();
-        let op = BatchNormGrad { schedule: self.schedule, epsilon: self.epsilon, moments };
+        let op = BatchNormGrad { execution: self.execution, epsilon: self.epsilon, moments };
         let (x, params) = (inputs[0].tensor, inputs[1].tensor);
         // The gradient of x, then of γ and β, in one flat list.
         let all = apply_detached(op, &[x, &grad, params])?;
@@ -127,7 +127,7 @@ impl Op for BatchNorm {
 
 /// Of (x, gradient of the output, parameters).
 struct BatchNormGrad {
-    schedule: Schedule,
+    execution: Execution,
     epsilon: f64,
     moments: Vec<Moments>,
 }
@@ -136,20 +136,20 @@ impl Op for BatchNormGrad {
     const NAME: &'static str = "batch-norm-grad";
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
-        let schedule = self.schedule;
+        let execution = self.execution;
         let [channels, height, width] = sizes(inputs[0].dims)?;
         let (x, grad, params) = (inputs[0].data, inputs[1].data, inputs[2].data);
-        let plane = height * width * schedule.blocks.lanes;
+        let plane = height * width * execution.blocks.lanes;
         let at = |channel: usize| channel * plane..(channel + 1) * plane;
-        let parts = schedule.map_blocks(|block| {
-            let (x, grad) = (schedule.block(x, block), schedule.block(grad, block));
+        let parts = execution.map_blocks(|block| {
+            let (x, grad) = (execution.block(x, block), execution.block(grad, block));
             let of = |channel: usize| {
                 let mean = T::of(self.moments[channel].mean);
-                gradient_sums(schedule.isa, mean, &x[at(channel)], &grad[at(channel)])
+                gradient_sums(execution.isa, mean, &x[at(channel)], &grad[at(channel)])
             };
             (0..channels).map(of).collect::<Vec<_>>()
         });
-        let n = (schedule.blocks.images * height * width) as f64;
+        let n = (execution.blocks.images * height * width) as f64;
         let mut out_params = vec![T::ZERO; params.len()];
         let mut gradients = Vec::with_capacity(channels);
         for channel in 0..channels {
@@ -167,16 +167,16 @@ impl Op for BatchNormGrad {
                 constant: T::of(-of_grad * sum / n),
             });
         }
-        let mut out = schedule.compute_with_room(
+        let mut out = execution.compute_with_room(
             x.len(),
             params.len(),
             || (),
             |(), block, out: &mut [T]| {
-                let (x, grad) = (schedule.block(x, block), schedule.block(grad, block));
-                let n_images = schedule.blocks.images_in(block);
+                let (x, grad) = (execution.block(x, block), execution.block(grad, block));
+                let n_images = execution.blocks.images_in(block);
                 for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
                     let (x, grad) = (&x[at(channel)], &grad[at(channel)]);
-                    gradients[channel].run(schedule.isa, schedule.blocks.lanes, n_images, x, grad, out);
+                    gradients[channel].run(execution.isa, execution.blocks.lanes, n_images, x, grad, out);
                 }
             },
         );

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Shape, Tensor};
 
-use super::{Input, Op, Schedule, View, apply, apply_detached, shape, sizes};
+use super::{Execution, Input, Op, View, apply, apply_detached, shape, sizes};
 use crate::kernels::lanes::Blocks;
 use crate::kernels::lanes::pointwise::{self as kernels, Elementwise};
 use crate::kernels::{Element, Isa, Split};
@@ -11,29 +11,29 @@ use crate::kernels::{Element, Isa, Split};
 ///
 /// # Errors
 /// If the shape or the data type does not fit.
-pub fn relu(schedule: Schedule, x: &Tensor) -> Result<Tensor> {
-    apply(Relu(schedule), &[x])
+pub fn relu(execution: Execution, x: &Tensor) -> Result<Tensor> {
+    apply(Relu(execution), &[x])
 }
 
 /// Gradient of a ReLU with output `out`, from the gradient of the output.
-pub(super) fn relu_grad(schedule: Schedule, out: &Tensor, grad: &Tensor) -> Result<Tensor> {
-    apply_detached(ReluGrad(schedule), &[out, grad])
+pub(super) fn relu_grad(execution: Execution, out: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    apply_detached(ReluGrad(execution), &[out, grad])
 }
 
 /// a + b for equal shapes.
 ///
 /// # Errors
 /// If the shapes or the data types do not fit.
-pub fn add(schedule: Schedule, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    apply(Add { schedule }, &[a, b])
+pub fn add(execution: Execution, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    apply(Add { execution }, &[a, b])
 }
 
 /// Adds `bias` (C) to every number of its channel.
 ///
 /// # Errors
 /// If the shapes or the data types do not fit.
-pub fn add_bias(schedule: Schedule, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    apply(AddBias(schedule), &[x, bias])
+pub fn add_bias(execution: Execution, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    apply(AddBias(execution), &[x, bias])
 }
 
 /// Maximum over 2x2 windows; an odd last row or column is left out, as in PyTorch. The gradient goes
@@ -41,37 +41,37 @@ pub fn add_bias(schedule: Schedule, x: &Tensor, bias: &Tensor) -> Result<Tensor>
 ///
 /// # Errors
 /// If the shape or the data type does not fit.
-pub fn max_pool2(schedule: Schedule, x: &Tensor) -> Result<Tensor> {
-    apply(MaxPool(schedule), &[x])
+pub fn max_pool2(execution: Execution, x: &Tensor) -> Result<Tensor> {
+    apply(MaxPool(execution), &[x])
 }
 
 /// Means of planes: (block, C, 1, 1, lane).
 ///
 /// # Errors
 /// If the shape or the data type does not fit.
-pub fn plane_means(schedule: Schedule, x: &Tensor) -> Result<Tensor> {
-    apply(PlaneMeans(schedule), &[x])
+pub fn plane_means(execution: Execution, x: &Tensor) -> Result<Tensor> {
+    apply(PlaneMeans(execution), &[x])
 }
 
 /// Every second row and column, with channels of zeros before and after.
 ///
 /// # Errors
 /// If the shape or the data type does not fit.
-pub fn shortcut(schedule: Schedule, x: &Tensor, before: usize, after: usize) -> Result<Tensor> {
-    apply(Shortcut { schedule, before, after }, &[x])
+pub fn shortcut(execution: Execution, x: &Tensor, before: usize, after: usize) -> Result<Tensor> {
+    apply(Shortcut { execution, before, after }, &[x])
 }
 
 /// Output of an operation that works on blocks on their own.
 fn by_block<T: Element>(
-    schedule: Schedule,
+    execution: Execution,
     to: [usize; 3],
     body: impl Fn(usize, &mut [T]) + Sync,
 ) -> (Vec<T>, Shape) {
-    let shape = shape(schedule.blocks, to);
-    (schedule.compute(shape.elem_count(), || (), |(), block, out| body(block, out)), shape)
+    let shape = shape(execution.blocks, to);
+    (execution.compute(shape.elem_count(), || (), |(), block, out| body(block, out)), shape)
 }
 
-struct Relu(Schedule);
+struct Relu(Execution);
 
 impl Op for Relu {
     const NAME: &'static str = "relu";
@@ -89,7 +89,7 @@ impl Op for Relu {
 }
 
 /// Of (output, gradient of the output).
-struct ReluGrad(Schedule);
+struct ReluGrad(Execution);
 
 impl Op for ReluGrad {
     const NAME: &'static str = "relu-grad";
@@ -104,14 +104,14 @@ impl Op for ReluGrad {
 }
 
 pub(super) struct Add {
-    schedule: Schedule,
+    execution: Execution,
 }
 
 impl Add {
     /// For tensors of the shape of `like`, whatever they hold.
     pub(super) fn over_first_dim(like: &Tensor) -> Self {
         let blocks = Blocks { images: like.dims().first().map_or(1, |&n| n.max(1)), lanes: 1 };
-        Self { schedule: Schedule { isa: Isa::current(), blocks, split: Split::Threads, is_exact: false } }
+        Self { execution: Execution { isa: Isa::current(), blocks, split: Split::Threads, is_exact: false } }
     }
 }
 
@@ -122,13 +122,13 @@ impl Op for Add {
         if inputs[0].dims != inputs[1].dims {
             candle_core::bail!("addition of {:?} and {:?}", inputs[0].dims, inputs[1].dims);
         }
-        let schedule = self.schedule;
-        let out = schedule.compute(
+        let execution = self.execution;
+        let out = execution.compute(
             inputs[0].data.len(),
             || (),
             |(), block, out| {
-                let (a, b) = (schedule.block(inputs[0].data, block), schedule.block(inputs[1].data, block));
-                Elementwise::Add.run(schedule.isa, a, b, out);
+                let (a, b) = (execution.block(inputs[0].data, block), execution.block(inputs[1].data, block));
+                Elementwise::Add.run(execution.isa, a, b, out);
             },
         );
         Ok((out, Shape::from(inputs[0].dims)))
@@ -139,7 +139,7 @@ impl Op for Add {
     }
 }
 
-struct AddBias(Schedule);
+struct AddBias(Execution);
 
 impl Op for AddBias {
     const NAME: &'static str = "add-bias";
@@ -166,7 +166,7 @@ impl Op for AddBias {
 }
 
 /// Sums of channels of a gradient.
-struct ChannelSums(Schedule);
+struct ChannelSums(Execution);
 
 impl Op for ChannelSums {
     const NAME: &'static str = "channel-sums";
@@ -183,7 +183,7 @@ impl Op for ChannelSums {
     }
 }
 
-struct MaxPool(Schedule);
+struct MaxPool(Execution);
 
 impl Op for MaxPool {
     const NAME: &'static str = "max-pool";
@@ -205,7 +205,7 @@ impl Op for MaxPool {
 }
 
 /// Of (input, gradient of the output).
-struct MaxPoolGrad(Schedule);
+struct MaxPoolGrad(Execution);
 
 impl Op for MaxPoolGrad {
     const NAME: &'static str = "max-pool-grad";
@@ -220,7 +220,7 @@ impl Op for MaxPoolGrad {
     }
 }
 
-struct PlaneMeans(Schedule);
+struct PlaneMeans(Execution);
 
 impl Op for PlaneMeans {
     const NAME: &'static str = "plane-means";
@@ -234,14 +234,14 @@ impl Op for PlaneMeans {
     }
 
     fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let op = PlaneMeansGrad { schedule: self.0, sizes: sizes(inputs[0].tensor.dims())? };
+        let op = PlaneMeansGrad { execution: self.0, sizes: sizes(inputs[0].tensor.dims())? };
         Ok(vec![Some(apply_detached(op, &[grad])?)])
     }
 }
 
 /// Of the gradient of the output.
 struct PlaneMeansGrad {
-    schedule: Schedule,
+    execution: Execution,
     sizes: [usize; 3],
 }
 
@@ -250,10 +250,10 @@ impl Op for PlaneMeansGrad {
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
         let [_, height, width] = self.sizes;
-        let lanes = self.schedule.blocks.lanes;
+        let lanes = self.execution.blocks.lanes;
         let share = T::of(((height * width) as f64).recip());
         let run = |block, out: &mut [T]| {
-            let grad = self.schedule.block(inputs[0].data, block).chunks_exact(lanes);
+            let grad = self.execution.block(inputs[0].data, block).chunks_exact(lanes);
             for (grad, out) in grad.zip(out.chunks_exact_mut(height * width * lanes)) {
                 for out in out.chunks_exact_mut(lanes) {
                     for lane in 0..lanes {
@@ -262,12 +262,12 @@ impl Op for PlaneMeansGrad {
                 }
             }
         };
-        Ok(by_block(self.schedule, self.sizes, run))
+        Ok(by_block(self.execution, self.sizes, run))
     }
 }
 
 struct Shortcut {
-    schedule: Schedule,
+    execution: Execution,
     before: usize,
     after: usize,
 }
@@ -278,25 +278,25 @@ impl Op for Shortcut {
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
         let [channels, height, width] = sizes(inputs[0].dims)?;
         let to = [self.before + channels + self.after, height.div_ceil(2), width.div_ceil(2)];
-        let lanes = self.schedule.blocks.lanes;
+        let lanes = self.execution.blocks.lanes;
         let plane = to[1] * to[2] * lanes;
         let run = |block, out: &mut [T]| {
             let out = &mut out[self.before * plane..(self.before + channels) * plane];
-            kernels::every_second([height, width], lanes, self.schedule.block(inputs[0].data, block), out);
+            kernels::every_second([height, width], lanes, self.execution.block(inputs[0].data, block), out);
         };
-        Ok(by_block(self.schedule, to, run))
+        Ok(by_block(self.execution, to, run))
     }
 
     fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let sizes = sizes(inputs[0].tensor.dims())?;
-        let op = ShortcutGrad { schedule: self.schedule, before: self.before, sizes };
+        let op = ShortcutGrad { execution: self.execution, before: self.before, sizes };
         Ok(vec![Some(apply_detached(op, &[grad])?)])
     }
 }
 
 /// Of the gradient of the output.
 struct ShortcutGrad {
-    schedule: Schedule,
+    execution: Execution,
     before: usize,
     sizes: [usize; 3],
 }
@@ -306,13 +306,13 @@ impl Op for ShortcutGrad {
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
         let [channels, height, width] = self.sizes;
-        let lanes = self.schedule.blocks.lanes;
+        let lanes = self.execution.blocks.lanes;
         let plane = height.div_ceil(2) * width.div_ceil(2) * lanes;
         let run = |block, out: &mut [T]| {
-            let grad = self.schedule.block(inputs[0].data, block);
+            let grad = self.execution.block(inputs[0].data, block);
             let grad = &grad[self.before * plane..(self.before + channels) * plane];
             kernels::spread_every_second([height, width], lanes, grad, out);
         };
-        Ok(by_block(self.schedule, self.sizes, run))
+        Ok(by_block(self.execution, self.sizes, run))
     }
 }

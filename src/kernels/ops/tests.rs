@@ -14,8 +14,8 @@ fn draw(n: usize, lane: u32) -> Vec<f64> {
     draws
 }
 
-fn schedule<T: Element>(isa: Isa, images: usize, split: Split) -> Schedule {
-    Schedule { isa, blocks: Blocks::new::<T>(isa, images), split, is_exact: false }
+fn execution<T: Element>(isa: Isa, images: usize, split: Split) -> Execution {
+    Execution { isa, blocks: Blocks::new::<T>(isa, images), split, is_exact: false }
 }
 
 /// An activation as (B, C, H, W).
@@ -39,7 +39,7 @@ fn compare(
     what: &str,
     dims: [usize; 4],
     extra: &[Var],
-    ours: impl Fn(Schedule, &Tensor) -> Result<Tensor>,
+    ours: impl Fn(Execution, &Tensor) -> Result<Tensor>,
     theirs: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<()> {
     let images = Tensor::from_vec(draw(dims.iter().product(), 0), &dims, &Device::Cpu)?;
@@ -50,17 +50,17 @@ fn compare(
     for isa in Isa::available() {
         let mut by_split = Vec::new();
         for split in [Split::Serial, Split::Threads] {
-            let schedule = schedule::<f64>(isa, dims[0], split);
-            let lanes = Var::from_tensor(&to_lanes(&images, schedule.blocks)?)?;
-            let found = ours(schedule, &lanes)?;
+            let execution = execution::<f64>(isa, dims[0], split);
+            let lanes = Var::from_tensor(&to_lanes(&images, execution.blocks)?)?;
+            let found = ours(execution, &lanes)?;
             let sized =
                 if out.rank() == 2 { out.reshape((out.dim(0)?, out.dim(1)?, 1, 1))? } else { out.clone() };
-            assert_close(&to_images(&found, schedule.blocks)?, &sized, what)?;
+            assert_close(&to_images(&found, execution.blocks)?, &sized, what)?;
             // Weights of zero where there is no image.
-            let in_lanes = to_lanes(&weights.reshape(sized.shape())?, schedule.blocks)?;
+            let in_lanes = to_lanes(&weights.reshape(sized.shape())?, execution.blocks)?;
             let ours = (found * in_lanes)?.sum_all()?.backward()?;
             let grad = ours.get(&lanes).expect("a leaf");
-            assert_close(&to_images(grad, schedule.blocks)?, grads.get(&x).expect("a leaf"), what)?;
+            assert_close(&to_images(grad, execution.blocks)?, grads.get(&x).expect("a leaf"), what)?;
             for leaf in extra {
                 assert_close(ours.get(leaf).expect("a leaf"), grads.get(leaf).expect("a leaf"), what)?;
             }
@@ -112,7 +112,7 @@ fn batch_norm_agrees_with_its_composition() -> Result<()> {
         let shift = Var::from_vec(draw(channels, 3), channels, &Device::Cpu)?;
         let leaves = [scale.clone(), shift.clone()];
         for (is_added, is_relu) in [(false, false), (false, true), (true, false), (true, true)] {
-            let ours = |s: Schedule, x: &Tensor| {
+            let ours = |s: Execution, x: &Tensor| {
                 let other = if is_added { Some(pointwise::relu(s, x)?) } else { None };
                 let params = stack(&scale, &shift)?;
                 norm::batch_norm(s, x, &params, norm::Stats::Batch, 1e-5, other.as_ref(), is_relu)
@@ -135,8 +135,8 @@ fn batch_norm_agrees_with_its_composition() -> Result<()> {
 fn moments_leave_out_lanes_without_images() -> Result<()> {
     let x = Tensor::from_vec(draw(5 * 2 * 9, 0), (5, 2, 3, 3), &Device::Cpu)?;
     for isa in Isa::available() {
-        let schedule = schedule::<f64>(isa, 5, Split::Threads);
-        let found = norm::moments(schedule, &to_lanes(&x, schedule.blocks)?)?;
+        let execution = execution::<f64>(isa, 5, Split::Threads);
+        let found = norm::moments(execution, &to_lanes(&x, execution.blocks)?)?;
         for (channel, found) in found.iter().enumerate() {
             let values = x.narrow(1, channel, 1)?.flatten_all()?.to_vec1::<f64>()?;
             let n = values.len() as f64;
@@ -192,14 +192,14 @@ fn gradients_of_convolution_in_single_precision() -> Result<()> {
             Tensor::from_vec(values.iter().map(|&v| v as f32).collect::<Vec<_>>(), dims, &Device::Cpu)
         };
         for isa in Isa::available() {
-            let schedule = schedule::<f32>(isa, batch, Split::Threads);
+            let execution = execution::<f32>(isa, batch, Split::Threads);
             let grad_dims = [batch, c_out, g.out_height(), g.out_width()];
-            let grad = to_lanes(&single(&grad, &grad_dims)?, schedule.blocks)?;
-            let input = to_lanes(&single(&input, &[batch, c_in, size, size])?, schedule.blocks)?;
-            let of_input = conv::grad_input(schedule, g, &grad, &single(&weight, &weight_dims)?)?;
-            let of_weight = conv::grad_weight(schedule, g, &grad, &input)?;
+            let grad = to_lanes(&single(&grad, &grad_dims)?, execution.blocks)?;
+            let input = to_lanes(&single(&input, &[batch, c_in, size, size])?, execution.blocks)?;
+            let of_input = conv::grad_input(execution, g, &grad, &single(&weight, &weight_dims)?)?;
+            let of_weight = conv::grad_weight(execution, g, &grad, &input)?;
             for (found, expected) in
-                [(to_images(&of_input, schedule.blocks)?, &expected_input), (of_weight, &expected_weight)]
+                [(to_images(&of_input, execution.blocks)?, &expected_input), (of_weight, &expected_weight)]
             {
                 let scale = expected.iter().fold(0.0, |max: f64, e| max.max(e.abs()));
                 for (found, expected) in found.flatten_all()?.to_vec1::<f32>()?.iter().zip(expected) {
@@ -214,11 +214,11 @@ fn gradients_of_convolution_in_single_precision() -> Result<()> {
 /// Oracle: PyTorch's rule that the first maximum of a window takes the gradient.
 #[test]
 fn a_tie_goes_to_the_first() -> Result<()> {
-    let schedule = schedule::<f64>(Isa::current(), 1, Split::Serial);
+    let execution = execution::<f64>(Isa::current(), 1, Split::Serial);
     let ones = Tensor::ones((1, 1, 2, 2), DType::F64, &Device::Cpu)?;
-    let x = Var::from_tensor(&to_lanes(&ones, schedule.blocks)?)?;
-    let grads = pointwise::max_pool2(schedule, &x)?.sum_all()?.backward()?;
-    let grad = to_images(grads.get(&x).expect("a leaf"), schedule.blocks)?;
+    let x = Var::from_tensor(&to_lanes(&ones, execution.blocks)?)?;
+    let grads = pointwise::max_pool2(execution, &x)?.sum_all()?.backward()?;
+    let grad = to_images(grads.get(&x).expect("a leaf"), execution.blocks)?;
     assert_eq!(grad.flatten_all()?.to_vec1::<f64>()?, [1.0, 0.0, 0.0, 0.0]);
     Ok(())
 }

@@ -13,12 +13,12 @@
 //!
 //! On a GPU, and in tests, many probes go through the network at once.
 
+mod batched;
 mod options;
 mod owners;
 mod program;
 mod propagator;
 mod run;
-mod stacked;
 
 pub use options::{DEFAULT_MEMORY, Options};
 pub use propagator::Propagator;

@@ -17,12 +17,12 @@ pub struct Options {
     /// Rounding of what convolutions of dense changes multiply, as tensor cores round it. Everything else stays in
     /// the precision of the images.
     pub rounding: Rounding,
-    /// Whether probes are stacked on the CPU too, as they are on GPUs. It is slow there, and for tests.
-    pub is_stacked: bool,
+    /// Whether probes are batched on the CPU too, as they are on GPUs. It is slow there, and for tests.
+    pub is_batched: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { memory: DEFAULT_MEMORY, loss: Loss::default(), rounding: Rounding::None, is_stacked: false }
+        Self { memory: DEFAULT_MEMORY, loss: Loss::default(), rounding: Rounding::None, is_batched: false }
     }
 }

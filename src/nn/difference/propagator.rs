@@ -1,9 +1,9 @@
-//! The propagator, over engines of either precision, or of stacked probes.
+//! The propagator, over engines of either precision, or of batched probes.
 
 use candle_core::{DType, Tensor};
 
 use super::options::Options;
-use super::{run, stacked};
+use super::{batched, run};
 use crate::Result;
 use crate::nn::form::Mode;
 use crate::nn::graph::Network;
@@ -23,7 +23,7 @@ pub struct Propagator {
 enum Precise {
     F32(run::Engine<f32>),
     F64(run::Engine<f64>),
-    Stacked(stacked::Engine),
+    Batched(batched::Engine),
 }
 
 impl Propagator {
@@ -56,9 +56,9 @@ impl Propagator {
         options: Options,
     ) -> Result<Self> {
         let targets = targets.into();
-        let ((loss, logits, stats), engine) = if options.is_stacked || !images.device().is_cpu() {
-            let (head, engine) = stacked::Engine::new(network, params, images, targets, mode, options)?;
-            (head, Precise::Stacked(engine))
+        let ((loss, logits, stats), engine) = if options.is_batched || !images.device().is_cpu() {
+            let (head, engine) = batched::Engine::new(network, params, images, targets, mode, options)?;
+            (head, Precise::Batched(engine))
         } else if images.dtype() == DType::F64 {
             let (head, engine) = run::Engine::new(network, params, images, targets, mode, options)?;
             (head, Precise::F64(engine))
@@ -93,7 +93,7 @@ impl Propagator {
         match &self.engine {
             Precise::F32(engine) => engine.base_bytes(),
             Precise::F64(engine) => engine.base_bytes(),
-            Precise::Stacked(engine) => engine.base_bytes(),
+            Precise::Batched(engine) => engine.base_bytes(),
         }
     }
 
@@ -109,7 +109,7 @@ impl Propagator {
         match &self.engine {
             Precise::F32(engine) => Ok(engine.differences(probes)),
             Precise::F64(engine) => Ok(engine.differences(probes)),
-            Precise::Stacked(engine) => engine.differences(probes),
+            Precise::Batched(engine) => engine.differences(probes),
         }
     }
 
@@ -122,7 +122,7 @@ impl Propagator {
         match &self.engine {
             Precise::F32(engine) => engine.flops_of(coord),
             Precise::F64(engine) => engine.flops_of(coord),
-            Precise::Stacked(engine) => engine.flops_of(coord),
+            Precise::Batched(engine) => engine.flops_of(coord),
         }
     }
 }

@@ -75,12 +75,12 @@ where
         let context = Context { mode, split: Split::Threads };
         // All probes share the rounding of the base: it is worth a slower convolution.
         let logits =
-            network.forward_visit(&context, &tensors, images, true, &mut |schedule, value, tensor| {
+            network.forward_visit(&context, &tensors, images, true, &mut |execution, value, tensor| {
                 if kept.contains(&value) {
                     base[value] = Some(tensor.clone());
                 }
                 if all.iter().any(|fused| is_norm(fused) && fused.inputs[0] == value) {
-                    moments[value] = Some(norm::moments(schedule, tensor)?);
+                    moments[value] = Some(norm::moments(execution, tensor)?);
                 }
                 Ok(())
             })?;

@@ -3,14 +3,14 @@
 //!
 //! - `streamed`: a layer ready for a pass block by block;
 //! - `rule`: its difference rule for one probe;
-//! - `stacked`: the same for stacked probes.
+//! - `batched`: the same for batched probes.
 
+mod batched;
 mod rule;
-mod stacked;
 mod streamed;
 
+pub use batched::{BatchedRule, BatchedSetup, PropagateStacked, only};
 pub use rule::{Base, Coupling, Delta, Place, Propagate, PropagateBoth, Rule, RuleSetup, Support};
-pub use stacked::{PropagateStacked, StackedRule, StackedSetup, only};
 pub use streamed::{Blockwise, BlockwiseBoth, StreamSetup, Streamed};
 
 use super::stats::RunningStats;

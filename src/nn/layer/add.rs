@@ -3,14 +3,14 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Forms, Layer, LayerPass, Role, elements};
+use crate::kernels::batched::{self, Change};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
-use crate::kernels::ops::Schedule;
-use crate::kernels::stack::{self, Change};
+use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{
-    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup,
     StreamSetup, Streamed, Support,
 };
 
@@ -34,14 +34,14 @@ impl Layer for Add {
     fn forward_lanes(
         &self,
         _: &LayerPass,
-        schedule: Schedule,
+        execution: Execution,
         _: &[Tensor],
         inputs: &[&Tensor],
     ) -> Result<Tensor> {
-        ops::pointwise::add(schedule, inputs[0], inputs[1])
+        ops::pointwise::add(execution, inputs[0], inputs[1])
     }
 
-    fn forward_stacked(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_batched(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         inputs[0].broadcast_add(inputs[1])
     }
 
@@ -55,8 +55,8 @@ impl Layer for Add {
 }
 
 impl PropagateStacked for Add {
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedAdd { shape: setup.shapes[0] }))
+    fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
+        Ok(Box::new(BatchedAdd { shape: setup.shapes[0] }))
     }
 }
 
@@ -100,13 +100,13 @@ impl<T: Element> Rule<T> for AddRule {
     }
 }
 
-/// As [`AddRule`], for stacked probes.
+/// As [`AddRule`], for batched probes.
 #[derive(Debug)]
-struct StackedAdd {
+struct BatchedAdd {
     shape: ActivationShape,
 }
 
-impl StackedRule for StackedAdd {
+impl BatchedRule for BatchedAdd {
     fn support(&self, inputs: &[Support]) -> Support {
         inputs[0].union(inputs[1])
     }
@@ -114,7 +114,7 @@ impl StackedRule for StackedAdd {
     fn apply(&self, inputs: &[Option<&Change>], channels: Option<&Tensor>) -> Result<Tensor> {
         let mut terms = inputs.iter().copied().flatten();
         match terms.next() {
-            Some(first) => stack::add_change(first, terms.next(), self.shape[0], channels),
+            Some(first) => batched::add_change(first, terms.next(), self.shape[0], channels),
             None => candle_core::bail!("a sum of no changes"),
         }
     }

@@ -4,15 +4,15 @@ use candle_core::{Device, Result, Tensor};
 
 use super::{ActivationShape, Epilogue, Forms, Layer, LayerPass, Mode, Norm, Role, Statistics, elements};
 use crate::Error;
+use crate::kernels::batched::{self, Change, NormBase, NormChange};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{self, Affine, Plane, PlaneChange, Relu, SUMS, add_sums};
 use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
-use crate::kernels::ops::{Schedule, stack as joined};
-use crate::kernels::stack::{self, Change, NormBase, NormChange};
+use crate::kernels::ops::{Execution, stack as joined};
 use crate::kernels::{Element, Isa};
 use crate::nn::form::{
-    Blockwise, Coupling, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule,
-    StackedSetup, StreamSetup, Streamed, Support,
+    BatchedRule, BatchedSetup, Blockwise, Coupling, Delta, Place, Propagate, PropagateStacked, Rule,
+    RuleSetup, StreamSetup, Streamed, Support,
 };
 use crate::params::{ParamKind, ParamSpec};
 
@@ -78,7 +78,7 @@ impl Layer for BatchNorm {
     fn forward_lanes(
         &self,
         pass: &LayerPass,
-        schedule: Schedule,
+        execution: Execution,
         params: &[Tensor],
         inputs: &[&Tensor],
     ) -> Result<Tensor> {
@@ -88,19 +88,19 @@ impl Layer for BatchNorm {
         };
         let params = joined(&params[0], &params[1])?;
         let (other, is_relu) = (inputs.get(1).copied(), pass.epilogue != Epilogue::None);
-        batch_norm(schedule, inputs[0], &params, stats, EPSILON, other, is_relu)
+        batch_norm(execution, inputs[0], &params, stats, EPSILON, other, is_relu)
     }
 
-    fn forward_stacked(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_batched(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let (x, other) = (inputs[0], inputs.get(1).copied());
         let moments = match pass.mode {
-            Mode::Train => stack::moments(x)?,
+            Mode::Train => batched::moments(x)?,
             Mode::Eval(running) => {
                 moments_tensor(&running.layer(self.norm_idx).moments(), x.device())?.unsqueeze(0)?
             }
         };
         let is_relu = pass.epilogue != Epilogue::None;
-        stack::normalize(x, &moments, [&params[0], &params[1]], EPSILON, other, is_relu)
+        batched::normalize(x, &moments, [&params[0], &params[1]], EPSILON, other, is_relu)
     }
 
     fn forms(&self) -> Forms<'_> {
@@ -121,8 +121,8 @@ impl Layer for BatchNorm {
 }
 
 impl PropagateStacked for BatchNorm {
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedNorm::new(self, setup)?))
+    fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
+        Ok(Box::new(BatchedNorm::new(self, setup)?))
     }
 }
 
@@ -325,9 +325,9 @@ fn moments_tensor(moments: &[norm::Moments], device: &Device) -> Result<Tensor> 
     Tensor::from_vec(flat, (moments.len(), 2), device)
 }
 
-/// As [`BatchNormRule`], for stacked probes.
+/// As [`BatchNormRule`], for batched probes.
 #[derive(Debug)]
-struct StackedNorm {
+struct BatchedNorm {
     base: NormBase,
     channels: Vec<Channel>,
     /// Numbers per channel and image.
@@ -339,8 +339,8 @@ struct StackedNorm {
     other: Option<Tensor>,
 }
 
-impl StackedNorm {
-    fn new(layer: &BatchNorm, setup: &StackedSetup) -> crate::Result<Self> {
+impl BatchedNorm {
+    fn new(layer: &BatchNorm, setup: &BatchedSetup) -> crate::Result<Self> {
         let z = setup.base()?;
         let (device, dtype) = (z.device().clone(), z.dtype());
         let moments = match (setup.mode, setup.moments) {
@@ -391,7 +391,7 @@ impl StackedNorm {
     }
 }
 
-impl StackedRule for StackedNorm {
+impl BatchedRule for BatchedNorm {
     fn seed_channel(&self, coord: usize) -> usize {
         coord % self.channels.len()
     }
@@ -413,7 +413,7 @@ impl StackedRule for StackedNorm {
             probes: seeds.len(),
             ..self.plain()
         };
-        stack::norm_change(&change, &self.base)
+        batched::norm_change(&change, &self.base)
     }
 
     fn support(&self, inputs: &[Support]) -> Support {
@@ -424,12 +424,12 @@ impl StackedRule for StackedNorm {
         let (delta, added) = (inputs[0], inputs.get(1).copied().flatten());
         let Some(any) = delta.or(added) else { candle_core::bail!("a batch norm of no changes") };
         let affine = match (delta, &self.eval) {
-            (Some(delta), None) => Some(stack::norm_affine(delta, &self.base)?),
+            (Some(delta), None) => Some(batched::norm_affine(delta, &self.base)?),
             (_, eval) => eval.clone(),
         };
         let (affine, probes) = (affine.as_ref(), any.data.dim(0)?);
         let change = NormChange { delta, affine, added, channels, probes, ..self.plain() };
-        stack::norm_change(&change, &self.base)
+        batched::norm_change(&change, &self.base)
     }
 
     fn flops(&self, inputs: &[Support]) -> u64 {

@@ -3,15 +3,15 @@
 use candle_core::{DType, Result, Tensor};
 
 use super::{ActivationShape, Forms, Layer, LayerPass, elements};
+use crate::kernels::batched::{self, Change, Convolution};
 use crate::kernels::lanes::conv::Conv;
 use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::{Buffer, Scratch, pointwise};
-use crate::kernels::ops::Schedule;
-use crate::kernels::stack::{self, Change, Convolution};
+use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, Rounding, ops};
 use crate::nn::form::{
-    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup,
     StreamSetup, Streamed, Support, only,
 };
 use crate::params::{ParamKind, ParamSpec};
@@ -80,19 +80,19 @@ impl Layer for Conv2d {
     fn forward_lanes(
         &self,
         _: &LayerPass,
-        schedule: Schedule,
+        execution: Execution,
         params: &[Tensor],
         inputs: &[&Tensor],
     ) -> Result<Tensor> {
-        let out = ops::conv::conv2d(schedule, inputs[0], &params[0], self.stride, self.padding)?;
+        let out = ops::conv::conv2d(execution, inputs[0], &params[0], self.stride, self.padding)?;
         match params.get(1) {
-            Some(bias) => ops::pointwise::add_bias(schedule, &out, bias),
+            Some(bias) => ops::pointwise::add_bias(execution, &out, bias),
             None => Ok(out),
         }
     }
 
-    fn forward_stacked(&self, _: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
-        let out = stack::conv(inputs[0], &params[0], None, self.how(Rounding::None))?;
+    fn forward_batched(&self, _: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+        let out = batched::conv(inputs[0], &params[0], None, self.how(Rounding::None))?;
         match params.get(1) {
             Some(bias) => out.broadcast_add(&bias.reshape((bias.dim(0)?, 1, self.c_out, 1, 1))?),
             None => Ok(out),
@@ -109,8 +109,8 @@ impl Layer for Conv2d {
 }
 
 impl PropagateStacked for Conv2d {
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        self.stacked_rule_with(setup, setup.params[0].clone())
+    fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
+        self.batched_rule_with(setup, setup.params[0].clone())
     }
 }
 
@@ -120,20 +120,20 @@ impl Conv2d {
     }
 
     /// The rule with a weight (1, C_out, C_in, K, K).
-    pub(super) fn stacked_rule_with(
+    pub(super) fn batched_rule_with(
         &self,
-        setup: &StackedSetup,
+        setup: &BatchedSetup,
         weight: Tensor,
-    ) -> crate::Result<Box<dyn StackedRule>> {
+    ) -> crate::Result<Box<dyn BatchedRule>> {
         let pixels = self.output_shape(setup.shapes)[1..].iter().product();
         let how = self.how(setup.rounding);
-        Ok(Box::new(StackedConv { base: setup.base()?, weight, layer: self.clone(), how, pixels }))
+        Ok(Box::new(BatchedConv { base: setup.base()?, weight, layer: self.clone(), how, pixels }))
     }
 }
 
-/// As [`ConvRule`], for stacked probes.
+/// As [`ConvRule`], for batched probes.
 #[derive(Debug)]
-struct StackedConv {
+struct BatchedConv {
     /// Input at the base point.
     base: Tensor,
     weight: Tensor,
@@ -143,7 +143,7 @@ struct StackedConv {
     pixels: usize,
 }
 
-impl StackedConv {
+impl BatchedConv {
     fn taps(&self) -> usize {
         self.layer.kernel * self.layer.kernel
     }
@@ -155,7 +155,7 @@ impl StackedConv {
     }
 }
 
-impl StackedRule for StackedConv {
+impl BatchedRule for BatchedConv {
     fn seed_channel(&self, coord: usize) -> usize {
         let per_output = self.layer.c_in * self.taps();
         match self.place_of(coord) {
@@ -169,7 +169,7 @@ impl StackedRule for StackedConv {
         let inputs: Vec<i32> = places().map(|place| place.map_or(-1, |(input, _)| input as i32)).collect();
         let taps: Vec<u32> = places().map(|place| place.map_or(0, |(_, tap)| tap as u32)).collect();
         let steps: Vec<f64> = seeds.iter().map(|&(_, step)| step).collect();
-        stack::conv_seed(&self.base, self.layer.kernel, self.how, &inputs, &taps, &steps)
+        batched::conv_seed(&self.base, self.layer.kernel, self.how, &inputs, &taps, &steps)
     }
 
     fn support(&self, inputs: &[Support]) -> Support {
@@ -181,7 +181,7 @@ impl StackedRule for StackedConv {
 
     fn apply(&self, inputs: &[Option<&Change>], _: Option<&Tensor>) -> Result<Tensor> {
         let Change { data, channels } = only(inputs)?;
-        stack::conv(data, &self.weight, channels.as_ref(), self.how)
+        batched::conv(data, &self.weight, channels.as_ref(), self.how)
     }
 
     fn flops(&self, inputs: &[Support]) -> u64 {

@@ -3,13 +3,13 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Forms, Layer, LayerPass};
+use crate::kernels::batched::{self, Change};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
-use crate::kernels::ops::Schedule;
-use crate::kernels::stack::{self, Change};
+use crate::kernels::ops::Execution;
 use crate::kernels::{Element, ops};
 use crate::nn::form::{
-    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup,
     StreamSetup, Streamed, Support, only,
 };
 
@@ -31,7 +31,7 @@ impl Layer for Flatten {
         inputs[0].flatten_from(1)?.unsqueeze(2)?.unsqueeze(3)
     }
 
-    fn forward_lanes(&self, _: &LayerPass, _: Schedule, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_lanes(&self, _: &LayerPass, _: Execution, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         ops::as_features(inputs[0])
     }
 
@@ -41,18 +41,18 @@ impl Layer for Flatten {
 }
 
 impl PropagateStacked for Flatten {
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedFlatten { shape: setup.shapes[0] }))
+    fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
+        Ok(Box::new(BatchedFlatten { shape: setup.shapes[0] }))
     }
 }
 
-/// As [`FlattenRule`], for stacked probes.
+/// As [`FlattenRule`], for batched probes.
 #[derive(Debug)]
-struct StackedFlatten {
+struct BatchedFlatten {
     shape: ActivationShape,
 }
 
-impl StackedRule for StackedFlatten {
+impl BatchedRule for BatchedFlatten {
     fn support(&self, inputs: &[Support]) -> Support {
         flat_support(inputs[0], self.shape[1] * self.shape[2])
     }
@@ -60,7 +60,7 @@ impl StackedRule for StackedFlatten {
     fn apply(&self, inputs: &[Option<&Change>], channels: Option<&Tensor>) -> Result<Tensor> {
         let change = only(inputs)?;
         let data = match (&change.channels, channels) {
-            (Some(_), None) => stack::add_change(change, None, self.shape[0], None)?,
+            (Some(_), None) => batched::add_change(change, None, self.shape[0], None)?,
             _ => change.data.clone(),
         };
         let (probes, images, ..) = data.dims5()?;
@@ -137,7 +137,7 @@ mod tests {
 
     use super::*;
     use crate::kernels::lanes::Blocks;
-    use crate::kernels::ops::Schedule;
+    use crate::kernels::ops::Execution;
     use crate::kernels::{Isa, Split};
     use crate::nn::layer::{Epilogue, Mode};
 
@@ -151,10 +151,10 @@ mod tests {
         let images = Tensor::from_vec(values.clone(), (batch, 2, 3, 4), &Device::Cpu)?;
         let isa = Isa::current();
         let blocks = Blocks::new::<f64>(isa, batch);
-        let schedule = Schedule { isa, blocks, split: Split::Serial, is_exact: true };
+        let execution = Execution { isa, blocks, split: Split::Serial, is_exact: true };
         let pass = LayerPass { mode: Mode::Train, epilogue: Epilogue::None };
         let in_lanes = ops::to_lanes(&images, blocks)?;
-        let found = ops::to_rows(&Flatten.forward_lanes(&pass, schedule, &[], &[&in_lanes])?, blocks)?;
+        let found = ops::to_rows(&Flatten.forward_lanes(&pass, execution, &[], &[&in_lanes])?, blocks)?;
         assert_eq!(found.dims(), [batch, n]);
         assert_eq!(found.flatten_all()?.to_vec1::<f64>()?, values);
         let found = Flatten.forward(&pass, &[], &[&images])?;

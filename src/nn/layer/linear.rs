@@ -5,10 +5,10 @@ use candle_core::{Result, Tensor};
 use super::conv2d::{ConvRule, StreamedConv};
 use super::{ActivationShape, Conv2d, Forms, Layer, LayerPass};
 use crate::kernels::lanes::geometry::Geometry;
-use crate::kernels::ops::Schedule;
+use crate::kernels::ops::Execution;
 use crate::kernels::{Element, ops};
 use crate::nn::form::{
-    Blockwise, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup, StreamSetup, Streamed,
+    BatchedRule, BatchedSetup, Blockwise, Propagate, PropagateStacked, Rule, RuleSetup, StreamSetup, Streamed,
 };
 use crate::params::{ParamKind, ParamSpec};
 
@@ -55,18 +55,18 @@ impl Layer for Linear {
     fn forward_lanes(
         &self,
         _: &LayerPass,
-        schedule: Schedule,
+        execution: Execution,
         params: &[Tensor],
         inputs: &[&Tensor],
     ) -> Result<Tensor> {
         let weight = ops::as_conv(&params[0])?;
-        let out = ops::conv::conv2d(schedule, inputs[0], &weight, 1, 0)?;
-        ops::pointwise::add_bias(schedule, &out, &params[1])
+        let out = ops::conv::conv2d(execution, inputs[0], &weight, 1, 0)?;
+        ops::pointwise::add_bias(execution, &out, &params[1])
     }
 
-    fn forward_stacked(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_batched(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let params = [self.as_conv_weight(&params[0])?, params[1].clone()];
-        self.as_conv().forward_stacked(pass, &params, inputs)
+        self.as_conv().forward_batched(pass, &params, inputs)
     }
 
     fn forms(&self) -> Forms<'_> {
@@ -79,8 +79,8 @@ impl Layer for Linear {
 }
 
 impl PropagateStacked for Linear {
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        self.as_conv().stacked_rule_with(setup, self.as_conv_weight(&setup.params[0])?)
+    fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
+        self.as_conv().batched_rule_with(setup, self.as_conv_weight(&setup.params[0])?)
     }
 }
 

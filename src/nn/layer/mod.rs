@@ -26,7 +26,7 @@ use candle_core::{Result, Tensor};
 
 pub use super::form::{ActivationShape, Context, Epilogue, LayerPass, Mode};
 use super::form::{BlockwiseBoth, PropagateBoth, PropagateStacked};
-use crate::kernels::ops::{self, Schedule, Tape};
+use crate::kernels::ops::{self, Execution, Tape};
 use crate::params::ParamSpec;
 
 /// Part a layer can have where layers are fused.
@@ -82,14 +82,14 @@ pub struct Forms<'a> {
     pub streamed: Option<&'a dyn BlockwiseBoth>,
     /// The difference rule. If a layer has none, `evaluator = difference` is refused on the CPU.
     pub rule: Option<&'a dyn PropagateBoth>,
-    /// The difference rule for stacked probes. If a layer has none, `evaluator = difference` is refused on GPUs.
-    pub stacked_rule: Option<&'a dyn PropagateStacked>,
+    /// The difference rule for batched probes. If a layer has none, `evaluator = difference` is refused on GPUs.
+    pub batched_rule: Option<&'a dyn PropagateStacked>,
 }
 
 impl<'a> Forms<'a> {
     /// All forms of a layer that has them all.
     pub fn all<L: BlockwiseBoth + PropagateBoth + PropagateStacked>(layer: &'a L) -> Self {
-        Self { is_taped: true, streamed: Some(layer), rule: Some(layer), stacked_rule: Some(layer) }
+        Self { is_taped: true, streamed: Some(layer), rule: Some(layer), batched_rule: Some(layer) }
     }
 }
 
@@ -122,7 +122,7 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
     fn forward_lanes(
         &self,
         pass: &LayerPass,
-        schedule: Schedule,
+        execution: Execution,
         params: &[Tensor],
         inputs: &[&Tensor],
     ) -> Result<Tensor> {
@@ -130,19 +130,19 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
             // The tape would take the output for a constant.
             candle_core::bail!("{} has no form that the tape follows", self.kind());
         }
-        let images = inputs.iter().map(|input| ops::from_lanes(input, schedule.blocks));
+        let images = inputs.iter().map(|input| ops::from_lanes(input, execution.blocks));
         let images = images.collect::<Result<Vec<_>>>()?;
         let output = self.forward(pass, params, &images.iter().collect::<Vec<_>>())?;
-        ops::to_lanes(&output, schedule.blocks)
+        ops::to_lanes(&output, execution.blocks)
     }
 
-    /// The same for stacked points: `params` and `inputs` lead by their number P, or by 1 where all points share
+    /// The same for batched points: `params` and `inputs` lead by their number P, or by 1 where all points share
     /// them, and so does the output; features are (P, B, F, 1, 1). By default a stack without parameters and with one
     /// input is one large batch, and of others the members pass one after the other.
     ///
     /// # Errors
     /// If a shape does not fit or the device fails.
-    fn forward_stacked(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
+    fn forward_batched(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         if let ([], [input], None) = (params, inputs, self.norm()) {
             let (probes, images, channels, height, width) = input.dims5()?;
             let batch = input.reshape((probes * images, channels, height, width))?;

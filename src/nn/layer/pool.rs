@@ -3,14 +3,14 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Forms, Layer, LayerPass, elements};
+use crate::kernels::batched::{self, Change};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
-use crate::kernels::ops::Schedule;
-use crate::kernels::stack::{self, Change};
+use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{
-    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup,
     StreamSetup, Streamed, Support, only,
 };
 use crate::nn::layer::{Epilogue, Mode};
@@ -45,11 +45,11 @@ impl Layer for MaxPool2 {
     fn forward_lanes(
         &self,
         _: &LayerPass,
-        schedule: Schedule,
+        execution: Execution,
         _: &[Tensor],
         inputs: &[&Tensor],
     ) -> Result<Tensor> {
-        ops::pointwise::max_pool2(schedule, inputs[0])
+        ops::pointwise::max_pool2(execution, inputs[0])
     }
 
     fn forms(&self) -> Forms<'_> {
@@ -62,22 +62,22 @@ impl Layer for MaxPool2 {
 }
 
 impl PropagateStacked for MaxPool2 {
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedMaxPool { base: setup.base()?, shape: setup.shapes[0] }))
+    fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
+        Ok(Box::new(BatchedMaxPool { base: setup.base()?, shape: setup.shapes[0] }))
     }
 }
 
-/// As [`MaxPoolRule`], for stacked probes.
+/// As [`MaxPoolRule`], for batched probes.
 #[derive(Debug)]
-struct StackedMaxPool {
+struct BatchedMaxPool {
     /// Input at the base point.
     base: Tensor,
     shape: ActivationShape,
 }
 
-impl StackedRule for StackedMaxPool {
+impl BatchedRule for BatchedMaxPool {
     fn apply(&self, inputs: &[Option<&Change>], _: Option<&Tensor>) -> Result<Tensor> {
-        stack::max_pool_change(only(inputs)?, &self.base)
+        batched::max_pool_change(only(inputs)?, &self.base)
     }
 
     fn flops(&self, inputs: &[Support]) -> u64 {
@@ -149,11 +149,11 @@ impl Layer for GlobalAvgPool {
     fn forward_lanes(
         &self,
         _: &LayerPass,
-        schedule: Schedule,
+        execution: Execution,
         _: &[Tensor],
         inputs: &[&Tensor],
     ) -> Result<Tensor> {
-        ops::pointwise::plane_means(schedule, inputs[0])
+        ops::pointwise::plane_means(execution, inputs[0])
     }
 
     fn forms(&self) -> Forms<'_> {
@@ -162,21 +162,21 @@ impl Layer for GlobalAvgPool {
 }
 
 impl PropagateStacked for GlobalAvgPool {
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedAvgPool { shape: setup.shapes[0] }))
+    fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
+        Ok(Box::new(BatchedAvgPool { shape: setup.shapes[0] }))
     }
 }
 
-/// As [`GlobalAvgPoolRule`], for stacked probes.
+/// As [`GlobalAvgPoolRule`], for batched probes.
 #[derive(Debug)]
-struct StackedAvgPool {
+struct BatchedAvgPool {
     shape: ActivationShape,
 }
 
-impl StackedRule for StackedAvgPool {
+impl BatchedRule for BatchedAvgPool {
     fn apply(&self, inputs: &[Option<&Change>], _: Option<&Tensor>) -> Result<Tensor> {
         let pass = LayerPass { mode: Mode::Train, epilogue: Epilogue::None };
-        GlobalAvgPool.forward_stacked(&pass, &[], &[&only(inputs)?.data])
+        GlobalAvgPool.forward_batched(&pass, &[], &[&only(inputs)?.data])
     }
 
     fn flops(&self, inputs: &[Support]) -> u64 {

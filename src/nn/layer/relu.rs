@@ -3,14 +3,14 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Forms, Layer, LayerPass, Role, elements};
+use crate::kernels::batched::{self, Change};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
-use crate::kernels::ops::Schedule;
-use crate::kernels::stack::{self, Change};
+use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{
-    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup,
     StreamSetup, Streamed, Support, only,
 };
 
@@ -34,11 +34,11 @@ impl Layer for Relu {
     fn forward_lanes(
         &self,
         _: &LayerPass,
-        schedule: Schedule,
+        execution: Execution,
         _: &[Tensor],
         inputs: &[&Tensor],
     ) -> Result<Tensor> {
-        ops::pointwise::relu(schedule, inputs[0])
+        ops::pointwise::relu(execution, inputs[0])
     }
 
     fn forms(&self) -> Forms<'_> {
@@ -55,8 +55,8 @@ impl Layer for Relu {
 }
 
 impl PropagateStacked for Relu {
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedRelu { base: setup.base()?, shape: setup.shapes[0] }))
+    fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
+        Ok(Box::new(BatchedRelu { base: setup.base()?, shape: setup.shapes[0] }))
     }
 }
 
@@ -98,17 +98,17 @@ impl<T: Element> Rule<T> for ReluRule {
     }
 }
 
-/// As [`ReluRule`], for stacked probes.
+/// As [`ReluRule`], for batched probes.
 #[derive(Debug)]
-struct StackedRelu {
+struct BatchedRelu {
     /// Input at the base point.
     base: Tensor,
     shape: ActivationShape,
 }
 
-impl StackedRule for StackedRelu {
+impl BatchedRule for BatchedRelu {
     fn apply(&self, inputs: &[Option<&Change>], _: Option<&Tensor>) -> Result<Tensor> {
-        stack::relu_change(only(inputs)?, &self.base)
+        batched::relu_change(only(inputs)?, &self.base)
     }
 
     fn flops(&self, inputs: &[Support]) -> u64 {

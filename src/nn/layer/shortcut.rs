@@ -3,14 +3,14 @@
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Forms, Layer, LayerPass};
+use crate::kernels::batched::Change;
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
-use crate::kernels::ops::Schedule;
-use crate::kernels::stack::Change;
+use crate::kernels::ops::Execution;
 use crate::kernels::{Element, ops};
 use crate::nn::form::{
-    Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup, StackedRule, StackedSetup,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup,
     StreamSetup, Streamed, Support, only,
 };
 use crate::nn::layer::{Epilogue, Mode};
@@ -51,11 +51,11 @@ impl Layer for ShortcutA {
     fn forward_lanes(
         &self,
         _: &LayerPass,
-        schedule: Schedule,
+        execution: Execution,
         _: &[Tensor],
         inputs: &[&Tensor],
     ) -> Result<Tensor> {
-        ops::pointwise::shortcut(schedule, inputs[0], self.before(), self.after())
+        ops::pointwise::shortcut(execution, inputs[0], self.before(), self.after())
     }
 
     fn forms(&self) -> Forms<'_> {
@@ -64,18 +64,18 @@ impl Layer for ShortcutA {
 }
 
 impl PropagateStacked for ShortcutA {
-    fn stacked_rule(&self, _: &StackedSetup) -> crate::Result<Box<dyn StackedRule>> {
-        Ok(Box::new(StackedShortcut { layer: self.clone() }))
+    fn batched_rule(&self, _: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
+        Ok(Box::new(BatchedShortcut { layer: self.clone() }))
     }
 }
 
-/// As [`ShortcutRule`], for stacked probes.
+/// As [`ShortcutRule`], for batched probes.
 #[derive(Debug)]
-struct StackedShortcut {
+struct BatchedShortcut {
     layer: ShortcutA,
 }
 
-impl StackedRule for StackedShortcut {
+impl BatchedRule for BatchedShortcut {
     fn support(&self, inputs: &[Support]) -> Support {
         moved(inputs[0], self.layer.before())
     }
@@ -85,7 +85,7 @@ impl StackedRule for StackedShortcut {
         // The one channel that is stored stays one.
         let alone = ShortcutA { c_in: 1, c_out: 1 };
         let layer = if channels.is_some() { &alone } else { &self.layer };
-        layer.forward_stacked(&pass, &[], &[&only(inputs)?.data])
+        layer.forward_batched(&pass, &[], &[&only(inputs)?.data])
     }
 
     fn flops(&self, _: &[Support]) -> u64 {

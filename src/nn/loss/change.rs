@@ -4,9 +4,9 @@ use candle_core::{Device, Tensor};
 
 use super::{LogitScale, Loss, Targets, cross_entropy_of, log_probabilities, rows, squared_error_of};
 use crate::Result;
+use crate::kernels::batched::{self, Change};
 use crate::kernels::lanes::Blocks;
 use crate::kernels::lanes::loss::{CrossEntropy, SquaredError};
-use crate::kernels::stack::{self, Change};
 use crate::kernels::{Element, Isa};
 use crate::params::Layout;
 
@@ -60,17 +60,17 @@ impl LossAt<'_> {
         }
     }
 
-    /// Its change, for stacked probes on `device`.
-    pub(in crate::nn) fn stacked(self, device: &Device) -> Result<StackedChange> {
+    /// Its change, for batched probes on `device`.
+    pub(in crate::nn) fn batched(self, device: &Device) -> Result<BatchedChange> {
         let dims = (self.rows.len(), self.rows.first().map_or(0, Vec::len));
         Ok(match self.labels {
             Some(labels) => {
                 let logs: Vec<f64> = self.rows.iter().flat_map(|row| log_probabilities(row)).collect();
                 let logs = Tensor::from_vec(logs, dims, device)?;
                 let labels = Tensor::from_slice(labels, labels.len(), device)?;
-                StackedChange::Entropy { logs, labels, scale: self.scale }
+                BatchedChange::Entropy { logs, labels, scale: self.scale }
             }
-            None => StackedChange::Squares(Tensor::from_vec(self.rows.concat(), dims, device)?),
+            None => BatchedChange::Squares(Tensor::from_vec(self.rows.concat(), dims, device)?),
         })
     }
 }
@@ -112,16 +112,16 @@ impl LaneChange {
     }
 }
 
-/// The change of a loss, for stacked probes.
+/// The change of a loss, for batched probes.
 #[derive(Debug)]
-pub(in crate::nn) enum StackedChange {
+pub(in crate::nn) enum BatchedChange {
     /// Logarithms of the probabilities (B, classes) in f64, and labels (B).
     Entropy { logs: Tensor, labels: Tensor, scale: Option<LogitScale> },
     /// Outputs less targets (B, numbers), in f64.
     Squares(Tensor),
 }
 
-impl StackedChange {
+impl BatchedChange {
     /// Mean changes (P), in f64, for changes of the outputs that `moves` (coordinate, step) make.
     pub(in crate::nn) fn of(
         &self,
@@ -129,15 +129,15 @@ impl StackedChange {
         moves: impl Iterator<Item = (usize, f64)>,
     ) -> Result<Tensor> {
         Ok(match self {
-            Self::Squares(errors) => stack::squared_error_change(outputs, errors)?,
+            Self::Squares(errors) => batched::squared_error_change(outputs, errors)?,
             Self::Entropy { logs, labels, scale: None } => {
-                stack::cross_entropy_change(outputs, logs, labels, None)?
+                batched::cross_entropy_change(outputs, logs, labels, None)?
             }
             Self::Entropy { logs, labels, scale: Some(scale) } => {
                 let scales: Vec<f64> =
                     moves.flat_map(|(coord, step)| [scale.value(), scale.after(coord, step)]).collect();
                 let scales = Tensor::from_slice(&scales, (scales.len() / 2, 2), logs.device())?;
-                stack::cross_entropy_change(outputs, logs, labels, Some(&scales))?
+                batched::cross_entropy_change(outputs, logs, labels, Some(&scales))?
             }
         })
     }

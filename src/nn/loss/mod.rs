@@ -1,7 +1,7 @@
 //! Losses: what a network's outputs are worth.
 //!
 //! A loss is a part of its own: its value, its gradient with respect to the outputs, and its change when outputs
-//! change, for one probe at a time ([`LossAt::in_lanes`]) and for stacked ones ([`LossAt::stacked`]).
+//! change, for one probe at a time ([`LossAt::in_lanes`]) and for batched ones ([`LossAt::batched`]).
 
 mod change;
 mod scale;
@@ -11,7 +11,7 @@ use candle_core::{D, DType, Tensor};
 use crate::params::Layout;
 use crate::{Error, Result};
 
-pub(super) use change::{LaneChange, StackedChange};
+pub(super) use change::{BatchedChange, LaneChange};
 pub use scale::LogitScale;
 
 /// What is made of outputs and targets. Numbers are averaged over the images.

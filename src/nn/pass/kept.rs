@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor};
 
 use crate::kernels::Isa;
 use crate::kernels::lanes::Blocks;
-use crate::kernels::ops::{self, Schedule};
+use crate::kernels::ops::{self, Execution};
 use crate::nn::activations::{Activations, Kind};
 use crate::nn::form::{Context, LayerPass};
 use crate::nn::graph::Network;
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 impl Network {
     /// How operations on `images` run.
-    fn schedule(context: &Context, images: &Tensor) -> Result<Schedule> {
+    fn execution(context: &Context, images: &Tensor) -> Result<Execution> {
         let isa = Isa::current();
         let n_images = images.dim(0)?;
         let blocks = match images.dtype() {
@@ -21,14 +21,14 @@ impl Network {
         };
         // Who asks for double precision asks for digits, not for speed.
         let is_exact = images.dtype() == DType::F64;
-        Ok(Schedule { isa, blocks, split: context.split, is_exact })
+        Ok(Execution { isa, blocks, split: context.split, is_exact })
     }
 
     fn run_fused<'v>(
         &self,
         idx: usize,
         context: &Context,
-        schedule: Schedule,
+        execution: Execution,
         params: &[Tensor],
         value: impl Fn(usize) -> &'v Tensor,
     ) -> Result<Tensor> {
@@ -36,34 +36,34 @@ impl Network {
         let inputs: Vec<&Tensor> = fused.inputs.iter().map(|&input| value(input)).collect();
         let pass = LayerPass { mode: context.mode, epilogue: fused.epilogue };
         let params = &params[self.params_of(fused.node)];
-        Ok(self.layer(fused.node).forward_lanes(&pass, schedule, params, &inputs)?)
+        Ok(self.layer(fused.node).forward_lanes(&pass, execution, params, &inputs)?)
     }
 
     /// As [`Network::forward`] on the CPU; `visit` sees every value with its number, the input's being 0, before
-    /// it is dropped. `is_exact` as in [`Schedule`].
+    /// it is dropped. `is_exact` as in [`Execution`].
     pub(in crate::nn) fn forward_visit(
         &self,
         context: &Context,
         params: &[Tensor],
         images: &Tensor,
         is_exact: bool,
-        visit: &mut dyn FnMut(Schedule, usize, &Tensor) -> Result<()>,
+        visit: &mut dyn FnMut(Execution, usize, &Tensor) -> Result<()>,
     ) -> Result<Tensor> {
-        let schedule = Self::schedule(context, images)?;
-        let schedule = Schedule { is_exact: is_exact || schedule.is_exact, ..schedule };
+        let execution = Self::execution(context, images)?;
+        let execution = Execution { is_exact: is_exact || execution.is_exact, ..execution };
         let mut values: Vec<Option<Tensor>> = vec![None; self.n_nodes() + 1];
-        let input = ops::to_lanes(images, schedule.blocks)?;
-        visit(schedule, 0, &input)?;
+        let input = ops::to_lanes(images, execution.blocks)?;
+        visit(execution, 0, &input)?;
         values[0] = Some(input);
         for (idx, fused) in self.fused().iter().enumerate() {
             let read = |value: usize| values[value].as_ref().expect("kept until its last use");
-            let output = self.run_fused(idx, context, schedule, params, read)?;
-            visit(schedule, fused.output, &output)?;
+            let output = self.run_fused(idx, context, execution, params, read)?;
+            visit(execution, fused.output, &output)?;
             values[fused.output] = Some(output);
             self.drop_unused(idx, &mut values);
         }
         let last = values.pop().flatten().expect("the last layer's value is never dropped");
-        Ok(ops::to_rows(&last, schedule.blocks)?)
+        Ok(ops::to_rows(&last, execution.blocks)?)
     }
 
     fn drop_unused(&self, idx: usize, values: &mut [Option<Tensor>]) {
@@ -80,14 +80,14 @@ impl Network {
     /// If shapes do not fit or the device fails.
     pub fn forward_all(&self, context: &Context, params: &[Tensor], images: &Tensor) -> Result<Activations> {
         if !images.device().is_cpu() {
-            return self.forward_stacked(context, params, images, |_| true);
+            return self.forward_batched(context, params, images, |_| true);
         }
         let mut values: Vec<Option<Tensor>> = vec![None; self.n_nodes() + 1];
         let logits = self.forward_visit(context, params, images, false, &mut |_, value, tensor| {
             values[value] = Some(tensor.clone());
             Ok(())
         })?;
-        let kind = Kind::Lanes(Self::schedule(context, images)?);
+        let kind = Kind::Lanes(Self::execution(context, images)?);
         Ok(Activations { values, logits, kind, n_images: images.dim(0)? })
     }
 
@@ -105,20 +105,20 @@ impl Network {
         base: &Activations,
     ) -> Result<Tensor> {
         let changed = self.changed_from(node_idx);
-        let Kind::Lanes(schedule) = base.kind else {
-            return Err(Error::Objective("activations of a GPU serve stacked points only".to_owned()));
+        let Kind::Lanes(execution) = base.kind else {
+            return Err(Error::Objective("activations of a GPU serve batched points only".to_owned()));
         };
-        let schedule = Schedule { split: context.split, ..schedule };
+        let execution = Execution { split: context.split, ..execution };
         let mut values: Vec<Option<Tensor>> = vec![None; self.n_nodes() + 1];
         for (idx, fused) in self.fused().iter().enumerate().filter(|(_, fused)| changed[fused.output - 1]) {
             let read = |value: usize| {
                 values[value].as_ref().or(base.values[value].as_ref()).expect("kept or computed again")
             };
-            let output = self.run_fused(idx, context, schedule, params, read)?;
+            let output = self.run_fused(idx, context, execution, params, read)?;
             values[fused.output] = Some(output);
             self.drop_unused(idx, &mut values);
         }
         let last = values.pop().flatten().expect("the output depends on every node");
-        Ok(ops::to_rows(&last, schedule.blocks)?)
+        Ok(ops::to_rows(&last, execution.blocks)?)
     }
 }

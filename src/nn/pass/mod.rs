@@ -1,8 +1,8 @@
 //! Passes over a network: block by block keeping nothing (`streamed`), keeping every value or going on from kept ones
-//! (`kept`), as candle's autograd follows (`tracked`), and of many points at once (`stacked`).
+//! (`kept`), as candle's autograd follows (`tracked`), and of many points at once (`batched`).
 
+pub mod batched;
 mod kept;
-pub mod stacked;
 pub(super) mod statistics;
 mod streamed;
 mod tracked;
@@ -22,7 +22,7 @@ impl Network {
         let streamed = match (images.device().is_cpu(), images.dtype()) {
             (true, DType::F32) => streamed::forward::<f32>(self, context, params, images)?,
             (true, DType::F64) => streamed::forward::<f64>(self, context, params, images)?,
-            _ => return Ok(self.forward_stacked(context, params, images, |_| false)?.logits),
+            _ => return Ok(self.forward_batched(context, params, images, |_| false)?.logits),
         };
         match streamed {
             Some(logits) => Ok(logits),

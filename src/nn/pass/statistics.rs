@@ -4,8 +4,8 @@ use candle_core::Tensor;
 
 use crate::Result;
 use crate::kernels::lanes::norm::Moments;
-use crate::kernels::ops::{self, Schedule};
-use crate::kernels::{Split, stack};
+use crate::kernels::ops::{self, Execution};
+use crate::kernels::{Split, batched};
 use crate::nn::activations::{Activations, Kind};
 use crate::nn::graph::Network;
 use crate::nn::stats::BatchStats;
@@ -16,9 +16,9 @@ impl Network {
     /// # Errors
     /// If the activations are not of this network.
     pub fn batch_stats_of(&self, activations: &Activations) -> Result<BatchStats> {
-        let schedule = match activations.kind {
-            Kind::Lanes(schedule) => Schedule { split: Split::Threads, ..schedule },
-            Kind::Stacked => {
+        let execution = match activations.kind {
+            Kind::Lanes(execution) => Execution { split: Split::Threads, ..execution },
+            Kind::Batched => {
                 return self.device_stats(activations.n_images, &moments(self, &activations.values)?);
             }
             Kind::Plain => {
@@ -32,9 +32,9 @@ impl Network {
         let mut moments = vec![None; activations.values.len()];
         for fused in self.fused().iter().filter(|fused| self.layer(fused.node).norm().is_some()) {
             let Some(input) = &activations.values[fused.inputs[0]] else { continue };
-            moments[fused.inputs[0]] = Some(ops::norm::moments(schedule, input)?);
+            moments[fused.inputs[0]] = Some(ops::norm::moments(execution, input)?);
         }
-        Ok(self.batch_stats(schedule.blocks.images, &moments))
+        Ok(self.batch_stats(execution.blocks.images, &moments))
     }
 
     /// The same from moments (C, 2) by value, on a device.
@@ -57,7 +57,7 @@ pub(in crate::nn) fn moments(network: &Network, values: &[Option<Tensor>]) -> Re
     let mut moments = vec![None; values.len()];
     for fused in network.fused().iter().filter(|fused| network.layer(fused.node).norm().is_some()) {
         if let Some(input) = &values[fused.inputs[0]] {
-            moments[fused.inputs[0]] = Some(stack::moments(input)?.squeeze(0)?);
+            moments[fused.inputs[0]] = Some(batched::moments(input)?.squeeze(0)?);
         }
     }
     Ok(moments)

@@ -10,7 +10,7 @@ use crate::nn::graph::Builder;
 use crate::nn::layer::{Conv2d, Flatten, Linear};
 use crate::nn::loss::Loss;
 use crate::nn::objective::NetworkObjective;
-use crate::nn::pass::stacked::Batch;
+use crate::nn::pass::batched::Batch;
 use crate::nn::{Context, Layer, Mode, Network, Propagator, backprop};
 use crate::params::{ParamKind, ParamSpec};
 use crate::rng::{Purpose, Stream};
@@ -158,8 +158,8 @@ fn passes_in_stacks() -> Result<()> {
 fn propagation_is_refused_by_name() -> Result<()> {
     for dtype in [DType::F32, DType::F64] {
         let Scene { network, params, images, labels } = &Scene::new(dtype)?;
-        for (is_stacked, rule) in [(false, "difference rule"), (true, "difference rule for stacked probes")] {
-            let options = Options { is_stacked, ..Options::default() };
+        for (is_batched, rule) in [(false, "difference rule"), (true, "difference rule for batched probes")] {
+            let options = Options { is_batched, ..Options::default() };
             match Propagator::with(network, params, images, labels, Mode::Train, options) {
                 Err(Error::Setting { key, reason }) => {
                     assert_eq!(key, "evaluator");

@@ -91,18 +91,18 @@ extern "C" __global__ void norm_change(
     if (at >= n) return;
     int pixel = (int)(at % plane), channel = channel_of(out_channels, probe, (int)(at / plane % n_stored));
     wide image = at / ((wide)plane * n_stored);
-    wide stacked = (wide)probe * n_images + image, here = (image * n_channels + channel) * plane + pixel;
+    wide batched = (wide)probe * n_images + image, here = (image * n_channels + channel) * plane + pixel;
     // Per channel of the base: mean, scale / sqrt(variance + epsilon), shift.
     REAL centered = z[here] - base[3 * channel];
     bool is_there;
-    REAL change = change_at(delta, delta_channels, probe, stacked, n_channels, channel, plane, pixel, &is_there);
+    REAL change = change_at(delta, delta_channels, probe, batched, n_channels, channel, plane, pixel, &is_there);
     if (is_there || is_seed) {
         const REAL* of = affine + (wide)probe * affine_stride;
         // One entry where one channel changes; in eval mode one per channel of the network.
         if (affine_stride != 4) of += 4 * channel;
         change = of[0] * (change - of[1]) + (of[2] * centered + of[3]);
     }
-    change += change_at(added, added_channels, probe, stacked, n_channels, channel, plane, pixel, &is_there);
+    change += change_at(added, added_channels, probe, batched, n_channels, channel, plane, pixel, &is_there);
     if (is_relu) {
         REAL value = base[3 * channel + 1] * centered + base[3 * channel + 2];
         if (other) value += other[here];

@@ -9,10 +9,10 @@ extern "C" __global__ void add_change(
     wide at = (wide)blockIdx.x * blockDim.x + threadIdx.x, n = (wide)n_images * n_stored * plane;
     if (at >= n) return;
     int pixel = (int)(at % plane), channel = channel_of(out_channels, probe, (int)(at / plane % n_stored));
-    wide stacked = (wide)probe * n_images + at / ((wide)plane * n_stored);
+    wide batched = (wide)probe * n_images + at / ((wide)plane * n_stored);
     bool is_there;
-    out[probe * n + at] = change_at(a, a_channels, probe, stacked, n_channels, channel, plane, pixel, &is_there)
-        + change_at(b, b_channels, probe, stacked, n_channels, channel, plane, pixel, &is_there);
+    out[probe * n + at] = change_at(a, a_channels, probe, batched, n_channels, channel, plane, pixel, &is_there)
+        + change_at(b, b_channels, probe, batched, n_channels, channel, plane, pixel, &is_there);
 }
 
 // Change of max(z, 0).

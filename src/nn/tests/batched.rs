@@ -1,16 +1,16 @@
 //! Stacks against the kernels that take one point and one probe at a time. The oracle is these, which tests of their
-//! own hold to definitions; here everything runs on the CPU, by the definitions of [`crate::kernels::stack`] or by the
+//! own hold to definitions; here everything runs on the CPU, by the definitions of [`crate::kernels::batched`] or by the
 //! source of the CUDA kernels.
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::Result;
-use crate::kernels::stack::emulate::with_kernels;
+use crate::kernels::batched::emulate::with_kernels;
 use crate::kernels::{Rounding, Split};
 use crate::nn::difference::Options;
 use crate::nn::loss::Loss;
 use crate::nn::objective::NetworkObjective;
-use crate::nn::pass::stacked::Batch;
+use crate::nn::pass::batched::Batch;
 use crate::nn::{Context, Mode, Network, Propagator, RunningStats, model};
 use crate::rng::{Purpose, Stream};
 use crate::zo::Objective;
@@ -88,7 +88,7 @@ fn losses_are_those_of_one_point_at_a_time() -> Result<()> {
 
         let tensors = scene.network.tensors(&scene.params, DType::F64, &Device::Cpu)?;
         let context = Context { mode: Mode::Train, split: Split::Serial };
-        let base = scene.network.forward_stacked(&context, &tensors, &scene.images, |_| true)?;
+        let base = scene.network.forward_batched(&context, &tensors, &scene.images, |_| true)?;
         for memory in [1, 1 << 30] {
             let reused = scene.batch(memory).losses_from(&base, &scene.params, &probes)?;
             assert_eq!(reused, found, "{name}: reuse changes bits");
@@ -121,10 +121,10 @@ fn differences_are_those_of_one_probe_at_a_time() -> Result<()> {
             for loss in [Loss::CrossEntropy, Loss::NormalizedCrossEntropy] {
                 let options = Options { loss, ..Options::default() };
                 let expected = scene.differences(mode, options, &probes)?;
-                let stacked = Options { is_stacked: true, ..options };
-                let found = scene.differences(mode, stacked, &probes)?;
+                let batched = Options { is_batched: true, ..options };
+                let found = scene.differences(mode, batched, &probes)?;
                 assert!(error(&found, &expected) < 1e-12, "{name}: {:e}", error(&found, &expected));
-                let little = Options { memory: 1, ..stacked };
+                let little = Options { memory: 1, ..batched };
                 assert_eq!(scene.differences(mode, little, &probes)?, found, "{name}: memory changes bits");
             }
         }
@@ -141,9 +141,9 @@ fn rounded_differences_agree() -> Result<()> {
     for (rounding, size) in [(Rounding::Tf32, 1e-3), (Rounding::Bf16, 1e-2)] {
         let options = Options { rounding, ..Options::default() };
         let one_by_one = scene.differences(Mode::Train, options, &probes)?;
-        let stacked = Options { is_stacked: true, ..options };
-        let stacked = scene.differences(Mode::Train, stacked, &probes)?;
-        let (apart, rounded) = (error(&stacked, &one_by_one), error(&one_by_one, &exact));
+        let batched = Options { is_batched: true, ..options };
+        let batched = scene.differences(Mode::Train, batched, &probes)?;
+        let (apart, rounded) = (error(&batched, &one_by_one), error(&one_by_one, &exact));
         assert!(apart < 0.25 * rounded, "{rounding:?}: {apart:e} {rounded:e}");
         assert!((1e-2 * size..size).contains(&rounded), "{rounding:?}: {rounded:e}");
     }
@@ -156,7 +156,7 @@ fn kernels_carry_differences_through_networks() -> Result<()> {
     for name in ["resnet8-w2", "cnn-d2-w3"] {
         let scene = Scene::new(name, 2, DType::F32)?;
         let probes = scene.probes(5e-3);
-        let options = Options { is_stacked: true, ..Options::default() };
+        let options = Options { is_batched: true, ..Options::default() };
         let expected = scene.differences(Mode::Train, options, &probes)?;
         let Some(found) = with_kernels(|| scene.differences(Mode::Train, options, &probes)) else {
             return Ok(());

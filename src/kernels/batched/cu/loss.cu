@@ -33,12 +33,12 @@ extern "C" __global__ void cross_entropy_change(
     double growth = (after - before) / before, sum = 0;
     for (int image = threadIdx.x; image < n_images; image += blockDim.x) {
         const double* base = logs + (wide)image * n_classes;
-        wide stacked = (wide)probe * n_images + image;
+        wide batched = (wide)probe * n_images + image;
         double grown = 0, largest = -1e300, of_label = 0;
         bool is_there;
         for (int k = 0; k < n_classes; k++) {
             double d = growth * base[k]
-                + after * change_at(delta, channels, probe, stacked, n_classes, k, 1, 0, &is_there);
+                + after * change_at(delta, channels, probe, batched, n_classes, k, 1, 0, &is_there);
             grown += exp(base[k]) * expm1(d);
             if (!(d <= largest)) largest = d;
             if (k == (int)labels[image]) of_label = d;
@@ -49,7 +49,7 @@ extern "C" __global__ void cross_entropy_change(
             for (int pass = 0; pass < 2; pass++) {
                 for (int k = 0; k < n_classes; k++) {
                     double moved = base[k] * (1 + growth)
-                        + after * change_at(delta, channels, probe, stacked, n_classes, k, 1, 0, &is_there);
+                        + after * change_at(delta, channels, probe, batched, n_classes, k, 1, 0, &is_there);
                     if (pass == 0) top = fmax(top, moved);
                     else total += exp(moved - top);
                 }
@@ -87,9 +87,9 @@ extern "C" __global__ void squared_error_change(
     double sum = 0;
     for (int at = threadIdx.x; at < n_numbers; at += blockDim.x) {
         bool is_there;
-        wide stacked = (wide)probe * n_images + at / plane / n_channels;
+        wide batched = (wide)probe * n_images + at / plane / n_channels;
         double d = change_at(
-            delta, channels, probe, stacked, n_channels, at / plane % n_channels, plane, at % plane, &is_there
+            delta, channels, probe, batched, n_channels, at / plane % n_channels, plane, at % plane, &is_there
         );
         sum += d * (2 * errors[at] + d);
     }

@@ -34,7 +34,7 @@ fn compile(flags: &[&str]) -> Option<Library> {
         eprintln!("skipped: no C++ compiler to emulate CUDA kernels with; set CXX");
         return None;
     }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernels/stack/cu");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/kernels/batched/cu");
     let built = tempfile::tempdir().expect("a temporary folder");
     let path: PathBuf = built.path().join("kernels.so");
     let output = Command::new(&compiler)

@@ -1,4 +1,4 @@
-//! Propagated differences of stacked probes.
+//! Propagated differences of batched probes.
 
 use std::collections::BTreeMap;
 
@@ -6,27 +6,27 @@ use candle_core::{DType, Device, Tensor};
 
 use super::options::Options;
 use super::owners::{Head, Owners};
-use crate::kernels::stack::Change;
-use crate::nn::form::{Mode, StackedRule, StackedSetup, Support};
+use crate::kernels::batched::Change;
+use crate::nn::form::{BatchedRule, BatchedSetup, Mode, Support};
 use crate::nn::graph::{Fused, Network};
-use crate::nn::loss::{StackedChange, Targets};
-use crate::nn::pass::stacked::{self as forward, Values};
+use crate::nn::loss::{BatchedChange, Targets};
+use crate::nn::pass::batched::{self as forward, Values};
 use crate::nn::pass::statistics;
 use crate::{Error, Result};
 
-/// A network at one base point and batch, ready to propagate differences of stacked probes.
+/// A network at one base point and batch, ready to propagate differences of batched probes.
 #[derive(Debug)]
 pub(super) struct Engine {
     memory: usize,
     base: Values,
     fused: Vec<Fused>,
-    rules: Vec<Box<dyn StackedRule>>,
+    rules: Vec<Box<dyn BatchedRule>>,
     /// One per fused layer that owns parameters.
-    paths: Vec<Option<StackedPath>>,
+    paths: Vec<Option<BatchedPath>>,
     owners: Owners,
     /// By value: the last fused layer that reads it.
     last_reader: Vec<Option<usize>>,
-    loss: StackedChange,
+    loss: BatchedChange,
     device: Device,
     dtype: DType,
     n_images: usize,
@@ -34,7 +34,7 @@ pub(super) struct Engine {
 
 /// What a change of one fused layer's parameters runs through.
 #[derive(Debug)]
-struct StackedPath {
+struct BatchedPath {
     /// Fused layers, in order; the first is where it starts.
     fused: Vec<usize>,
     /// By value: channels that change, counted from that of the seed.
@@ -45,8 +45,8 @@ struct StackedPath {
     flops: u64,
 }
 
-impl StackedPath {
-    fn new(network: &Network, rules: &[Box<dyn StackedRule>], start: usize) -> Self {
+impl BatchedPath {
+    fn new(network: &Network, rules: &[Box<dyn BatchedRule>], start: usize) -> Self {
         let mut supports = vec![Support::None; network.n_nodes() + 1];
         let fused = forward::changed_by(network, start);
         let mut flops = 0;
@@ -79,11 +79,11 @@ impl Engine {
         mode: Mode,
         options: Options,
     ) -> Result<(Head, Self)> {
-        let forms = network.require("difference rule for stacked probes", |forms| forms.stacked_rule)?;
+        let forms = network.require("difference rule for batched probes", |forms| forms.batched_rule)?;
         let device = images.device();
         let n_images = targets.n_images(images)?;
         let all = network.fused().to_vec();
-        let tensors = network.stacked_tensors(params, images.dtype(), device)?;
+        let tensors = network.batched_tensors(params, images.dtype(), device)?;
         let mut is_kept = vec![false; network.n_nodes() + 1];
         for fused in all.iter().filter(|fused| network.layer(fused.node).reads_base()) {
             fused.inputs.iter().for_each(|&value| is_kept[value] = true);
@@ -102,7 +102,7 @@ impl Engine {
                     own.clone().map(|idx| &params[network.layout().range(idx)]).collect();
                 let shapes: Vec<_> = fused.inputs.iter().map(|&value| network.shape(value)).collect();
                 let inputs: Vec<_> = fused.inputs.iter().map(|&value| base[value].clone()).collect();
-                let setup = StackedSetup {
+                let setup = BatchedSetup {
                     mode,
                     inputs: &inputs,
                     shapes: &shapes,
@@ -112,12 +112,12 @@ impl Engine {
                     epilogue: fused.epilogue,
                     rounding: options.rounding,
                 };
-                form.stacked_rule(&setup)
+                form.batched_rule(&setup)
             })
             .collect::<Result<Vec<_>>>()?;
         let path = |idx: usize| {
             let has_params = !network.params_of(all[idx].node).is_empty();
-            has_params.then(|| StackedPath::new(network, &rules, idx))
+            has_params.then(|| BatchedPath::new(network, &rules, idx))
         };
         let stats = network.device_stats(n_images, &moments)?;
         let engine = Self {
@@ -125,7 +125,7 @@ impl Engine {
             paths: (0..all.len()).map(path).collect(),
             owners: Owners::new(network),
             last_reader: (0..=network.n_nodes()).map(|value| network.last_reader(value)).collect(),
-            loss: loss.stacked(device)?,
+            loss: loss.batched(device)?,
             device: device.clone(),
             dtype: images.dtype(),
             base,
@@ -144,11 +144,11 @@ impl Engine {
         self.path(self.owners.of(coord).0).flops
     }
 
-    fn path(&self, fused_idx: usize) -> &StackedPath {
+    fn path(&self, fused_idx: usize) -> &BatchedPath {
         self.paths[fused_idx].as_ref().expect("a fused layer with coordinates has a path")
     }
 
-    /// As [`crate::nn::Propagator::differences`]. The bits do not depend on how probes are stacked.
+    /// As [`crate::nn::Propagator::differences`]. The bits do not depend on how probes are batched.
     pub(super) fn differences(&self, probes: &[(usize, f64)]) -> Result<Vec<f64>> {
         let mut seeds: Vec<(usize, usize, usize)> = probes
             .iter()
@@ -177,7 +177,7 @@ impl Engine {
     }
 
     /// Changes of the outputs that steps (own coordinate, length) of one layer's parameters make.
-    fn run(&self, path: &StackedPath, seeds: &[(usize, f64)]) -> Result<Change> {
+    fn run(&self, path: &BatchedPath, seeds: &[(usize, f64)]) -> Result<Change> {
         let first = path.fused[0];
         let seeded: Vec<u32> =
             seeds.iter().map(|&(own, _)| self.rules[first].seed_channel(own) as u32).collect();

@@ -4,12 +4,12 @@
 //! A stack leads every activation: (P, B, C, H, W), or (1, …) for what all members share, features being (P, B, F, 1,
 //! 1). Where the other passes and [`crate::nn::difference`] take one point and one probe through the cache of a core,
 //! a layer here is one operation on the whole stack, and only losses leave the device. Everything runs on the CPU
-//! too, by the definitions of [`crate::kernels::stack`]: slowly, for tests.
+//! too, by the definitions of [`crate::kernels::batched`]: slowly, for tests.
 
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use crate::kernels::stack;
+use crate::kernels::batched;
 use crate::nn::activations::{Activations, Kind};
 use crate::nn::form::{Context, LayerPass, Mode};
 use crate::nn::graph::Network;
@@ -33,7 +33,7 @@ fn run_one(
 ) -> Result<Tensor> {
     let fused = &network.fused()[idx];
     let pass = LayerPass { mode, epilogue: fused.epilogue };
-    network.layer(fused.node).forward_stacked(&pass, &params[network.params_of(fused.node)], inputs)
+    network.layer(fused.node).forward_batched(&pass, &params[network.params_of(fused.node)], inputs)
 }
 
 /// All values that a pass of `images` (B, C, H, W) at one point keeps, `params` (1, …): those that `keep` asks for;
@@ -146,7 +146,7 @@ const MAX_MEMBERS: usize = 65_535;
 
 impl Network {
     /// As [`Network::tensors`], as stacks with one member, (1, …).
-    pub(in crate::nn) fn stacked_tensors(
+    pub(in crate::nn) fn batched_tensors(
         &self,
         params: &[f64],
         dtype: DType,
@@ -157,7 +157,7 @@ impl Network {
     }
 
     /// A pass as a stack of one, for GPUs; keeps the values that `keep` asks for.
-    pub(in crate::nn) fn forward_stacked(
+    pub(in crate::nn) fn forward_batched(
         &self,
         context: &Context,
         params: &[Tensor],
@@ -168,11 +168,11 @@ impl Network {
         let values = values(self, context.mode, &params, images, keep)?;
         let last = values.last().and_then(Option::as_ref);
         let logits = rows(last.expect("the last layer's value is never dropped"))?;
-        Ok(Activations { values, logits, kind: Kind::Stacked, n_images: images.dim(0)? })
+        Ok(Activations { values, logits, kind: Kind::Batched, n_images: images.dim(0)? })
     }
 }
 
-/// A batch on a device, and what stacked points may occupy of its memory.
+/// A batch on a device, and what batched points may occupy of its memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     /// The network.
@@ -238,7 +238,7 @@ impl Batch<'_> {
     ) -> crate::Result<Vec<f64>> {
         let network = self.network;
         let layout = network.layout();
-        let shared = network.stacked_tensors(params, self.images.dtype(), self.images.device())?;
+        let shared = network.batched_tensors(params, self.images.dtype(), self.images.device())?;
         let scale = self.loss.scale(layout, params);
         let mut order: Vec<(usize, usize)> =
             probes.iter().enumerate().map(|(idx, &(coord, _))| (layout.param_of(coord), idx)).collect();
@@ -261,7 +261,7 @@ impl Batch<'_> {
                 }
                 let mut tensors = shared.clone();
                 tensors[param_idx] = self.stack(param_idx, values)?;
-                let logits = logits_from(network, start, Mode::Train, &tensors, base.stacked())?;
+                let logits = logits_from(network, start, Mode::Train, &tensors, base.batched())?;
                 let after = |&(_, idx): &(usize, usize)| {
                     let (coord, step) = probes[idx];
                     scale.as_ref().map_or(1.0, |scale| scale.after(coord, step))
@@ -292,12 +292,12 @@ impl Batch<'_> {
         let losses = if self.loss == Loss::SquaredError {
             let n: usize = outputs.dims()[2..].iter().product();
             let targets = Tensor::from_vec(self.targets.values(n)?.concat(), (outputs.dim(1)?, n), device)?;
-            stack::squared_error(outputs, &targets)?
+            batched::squared_error(outputs, &targets)?
         } else {
             let labels = self.targets.labels()?;
             let labels = Tensor::from_slice(labels, labels.len(), device)?;
             let scales = Tensor::from_slice(scales, scales.len(), device)?;
-            stack::cross_entropy(outputs, &labels, Some(&scales))?
+            batched::cross_entropy(outputs, &labels, Some(&scales))?
         };
         Ok(losses.to_vec1()?)
     }

@@ -1,14 +1,14 @@
-//! The difference rule of a layer for stacked probes.
+//! The difference rule of a layer for batched probes.
 
 use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Epilogue, Mode, Support};
 use crate::kernels::Rounding;
-use crate::kernels::stack::Change;
+use crate::kernels::batched::Change;
 
-/// What a layer knows when it makes its rule for stacked probes.
+/// What a layer knows when it makes its rule for batched probes.
 #[derive(Debug)]
-pub struct StackedSetup<'a> {
+pub struct BatchedSetup<'a> {
     /// Batch-norm statistics.
     pub mode: Mode<'a>,
     /// Values read, at the base point (1, B, C, H, W); none where [`crate::nn::Layer::reads_base`] says so.
@@ -27,7 +27,7 @@ pub struct StackedSetup<'a> {
     pub rounding: Rounding,
 }
 
-impl StackedSetup<'_> {
+impl BatchedSetup<'_> {
     /// The first input at the base point.
     pub(in crate::nn) fn base(&self) -> Result<Tensor> {
         match self.inputs.first() {
@@ -37,9 +37,9 @@ impl StackedSetup<'_> {
     }
 }
 
-/// The difference rule of one layer, or of several fused ones, at one base point, for stacked probes. What it
+/// The difference rule of one layer, or of several fused ones, at one base point, for batched probes. What it
 /// computes is what the layer's [`super::Rule`] computes for one.
-pub trait StackedRule: Send + Sync + std::fmt::Debug {
+pub trait BatchedRule: Send + Sync + std::fmt::Debug {
     /// As [`super::Rule::seed_channel`].
     fn seed_channel(&self, coord: usize) -> usize {
         unreachable!("coordinate {coord} of a layer without parameters")
@@ -70,13 +70,13 @@ pub trait StackedRule: Send + Sync + std::fmt::Debug {
     fn flops(&self, inputs: &[Support]) -> u64;
 }
 
-/// A layer that can make its rule for stacked probes.
+/// A layer that can make its rule for batched probes.
 pub trait PropagateStacked: std::fmt::Debug {
     /// The layer's rule.
     ///
     /// # Errors
     /// If a parameter or statistic is missing, or the device fails.
-    fn stacked_rule(&self, setup: &StackedSetup) -> crate::Result<Box<dyn StackedRule>>;
+    fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>>;
 }
 
 /// A layer's only input.

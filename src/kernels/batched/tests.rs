@@ -1,6 +1,6 @@
 //! The oracle of every kernel is its definition, a function of plain loops on the CPU. Here the kernels' source
 //! runs on the host, and on a GPU where there is one; and the definitions themselves are held to the kernels of
-//! [`crate::kernels::lanes`] through the networks of [`crate::nn::pass::stacked`].
+//! [`crate::kernels::lanes`] through the networks of [`crate::nn::pass::batched`].
 
 use candle_core::{DType, Device, Result, Tensor};
 

@@ -1,4 +1,4 @@
-//! Operations on stacked probes: for GPUs, which want few large operations.
+//! Operations on batched probes: for GPUs, which want few large operations.
 //!
 //! Where the kernels of [`crate::kernels::lanes`] carry one probe through a layer at a time, these carry
 //! many at once: an activation is (probe, image, channel, row, column), or (1, …) where all probes share it.
@@ -124,7 +124,7 @@ fn run(operation: &impl Operation) -> Result<Tensor> {
         Device::Cpu => operation.definition(),
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => cuda::launch(device, &operation.call(), &operation.dims(), operation.dtype()),
-        _ => bail!("operations on stacked probes run on the CPU and on CUDA devices, not on {device:?}"),
+        _ => bail!("operations on batched probes run on the CPU and on CUDA devices, not on {device:?}"),
     }
 }
 
