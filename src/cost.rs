@@ -221,7 +221,7 @@ fn measure(
         per_image(&mut || objective.loss(&params).map(|_| ()))? / threads as f64
     } else {
         let probes: Vec<Probe> =
-            (0..GPU_PROBES).map(|coord| Probe::Coordinate { coord, step: STEP }).collect();
+            (0..GPU_PROBES).map(|coord| Probe::Coordinate { coord, shift: STEP }).collect();
         per_image(&mut || objective.losses(&params, &probes).map(|_| ()))? / GPU_PROBES as f64
     };
     let backprop_s =

@@ -143,18 +143,18 @@ impl<'a> NetworkObjective<'a> {
         Ok(Features { params: tensors, activations, scale: self.scale(params) })
     }
 
-    /// Loss with `step` added to coordinate `coord`, from the layer that owns it on.
-    fn loss_from(&self, features: &Features, params: &[f64], coord: usize, step: f64) -> Result<f64> {
+    /// Loss with `shift` added to coordinate `coord`, from the layer that owns it on.
+    fn loss_from(&self, features: &Features, params: &[f64], coord: usize, shift: f64) -> Result<f64> {
         let layout = self.network.layout();
         let param_idx = layout.param_of(coord);
         let range = layout.range(param_idx);
         let mut values = params[range.clone()].to_vec();
-        values[coord - range.start] += step;
+        values[coord - range.start] += shift;
         let mut tensors = features.params.clone();
         tensors[param_idx] = self.network.tensor(param_idx, &values, self.dtype(), self.device())?;
         let node_idx = self.network.node_of(param_idx);
         let logits = self.network.forward_from(node_idx, &self.context(), &tensors, &features.activations)?;
-        let scale = features.scale.as_ref().map(|scale| scale.after(coord, step));
+        let scale = features.scale.as_ref().map(|scale| scale.after(coord, shift));
         self.loss.value(&logits, self.targets, scale)
     }
 
@@ -235,7 +235,7 @@ impl Objective for NetworkObjective<'_> {
             Some(batch) => batch.losses_from(&features.activations, params, moves)?,
             None => moves
                 .par_iter()
-                .map(|&(coord, step)| self.loss_from(features, params, coord, step))
+                .map(|&(coord, shift)| self.loss_from(features, params, coord, shift))
                 .collect::<Result<_>>()?,
         };
         Ok(losses.into_iter().map(|loss| difference(loss, base.loss())).collect())
@@ -316,9 +316,9 @@ mod tests {
         let scene = Scene::new()?;
         let n_coords = scene.params.len();
         let moves: Vec<(usize, f64)> =
-            (0..n_coords).step_by(7).flat_map(|coord| [1.0, -0.25].map(|step| (coord, step))).collect();
+            (0..n_coords).step_by(7).flat_map(|coord| [1.0, -0.25].map(|shift| (coord, shift))).collect();
         let probes: Vec<Probe> =
-            moves.iter().map(|&(coord, step)| Probe::Coordinate { coord, step }).collect();
+            moves.iter().map(|&(coord, shift)| Probe::Coordinate { coord, shift }).collect();
         for loss in LOSSES {
             let objective = scene.objective(loss);
             let count = QueryCount::default();
@@ -365,7 +365,7 @@ mod tests {
             let base = objective.base(EvaluatorKind::Difference, &scene.params)?;
             assert!((exact.loss - base.loss()).abs() < 1e-12);
             for coord in (0..scene.params.len()).step_by(5) {
-                let moves = [1e-9, -1e-9].map(|step| (coord, step));
+                let moves = [1e-9, -1e-9].map(|shift| (coord, shift));
                 let found = objective.differences_from(&base, &scene.params, &moves)?;
                 let (slope, expected) = (exact.gradient[coord], (found[0] - found[1]) / 2e-9);
                 assert!(

@@ -72,7 +72,7 @@ pub trait Objective: Sync {
         }
     }
 
-    /// l(`params` with a step added to a coordinate) − l(`params`) for every (coordinate, step) of `moves`, in order,
+    /// l(`params` with a shift added to a coordinate) − l(`params`) for every (coordinate, shift) of `moves`, in order,
     /// given the `base` at `params` (d). NaN where the loss is NaN or infinite. By default complete evaluations.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ pub(crate) fn by_losses<O: Objective + ?Sized>(
     if let Some((coord, _)) = moves.iter().find(|&&(coord, _)| coord >= n_coords) {
         return Err(Error::Objective(format!("coordinate {coord} of {n_coords}")));
     }
-    let probes: Vec<Probe> = moves.iter().map(|&(coord, step)| Probe::Coordinate { coord, step }).collect();
+    let probes: Vec<Probe> = moves.iter().map(|&(coord, shift)| Probe::Coordinate { coord, shift }).collect();
     let losses = objective.losses(params, &probes)?;
     Ok(losses.into_iter().map(|loss| difference(loss, base.loss)).collect())
 }

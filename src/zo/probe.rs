@@ -22,7 +22,7 @@ crate::choice! {
     }
 }
 
-/// A point θ + step · v.
+/// A point θ + shift · v.
 #[derive(Debug, Clone)]
 pub enum Probe {
     /// v is the coordinate vector e_coord.
@@ -30,7 +30,7 @@ pub enum Probe {
         /// Position in the flat parameter vector.
         coord: usize,
         /// Signed length, usually ± μ.
-        step: f64,
+        shift: f64,
     },
     /// v is a random direction, regenerated from its number wherever it is needed.
     Direction {
@@ -39,19 +39,19 @@ pub enum Probe {
         /// Which of them.
         idx: u32,
         /// Signed length, usually ± μ.
-        step: f64,
+        shift: f64,
     },
 }
 
 impl Probe {
-    /// Writes θ + step · v into `point` (d), given θ in `params` (d).
+    /// Writes θ + shift · v into `point` (d), given θ in `params` (d).
     pub fn apply(&self, params: &[f64], point: &mut [f64]) {
         point.copy_from_slice(params);
         match self {
-            Self::Coordinate { coord, step } => point[*coord] += step,
-            Self::Direction { source, idx, step } => {
+            Self::Coordinate { coord, shift } => point[*coord] += shift,
+            Self::Direction { source, idx, shift } => {
                 for (&coord, value) in source.coords.iter().zip(source.values(*idx)) {
-                    point[coord] += step * value;
+                    point[coord] += shift * value;
                 }
             }
         }

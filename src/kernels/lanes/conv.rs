@@ -128,9 +128,9 @@ impl<T: Element> Conv<T> {
         self.isa.dispatch(Direct { weight, walk, input: padded, out });
     }
 
-    /// Writes to `out` (H', W', lane) what a step of weight (i, kh, kw) adds to its output channel:
-    /// `step` times plane i of the input, moved by the tap.
-    pub fn shifted_plane(&self, plane: &[T], tap: usize, step: T, out: &mut [T]) {
+    /// Writes to `out` (H', W', lane) what a shift of weight (i, kh, kw) adds to its output channel:
+    /// `shift` times plane i of the input, moved by the tap.
+    pub fn shifted_plane(&self, plane: &[T], tap: usize, shift: T, out: &mut [T]) {
         let g = &self.geometry;
         self.isa.dispatch(Shift {
             g,
@@ -138,7 +138,7 @@ impl<T: Element> Conv<T> {
             plane,
             kh: tap / g.kernel,
             kw: tap % g.kernel,
-            step,
+            shift,
             out,
         });
     }
@@ -181,7 +181,7 @@ struct Shift<'a, T> {
     plane: &'a [T],
     kh: usize,
     kw: usize,
-    step: T,
+    shift: T,
     out: &'a mut [T],
 }
 
@@ -189,7 +189,7 @@ impl<T: Element> WithSimd for Shift<'_, T> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let (g, lanes, step) = (self.g, self.lanes, self.step);
+        let (g, lanes, shift) = (self.g, self.lanes, self.shift);
         let line = g.out_width() * lanes;
         for oy in 0..g.out_height() {
             let out = &mut self.out[oy * line..][..line];
@@ -204,7 +204,7 @@ impl<T: Element> WithSimd for Shift<'_, T> {
                     Some(x) => {
                         let from = &row[x * lanes..][..lanes];
                         for lane in 0..lanes {
-                            out[lane] = step * from[lane];
+                            out[lane] = shift * from[lane];
                         }
                     }
                     None => out.fill(T::ZERO),

@@ -176,9 +176,9 @@ impl Method for Run {
             let (pass, kept) = explore(batch, self.evaluator, &at.params, resources, |evaluator| {
                 while steps > 0 && budget > 0 && search.radius() > LEAST_RADIUS {
                     match search.advance(keep, evaluator, &mut budget)? {
-                        Stop::Kept { coord, step } => {
+                        Stop::Kept { coord, shift } => {
                             steps -= 1;
-                            return Ok(Some((coord, step)));
+                            return Ok(Some((coord, shift)));
                         }
                         Stop::Halved => steps -= 1,
                         Stop::Spent => break,
@@ -188,8 +188,8 @@ impl Method for Run {
             })?;
             at.stats.update(&pass.stats);
             let first = first.get_or_insert(pass);
-            if let Some((coord, step)) = kept {
-                at.params[coord] += step;
+            if let Some((coord, shift)) = kept {
+                at.params[coord] += shift;
             }
             if kept.is_none() || steps == 0 || budget == 0 {
                 return Ok(first.clone());

@@ -31,12 +31,12 @@ pub enum Keep {
 /// Why a search stopped trying moves.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Stop {
-    /// A move lowers the loss: coordinate `coord` by `step`.
+    /// A move lowers the loss: coordinate `coord` by `shift`.
     Kept {
         /// Position in the flat parameter vector.
         coord: usize,
         /// ± radius.
-        step: f64,
+        shift: f64,
     },
     /// All moves failed; the radius has been halved.
     Halved,
@@ -108,7 +108,7 @@ impl PatternSearch {
                 return Ok(Stop::Halved);
             }
             let probes: Vec<Probe> =
-                moves.iter().map(|&(coord, step)| Probe::Coordinate { coord, step }).collect();
+                moves.iter().map(|&(coord, shift)| Probe::Coordinate { coord, shift }).collect();
             let differences = evaluator.differences(&probes)?;
             let kept = match rule {
                 Keep::First => differences.iter().position(|&difference| difference < 0.0),
@@ -117,8 +117,8 @@ impl PatternSearch {
             if let Some(kept) = kept {
                 *budget -= if rule == Keep::First { kept + 1 } else { moves.len() };
                 self.begin(self.sweep + 1);
-                let (coord, step) = moves[kept];
-                return Ok(Stop::Kept { coord, step });
+                let (coord, shift) = moves[kept];
+                return Ok(Stop::Kept { coord, shift });
             }
             *budget -= moves.len();
             if rule == Keep::First {
@@ -218,8 +218,8 @@ mod tests {
             let mut budget = usize::MAX;
             let evaluator = evaluate::at(&bowl, EvaluatorKind::Full, &point).unwrap();
             let stop = search.advance(rule, &evaluator, &mut budget).unwrap();
-            if let Stop::Kept { coord, step } = stop {
-                point[coord] += step;
+            if let Stop::Kept { coord, shift } = stop {
+                point[coord] += shift;
                 n_kept += 1;
             }
         }
@@ -255,15 +255,15 @@ mod tests {
             let mut search = PatternSearch::new(2, 1.0, seed);
             let mut order = search.clone();
             let order: Vec<_> = std::iter::from_fn(|| order.take()).collect();
-            let expected = order.iter().find(|&&(_, step)| step > 0.0).unwrap();
+            let expected = order.iter().find(|&&(_, shift)| shift > 0.0).unwrap();
             let mut budget = 100;
             let stop = search.advance(Keep::First, &evaluator, &mut budget).unwrap();
-            assert_eq!(stop, Stop::Kept { coord: expected.0, step: 1.0 });
+            assert_eq!(stop, Stop::Kept { coord: expected.0, shift: 1.0 });
             assert_eq!(100 - budget, 1 + order.iter().position(|entry| entry == expected).unwrap());
             first[expected.0] += 1;
             let mut search = PatternSearch::new(2, 1.0, seed);
             let best = search.advance(Keep::Best { population: 5 }, &evaluator, &mut 100).unwrap();
-            assert_eq!(best, Stop::Kept { coord: 1, step: 1.0 });
+            assert_eq!(best, Stop::Kept { coord: 1, shift: 1.0 });
         }
         assert!(first[0] > 5 && first[1] > 5, "{first:?}");
     }

@@ -163,9 +163,9 @@ impl Engine {
         for same in seeds.chunk_by(|a, b| a.0 == b.0) {
             let path = self.path(same[0].0);
             for chunk in same.chunks(forward::members(self.memory, path.live * self.n_images, self.dtype)) {
-                let steps: Vec<(usize, f64)> =
+                let shifts: Vec<(usize, f64)> =
                     chunk.iter().map(|&(_, own, idx)| (own, probes[idx].1)).collect();
-                let outputs = self.run(path, &steps)?;
+                let outputs = self.run(path, &shifts)?;
                 let moves = chunk.iter().map(|&(_, _, idx)| probes[idx]);
                 let found = self.loss.of(&outputs, moves)?.to_vec1::<f64>()?;
                 for (&(_, _, idx), found) in chunk.iter().zip(found) {
@@ -176,7 +176,7 @@ impl Engine {
         Ok(results)
     }
 
-    /// Changes of the outputs that steps (own coordinate, length) of one layer's parameters make.
+    /// Changes of the outputs that shifts (own coordinate, length) of one layer's parameters make.
     fn run(&self, path: &BatchedPath, seeds: &[(usize, f64)]) -> Result<Change> {
         let first = path.fused[0];
         let seeded: Vec<u32> =

@@ -97,7 +97,7 @@ impl Propagator {
         }
     }
 
-    /// l(θ + step · e_coord) − l(θ) for every (coord, step), in order; NaN where an activation
+    /// l(θ + shift · e_coord) − l(θ) for every (coord, shift), in order; NaN where an activation
     /// becomes NaN or infinite. The bits do not depend on the number of threads.
     ///
     /// # Errors

@@ -169,10 +169,10 @@ impl<T: Element> Engine<T> {
         let mut seeds: Vec<Seed> = probes
             .iter()
             .enumerate()
-            .map(|(idx, &(coord, step))| {
-                let scales = self.loss.scales(coord, step);
+            .map(|(idx, &(coord, shift))| {
+                let scales = self.loss.scales(coord, shift);
                 let (fused_idx, coord) = self.owners.of(coord);
-                Seed { idx, fused_idx, coord, step, scales }
+                Seed { idx, fused_idx, coord, shift, scales }
             })
             .collect();
         // Probes of one layer run together, the long paths first, so that the threads end together.
@@ -301,7 +301,7 @@ impl<T: Element> Engine<T> {
         };
         let out = if is_kept { &mut whole[block * len..][..len] } else { whole.reserve(len) };
         if fused_idx == seed.fused_idx {
-            rule.seed(place, seed.coord, seed.step, out);
+            rule.seed(place, seed.coord, seed.shift, out);
         } else {
             let delta_of = |value: usize| {
                 let support = state.supports[value];
@@ -339,14 +339,14 @@ impl<T: Element> Engine<T> {
     }
 }
 
-/// A probe: its number, the fused layer it starts in, the coordinate within it, the step, and the scale of the
+/// A probe: its number, the fused layer it starts in, the coordinate within it, the shift, and the scale of the
 /// logits before and after it.
 #[derive(Debug, Clone, Copy)]
 struct Seed {
     idx: usize,
     fused_idx: usize,
     coord: usize,
-    step: f64,
+    shift: f64,
     scales: Option<[f64; 2]>,
 }
 

@@ -45,7 +45,7 @@ pub trait BatchedRule: Send + Sync + std::fmt::Debug {
         unreachable!("coordinate {coord} of a layer without parameters")
     }
 
-    /// Change (P, B, 1, H, W) of the channels `channels` (P) that steps (coordinate, length) of the layer's own
+    /// Change (P, B, 1, H, W) of the channels `channels` (P) that shifts (coordinate, length) of the layer's own
     /// parameters make.
     ///
     /// # Errors

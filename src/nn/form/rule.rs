@@ -138,14 +138,14 @@ pub struct RuleSetup<'a> {
 
 /// The difference rule of one layer (or of several fused ones) at one base point.
 pub trait Rule<T: Element>: Send + Sync + std::fmt::Debug {
-    /// Channel that a step of the layer's own coordinate changes; coordinates are numbered over the
+    /// Channel that a shift of the layer's own coordinate changes; coordinates are numbered over the
     /// layer's tensors in declared order.
     fn seed_channel(&self, coord: usize) -> usize {
         unreachable!("coordinate {coord} of a layer without parameters")
     }
 
-    /// Writes to `out` (H, W, lane) the change of that channel for a step of length `step`.
-    fn seed(&self, _place: Place<T>, coord: usize, _step: f64, _out: &mut [T]) {
+    /// Writes to `out` (H, W, lane) the change of that channel for a shift by `shift`.
+    fn seed(&self, _place: Place<T>, coord: usize, _shift: f64, _out: &mut [T]) {
         unreachable!("coordinate {coord} of a layer without parameters")
     }
 

@@ -224,12 +224,12 @@ impl<T: Element> Rule<T> for BatchNormRule {
         coord % self.channels.len()
     }
 
-    fn seed(&self, place: Place<T>, coord: usize, step: f64, out: &mut [T]) {
+    fn seed(&self, place: Place<T>, coord: usize, shift: f64, out: &mut [T]) {
         let channel = coord % self.channels.len();
         let (base, constant) = if coord < self.channels.len() {
-            (step * self.channels[channel].inverse_std(), 0.0)
+            (shift * self.channels[channel].inverse_std(), 0.0)
         } else {
-            (0.0, step)
+            (0.0, shift)
         };
         let affine = Affine { base: T::of(base), constant: T::of(constant), ..Affine::default() };
         self.run_plane(place, channel, affine, None, None, out);
@@ -398,9 +398,9 @@ impl BatchedRule for BatchedNorm {
 
     fn seed(&self, seeds: &[(usize, f64)], channels: &Tensor) -> Result<Tensor> {
         let n = self.channels.len();
-        let map = |&(coord, step): &(usize, f64)| match self.channels.get(coord) {
-            Some(at) => [0.0, 0.0, step * at.inverse_std(), 0.0],
-            None => [0.0, 0.0, 0.0, step],
+        let map = |&(coord, shift): &(usize, f64)| match self.channels.get(coord) {
+            Some(at) => [0.0, 0.0, shift * at.inverse_std(), 0.0],
+            None => [0.0, 0.0, 0.0, shift],
         };
         debug_assert!(seeds.iter().all(|&(coord, _)| coord < 2 * n));
         let maps: Vec<f64> = seeds.iter().flat_map(map).collect();

@@ -168,8 +168,8 @@ impl BatchedRule for BatchedConv {
         let places = || seeds.iter().map(|&(coord, _)| self.place_of(coord));
         let inputs: Vec<i32> = places().map(|place| place.map_or(-1, |(input, _)| input as i32)).collect();
         let taps: Vec<u32> = places().map(|place| place.map_or(0, |(_, tap)| tap as u32)).collect();
-        let steps: Vec<f64> = seeds.iter().map(|&(_, step)| step).collect();
-        batched::conv_seed(&self.base, self.layer.kernel, self.how, &inputs, &taps, &steps)
+        let shifts: Vec<f64> = seeds.iter().map(|&(_, shift)| shift).collect();
+        batched::conv_seed(&self.base, self.layer.kernel, self.how, &inputs, &taps, &shifts)
     }
 
     fn support(&self, inputs: &[Support]) -> Support {
@@ -189,8 +189,8 @@ impl BatchedRule for BatchedConv {
     }
 }
 
-/// δ_out = W * δ_in over the channels that change. A step of weight (o, i, kh, kw) changes channel o
-/// by the step times a shifted copy of input plane i; a step of a bias, by the step.
+/// δ_out = W * δ_in over the channels that change. A shift of weight (o, i, kh, kw) changes channel o
+/// by the shift times a shifted copy of input plane i; a shift of a bias, by the shift.
 #[derive(Debug)]
 pub(super) struct ConvRule<T> {
     op: Conv<T>,
@@ -237,14 +237,14 @@ impl<T: Element> Rule<T> for ConvRule<T> {
         }
     }
 
-    fn seed(&self, place: Place<T>, coord: usize, step: f64, out: &mut [T]) {
+    fn seed(&self, place: Place<T>, coord: usize, shift: f64, out: &mut [T]) {
         if coord >= self.n_weights() {
-            out.fill(T::of(step));
+            out.fill(T::of(shift));
             return;
         }
         let channel = coord / self.taps() % self.geometry.c_in;
         let plane = place.plane(self.input, channel, self.geometry.height * self.geometry.width * self.lanes);
-        self.op.shifted_plane(plane, coord % self.taps(), T::of(step), out);
+        self.op.shifted_plane(plane, coord % self.taps(), T::of(shift), out);
     }
 
     fn support(&self, inputs: &[Support]) -> Support {

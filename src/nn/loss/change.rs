@@ -83,11 +83,11 @@ pub(in crate::nn) enum LaneChange {
 }
 
 impl LaneChange {
-    /// Factors of the outputs before and after a step of a coordinate, if there are any.
-    pub(in crate::nn) fn scales(&self, coord: usize, step: f64) -> Option<[f64; 2]> {
+    /// Factors of the outputs before and after a shift of a coordinate, if there are any.
+    pub(in crate::nn) fn scales(&self, coord: usize, shift: f64) -> Option<[f64; 2]> {
         match self {
             Self::Entropy { scale, .. } => {
-                scale.as_ref().map(|scale| [scale.value(), scale.after(coord, step)])
+                scale.as_ref().map(|scale| [scale.value(), scale.after(coord, shift)])
             }
             Self::Squares(_) => None,
         }
@@ -122,7 +122,7 @@ pub(in crate::nn) enum BatchedChange {
 }
 
 impl BatchedChange {
-    /// Mean changes (P), in f64, for changes of the outputs that `moves` (coordinate, step) make.
+    /// Mean changes (P), in f64, for changes of the outputs that `moves` (coordinate, shift) make.
     pub(in crate::nn) fn of(
         &self,
         outputs: &Change,
@@ -135,7 +135,7 @@ impl BatchedChange {
             }
             Self::Entropy { logs, labels, scale: Some(scale) } => {
                 let scales: Vec<f64> =
-                    moves.flat_map(|(coord, step)| [scale.value(), scale.after(coord, step)]).collect();
+                    moves.flat_map(|(coord, shift)| [scale.value(), scale.after(coord, shift)]).collect();
                 let scales = Tensor::from_slice(&scales, (scales.len() / 2, 2), logs.device())?;
                 batched::cross_entropy_change(outputs, logs, labels, Some(&scales))?
             }

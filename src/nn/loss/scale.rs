@@ -44,14 +44,14 @@ impl LogitScale {
         self.ends[tensor].1.map_or(0.0, |square| -self.params[coord] / square)
     }
 
-    /// The factor when coordinate `coord` has moved by `step`.
+    /// The factor when coordinate `coord` has moved by `shift`.
     #[must_use]
-    pub fn after(&self, coord: usize, step: f64) -> f64 {
+    pub fn after(&self, coord: usize, shift: f64) -> f64 {
         let tensor = self.ends.partition_point(|&(end, _)| end <= coord);
         match self.ends[tensor].1 {
             None => self.value,
             Some(square) => {
-                let growth = step * (2.0 * self.params[coord] + step);
+                let growth = shift * (2.0 * self.params[coord] + shift);
                 self.value * (square / (square + growth)).sqrt()
             }
         }
@@ -77,11 +77,11 @@ mod tests {
         let expected: f64 = norms.iter().map(|norm| 3.0 / norm).product();
         assert!((scale.value() / expected - 1.0).abs() < 1e-14);
         for coord in [0, 50, 107, 108, 111, 112, 120, 200, params.len() - 1] {
-            for step in [0.5, -1.0] {
+            for shift in [0.5, -1.0] {
                 let mut moved = params.clone();
-                moved[coord] += step;
+                moved[coord] += shift;
                 let expected = LogitScale::new(layout, &moved).value();
-                assert!((scale.after(coord, step) / expected - 1.0).abs() < 1e-12, "{coord}");
+                assert!((scale.after(coord, shift) / expected - 1.0).abs() < 1e-12, "{coord}");
             }
         }
     }

@@ -225,7 +225,7 @@ impl Batch<'_> {
         Ok(losses)
     }
 
-    /// The same at `params` (d) with a step added to one coordinate, for every (coordinate, step), from the layer
+    /// The same at `params` (d) with a shift added to one coordinate, for every (coordinate, shift), from the layer
     /// that owns the coordinate on; `base` holds all values at `params`.
     ///
     /// # Errors
@@ -254,17 +254,17 @@ impl Batch<'_> {
             for chunk in same.chunks(members(self.memory, numbers, self.images.dtype())) {
                 let mut values = Vec::with_capacity(chunk.len() * own.len());
                 for &(_, idx) in chunk {
-                    let (coord, step) = probes[idx];
+                    let (coord, shift) = probes[idx];
                     let first = values.len();
                     values.extend_from_slice(own);
-                    values[first + coord - layout.range(param_idx).start] += step;
+                    values[first + coord - layout.range(param_idx).start] += shift;
                 }
                 let mut tensors = shared.clone();
                 tensors[param_idx] = self.stack(param_idx, values)?;
                 let logits = logits_from(network, start, Mode::Train, &tensors, base.batched())?;
                 let after = |&(_, idx): &(usize, usize)| {
-                    let (coord, step) = probes[idx];
-                    scale.as_ref().map_or(1.0, |scale| scale.after(coord, step))
+                    let (coord, shift) = probes[idx];
+                    scale.as_ref().map_or(1.0, |scale| scale.after(coord, shift))
                 };
                 let found = self.values(&logits, &chunk.iter().map(after).collect::<Vec<_>>())?;
                 chunk.iter().zip(found).for_each(|(&(_, idx), loss)| losses[idx] = loss);

@@ -39,13 +39,13 @@ impl Scene {
     }
 
     /// Two coordinates of every tensor.
-    fn probes(&self, step: f64) -> Vec<(usize, f64)> {
+    fn probes(&self, shift: f64) -> Vec<(usize, f64)> {
         let layout = self.network.layout();
         let ends = (0..layout.specs().len()).flat_map(|idx| {
             let range = layout.range(idx);
             [range.start + range.len() / 3, range.end - 1]
         });
-        ends.map(|coord| (coord, step)).collect()
+        ends.map(|coord| (coord, shift)).collect()
     }
 
     fn batch(&self, memory: usize) -> Batch<'_> {

@@ -125,7 +125,7 @@ fn passes_forward_and_reuses() -> Result<()> {
         let objective = scene.objective();
         let objective = Metered::new(&objective, &count);
         let probes: Vec<Probe> =
-            (0..scene.n_coords()).map(|coord| Probe::Coordinate { coord, step: 0.01 }).collect();
+            (0..scene.n_coords()).map(|coord| Probe::Coordinate { coord, shift: 0.01 }).collect();
         let by = |kind| evaluate::at(&objective, kind, &scene.params)?.differences(&probes);
         let (full, reuse) = (by(EvaluatorKind::Full)?, by(EvaluatorKind::Reuse)?);
         assert_eq!(full, reuse);
@@ -191,9 +191,9 @@ fn back_propagation_sees_it() -> Result<()> {
     let objective = scene.objective();
     assert!((found.loss - objective.loss(params)?).abs() < 1e-13);
     for coord in 0..scene.n_coords() {
-        let loss_at = |step: f64| {
+        let loss_at = |shift: f64| {
             let mut moved = params.clone();
-            moved[coord] += step;
+            moved[coord] += shift;
             objective.loss(&moved)
         };
         let expected = (loss_at(1e-5)? - loss_at(-1e-5)?) / 2e-5;

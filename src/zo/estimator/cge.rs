@@ -48,7 +48,7 @@ impl Cge {
 impl Estimator for Cge {
     fn ask(&self) -> Vec<Probe> {
         let probes = |&coord: &usize| {
-            let of = move |sign: &f64| Probe::Coordinate { coord, step: sign * self.mu };
+            let of = move |sign: &f64| Probe::Coordinate { coord, shift: sign * self.mu };
             steps(self.mu, self.scheme).iter().map(of)
         };
         self.active.iter().flat_map(probes).collect()

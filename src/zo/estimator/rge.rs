@@ -67,8 +67,11 @@ impl Rge {
 impl Estimator for Rge {
     fn ask(&self) -> Vec<Probe> {
         let probes = |idx: u32| {
-            let of =
-                move |sign: &f64| Probe::Direction { source: self.source.clone(), idx, step: sign * self.mu };
+            let of = move |sign: &f64| Probe::Direction {
+                source: self.source.clone(),
+                idx,
+                shift: sign * self.mu,
+            };
             steps(self.mu, self.scheme).iter().map(of)
         };
         (0..self.n_dirs).flat_map(probes).collect()

@@ -59,7 +59,7 @@ impl Evaluator for PointEvaluator<'_> {
         let (mut moves, mut directions) = (Vec::new(), Vec::new());
         for probe in probes {
             match probe {
-                Probe::Coordinate { coord, step } => moves.push((*coord, *step)),
+                Probe::Coordinate { coord, shift } => moves.push((*coord, *shift)),
                 Probe::Direction { .. } => directions.push(probe.clone()),
             }
         }
