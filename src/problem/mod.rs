@@ -70,10 +70,10 @@ pub trait Problem: Sync {
     /// Items to train on.
     fn n_items(&self) -> usize;
 
-    /// All items in the order in which an epoch (from 0) passes over them.
+    /// All items in the order in which epoch number `epoch` passes over them. Training begins with number 1.
     fn order(&self, epoch: u32) -> Vec<usize>;
 
-    /// Some items, as epoch number `epoch` (from 0) shows them.
+    /// Some items, as epoch number `epoch` shows them.
     ///
     /// # Errors
     /// If they cannot be made.

@@ -190,7 +190,7 @@ impl BatchedRule for BatchedConv {
 }
 
 /// δ_out = W * δ_in over the channels that change. A shift of weight (o, i, kh, kw) changes channel o
-/// by the shift times a shifted copy of input plane i; a shift of a bias, by the shift.
+/// by itself times input plane i, moved by the tap; a shift of a bias, by itself.
 #[derive(Debug)]
 pub(super) struct ConvRule<T> {
     op: Conv<T>,

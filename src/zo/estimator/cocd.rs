@@ -165,7 +165,7 @@ mod tests {
     /// l(x) = Σ k x_k²/2 at x = 1, whose gradient is k; forward differences are off by k μ / 2.
     fn differences(probes: &[Probe]) -> Vec<f64> {
         let loss = |probe: &Probe| match probe {
-            Probe::Coordinate { coord, shift } => *coord as f64 * (step + step * step / 2.0),
+            Probe::Coordinate { coord, shift } => *coord as f64 * (shift + shift * shift / 2.0),
             Probe::Direction { .. } => unreachable!("coordinates only"),
         };
         probes.iter().map(loss).collect()
