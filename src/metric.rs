@@ -159,7 +159,7 @@ metrics! {
     /// Coordinates in the active set.
     N_ACTIVE: "n-active" in "n_active" = COUNT;
     /// Evaluations of the objective since the trial began, GraSP's included; where `setting_task` is `workers`, those
-    /// of one step, and 0 of a model, which runs none.
+    /// of one step, and 0 where it is `workers-model`, which runs none.
     QUERIES: "queries" in "queries" = COUNT;
     /// Those of them that returned NaN or infinity.
     QUERIES_NON_FINITE: "queries-non-finite" in "queries_non_finite" = COUNT;
