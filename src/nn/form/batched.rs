@@ -71,7 +71,7 @@ pub trait BatchedRule: Send + Sync + std::fmt::Debug {
 }
 
 /// A layer that can make its rule for batched probes.
-pub trait PropagateStacked: std::fmt::Debug {
+pub trait PropagateBatched: std::fmt::Debug {
     /// The layer's rule.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ mod batched;
 mod rule;
 mod streamed;
 
-pub use batched::{BatchedRule, BatchedSetup, PropagateStacked, only};
+pub use batched::{BatchedRule, BatchedSetup, PropagateBatched, only};
 pub use rule::{Base, Coupling, Delta, Place, Propagate, PropagateBoth, Rule, RuleSetup, Support};
 pub use streamed::{Blockwise, BlockwiseBoth, StreamSetup, Streamed};
 

@@ -10,7 +10,7 @@ use crate::kernels::lanes::pointwise;
 use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateBatched, Rule, RuleSetup,
     StreamSetup, Streamed, Support,
 };
 
@@ -54,7 +54,7 @@ impl Layer for Add {
     }
 }
 
-impl PropagateStacked for Add {
+impl PropagateBatched for Add {
     fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
         Ok(Box::new(BatchedAdd { shape: setup.shapes[0] }))
     }

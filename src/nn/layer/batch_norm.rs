@@ -11,7 +11,7 @@ use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
 use crate::kernels::ops::{Execution, stack as joined};
 use crate::kernels::{Element, Isa};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Coupling, Delta, Place, Propagate, PropagateStacked, Rule,
+    BatchedRule, BatchedSetup, Blockwise, Coupling, Delta, Place, Propagate, PropagateBatched, Rule,
     RuleSetup, StreamSetup, Streamed, Support,
 };
 use crate::params::{ParamKind, ParamSpec};
@@ -120,7 +120,7 @@ impl Layer for BatchNorm {
     }
 }
 
-impl PropagateStacked for BatchNorm {
+impl PropagateBatched for BatchNorm {
     fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
         Ok(Box::new(BatchedNorm::new(self, setup)?))
     }

@@ -11,7 +11,7 @@ use crate::kernels::lanes::{Buffer, Scratch, pointwise};
 use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, Rounding, ops};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateBatched, Rule, RuleSetup,
     StreamSetup, Streamed, Support, only,
 };
 use crate::params::{ParamKind, ParamSpec};
@@ -108,7 +108,7 @@ impl Layer for Conv2d {
     }
 }
 
-impl PropagateStacked for Conv2d {
+impl PropagateBatched for Conv2d {
     fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
         self.batched_rule_with(setup, setup.params[0].clone())
     }

@@ -9,7 +9,7 @@ use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::ops::Execution;
 use crate::kernels::{Element, ops};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateBatched, Rule, RuleSetup,
     StreamSetup, Streamed, Support, only,
 };
 
@@ -40,7 +40,7 @@ impl Layer for Flatten {
     }
 }
 
-impl PropagateStacked for Flatten {
+impl PropagateBatched for Flatten {
     fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
         Ok(Box::new(BatchedFlatten { shape: setup.shapes[0] }))
     }

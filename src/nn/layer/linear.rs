@@ -8,7 +8,7 @@ use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::ops::Execution;
 use crate::kernels::{Element, ops};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Propagate, PropagateStacked, Rule, RuleSetup, StreamSetup, Streamed,
+    BatchedRule, BatchedSetup, Blockwise, Propagate, PropagateBatched, Rule, RuleSetup, StreamSetup, Streamed,
 };
 use crate::params::{ParamKind, ParamSpec};
 
@@ -78,7 +78,7 @@ impl Layer for Linear {
     }
 }
 
-impl PropagateStacked for Linear {
+impl PropagateBatched for Linear {
     fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
         self.as_conv().batched_rule_with(setup, self.as_conv_weight(&setup.params[0])?)
     }

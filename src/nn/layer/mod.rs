@@ -25,7 +25,7 @@ pub use shortcut::ShortcutA;
 use candle_core::{Result, Tensor};
 
 pub use super::form::{ActivationShape, Context, Epilogue, LayerPass, Mode};
-use super::form::{BlockwiseBoth, PropagateBoth, PropagateStacked};
+use super::form::{BlockwiseBoth, PropagateBatched, PropagateBoth};
 use crate::kernels::ops::{self, Execution, Tape};
 use crate::params::ParamSpec;
 
@@ -83,12 +83,12 @@ pub struct Forms<'a> {
     /// The difference rule. If a layer has none, `evaluator = difference` is refused on the CPU.
     pub rule: Option<&'a dyn PropagateBoth>,
     /// The difference rule for batched probes. If a layer has none, `evaluator = difference` is refused on GPUs.
-    pub batched_rule: Option<&'a dyn PropagateStacked>,
+    pub batched_rule: Option<&'a dyn PropagateBatched>,
 }
 
 impl<'a> Forms<'a> {
     /// All forms of a layer that has them all.
-    pub fn all<L: BlockwiseBoth + PropagateBoth + PropagateStacked>(layer: &'a L) -> Self {
+    pub fn all<L: BlockwiseBoth + PropagateBoth + PropagateBatched>(layer: &'a L) -> Self {
         Self { is_taped: true, streamed: Some(layer), rule: Some(layer), batched_rule: Some(layer) }
     }
 }

@@ -10,7 +10,7 @@ use crate::kernels::lanes::pointwise;
 use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateBatched, Rule, RuleSetup,
     StreamSetup, Streamed, Support, only,
 };
 use crate::nn::layer::{Epilogue, Mode};
@@ -61,7 +61,7 @@ impl Layer for MaxPool2 {
     }
 }
 
-impl PropagateStacked for MaxPool2 {
+impl PropagateBatched for MaxPool2 {
     fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
         Ok(Box::new(BatchedMaxPool { base: setup.base()?, shape: setup.shapes[0] }))
     }
@@ -161,7 +161,7 @@ impl Layer for GlobalAvgPool {
     }
 }
 
-impl PropagateStacked for GlobalAvgPool {
+impl PropagateBatched for GlobalAvgPool {
     fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
         Ok(Box::new(BatchedAvgPool { shape: setup.shapes[0] }))
     }

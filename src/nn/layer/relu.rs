@@ -10,7 +10,7 @@ use crate::kernels::lanes::pointwise;
 use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateBatched, Rule, RuleSetup,
     StreamSetup, Streamed, Support, only,
 };
 
@@ -54,7 +54,7 @@ impl Layer for Relu {
     }
 }
 
-impl PropagateStacked for Relu {
+impl PropagateBatched for Relu {
     fn batched_rule(&self, setup: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
         Ok(Box::new(BatchedRelu { base: setup.base()?, shape: setup.shapes[0] }))
     }

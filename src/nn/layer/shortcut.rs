@@ -10,7 +10,7 @@ use crate::kernels::lanes::pointwise;
 use crate::kernels::ops::Execution;
 use crate::kernels::{Element, ops};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateStacked, Rule, RuleSetup,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateBatched, Rule, RuleSetup,
     StreamSetup, Streamed, Support, only,
 };
 use crate::nn::layer::{Epilogue, Mode};
@@ -63,7 +63,7 @@ impl Layer for ShortcutA {
     }
 }
 
-impl PropagateStacked for ShortcutA {
+impl PropagateBatched for ShortcutA {
     fn batched_rule(&self, _: &BatchedSetup) -> crate::Result<Box<dyn BatchedRule>> {
         Ok(Box::new(BatchedShortcut { layer: self.clone() }))
     }
