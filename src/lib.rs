@@ -9,8 +9,8 @@
 //!   what a reader sees of it.
 //! - [`ranks`]: the processes of one job, which share the probes.
 //! - [`bench`](mod@bench) and [`doctor`]: how fast all of that is, and whether a machine computes it rightly.
-//! - [`setting`], [`metric`], [`params`], [`data`], [`rng`], [`device`], [`files`], [`error`]: what all of them stand
-//!   on.
+//! - [`setting`], [`metric`], [`profile`], [`params`], [`saved`], [`data`], [`rng`], [`device`], [`files`], [`error`]:
+//!   what all of them stand on.
 
 pub mod bench;
 pub mod cost;

@@ -1,8 +1,8 @@
 //! What trials measure: one table of metrics, and the row of numbers that an epoch leaves.
 //!
 //! An entry of the table is all that there is to a metric: its column in result files and checkpoints, its name in
-//! experiment files, how reports show it. Whoever measures something sets it in a [`Row`]; what is not set is null in
-//! files and absent from reports.
+//! experiment files, how reports show it; `results/README.md` repeats what documents it. Whoever measures something sets
+//! it in a [`Row`]; what is not set is null in files and absent from reports.
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};

@@ -30,7 +30,7 @@ impl Progress for Silent {}
 pub struct Location {
     /// Folders to search, in this order; the hub's cache comes after them.
     pub dirs: Vec<PathBuf>,
-    /// Where [`fetch`] puts files from the hub; `None` to leave them in the hub's cache.
+    /// Where [`super::fetch`] puts files from the hub; `None` to leave them in the hub's cache.
     pub fetch_dir: Option<PathBuf>,
     /// Whether the hub is out of bounds.
     pub offline: bool,

@@ -292,7 +292,8 @@ pub(super) fn canonical(settings: &Settings) -> serde_json::Value {
     value
 }
 
-/// See [`canonical`].
+/// What a trial is named by, as JSON text with sorted names: the founding settings, and whatever else is not at its
+/// default, read or not.
 #[must_use]
 pub fn canonical_json(settings: &Settings) -> String {
     canonical(settings).to_string()

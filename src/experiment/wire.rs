@@ -108,6 +108,10 @@
 //! `scale.S.set`, the series' `set`, `scale.S.series.ID`, the value on the x axis (not for constant
 //! series) and `--set`, each winning over those before it.
 //!
+//! **Read or refused.** A setting of a series or of the x axis must be read by every trial that it is set for, one of
+//! `base` by some series, one of `scale.S.set` by some series at that scale. Who reads what follows from `task` and
+//! `method`. Sweeps are held to this when their trials are made, since `--set` may bring the reader of an axis.
+//!
 //! **Extending.** A sweep that names another in `extends` takes over `base`, `series`, `figure.y` with
 //! its `y-label`, `relative-to` and `log-y`, and each scale's `seeds`, `deviations`, `set` and `series`; what it says itself wins, settings
 //! one by one, the rest as a whole. Everything about the x axis is its own, and so are panels, traces,

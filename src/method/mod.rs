@@ -2,7 +2,7 @@
 //!
 //! [`descent`] follows gradients, from zeroth-order estimates or from back-propagation; [`pattern_search`] tries
 //! moves. A [`Kind`] is a method as settings name it: what it reads, what a step costs, how a run of it starts. One
-//! line of [`kinds`] registers it.
+//! line of [`kinds`] registers it; an estimator is one without any, by its line in [`estimator::kinds`].
 
 mod active;
 pub mod descent;

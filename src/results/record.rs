@@ -7,8 +7,9 @@ use crate::train::Status;
 use crate::metric::Row;
 use crate::profile::Profile;
 
-/// Version of the Parquet columns; raised whenever one is removed or changes meaning. A column that was
-/// added later is read as its setting's default, or as null, from files that lack it.
+/// Version of the Parquet columns; raised whenever one is removed or changes meaning, but for those of settings: what
+/// was set is read from the column `settings`, which has all of it. A metric that was added later is read as not
+/// measured from files that lack its column.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// Where and with what a trial ran.

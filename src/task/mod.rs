@@ -40,7 +40,7 @@ crate::section! {
 
 crate::registered!(dyn Task, tasks);
 
-/// All tasks.
+/// All tasks. A new one is a file beside these, and a line here.
 pub static TASKS: [&dyn Task; 5] =
     [&train::Train, &stages::Stages, &quality::Quality, &workers::Workers, &workers_model::WorkersModel];
 
@@ -53,7 +53,8 @@ pub trait Task: Debug + Sync {
     /// Name in files.
     fn name(&self) -> &'static str;
 
-    /// The sections that it reads with this method.
+    /// The sections that it reads with this method. Those of the method, or of its gradients, are among them: the
+    /// method's rules are checked whatever the task.
     ///
     /// # Errors
     /// [`Error::Setting`] if it cannot be done with this method.

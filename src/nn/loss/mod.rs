@@ -1,7 +1,7 @@
 //! Losses: what a network's outputs are worth.
 //!
 //! A loss is a part of its own: its value, its gradient with respect to the outputs, and its change when outputs
-//! change, for one probe at a time ([`LossAt::in_lanes`]) and for batched ones ([`LossAt::batched`]).
+//! change, for one probe at a time (`LossAt::in_lanes`) and for batched ones (`LossAt::batched`).
 
 mod change;
 mod scale;

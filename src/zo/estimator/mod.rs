@@ -15,7 +15,8 @@ use crate::Result;
 use crate::params::Layout;
 use crate::setting::{Entry, Settings};
 
-/// All kinds of estimators, the paper's first.
+/// All kinds of estimators, the paper's first. A new one is a file beside these, and a line here; that makes it a
+/// method, too.
 #[must_use]
 pub fn kinds() -> [&'static dyn Kind; 3] {
     [&cge::Coordinatewise, &rge::Randomized, &cocd::Coherent]

@@ -234,7 +234,6 @@ pub fn scored_active(
     active.into()
 }
 
-/// Layouts as networks have them: nothing here needs the networks themselves.
 /// The part of an active set (sorted) that lies in a range.
 #[must_use]
 pub fn within<'a>(active: &'a [usize], range: &Range<usize>) -> &'a [usize] {
@@ -243,6 +242,7 @@ pub fn within<'a>(active: &'a [usize], range: &Range<usize>) -> &'a [usize] {
     &active[start..end]
 }
 
+/// Layouts as networks have them: nothing here needs the networks themselves.
 #[cfg(test)]
 pub(crate) mod layouts {
     use crate::params::{Layout, ParamKind, ParamSpec};
