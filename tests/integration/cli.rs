@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use assert_cmd::Command;
 use candle_core::{DType, Device, Tensor};
-use deepzero::experiment::{Library, Scale, Settings};
+use deepzero::experiment::{Library, Scale, settings};
 use deepzero::metric::{
     ARITHMETIC_S, COSINE, DIRECTIONS_S, GRADIENT_SHARE, INFERENCE_S, N_ACTIVE, PERTURBATION_S, QUERIES,
-    RELATIVE_ERROR, TEST_ACCURACY,
+    RELATIVE_ERROR, TEST_ACCURACY, WALL_S,
 };
 use deepzero::nn::{model, weights};
 use deepzero::profile::Profile;
 use deepzero::results::{Store, TrialRecord};
+use deepzero::setting::Values;
 use deepzero::train::Status;
+use deepzero::zo::optimizer;
 use polars::prelude::{DataFrame, ParquetReader, SerReader};
 use predicates::prelude::*;
 use serde_json::Value;
@@ -162,9 +164,9 @@ impl Place {
     }
 }
 
-/// An experiment over `axis` with `values`, of one series with `settings` over small ones. It has a
-/// smoke scale only.
-pub(crate) fn experiment(id: &str, axis: &str, values: &str, settings: &str) -> String {
+/// An experiment over `axis` with `values`, of one series with its `own` settings over small ones, as far as it
+/// reads these. It has a smoke scale only.
+pub(crate) fn experiment(id: &str, axis: &str, values: &str, own: &str) -> String {
     let mut base: toml::Table = toml::from_str(
         r#"
         data = "synthetic"
@@ -184,7 +186,14 @@ pub(crate) fn experiment(id: &str, axis: &str, values: &str, settings: &str) -> 
     )
     .unwrap();
     base.remove(axis);
-    base.extend(toml::from_str::<toml::Table>(settings).unwrap());
+    let own: toml::Table = toml::from_str(own).unwrap();
+    base.extend(own.clone());
+    let mut assigned = Values::new();
+    for (key, value) in &base {
+        settings::set(&mut assigned, key, value).unwrap();
+    }
+    let read = settings::resolve(assigned).unwrap();
+    base.retain(|key, _| own.contains_key(key) || read.is_read(key));
     format!(
         "id = \"{id}\"\ntitle = \"A small experiment\"\n\
          [figure]\nx = \"{axis}\"\nx-label = \"{axis}\"\ny = \"test-accuracy\"\nvalues = {values}\n\
@@ -535,8 +544,8 @@ fn verbs_explain_themselves() {
     }
     let help = place.run("--help").ok();
     assert!(verbs.iter().all(|verb| help.contains(verb)), "{help}");
-    let settings = place.run("train --help").ok();
-    assert!(Settings::NAMES.iter().all(|name| settings.contains(name)), "{settings}");
+    let listed = place.run("train --help").ok();
+    assert!(settings::entries().iter().all(|entry| listed.contains(entry.name)), "{listed}");
     for shell in ["bash", "zsh", "fish"] {
         let script = place.run(&format!("completions {shell}")).ok();
         assert!(verbs.iter().all(|verb| script.contains(verb)), "{shell}");
@@ -938,7 +947,8 @@ fn a_finished_experiment_is_not_run_again() {
     ran.ok();
     place.run("reproduce tiny~epochs=1 --set momentum=0.5").ok();
     let [record, _] = &place.records("tiny~epochs=1,momentum=0.5")[..] else { panic!("two trials") };
-    assert_eq!((record.trial.settings.epochs, record.trial.settings.momentum), (1, 0.5));
+    let number = |name: &str| record.trial.settings.get(name).unwrap().to_string();
+    assert_eq!([number("epochs"), number("momentum")], ["1", "0.5"]);
     assert!(place.run("reproduce tini~epochs=1").refusal().contains("did you mean `tiny`"));
 }
 
@@ -969,7 +979,7 @@ fn sweeps_over_any_setting() {
     let place = Place::with(&[("sweep-sparsity", base)]);
     place.run("sweep weight-decay --values 0,5e-4").ok();
     let records = place.records("sweep-weight-decay");
-    let decays: Vec<f64> = records.iter().map(|record| record.trial.settings.weight_decay).collect();
+    let decays: Vec<f64> = records.iter().map(|record| record.trial.settings.read::<optimizer::Config>().unwrap().weight_decay).collect();
     assert_eq!(decays, [0.0, 5e-4]);
     place.run("sweep estimator --values cge,rge,fo --set epochs=1 --set sparsity=0.5").ok();
     let id = "sweep-method~epochs=1,sparsity=0.5";
@@ -1109,7 +1119,7 @@ fn a_flipped_byte_in_a_result_does_not_panic() {
     place.run("reproduce tiny").ok();
     // With times that are the same in every run, so that all runs damage the same bytes.
     let mut record = place.records("tiny").remove(0);
-    record.epochs.iter_mut().for_each(|epoch| epoch.wall_s = f64::from(epoch.epoch));
+    record.epochs.iter_mut().for_each(|row| row.set(&WALL_S, f64::from(row.epoch)));
     "2026-01-01T00:00:00Z".clone_into(&mut record.provenance.finished_at);
     std::fs::remove_dir_all(place.path("results")).unwrap();
     let path = place.store().write(&record).unwrap();
@@ -1166,7 +1176,7 @@ fn the_x_axis_of_fig2_counts_real_parameters() {
     let fig2 = Library::embedded().get("fig2").unwrap();
     for plan in fig2.scales.values() {
         for cell in &plan.cells {
-            let network = model::from_settings(&cell.settings).unwrap();
+            let network = model::of(&cell.settings, &model::Io::CIFAR).unwrap();
             assert_eq!(cell.x, Some(network.layout().n_coords() as f64));
         }
     }

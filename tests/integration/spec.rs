@@ -4,9 +4,11 @@ use std::path::Path;
 
 use deepzero::Error;
 use deepzero::experiment::{
-    At, Comparison, Experiment, Library, Method, Scale, Settings, Task, TensorMeasure, TraceAxis, Trend,
+    At, Comparison, Experiment, Library, Scale, TensorMeasure, TraceAxis, Trend, settings,
 };
-use deepzero::zo::sparsity::{Mask, SparseTarget};
+use deepzero::setting::{Settings, Values, text_of, value_of};
+use deepzero::zo::{optimizer, sparsity};
+use deepzero::{data, task};
 use insta::assert_snapshot;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -65,7 +67,12 @@ fn broken(from: &str, to: &str) -> String {
 }
 
 fn set(key: &str, text: &str) -> String {
-    Settings::default().set_text(key, text).expect_err("it is impossible").to_string()
+    settings::set(&mut Values::new(), key, &value_of(text)).expect_err("it is impossible").to_string()
+}
+
+/// Values as a trial reads them, as text.
+fn read<const N: usize>(settings: &Settings, names: [&str; N]) -> [String; N] {
+    names.map(|name| settings.get(name).as_ref().map(text_of).expect("it is read"))
 }
 
 #[test]
@@ -73,13 +80,15 @@ fn values_are_laid_over_each_other_in_order() {
     let demo = parse(SOUND).unwrap();
     let smoke = &demo.scales[&Scale::Smoke].cells;
     assert_eq!(smoke.len(), 3);
-    assert_eq!((smoke[0].settings.epochs, smoke[0].settings.mu), (5, 0.03));
-    assert_eq!((smoke[0].x, smoke[0].x_text.as_str(), smoke[0].settings.sparsity), (Some(0.8), "0.8", 0.8));
-    assert_eq!((smoke[2].x, smoke[2].x_text.as_str(), smoke[2].settings.sparsity), (None, "", 0.0));
-    assert_eq!((smoke[2].settings.method, smoke[2].settings.mu), (Method::Fo, 0.02));
+    let names = ["method", "epochs", "mu", "sparsity"];
+    assert_eq!(read(&smoke[0].settings, names), ["cge", "5", "0.03", "0.8"]);
+    assert_eq!((smoke[0].x, smoke[0].x_text.as_str()), (Some(0.8), "0.8"));
+    assert_eq!(read(&smoke[2].settings, names), ["fo", "5", "0.02", "0"]);
+    assert_eq!((smoke[2].x, smoke[2].x_text.as_str()), (None, ""));
     let paper = &demo.scales[&Scale::Paper].cells;
     assert_eq!(paper.len(), 2);
-    assert_eq!((paper[0].settings.epochs, paper[0].settings.mu, paper[0].x), (10, 0.005, Some(0.9)));
+    assert_eq!(read(&paper[0].settings, names), ["cge", "10", "0.005", "0.9"]);
+    assert_eq!(paper[0].x, Some(0.9));
 }
 
 #[test]
@@ -126,13 +135,7 @@ fn settings_errors_name_what_is_possible() {
 
 #[test]
 fn contradictory_settings() {
-    let with = |pairs: &[(&str, &str)]| {
-        let mut settings = Settings::default();
-        for (key, text) in pairs {
-            settings.set_text(key, text).unwrap();
-        }
-        settings.check().unwrap_err().to_string()
-    };
+    let with = |pairs: &[(&str, &str)]| settings::from_pairs(pairs.iter().copied()).unwrap_err().to_string();
     assert_snapshot!(with(&[("depth", "21")]), @"setting `depth`: a resnet has depth 6n+2 (8, 14, 20, 32, …); got 21");
     assert_snapshot!(with(&[("depth", "2")]), @"setting `depth`: a resnet has depth 6n+2 (8, 14, 20, 32, …); got 2");
     assert_snapshot!(with(&[("width", "3")]), @"setting `width`: a resnet needs an even width, since its shortcuts pad half of it on each side; got 3");
@@ -165,20 +168,13 @@ fn contradictory_settings() {
         let error = with(pairs);
         assert!(error.contains(expected), "{error}");
     }
-    let by_hand = Settings { mu: f64::NAN, ..Settings::default() };
-    assert_snapshot!(by_hand.check().unwrap_err(), @"setting `mu`: expected a finite number above 0; got NaN");
+    assert_snapshot!(with(&[("mu", "nan")]), @"setting `mu`: expected a finite number above 0; got NaN");
 }
 
 #[test]
 fn sound_settings() {
-    Settings::default().check().unwrap();
-    let sparse_weights = Settings {
-        method: Method::Fo,
-        sparse_target: SparseTarget::Weights,
-        mask: Mask::Fixed,
-        ..Settings::default()
-    };
-    sparse_weights.check().unwrap();
+    settings::from_pairs([]).unwrap();
+    settings::from_pairs([("method", "fo"), ("sparse-target", "weights"), ("mask", "fixed")]).unwrap();
 }
 
 #[test]
@@ -344,7 +340,8 @@ fn named_values_stand_at_their_positions() {
     assert!(demo.figure.categorical);
     assert_eq!(demo.figure.x, "method");
     let cell = &demo.scales[&Scale::Paper].cells[0];
-    assert_eq!((cell.x, cell.x_text.as_str(), cell.settings.method), (Some(1.0), "rge", Method::Rge));
+    assert_eq!((cell.x, cell.x_text.as_str()), (Some(1.0), "rge"));
+    assert_eq!(read(&cell.settings, ["method"]), ["rge"]);
 }
 
 /// Oracle: parameters of the depth-D CNN of width w with batch norm: (27 + 3)w for the first block,
@@ -355,7 +352,8 @@ fn coordinates_of_fig2_count_parameters() {
     assert_eq!(fig2.figure.x, "n-params");
     for plan in fig2.scales.values() {
         for cell in &plan.cells {
-            let (depth, width) = (cell.settings.depth as f64, cell.settings.width as f64);
+            let [depth, width] =
+                ["depth", "width"].map(|name| cell.settings.get(name).unwrap().as_integer().unwrap() as f64);
             let n_params = 30.0 * width + (depth - 1.0) * (9.0 * width + 3.0) * width + 10.0 * width + 10.0;
             assert_eq!(cell.x, Some(n_params));
         }
@@ -387,12 +385,13 @@ fn every_experiment_expands_at_every_scale() {
             hashes.dedup();
             assert_eq!(hashes.len(), trials.len(), "{} {scale}", experiment.id);
             for trial in &trials {
-                trial.settings.check().unwrap();
+                settings::check(&trial.settings).unwrap();
                 // Jobs make images of their own.
-                if trial.settings.task == Task::Workers {
+                if !trial.settings.read::<task::Config>().unwrap().task.has_images() {
                     continue;
                 }
-                assert!(scale == Scale::Paper || trial.settings.n_train > 0, "{}", trial.title());
+                let n_train = trial.settings.read::<data::Config>().unwrap().n_train;
+                assert!(scale == Scale::Paper || n_train > 0, "{}", trial.title());
                 let expected = if scale == Scale::Smoke { "synthetic" } else { "cifar10" };
                 assert_eq!(trial.settings.get("data").unwrap().as_str(), Some(expected), "{}", trial.title());
             }
@@ -406,7 +405,7 @@ fn fig4_is_the_papers_recipe() {
     let fig4 = Library::embedded().get("fig4").unwrap();
     let trials = fig4.trials(Scale::Paper, None, &[]).unwrap();
     assert_eq!(trials.len(), 3 * (3 * 4 + 1));
-    assert_eq!(trials[1].settings, Settings::default(), "DeepZero at 90 % is the default");
+    assert_eq!(trials[1].settings, settings::from_pairs([]).unwrap(), "DeepZero at 90 % is the default");
 }
 
 #[test]
@@ -465,13 +464,19 @@ a79b7b686f8ba131 demo/smoke zo at 0.9, seed 0
 fb79021829f436f1 demo/smoke zo at 0.9, seed 1
 2b9144a1e4b18a85 demo/smoke dense, seed 1
 "#);
-    assert_snapshot!(trials[0].settings.canonical_json(), @r#"{"always-active":true,"augment":true,"batch-size":256,"data":"cifar10","depth":20,"difference":"forward","directions":"gaussian","epochs":5,"evaluator":"difference","grasp-images-per-class":25,"grasp-queries":192,"layer-ratios":"zo-grasp","learning-rate":0.1,"mask":"redraw","method":"cge","model":"resnet","momentum":0.9,"mu":0.03,"n-test":0,"n-train":0,"n-val":0,"optimizer":"sgd","precision":"f32","queries":0,"redraw-every":5,"schedule":"cosine","sparse-target":"gradient","sparsity":0.8,"warmup-epochs":3,"weight-decay":0.0005,"width":16}"#);
+    assert_snapshot!(settings::canonical_json(&trials[0].settings), @r#"{"always-active":true,"augment":true,"batch-size":256,"data":"cifar10","depth":20,"difference":"forward","directions":"gaussian","epochs":5,"evaluator":"difference","grasp-images-per-class":25,"grasp-queries":192,"layer-ratios":"zo-grasp","learning-rate":0.1,"mask":"redraw","method":"cge","model":"resnet","momentum":0.9,"mu":0.03,"n-test":0,"n-train":0,"n-val":0,"optimizer":"sgd","precision":"f32","queries":0,"redraw-every":5,"schedule":"cosine","sparse-target":"gradient","sparsity":0.8,"warmup-epochs":3,"weight-decay":0.0005,"width":16}"#);
 }
 
 #[test]
 fn every_setting_is_described() {
-    let lines: Vec<String> =
-        Settings::describe().iter().map(|d| format!("{} = {} ({})", d.name, d.default, d.allowed)).collect();
+    let lines: Vec<String> = settings::describe()
+        .iter()
+        .map(|d| {
+            let readers = if d.is_usual { String::new() } else { format!("; with {}", d.readers) };
+            assert!(d.help.ends_with('.'), "{}: {}", d.name, d.help);
+            format!("{} = {} ({}{readers})", d.name, d.default, d.allowed)
+        })
+        .collect();
     assert_snapshot!(lines.join("\n"), @r#"
     data = cifar10 (one of synthetic, cifar10)
     n-train = 0 (an integer of at least 0)
@@ -531,28 +536,36 @@ proptest! {
         n_val in 0..1_000_000usize,
         augment: bool,
     ) {
-        let mut settings = Settings::default();
         let rate = rate.abs();
-        settings.set_text("learning-rate", &rate.to_string()).unwrap();
-        settings.set_text("sparsity", &format!("{sparsity:e}")).unwrap();
-        settings.set_text("n_val", &n_val.to_string()).unwrap();
-        settings.set_text("augment", &augment.to_string()).unwrap();
-        prop_assert_eq!(settings.learning_rate.to_bits(), rate.to_bits());
-        prop_assert_eq!(settings.sparsity.to_bits(), sparsity.to_bits());
-        prop_assert_eq!((settings.n_val, settings.augment), (n_val, augment));
-        for name in Settings::NAMES {
-            let mut copy = settings.clone();
-            copy.set(name, &settings.get(name).unwrap()).unwrap();
-            prop_assert_eq!(&copy, &settings);
+        let settings = settings::from_pairs([
+            ("learning-rate", rate.to_string().as_str()),
+            ("sparsity", &format!("{sparsity:e}")),
+            ("n_val", &n_val.to_string()),
+            ("augment", &augment.to_string()),
+        ]).unwrap();
+        prop_assert_eq!(settings.read::<optimizer::Config>().unwrap().learning_rate.to_bits(), rate.to_bits());
+        prop_assert_eq!(settings.read::<sparsity::Config>().unwrap().sparsity.to_bits(), sparsity.to_bits());
+        let images: data::Config = settings.read().unwrap();
+        prop_assert_eq!((images.n_val, images.augment), (n_val, augment));
+        let mut values = settings.values().clone();
+        for (name, value) in settings.shown() {
+            settings::set(&mut values, name, &value).unwrap();
+            prop_assert_eq!(&values, settings.values());
+            settings::set(&mut values, name, &value_of(&text_of(&value))).unwrap();
+            prop_assert_eq!(&values, settings.values());
         }
     }
 
-    /// No text makes `set_text` panic or leave a setting outside its range.
+    /// No text makes `set` panic or leave a setting outside its range.
     #[test]
-    fn any_text_is_refused_or_sound(name in prop::sample::select(&Settings::NAMES[..]), text in ".{0,12}") {
-        let mut settings = Settings::default();
-        if settings.set_text(name, &text).is_err() {
-            prop_assert_eq!(settings, Settings::default());
+    fn any_text_is_refused_or_sound(entry in prop::sample::select(settings::entries()), text in ".{0,12}") {
+        let mut values = Values::new();
+        match settings::set(&mut values, entry.name, &value_of(&text)) {
+            Ok(_) => {
+                let value = values.get(entry.name).cloned().unwrap_or_else(entry.default);
+                prop_assert_eq!(entry.checked(entry.name, &value).unwrap(), value);
+            }
+            Err(_) => prop_assert!(values.is_empty()),
         }
     }
 
