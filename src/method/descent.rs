@@ -236,12 +236,12 @@ impl Kind for Estimating {
 
     fn check(&self, settings: &Settings) -> Result<()> {
         let sparsity: sparsity::Config = settings.read()?;
-        sparsity.check()?;
         if sparsity.sparse_target == SparseTarget::Weights {
             let reason = "`weights` works with method = fo only: zeroth-order training keeps the model dense and \
                           makes its gradient sparse; use `gradient`";
             return Err(Error::setting("sparse-target", reason));
         }
+        sparsity.check()?;
         self.0.check(settings)?;
         if settings.is_read("evaluator") && settings.is_read("precision") {
             let evaluate::Config { evaluator } = settings.read()?;
