@@ -243,8 +243,13 @@ impl Kind for Estimating {
         }
         sparsity.check()?;
         self.0.check(settings)?;
-        if settings.is_read("evaluator") && settings.is_read("precision") {
-            let evaluate::Config { evaluator } = settings.read()?;
+        if settings.is_read("precision") {
+            // Where none is read, passes are complete.
+            let evaluator = if settings.is_read("evaluator") {
+                settings.read::<evaluate::Config>()?.evaluator
+            } else {
+                EvaluatorKind::Full
+            };
             let crate::nn::Config { precision, .. } = settings.read()?;
             check_rounding(precision, evaluator, self.moves_coordinates())?;
         }
