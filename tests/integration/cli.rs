@@ -208,14 +208,17 @@ pub(crate) fn set(settings: &str) -> String {
     settings.split_whitespace().map(|pair| format!(" --set {pair}")).collect()
 }
 
-/// A recipe that trains in a fraction of a second.
-const RECIPE: &str = "data=synthetic model=cnn depth=2 width=4 n-train=60 n-val=20 n-test=20 epochs=2 \
-                      batch-size=20 warmup-epochs=1 sparsity=0 grasp-images-per-class=2 grasp-queries=8";
+/// The options of a recipe that trains in a fraction of a second, changed by `settings`.
+fn recipe(settings: &str) -> String {
+    let small = "data=synthetic model=cnn depth=2 width=4 n-train=60 n-val=20 n-test=20 epochs=2 batch-size=20";
+    let of_descent = "warmup-epochs=1 sparsity=0 grasp-images-per-class=2 grasp-queries=8";
+    let of_descent = if settings.contains("pattern-search") { "" } else { of_descent };
+    set(&format!("{small} {of_descent} {settings}"))
+}
 
 /// What `train --json` says, without the times and the name of the file, and the weights' bytes.
 fn train(place: &Place, settings: &str, threads: usize) -> (Value, Vec<u8>) {
-    let args =
-        format!("train{}{} --threads {threads} --json --out w.safetensors", set(RECIPE), set(settings));
+    let args = format!("train{} --threads {threads} --json --out w.safetensors", recipe(settings));
     let answer = without_times(place.run(&args).json());
     (answer, std::fs::read(place.path("w.safetensors")).unwrap())
 }
@@ -789,9 +792,19 @@ fn mistakes_get_advice() {
         ("sweep sparsty", "did you mean `sparsity`"),
         ("sweep weight-decay", "a sweep over it needs values"),
         ("sweep weight-decay --values 0,-1", "got -1"),
-        ("sweep estimator --values cge,adam", "expected one of cge, rge, fo, cocd, pattern-search; got adam"),
+        ("sweep estimator --values cge,adam", "expected one of cge, rge, cocd, fo, pattern-search; got adam"),
         ("train --set metod=fo", "did you mean `method`"),
-        ("train --set queries=5", "cocd and pattern-search have a choice of queries"),
+        ("train --set queries=5", "`queries`: it plays no part with task = train, method = cge; it is read with"),
+        ("train --set method=pattern-search --set sparsity=0", "`sparsity`: it plays no part with task = train"),
+        ("train --set workers=2", "it is read with task = workers, workers-model"),
+        ("train --set modeled=true", "`modeled`: no such setting"),
+        ("plan fig4 --set decay=0.5", "`decay`: it plays no part with task = train, method = cge; it is read with"),
+        ("plan fig4 --set method=pattern-search", "`sparsity`: it plays no part with task = train, method = pattern"),
+        ("reproduce fig4 --set task=stages", "`task`: stages needs method = cge or rge; got fo"),
+        ("reproduce tabA1 --set evaluator=full", "`evaluator`: it plays no part with task = stages"),
+        ("sweep decay --values 0,0.5", "`decay`: it plays no part with task = train, method = cge; it is read with"),
+        ("sweep momentum --values 0,0.5 --set method=pattern-search", "`momentum`: it plays no part with"),
+        ("bench job --set data=synthetic", "`data`: it plays no part with task = workers"),
         ("train --set data=synthetic --out model.state", "the extension .state"),
         ("train --set data=synthetic --out .", "a folder, not a file"),
         ("list --experiments nowhere", "list nowhere: No such file"),
@@ -922,6 +935,41 @@ fn results_are_parquet_as_documented() {
     assert!(last("best_test_accuracy").extract::<f64>().is_some());
 }
 
+/// What a trial does not read is null in its file and absent from its report, its plan and its summary. Oracle: what
+/// Pattern Search reads, and that it has neither a learning rate nor an active set.
+#[test]
+fn what_is_not_read_is_not_shown() {
+    let method = "method = \"pattern-search\"";
+    let place = Place::with(&[("tiny", experiment("tiny", "queries", "[20]", method))]);
+    place.run("reproduce tiny").ok();
+    let read = [
+        "task", "method", "data", "n-train", "n-val", "n-test", "augment", "model", "depth", "width", "precision",
+        "init", "epochs", "batch-size", "queries", "evaluator", "search", "radius", "population", "search-steps",
+        "normalize-logits", "stop-when-fitted",
+    ];
+    let [(path, _)] = &place.result_files("tiny")[..] else { panic!("one result") };
+    let frame = ParquetReader::new(std::fs::File::open(path).unwrap()).finish().unwrap();
+    for entry in settings::entries() {
+        let column = frame.column(&format!("setting_{}", entry.name.replace('-', "_"))).unwrap();
+        let n_null = if read.contains(&entry.name) { 0 } else { frame.height() };
+        assert_eq!(column.null_count(), n_null, "{}", entry.name);
+    }
+    // It is named by what it implies, too.
+    let named = frame.column("settings").unwrap().get(0).unwrap().get_str().unwrap().to_owned();
+    assert!(named.contains("\"sparsity\":0.0,") && named.contains("\"queries\":20,"), "{named}");
+    let page = std::fs::read_to_string(place.path("reports/tiny.md")).unwrap();
+    let table = page.split_once("| setting | value |").unwrap().1.split_once("</details>").unwrap().0;
+    let shown: Vec<&str> = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(shown, read);
+    let plan = place.run("plan tiny --json").ok();
+    let (summary, _) = train(&place, &format!("{} queries=20", method.replace([' ', '"'], "")), 1);
+    let epoch = &summary["epochs"][0];
+    assert!(epoch["radius"].as_f64().unwrap() > 0.0, "{epoch}");
+    for absent in ["sparsity", "momentum", "learning_rate", "n_active", "gradient_norm"] {
+        assert!(!plan.contains(absent) && !summary.to_string().contains(absent), "{absent}: {plan} {summary}");
+    }
+}
+
 #[test]
 fn a_finished_experiment_is_not_run_again() {
     let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01, 0.02]", ""))]);
@@ -988,17 +1036,25 @@ fn sweeps_over_any_setting() {
     assert_eq!(queries, [true, true, false]);
     place.run("sweep sparsity").ok();
     assert_eq!(place.records("sweep-sparsity").len(), 1);
+    // What only the changes bring into play.
+    let refused = place.run("sweep decay --values 0,0.5");
+    assert!(refused.refusal_alone().contains("`decay`: it plays no part"), "{}", refused.stderr);
+    place.run("sweep decay --values 0,0.5 --set method=cocd --set epochs=1 --set queries=20").ok();
+    let stale = "sweep-decay~method=cocd,epochs=1,queries=20";
+    let decays: Vec<_> = place.records(stale).iter().map(|r| r.trial.settings.get("decay").unwrap()).collect();
+    assert_eq!(decays, [0.0, 0.5].map(toml::Value::Float));
     // The ids in reports run again as they were.
-    for (id, n_trials) in [(id, 3), ("sweep-weight-decay", 2)] {
+    for (id, n_trials) in [(id, 3), ("sweep-weight-decay", 2), (stale, 2)] {
         let ran = place.run(&format!("reproduce {id}"));
         assert!(ran.stderr.contains(&format!("{n_trials} trials, 0 to run")), "{}", ran.stderr);
         ran.ok();
     }
-    // All three have their reports, also from the results alone.
+    // All have their reports, also from the results alone.
     let pages = |place: &Place| -> Vec<String> {
         place.names("reports").into_iter().filter(|name| name.ends_with(".md")).collect()
     };
-    let expected = [format!("{id}.md"), "sweep-sparsity.md".into(), "sweep-weight-decay.md".into()];
+    let expected =
+        [format!("{stale}.md"), format!("{id}.md"), "sweep-sparsity.md".into(), "sweep-weight-decay.md".into()];
     assert_eq!(pages(&place), expected);
     std::fs::remove_dir_all(place.path("reports")).unwrap();
     let ran = place.run("report");
@@ -1061,7 +1117,7 @@ fn weights_of_a_diverged_run_are_sound() {
         "method=fo learning-rate=1e38 warmup-epochs=0 epochs=1 batch-size=60",
         "method=fo learning-rate=1e300 warmup-epochs=0 epochs=1 batch-size=60",
     ] {
-        let args = format!("train{}{} --seed 7 --json --out w.safetensors", set(RECIPE), set(more));
+        let args = format!("train{} --seed 7 --json --out w.safetensors", recipe(more));
         let ran = place.run(&args);
         assert_eq!(ran.code, 3, "{more}: {}", ran.stderr);
         assert!(ran.stderr.contains("diverged") && ran.stderr.contains("the initial ones"), "{}", ran.stderr);
@@ -1223,7 +1279,7 @@ mod full_disk {
             let after = place.result_files("tiny");
             assert!(before.iter().all(|file| after.contains(file)));
         }
-        let ran = limited(&place, 1, &format!("train{} --out w.safetensors", set(RECIPE)));
+        let ran = limited(&place, 1, &format!("train{} --out w.safetensors", recipe("")));
         assert!(ran.refusal().contains("too large"), "{}", ran.stderr);
         assert!(!place.path("w.safetensors").exists());
         place.run("reproduce tiny --seeds 2").ok();
