@@ -210,7 +210,8 @@ pub(crate) fn set(settings: &str) -> String {
 
 /// The options of a recipe that trains in a fraction of a second, changed by `settings`.
 fn recipe(settings: &str) -> String {
-    let small = "data=synthetic model=cnn depth=2 width=4 n-train=60 n-val=20 n-test=20 epochs=2 batch-size=20";
+    let small =
+        "data=synthetic model=cnn depth=2 width=4 n-train=60 n-val=20 n-test=20 epochs=2 batch-size=20";
     let of_descent = "warmup-epochs=1 sparsity=0 grasp-images-per-class=2 grasp-queries=8";
     let of_descent = if settings.contains("pattern-search") { "" } else { of_descent };
     set(&format!("{small} {of_descent} {settings}"))
@@ -794,15 +795,30 @@ fn mistakes_get_advice() {
         ("sweep weight-decay --values 0,-1", "got -1"),
         ("sweep estimator --values cge,adam", "expected one of cge, rge, cocd, fo, pattern-search; got adam"),
         ("train --set metod=fo", "did you mean `method`"),
-        ("train --set queries=5", "`queries`: it plays no part with task = train, method = cge; it is read with"),
-        ("train --set method=pattern-search --set sparsity=0", "`sparsity`: it plays no part with task = train"),
+        (
+            "train --set queries=5",
+            "`queries`: it plays no part with task = train, method = cge; it is read with",
+        ),
+        (
+            "train --set method=pattern-search --set sparsity=0",
+            "`sparsity`: it plays no part with task = train",
+        ),
         ("train --set workers=2", "it is read with task = workers, workers-model"),
         ("train --set modeled=true", "`modeled`: no such setting"),
-        ("plan fig4 --set decay=0.5", "`decay`: it plays no part with task = train, method = cge; it is read with"),
-        ("plan fig4 --set method=pattern-search", "`sparsity`: it plays no part with task = train, method = pattern"),
+        (
+            "plan fig4 --set decay=0.5",
+            "`decay`: it plays no part with task = train, method = cge; it is read with",
+        ),
+        (
+            "plan fig4 --set method=pattern-search",
+            "`sparsity`: it plays no part with task = train, method = pattern",
+        ),
         ("reproduce fig4 --set task=stages", "`task`: stages needs method = cge or rge; got fo"),
         ("reproduce tabA1 --set evaluator=full", "`evaluator`: it plays no part with task = stages"),
-        ("sweep decay --values 0,0.5", "`decay`: it plays no part with task = train, method = cge; it is read with"),
+        (
+            "sweep decay --values 0,0.5",
+            "`decay`: it plays no part with task = train, method = cge; it is read with",
+        ),
         ("sweep momentum --values 0,0.5 --set method=pattern-search", "`momentum`: it plays no part with"),
         ("bench job --set data=synthetic", "`data`: it plays no part with task = workers"),
         ("train --set data=synthetic --out model.state", "the extension .state"),
@@ -936,16 +952,35 @@ fn results_are_parquet_as_documented() {
 }
 
 /// What a trial does not read is null in its file and absent from its report, its plan and its summary. Oracle: what
-/// Pattern Search reads, and that it has neither a learning rate nor an active set.
+/// Pattern Search reads, and that it knows no learning rate.
 #[test]
 fn what_is_not_read_is_not_shown() {
     let method = "method = \"pattern-search\"";
     let place = Place::with(&[("tiny", experiment("tiny", "queries", "[20]", method))]);
     place.run("reproduce tiny").ok();
     let read = [
-        "task", "method", "data", "n-train", "n-val", "n-test", "augment", "model", "depth", "width", "precision",
-        "init", "epochs", "batch-size", "queries", "evaluator", "search", "radius", "population", "search-steps",
-        "normalize-logits", "stop-when-fitted",
+        "task",
+        "method",
+        "data",
+        "n-train",
+        "n-val",
+        "n-test",
+        "augment",
+        "model",
+        "depth",
+        "width",
+        "precision",
+        "init",
+        "epochs",
+        "batch-size",
+        "queries",
+        "evaluator",
+        "search",
+        "radius",
+        "population",
+        "search-steps",
+        "normalize-logits",
+        "stop-when-fitted",
     ];
     let [(path, _)] = &place.result_files("tiny")[..] else { panic!("one result") };
     let frame = ParquetReader::new(std::fs::File::open(path).unwrap()).finish().unwrap();
@@ -959,14 +994,18 @@ fn what_is_not_read_is_not_shown() {
     assert!(named.contains("\"sparsity\":0.0,") && named.contains("\"queries\":20,"), "{named}");
     let page = std::fs::read_to_string(place.path("reports/tiny.md")).unwrap();
     let table = page.split_once("| setting | value |").unwrap().1.split_once("</details>").unwrap().0;
-    let shown: Vec<&str> = table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    let shown: Vec<&str> =
+        table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
     assert_eq!(shown, read);
     let plan = place.run("plan tiny --json").ok();
     let (summary, _) = train(&place, &format!("{} queries=20", method.replace([' ', '"'], "")), 1);
     let epoch = &summary["epochs"][0];
     assert!(epoch["radius"].as_f64().unwrap() > 0.0, "{epoch}");
-    for absent in ["sparsity", "momentum", "learning_rate", "n_active", "gradient_norm"] {
-        assert!(!plan.contains(absent) && !summary.to_string().contains(absent), "{absent}: {plan} {summary}");
+    for absent in ["sparsity", "momentum", "learning_rate", "gradient_norm"] {
+        assert!(
+            !plan.contains(absent) && !summary.to_string().contains(absent),
+            "{absent}: {plan} {summary}"
+        );
     }
 }
 
@@ -1027,7 +1066,10 @@ fn sweeps_over_any_setting() {
     let place = Place::with(&[("sweep-sparsity", base)]);
     place.run("sweep weight-decay --values 0,5e-4").ok();
     let records = place.records("sweep-weight-decay");
-    let decays: Vec<f64> = records.iter().map(|record| record.trial.settings.read::<optimizer::Config>().unwrap().weight_decay).collect();
+    let decays: Vec<f64> = records
+        .iter()
+        .map(|record| record.trial.settings.read::<optimizer::Config>().unwrap().weight_decay)
+        .collect();
     assert_eq!(decays, [0.0, 5e-4]);
     place.run("sweep estimator --values cge,rge,fo --set epochs=1 --set sparsity=0.5").ok();
     let id = "sweep-method~epochs=1,sparsity=0.5";
@@ -1041,7 +1083,8 @@ fn sweeps_over_any_setting() {
     assert!(refused.refusal_alone().contains("`decay`: it plays no part"), "{}", refused.stderr);
     place.run("sweep decay --values 0,0.5 --set method=cocd --set epochs=1 --set queries=20").ok();
     let stale = "sweep-decay~method=cocd,epochs=1,queries=20";
-    let decays: Vec<_> = place.records(stale).iter().map(|r| r.trial.settings.get("decay").unwrap()).collect();
+    let decays: Vec<_> =
+        place.records(stale).iter().map(|r| r.trial.settings.get("decay").unwrap()).collect();
     assert_eq!(decays, [0.0, 0.5].map(toml::Value::Float));
     // The ids in reports run again as they were.
     for (id, n_trials) in [(id, 3), ("sweep-weight-decay", 2), (stale, 2)] {
@@ -1053,8 +1096,12 @@ fn sweeps_over_any_setting() {
     let pages = |place: &Place| -> Vec<String> {
         place.names("reports").into_iter().filter(|name| name.ends_with(".md")).collect()
     };
-    let expected =
-        [format!("{stale}.md"), format!("{id}.md"), "sweep-sparsity.md".into(), "sweep-weight-decay.md".into()];
+    let expected = [
+        format!("{stale}.md"),
+        format!("{id}.md"),
+        "sweep-sparsity.md".into(),
+        "sweep-weight-decay.md".into(),
+    ];
     assert_eq!(pages(&place), expected);
     std::fs::remove_dir_all(place.path("reports")).unwrap();
     let ran = place.run("report");

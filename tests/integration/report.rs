@@ -184,7 +184,8 @@ fn record(
             x: x.map(|(x, _)| x),
             x_text: x.map_or(String::new(), |(_, text)| text.into()),
             seed,
-            settings: settings::from_pairs([("learning-rate", if seed == 0 { "0.1" } else { "0.05" })]).unwrap(),
+            settings: settings::from_pairs([("learning-rate", if seed == 0 { "0.1" } else { "0.05" })])
+                .unwrap(),
         },
         n_params: 269_722,
         status: Status::Done,

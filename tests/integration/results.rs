@@ -278,7 +278,12 @@ fn readme_names_exactly_the_columns() {
         })
         .collect();
     assert_eq!(documented, written);
-    // What it says of a metric is what the program says.
+    // What it says of a setting and of a metric is what the program says.
+    for setting in settings::describe() {
+        let column = format!("| `setting_{}` |", setting.name.replace('-', "_"));
+        let row = readme.lines().find(|line| line.starts_with(&column)).unwrap();
+        assert!(row.ends_with(&format!("| {} |", setting.help)), "{row}");
+    }
     for metric in
         METRICS.iter().filter(|metric| written.iter().any(|w| w.split(' ').next() == Some(metric.column)))
     {
@@ -310,7 +315,11 @@ fn columns_of_settings_hold_what_is_read() {
                     let written = column.get(1).unwrap().to_string();
                     let number = |text: &str| text.parse::<f64>().ok();
                     let (written, value) = (written.trim_matches('"'), text_of(&value));
-                    assert!(written == value || number(written) == number(&value), "{}: {written}", entry.name);
+                    assert!(
+                        written == value || number(written) == number(&value),
+                        "{}: {written}",
+                        entry.name
+                    );
                 }
             }
             let named = frame.column("settings").unwrap().get(1).unwrap().get_str().unwrap().to_owned();
@@ -333,8 +342,12 @@ fn committed_results_are_those_of_planned_trials() {
             continue;
         }
         for scale in store.scales(&experiment.id).unwrap() {
-            let mut found: Vec<Trial> =
-                store.read_all(&experiment.id, scale).unwrap().into_iter().map(|record| record.trial).collect();
+            let mut found: Vec<Trial> = store
+                .read_all(&experiment.id, scale)
+                .unwrap()
+                .into_iter()
+                .map(|record| record.trial)
+                .collect();
             let mut planned = experiment.trials(scale, None, &[]).unwrap();
             found.sort_by_cached_key(Trial::hash);
             planned.sort_by_cached_key(Trial::hash);

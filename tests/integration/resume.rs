@@ -321,7 +321,8 @@ fn train(settings: &Settings, checkpoint: Option<&Path>, stop_after: Option<u32>
 /// Every kind of state, stopped after every epoch. Oracle: the run that was not stopped.
 #[test]
 fn every_method_goes_on_bit_for_bit() {
-    let base = "data=synthetic model=cnn depth=1 width=2 n-train=40 n-val=20 n-test=20 epochs=3 batch-size=20";
+    let base =
+        "data=synthetic model=cnn depth=1 width=2 n-train=40 n-val=20 n-test=20 epochs=3 batch-size=20";
     let of_descent = "warmup-epochs=1 grasp-images-per-class=2 grasp-queries=4 redraw-every=2";
     for more in [
         "method=cge sparsity=0",
@@ -352,8 +353,9 @@ fn every_method_goes_on_bit_for_bit() {
         let resumed = train(&settings, Some(&state), None).unwrap();
         let end = |outcome: &Outcome| outcome.trained.as_ref().map(|(_, state)| state.clone()).unwrap();
         assert_eq!(end(&resumed), end(&whole), "{more}");
-        let untimed =
-            |outcome: &Outcome| -> Vec<Row> { outcome.rows.iter().map(|row| row.with(&WALL_S, 0.0)).collect() };
+        let untimed = |outcome: &Outcome| -> Vec<Row> {
+            outcome.rows.iter().map(|row| row.with(&WALL_S, 0.0)).collect()
+        };
         assert_eq!(untimed(&resumed), untimed(&whole), "{more}");
     }
 }

@@ -146,7 +146,10 @@ fn contradictory_settings() {
     assert_snapshot!(with(&[("queries", "7")]), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search");
     assert_snapshot!(with(&[("epochs", "2")]), @"setting `warmup-epochs`: at most epochs = 2; got 3");
     for (pairs, expected) in [
-        (&[("method", "rge"), ("step-scale", "loss-spread"), ("queries", "1")][..], "needs at least 2; got 1"),
+        (
+            &[("method", "rge"), ("step-scale", "loss-spread"), ("queries", "1")][..],
+            "needs at least 2; got 1",
+        ),
         (
             &[("method", "pattern-search"), ("evaluator", "full"), ("normalize-logits", "true")],
             "`evaluator`: normalize-logits = true needs difference; got full",
@@ -176,10 +179,20 @@ fn settings_that_play_no_part() {
     for (pairs, key, choice, readers) in [
         ("decay=0.5", "decay", "train, method = cge", "method = cocd"),
         ("step-scale=loss-spread", "step-scale", "train, method = cge", "method = rge"),
-        ("method=fo evaluator=full", "evaluator", "train, method = fo", "method = cge, rge, cocd, pattern-search"),
+        (
+            "method=fo evaluator=full",
+            "evaluator",
+            "train, method = fo",
+            "method = cge, rge, cocd, pattern-search",
+        ),
         ("method=fo q=5", "q", "train, method = fo", "method = rge, cocd, pattern-search"),
         ("search=best", "search", "train, method = cge", "method = pattern-search"),
-        ("method=fo normalize-logits=true", "normalize-logits", "train, method = fo", "method = pattern-search"),
+        (
+            "method=fo normalize-logits=true",
+            "normalize-logits",
+            "train, method = fo",
+            "method = pattern-search",
+        ),
         (
             "method=pattern-search sparsity=0.5",
             "sparsity",
@@ -205,7 +218,12 @@ fn settings_that_play_no_part() {
             "task = train, quality, workers, workers-model",
         ),
         ("task=workers data=synthetic", "data", "workers, method = cge", "task = train, stages, quality"),
-        ("task=workers-model warmup-epochs=0", "warmup-epochs", "workers-model, method = cge", "task = train, quality"),
+        (
+            "task=workers-model warmup-epochs=0",
+            "warmup-epochs",
+            "workers-model, method = cge",
+            "task = train, quality",
+        ),
     ] {
         let pairs = pairs.split_whitespace().map(|pair| pair.split_once('=').unwrap());
         assert_eq!(
@@ -288,7 +306,9 @@ fn values_for_all_need_one_reader() {
     for rge in [
         with_queries.replace("label = \"ZO\"", "label = \"ZO\"\nset = { method = \"rge\" }"),
         with_queries.replace("{ mu = 0.03 }", "{ mu = 0.03, method = \"rge\" }"),
-        SOUND.replace("{ mu = 0.03 }", "{ mu = 0.03, method = \"rge\" }").replace("mu = 0.02 }", "mu = 0.02, queries = 5 }"),
+        SOUND
+            .replace("{ mu = 0.03 }", "{ mu = 0.03, method = \"rge\" }")
+            .replace("mu = 0.02 }", "mu = 0.02, queries = 5 }"),
     ] {
         let demo = parse(&rge).unwrap();
         let smoke = &demo.scales[&Scale::Smoke].cells;
@@ -321,7 +341,8 @@ fn sweeps_of_what_another_method_reads() {
     let values = ["0".to_owned(), "0.5".to_owned()];
     let sweep = Library::embedded().sweep("decay", Some(&values)).unwrap();
     let cocd = [("method".to_owned(), "cocd".to_owned())];
-    let trials = sweep.with_overrides(Scale::Smoke, &cocd).unwrap().trials(Scale::Smoke, Some(1), &[]).unwrap();
+    let trials =
+        sweep.with_overrides(Scale::Smoke, &cocd).unwrap().trials(Scale::Smoke, Some(1), &[]).unwrap();
     let decays: Vec<_> = trials.iter().map(|trial| read(&trial.settings, ["method", "decay"])).collect();
     assert_eq!(decays, [["cocd", "0"], ["cocd", "0.5"]]);
     assert_snapshot!(sweep.trials(Scale::Smoke, Some(1), &[]).unwrap_err(), @"setting `decay`: it plays no part with task = train, method = cge; it is read with method = cocd");
