@@ -236,15 +236,20 @@ impl Kind for Estimating {
 
     fn check(&self, settings: &Settings) -> Result<()> {
         let sparsity: sparsity::Config = settings.read()?;
-        sparsity.check()?;
         if sparsity.sparse_target == SparseTarget::Weights {
             let reason = "`weights` works with method = fo only: zeroth-order training keeps the model dense and \
                           makes its gradient sparse; use `gradient`";
             return Err(Error::setting("sparse-target", reason));
         }
+        sparsity.check()?;
         self.0.check(settings)?;
-        if settings.is_read("evaluator") && settings.is_read("precision") {
-            let evaluate::Config { evaluator } = settings.read()?;
+        if settings.is_read("precision") {
+            // Where none is read, passes are complete.
+            let evaluator = if settings.is_read("evaluator") {
+                settings.read::<evaluate::Config>()?.evaluator
+            } else {
+                EvaluatorKind::Full
+            };
             let crate::nn::Config { precision, .. } = settings.read()?;
             check_rounding(precision, evaluator, self.moves_coordinates())?;
         }

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use super::descent::{self, Asked, Descent, Gradient, GradientSource};
 use super::{Active, Kind, Method};
 use crate::cost::{Cost, Steps};
+use crate::nn;
+use crate::nn::objective::check_rounding;
 use crate::params::Layout;
 use crate::problem::{Minibatch, Resources};
 use crate::setting::{Entry, Section, Settings};
+use crate::zo::evaluate::EvaluatorKind;
 use crate::zo::sparsity;
 use crate::{Error, Result};
 
@@ -28,7 +31,9 @@ impl Kind for FirstOrder {
 
     fn check(&self, settings: &Settings) -> Result<()> {
         let sparsity: sparsity::Config = settings.read()?;
-        sparsity.check()
+        sparsity.check()?;
+        let nn::Config { precision, .. } = settings.read()?;
+        check_rounding(precision, EvaluatorKind::Full, self.moves_coordinates())
     }
 
     fn start(&self, settings: &Settings, seed: u64, layout: &Arc<Layout>) -> Result<Box<dyn Method>> {

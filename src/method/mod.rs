@@ -187,7 +187,10 @@ pub trait Kind: Debug + Sync {
 }
 
 fn no_gradients(name: &str) -> Error {
-    Error::setting("method", format!("{name} makes no gradients; use a method that does, such as cge"))
+    Error::setting(
+        "method",
+        format!("{name} makes no estimates of gradients; use a method that does, such as cge"),
+    )
 }
 
 impl PartialEq for dyn Kind {

@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use assert_cmd::Command;
 use candle_core::{DType, Device, Tensor};
-use deepzero::experiment::{Library, Scale, Settings};
+use deepzero::experiment::{Library, Scale, settings};
 use deepzero::metric::{
     ARITHMETIC_S, COSINE, DIRECTIONS_S, GRADIENT_SHARE, INFERENCE_S, N_ACTIVE, PERTURBATION_S, QUERIES,
-    RELATIVE_ERROR, TEST_ACCURACY,
+    RELATIVE_ERROR, TEST_ACCURACY, WALL_S,
 };
 use deepzero::nn::{model, weights};
 use deepzero::profile::Profile;
 use deepzero::results::{Store, TrialRecord};
+use deepzero::setting::Values;
 use deepzero::train::Status;
+use deepzero::zo::optimizer;
 use polars::prelude::{DataFrame, ParquetReader, SerReader};
 use predicates::prelude::*;
 use serde_json::Value;
@@ -162,9 +164,9 @@ impl Place {
     }
 }
 
-/// An experiment over `axis` with `values`, of one series with `settings` over small ones. It has a
-/// smoke scale only.
-pub(crate) fn experiment(id: &str, axis: &str, values: &str, settings: &str) -> String {
+/// An experiment over `axis` with `values`, of one series with its `own` settings over small ones, as far as it
+/// reads these. It has a smoke scale only.
+pub(crate) fn experiment(id: &str, axis: &str, values: &str, own: &str) -> String {
     let mut base: toml::Table = toml::from_str(
         r#"
         data = "synthetic"
@@ -184,7 +186,14 @@ pub(crate) fn experiment(id: &str, axis: &str, values: &str, settings: &str) -> 
     )
     .unwrap();
     base.remove(axis);
-    base.extend(toml::from_str::<toml::Table>(settings).unwrap());
+    let own: toml::Table = toml::from_str(own).unwrap();
+    base.extend(own.clone());
+    let mut assigned = Values::new();
+    for (key, value) in &base {
+        settings::set(&mut assigned, key, value).unwrap();
+    }
+    let read = settings::resolve(assigned).unwrap();
+    base.retain(|key, _| own.contains_key(key) || read.is_read(key));
     format!(
         "id = \"{id}\"\ntitle = \"A small experiment\"\n\
          [figure]\nx = \"{axis}\"\nx-label = \"{axis}\"\ny = \"test-accuracy\"\nvalues = {values}\n\
@@ -199,14 +208,18 @@ pub(crate) fn set(settings: &str) -> String {
     settings.split_whitespace().map(|pair| format!(" --set {pair}")).collect()
 }
 
-/// A recipe that trains in a fraction of a second.
-const RECIPE: &str = "data=synthetic model=cnn depth=2 width=4 n-train=60 n-val=20 n-test=20 epochs=2 \
-                      batch-size=20 warmup-epochs=1 sparsity=0 grasp-images-per-class=2 grasp-queries=8";
+/// The options of a recipe that trains in a fraction of a second, changed by `settings`.
+fn recipe(settings: &str) -> String {
+    let small =
+        "data=synthetic model=cnn depth=2 width=4 n-train=60 n-val=20 n-test=20 epochs=2 batch-size=20";
+    let of_descent = "warmup-epochs=1 sparsity=0 grasp-images-per-class=2 grasp-queries=8";
+    let of_descent = if settings.contains("pattern-search") { "" } else { of_descent };
+    set(&format!("{small} {of_descent} {settings}"))
+}
 
 /// What `train --json` says, without the times and the name of the file, and the weights' bytes.
 fn train(place: &Place, settings: &str, threads: usize) -> (Value, Vec<u8>) {
-    let args =
-        format!("train{}{} --threads {threads} --json --out w.safetensors", set(RECIPE), set(settings));
+    let args = format!("train{} --threads {threads} --json --out w.safetensors", recipe(settings));
     let answer = without_times(place.run(&args).json());
     (answer, std::fs::read(place.path("w.safetensors")).unwrap())
 }
@@ -535,8 +548,8 @@ fn verbs_explain_themselves() {
     }
     let help = place.run("--help").ok();
     assert!(verbs.iter().all(|verb| help.contains(verb)), "{help}");
-    let settings = place.run("train --help").ok();
-    assert!(Settings::NAMES.iter().all(|name| settings.contains(name)), "{settings}");
+    let listed = place.run("train --help").ok();
+    assert!(settings::entries().iter().all(|entry| listed.contains(entry.name)), "{listed}");
     for shell in ["bash", "zsh", "fish"] {
         let script = place.run(&format!("completions {shell}")).ok();
         assert!(verbs.iter().all(|verb| script.contains(verb)), "{shell}");
@@ -780,9 +793,34 @@ fn mistakes_get_advice() {
         ("sweep sparsty", "did you mean `sparsity`"),
         ("sweep weight-decay", "a sweep over it needs values"),
         ("sweep weight-decay --values 0,-1", "got -1"),
-        ("sweep estimator --values cge,adam", "expected one of cge, rge, fo, cocd, pattern-search; got adam"),
+        ("sweep estimator --values cge,adam", "expected one of cge, rge, cocd, fo, pattern-search; got adam"),
         ("train --set metod=fo", "did you mean `method`"),
-        ("train --set queries=5", "cocd and pattern-search have a choice of queries"),
+        (
+            "train --set queries=5",
+            "`queries`: it plays no part with task = train, method = cge; it is read with",
+        ),
+        (
+            "train --set method=pattern-search --set sparsity=0",
+            "`sparsity`: it plays no part with task = train",
+        ),
+        ("train --set workers=2", "it is read with task = workers, workers-model"),
+        ("train --set modeled=true", "`modeled`: no such setting"),
+        (
+            "plan fig4 --set decay=0.5",
+            "`decay`: it plays no part with task = train, method = cge; it is read with",
+        ),
+        (
+            "plan fig4 --set method=pattern-search",
+            "`sparsity`: it plays no part with task = train, method = pattern",
+        ),
+        ("reproduce fig4 --set task=stages", "`task`: stages needs method = cge or rge; got fo"),
+        ("reproduce tabA1 --set evaluator=full", "`evaluator`: it plays no part with task = stages"),
+        (
+            "sweep decay --values 0,0.5",
+            "`decay`: it plays no part with task = train, method = cge; it is read with",
+        ),
+        ("sweep momentum --values 0,0.5 --set method=pattern-search", "`momentum`: it plays no part with"),
+        ("bench job --set data=synthetic", "`data`: it plays no part with task = workers"),
         ("train --set data=synthetic --out model.state", "the extension .state"),
         ("train --set data=synthetic --out .", "a folder, not a file"),
         ("list --experiments nowhere", "list nowhere: No such file"),
@@ -913,6 +951,64 @@ fn results_are_parquet_as_documented() {
     assert!(last("best_test_accuracy").extract::<f64>().is_some());
 }
 
+/// What a trial does not read is null in its file and absent from its report, its plan and its summary. Oracle: what
+/// Pattern Search reads, and that it knows no learning rate.
+#[test]
+fn what_is_not_read_is_not_shown() {
+    let method = "method = \"pattern-search\"";
+    let place = Place::with(&[("tiny", experiment("tiny", "queries", "[20]", method))]);
+    place.run("reproduce tiny").ok();
+    let read = [
+        "task",
+        "method",
+        "data",
+        "n-train",
+        "n-val",
+        "n-test",
+        "augment",
+        "model",
+        "depth",
+        "width",
+        "precision",
+        "init",
+        "epochs",
+        "batch-size",
+        "queries",
+        "evaluator",
+        "search",
+        "radius",
+        "population",
+        "search-steps",
+        "normalize-logits",
+        "stop-when-fitted",
+    ];
+    let [(path, _)] = &place.result_files("tiny")[..] else { panic!("one result") };
+    let frame = ParquetReader::new(std::fs::File::open(path).unwrap()).finish().unwrap();
+    for entry in settings::entries() {
+        let column = frame.column(&format!("setting_{}", entry.name.replace('-', "_"))).unwrap();
+        let n_null = if read.contains(&entry.name) { 0 } else { frame.height() };
+        assert_eq!(column.null_count(), n_null, "{}", entry.name);
+    }
+    // It is named by what it implies, too.
+    let named = frame.column("settings").unwrap().get(0).unwrap().get_str().unwrap().to_owned();
+    assert!(named.contains("\"sparsity\":0.0,") && named.contains("\"queries\":20,"), "{named}");
+    let page = std::fs::read_to_string(place.path("reports/tiny.md")).unwrap();
+    let table = page.split_once("| setting | value |").unwrap().1.split_once("</details>").unwrap().0;
+    let shown: Vec<&str> =
+        table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(shown, read);
+    let plan = place.run("plan tiny --json").ok();
+    let (summary, _) = train(&place, &format!("{} queries=20", method.replace([' ', '"'], "")), 1);
+    let epoch = &summary["epochs"][0];
+    assert!(epoch["radius"].as_f64().unwrap() > 0.0, "{epoch}");
+    for absent in ["sparsity", "momentum", "learning_rate", "gradient_norm"] {
+        assert!(
+            !plan.contains(absent) && !summary.to_string().contains(absent),
+            "{absent}: {plan} {summary}"
+        );
+    }
+}
+
 #[test]
 fn a_finished_experiment_is_not_run_again() {
     let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01, 0.02]", ""))]);
@@ -938,7 +1034,8 @@ fn a_finished_experiment_is_not_run_again() {
     ran.ok();
     place.run("reproduce tiny~epochs=1 --set momentum=0.5").ok();
     let [record, _] = &place.records("tiny~epochs=1,momentum=0.5")[..] else { panic!("two trials") };
-    assert_eq!((record.trial.settings.epochs, record.trial.settings.momentum), (1, 0.5));
+    let number = |name: &str| record.trial.settings.get(name).unwrap().to_string();
+    assert_eq!([number("epochs"), number("momentum")], ["1", "0.5"]);
     assert!(place.run("reproduce tini~epochs=1").refusal().contains("did you mean `tiny`"));
 }
 
@@ -969,7 +1066,10 @@ fn sweeps_over_any_setting() {
     let place = Place::with(&[("sweep-sparsity", base)]);
     place.run("sweep weight-decay --values 0,5e-4").ok();
     let records = place.records("sweep-weight-decay");
-    let decays: Vec<f64> = records.iter().map(|record| record.trial.settings.weight_decay).collect();
+    let decays: Vec<f64> = records
+        .iter()
+        .map(|record| record.trial.settings.read::<optimizer::Config>().unwrap().weight_decay)
+        .collect();
     assert_eq!(decays, [0.0, 5e-4]);
     place.run("sweep estimator --values cge,rge,fo --set epochs=1 --set sparsity=0.5").ok();
     let id = "sweep-method~epochs=1,sparsity=0.5";
@@ -978,17 +1078,30 @@ fn sweeps_over_any_setting() {
     assert_eq!(queries, [true, true, false]);
     place.run("sweep sparsity").ok();
     assert_eq!(place.records("sweep-sparsity").len(), 1);
+    // What only the changes bring into play.
+    let refused = place.run("sweep decay --values 0,0.5");
+    assert!(refused.refusal_alone().contains("`decay`: it plays no part"), "{}", refused.stderr);
+    place.run("sweep decay --values 0,0.5 --set method=cocd --set epochs=1 --set queries=20").ok();
+    let stale = "sweep-decay~method=cocd,epochs=1,queries=20";
+    let decays: Vec<_> =
+        place.records(stale).iter().map(|r| r.trial.settings.get("decay").unwrap()).collect();
+    assert_eq!(decays, [0.0, 0.5].map(toml::Value::Float));
     // The ids in reports run again as they were.
-    for (id, n_trials) in [(id, 3), ("sweep-weight-decay", 2)] {
+    for (id, n_trials) in [(id, 3), ("sweep-weight-decay", 2), (stale, 2)] {
         let ran = place.run(&format!("reproduce {id}"));
         assert!(ran.stderr.contains(&format!("{n_trials} trials, 0 to run")), "{}", ran.stderr);
         ran.ok();
     }
-    // All three have their reports, also from the results alone.
+    // All have their reports, also from the results alone.
     let pages = |place: &Place| -> Vec<String> {
         place.names("reports").into_iter().filter(|name| name.ends_with(".md")).collect()
     };
-    let expected = [format!("{id}.md"), "sweep-sparsity.md".into(), "sweep-weight-decay.md".into()];
+    let expected = [
+        format!("{stale}.md"),
+        format!("{id}.md"),
+        "sweep-sparsity.md".into(),
+        "sweep-weight-decay.md".into(),
+    ];
     assert_eq!(pages(&place), expected);
     std::fs::remove_dir_all(place.path("reports")).unwrap();
     let ran = place.run("report");
@@ -1051,7 +1164,7 @@ fn weights_of_a_diverged_run_are_sound() {
         "method=fo learning-rate=1e38 warmup-epochs=0 epochs=1 batch-size=60",
         "method=fo learning-rate=1e300 warmup-epochs=0 epochs=1 batch-size=60",
     ] {
-        let args = format!("train{}{} --seed 7 --json --out w.safetensors", set(RECIPE), set(more));
+        let args = format!("train{} --seed 7 --json --out w.safetensors", recipe(more));
         let ran = place.run(&args);
         assert_eq!(ran.code, 3, "{more}: {}", ran.stderr);
         assert!(ran.stderr.contains("diverged") && ran.stderr.contains("the initial ones"), "{}", ran.stderr);
@@ -1109,7 +1222,7 @@ fn a_flipped_byte_in_a_result_does_not_panic() {
     place.run("reproduce tiny").ok();
     // With times that are the same in every run, so that all runs damage the same bytes.
     let mut record = place.records("tiny").remove(0);
-    record.epochs.iter_mut().for_each(|epoch| epoch.wall_s = f64::from(epoch.epoch));
+    record.epochs.iter_mut().for_each(|row| row.set(&WALL_S, f64::from(row.epoch)));
     "2026-01-01T00:00:00Z".clone_into(&mut record.provenance.finished_at);
     std::fs::remove_dir_all(place.path("results")).unwrap();
     let path = place.store().write(&record).unwrap();
@@ -1166,7 +1279,7 @@ fn the_x_axis_of_fig2_counts_real_parameters() {
     let fig2 = Library::embedded().get("fig2").unwrap();
     for plan in fig2.scales.values() {
         for cell in &plan.cells {
-            let network = model::from_settings(&cell.settings).unwrap();
+            let network = model::of(&cell.settings, &model::Io::CIFAR).unwrap();
             assert_eq!(cell.x, Some(network.layout().n_coords() as f64));
         }
     }
@@ -1213,7 +1326,7 @@ mod full_disk {
             let after = place.result_files("tiny");
             assert!(before.iter().all(|file| after.contains(file)));
         }
-        let ran = limited(&place, 1, &format!("train{} --out w.safetensors", set(RECIPE)));
+        let ran = limited(&place, 1, &format!("train{} --out w.safetensors", recipe("")));
         assert!(ran.refusal().contains("too large"), "{}", ran.stderr);
         assert!(!place.path("w.safetensors").exists());
         place.run("reproduce tiny --seeds 2").ok();

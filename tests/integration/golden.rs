@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use candle_core::{DType, Device, Tensor};
-use deepzero::data::DataSource;
 use deepzero::data::{self, Dataset, Location};
 use deepzero::kernels::Split;
 use deepzero::nn::backprop;
@@ -223,7 +222,8 @@ static CIFAR_TRAIN: LazyLock<Option<(Dataset, bool)>> = LazyLock::new(|| {
         return None;
     }
     let location = Location { dirs: vec![folder], offline: true, ..Location::default() };
-    let mut train = data::load(DataSource::Cifar10, &location, &data::Silent).unwrap().train;
+    let source = data::source("cifar10").unwrap();
+    let mut train = source.load(source.sizes(0, 0, 0), &location, &data::Silent).unwrap().train;
     let exact_pixels = use_exact_pixels(&mut train);
     Some((train, exact_pixels))
 });

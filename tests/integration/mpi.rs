@@ -3,25 +3,32 @@
 use std::process::{Command, Stdio};
 
 use assert_cmd::Command as Timed;
+use deepzero::metric::{EXCHANGE_BYTES, QUERIES, SPEED_UP, STEPS_PER_HOUR};
 use deepzero::results::{TrialRecord, compare_ignoring_time};
 
 use crate::cli::{Place, TIME_LIMIT, experiment};
 use crate::resume::{Running, checkpoint_in, in_time, signal};
 
 /// A small CNN, few images, several epochs.
-const TINY: &str = "depth = 2\nwidth = 4\naugment = true\nlayer-ratios = \"zo-grasp\"\ngrasp-queries = 8\n\
-                    grasp-images-per-class = 2\nredraw-every = 3\nn-train = 160\nbatch-size = 32\n\
-                    warmup-epochs = 1";
+const TINY: &str = "depth = 2\nwidth = 4\naugment = true\nn-train = 160";
+/// What methods read that follow gradients.
+const OF_DESCENT: &str = "layer-ratios = \"zo-grasp\"\ngrasp-queries = 8\ngrasp-images-per-class = 2\n\
+                          redraw-every = 3\nwarmup-epochs = 1";
 
 fn place(settings: &str) -> Place {
-    Place::with(&[("tiny", experiment("tiny", "mu", "[0.005]", &format!("{TINY}\n{settings}")))])
+    let of_descent = if settings.contains("pattern-search") { "" } else { OF_DESCENT };
+    let all = format!("{TINY}\n{of_descent}\n{settings}");
+    Place::with(&[("tiny", experiment("tiny", "batch-size", "[32]", &all))])
 }
+
+/// Tests may run as root.
+const AS_ROOT: [(&str, &str); 2] = [("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")];
 
 /// `mpirun` with parts of a job: ranks, variables, arguments.
 fn job(place: &Place, parts: &[(usize, &[&str], &str)]) -> Command {
     let mut command = Command::new("mpirun");
-    // Tests may run as root, and on fewer cores than ranks.
-    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    // On fewer cores than ranks, too.
+    command.envs(AS_ROOT);
     command.args(["--oversubscribe", "--mca", "mpi_yield_when_idle", "1"]);
     for (idx, (ranks, variables, args)) in parts.iter().enumerate() {
         let alone = place.command(args);
@@ -65,7 +72,7 @@ fn ranks_do_not_change_bits() {
         "method = \"cge\"\nsparsity = 0.5\nepochs = 2\nevaluator = \"reuse\"",
         "method = \"rge\"\nqueries = 7\nsparsity = 0.5\nepochs = 2",
         "method = \"cocd\"\nqueries = 30\nsparsity = 0.0\ndecay = 0.9\nepochs = 2",
-        "method = \"pattern-search\"\nqueries = 20\nsparsity = 0.0\nepochs = 2",
+        "method = \"pattern-search\"\nqueries = 20\nepochs = 2",
         // Run by the first rank alone.
         "method = \"fo\"\nsparsity = 0.0\nepochs = 2",
     ] {
@@ -165,6 +172,35 @@ fn a_job_that_lost_a_rank_goes_on() {
         compare_ignoring_time(expected, found).unwrap();
         Some(())
     });
+}
+
+/// Jobs are timed and modeled with every setting that the trial reads. Oracle: queries of a step are the base and one
+/// probe per active coordinate; of CoCD those asked for; a model runs none.
+#[test]
+fn jobs_are_timed_and_modeled() {
+    let experiment = |id: &str, task: &str, more: &str| {
+        let small = "model = \"cnn\"\ndepth = 1\nwidth = 2\nsparsity = 0.5\nlayer-ratios = \"uniform\"";
+        let own = format!("task = \"{task}\"\n{small}\nepochs = 1\nbatch-size = 10\n{more}");
+        (id.to_owned(), experiment(id, "workers", "[1, 2]", &own))
+    };
+    let files = [
+        experiment("timed", "workers", "method = \"cge\"\nevaluator = \"reuse\""),
+        experiment("stale", "workers", "method = \"cocd\"\nqueries = 7\ndecay = 0.5"),
+        experiment("modeled", "workers-model", "method = \"rge\"\nqueries = 9\ndirections = \"sphere\""),
+    ];
+    let place = Place::with(&files.each_ref().map(|(id, text)| (id.as_str(), text.clone())));
+    place.run_with(&AS_ROOT, "reproduce timed stale modeled --scale smoke").ok();
+    // 27·2 + 10·2 weights, half of them active, and 3 · 2 + 10 other parameters.
+    for (id, queries) in [("timed", 1 + (54 + 20) / 2 + 16), ("stale", 8), ("modeled", 0)] {
+        let records = place.records(id);
+        assert_eq!(records.len(), 2, "{id}");
+        for (record, workers) in records.iter().zip([1, 2]) {
+            let [epoch] = &record.epochs[..] else { panic!("{id}: {}", record.error) };
+            assert_eq!(epoch.get_count(&QUERIES), Some(queries), "{id}");
+            assert!(epoch.get(&STEPS_PER_HOUR) > 0.0 && epoch.get(&SPEED_UP) > 0.0, "{id}: {epoch:?}");
+            assert_eq!(epoch.get(&EXCHANGE_BYTES) > 0.0, workers > 1, "{id}: {epoch:?}");
+        }
+    }
 }
 
 /// Ranks that are not of one mind are refused at once.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use deepzero::experiment::{
     At, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Scale,
-    ScalePlan, Series, Settings, TensorMeasure, Trace, TraceAxis, Trend, Trial,
+    ScalePlan, Series, TensorMeasure, Trace, TraceAxis, Trend, Trial, settings,
 };
 use deepzero::metric::{
     COSINE, GRADIENT_NORM, INFERENCE_S, LEARNING_RATE, Metric, N_ACTIVE, QUERIES, QUERIES_NON_FINITE, RADIUS,
@@ -36,13 +36,15 @@ fn expected(series: &str, x: Option<f64>, value: f64) -> Expected {
 fn cells(series: &[Series], xs: &[(f64, &str)]) -> Vec<Cell> {
     let mut cells = Vec::new();
     for (series_idx, series) in series.iter().enumerate() {
-        let settings = Settings::default();
+        let settings = settings::from_pairs([]).unwrap();
+        let assigned = Vec::new();
         if series.constant {
-            cells.push(Cell { series_idx, x: None, x_text: String::new(), settings });
+            cells.push(Cell { series_idx, x: None, x_text: String::new(), settings, assigned });
             continue;
         }
         for (x, text) in xs {
-            cells.push(Cell { series_idx, x: Some(*x), x_text: (*text).into(), settings: settings.clone() });
+            let (settings, assigned) = (settings.clone(), assigned.clone());
+            cells.push(Cell { series_idx, x: Some(*x), x_text: (*text).into(), settings, assigned });
         }
     }
     cells
@@ -182,7 +184,8 @@ fn record(
             x: x.map(|(x, _)| x),
             x_text: x.map_or(String::new(), |(_, text)| text.into()),
             seed,
-            settings: Settings { learning_rate: if seed == 0 { 0.1 } else { 0.05 }, ..Settings::default() },
+            settings: settings::from_pairs([("learning-rate", if seed == 0 { "0.1" } else { "0.05" })])
+                .unwrap(),
         },
         n_params: 269_722,
         status: Status::Done,

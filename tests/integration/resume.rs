@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use deepzero::data;
-use deepzero::experiment::Settings;
+use deepzero::experiment::settings;
 use deepzero::metric::{Row, WALL_S};
+use deepzero::problem::Prepared;
 use deepzero::profile::Profile;
 use deepzero::results::{TrialRecord, compare_ignoring_time};
-use deepzero::task::{self, Checkpoint, Model, Observer, Prepared, Quiet, Session};
+use deepzero::setting::Settings;
+use deepzero::task::{self, Outcome, Session};
+use deepzero::train::{Checkpoint, Observer, Quiet};
 use deepzero::{Error, Result};
 
 use super::cli::{Place, Ran, TIME_LIMIT, experiment, set, without_times};
@@ -293,9 +296,10 @@ impl Observer for StopAfter<'_> {
     }
 }
 
-fn train(settings: &Settings, checkpoint: Option<&Path>, stop_after: Option<u32>) -> Result<Model> {
-    let splits = data::synthetic(settings.n_train + settings.n_val, settings.n_test);
-    let prepared = Prepared::new(settings, 3, &splits)?;
+fn train(settings: &Settings, checkpoint: Option<&Path>, stop_after: Option<u32>) -> Result<Outcome> {
+    let config: data::Config = settings.read()?;
+    let splits = data::synthetic(config.n_train + config.n_val, config.n_test);
+    let prepared = Prepared::new(&config, 3, &splits)?;
     let interrupt = AtomicBool::new(false);
     let stop = stop_after.map(|epoch| StopAfter { epoch, interrupt: &interrupt });
     let observer: &dyn Observer = match &stop {
@@ -304,21 +308,22 @@ fn train(settings: &Settings, checkpoint: Option<&Path>, stop_after: Option<u32>
     };
     let session = Session {
         ranks: &deepzero::ranks::ALONE,
-        data: &prepared,
+        images: Some(&prepared),
         device: &Device::Cpu,
         memory: deepzero::nn::difference::DEFAULT_MEMORY,
         checkpoint: checkpoint.map(|path| (path, "hash")),
         interrupt: &interrupt,
         observer,
     };
-    task::train(settings, 3, &session)
+    task::run(settings, 3, &session)
 }
 
 /// Every kind of state, stopped after every epoch. Oracle: the run that was not stopped.
 #[test]
 fn every_method_goes_on_bit_for_bit() {
-    let base = "data=synthetic model=cnn depth=1 width=2 n-train=40 n-val=20 n-test=20 epochs=3 batch-size=20 \
-                warmup-epochs=1 grasp-images-per-class=2 grasp-queries=4 redraw-every=2 queries=0";
+    let base =
+        "data=synthetic model=cnn depth=1 width=2 n-train=40 n-val=20 n-test=20 epochs=3 batch-size=20";
+    let of_descent = "warmup-epochs=1 grasp-images-per-class=2 grasp-queries=4 redraw-every=2";
     for more in [
         "method=cge sparsity=0",
         "method=cge sparsity=0.5 mask=fixed always-active=false evaluator=full",
@@ -328,19 +333,16 @@ fn every_method_goes_on_bit_for_bit() {
         "method=fo sparsity=0.5 layer-ratios=zo-grasp-released precision=f64 augment=false n-val=0",
         "method=cocd sparsity=0.5 queries=9 decay=0.7",
         "method=rge sparsity=0 queries=5 directions=rademacher step-scale=loss-spread momentum=0",
-        "method=pattern-search sparsity=0 queries=23 radius=0.3",
-        "method=pattern-search sparsity=0 search-steps=3 search=best population=9 normalize-logits=true",
-        "method=pattern-search sparsity=0 evaluator=full init=uniform batch-size=99 stop-when-fitted=true",
+        "method=pattern-search queries=23 radius=0.3",
+        "method=pattern-search search-steps=3 search=best population=9 normalize-logits=true",
+        "method=pattern-search evaluator=full init=uniform batch-size=99 stop-when-fitted=true",
         "method=fo sparsity=0.5 layer-ratios=zo-grasp mask=rescore",
         "method=fo sparsity=0.5 layer-ratios=smart-ratio",
         "method=cge sparsity=0.5 layer-ratios=snip redraw-every=1 mask=rescore",
     ] {
-        let mut settings = Settings::default();
-        for pair in base.split_whitespace().chain(more.split_whitespace()) {
-            let (key, value) = pair.split_once('=').unwrap();
-            settings.set_text(key, value).unwrap();
-        }
-        settings.check().unwrap();
+        let of_descent = if more.contains("pattern-search") { "" } else { of_descent };
+        let pairs = [base, of_descent, more].into_iter().flat_map(str::split_whitespace);
+        let settings = settings::from_pairs(pairs.map(|pair| pair.split_once('=').unwrap())).unwrap();
         let whole = train(&settings, None, None).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let state = folder.path().join("x.state");
@@ -349,10 +351,11 @@ fn every_method_goes_on_bit_for_bit() {
             assert!(matches!(stopped, Error::Interrupted), "{more}: {stopped}");
         }
         let resumed = train(&settings, Some(&state), None).unwrap();
-        assert_eq!(resumed.params, whole.params, "{more}");
-        assert_eq!(resumed.stats, whole.stats, "{more}");
-        let untimed =
-            |model: &Model| -> Vec<Row> { model.epochs.iter().map(|row| row.with(&WALL_S, 0.0)).collect() };
+        let end = |outcome: &Outcome| outcome.trained.as_ref().map(|(_, state)| state.clone()).unwrap();
+        assert_eq!(end(&resumed), end(&whole), "{more}");
+        let untimed = |outcome: &Outcome| -> Vec<Row> {
+            outcome.rows.iter().map(|row| row.with(&WALL_S, 0.0)).collect()
+        };
         assert_eq!(untimed(&resumed), untimed(&whole), "{more}");
     }
 }

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use deepzero::Error;
 use deepzero::experiment::{
-    At, Comparison, Experiment, Library, Method, Scale, Settings, Task, TensorMeasure, TraceAxis, Trend,
+    At, Comparison, Experiment, Library, Scale, TensorMeasure, TraceAxis, Trend, settings,
 };
-use deepzero::zo::sparsity::{Mask, SparseTarget};
+use deepzero::setting::{Settings, Values, text_of, value_of};
+use deepzero::zo::{optimizer, sparsity};
+use deepzero::{data, task};
 use insta::assert_snapshot;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -65,7 +67,12 @@ fn broken(from: &str, to: &str) -> String {
 }
 
 fn set(key: &str, text: &str) -> String {
-    Settings::default().set_text(key, text).expect_err("it is impossible").to_string()
+    settings::set(&mut Values::new(), key, &value_of(text)).expect_err("it is impossible").to_string()
+}
+
+/// Values as a trial reads them, as text.
+fn read<const N: usize>(settings: &Settings, names: [&str; N]) -> [String; N] {
+    names.map(|name| settings.get(name).as_ref().map(text_of).expect("it is read"))
 }
 
 #[test]
@@ -73,13 +80,15 @@ fn values_are_laid_over_each_other_in_order() {
     let demo = parse(SOUND).unwrap();
     let smoke = &demo.scales[&Scale::Smoke].cells;
     assert_eq!(smoke.len(), 3);
-    assert_eq!((smoke[0].settings.epochs, smoke[0].settings.mu), (5, 0.03));
-    assert_eq!((smoke[0].x, smoke[0].x_text.as_str(), smoke[0].settings.sparsity), (Some(0.8), "0.8", 0.8));
-    assert_eq!((smoke[2].x, smoke[2].x_text.as_str(), smoke[2].settings.sparsity), (None, "", 0.0));
-    assert_eq!((smoke[2].settings.method, smoke[2].settings.mu), (Method::Fo, 0.02));
+    let names = ["method", "epochs", "mu", "sparsity"];
+    assert_eq!(read(&smoke[0].settings, names), ["cge", "5", "0.03", "0.8"]);
+    assert_eq!((smoke[0].x, smoke[0].x_text.as_str()), (Some(0.8), "0.8"));
+    assert_eq!(read(&smoke[2].settings, names), ["fo", "5", "0.02", "0"]);
+    assert_eq!((smoke[2].x, smoke[2].x_text.as_str()), (None, ""));
     let paper = &demo.scales[&Scale::Paper].cells;
     assert_eq!(paper.len(), 2);
-    assert_eq!((paper[0].settings.epochs, paper[0].settings.mu, paper[0].x), (10, 0.005, Some(0.9)));
+    assert_eq!(read(&paper[0].settings, names), ["cge", "10", "0.005", "0.9"]);
+    assert_eq!(paper[0].x, Some(0.9));
 }
 
 #[test]
@@ -106,14 +115,14 @@ fn impossible_requests_for_trials() {
     assert_snapshot!(error(Scale::Laptop, None, "mu", "1"), @"setting `scale`: demo has no scale laptop, only smoke, paper");
     assert_snapshot!(error(Scale::Smoke, Some(0), "mu", "1"), @"setting `seeds`: expected an integer of at least 1; got 0");
     assert_snapshot!(error(Scale::Smoke, None, "sparsity", "0.5"), @"setting `sparsity`: it is what the x axis of demo varies, so it cannot be set for all trials");
-    assert_snapshot!(error(Scale::Smoke, None, "queries", "5"), @"setting `queries`: only method = rge, cocd and pattern-search have a choice of queries; got 5 with method = cge, leave it at 0");
+    assert_snapshot!(error(Scale::Smoke, None, "queries", "5"), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search");
     assert_snapshot!(error(Scale::Smoke, None, "warmup", "5"), @"setting `warmup`: no such setting; did you mean `warmup-epochs`?");
 }
 
 #[test]
 fn settings_errors_name_what_is_possible() {
     assert_snapshot!(set("batch-sise", "3"), @"setting `batch-sise`: no such setting; did you mean `batch-size`?");
-    assert_snapshot!(set("zzz", "3"), @"setting `zzz`: no such setting; the settings are data, n-train, n-val, n-test, augment, model, depth, width, method, difference, mu, queries, directions, evaluator, sparsity, layer-ratios, mask, redraw-every, sparse-target, always-active, grasp-queries, grasp-images-per-class, epochs, batch-size, optimizer, learning-rate, momentum, weight-decay, warmup-epochs, schedule, precision, task, init, pretrain-epochs, decay, step-scale, search, radius, population, search-steps, normalize-logits, stop-when-fitted, workers, modeled");
+    assert_snapshot!(set("zzz", "3"), @"setting `zzz`: no such setting; the settings are task, method, data, n-train, n-val, n-test, augment, model, depth, width, precision, init, epochs, batch-size, mu, difference, evaluator, sparsity, layer-ratios, mask, redraw-every, sparse-target, always-active, grasp-queries, grasp-images-per-class, optimizer, learning-rate, momentum, weight-decay, warmup-epochs, schedule, queries, directions, step-scale, decay, search, radius, population, search-steps, normalize-logits, stop-when-fitted, pretrain-epochs, workers");
     assert_snapshot!(set("batch-size", "0"), @"setting `batch-size`: expected an integer of at least 1; got 0");
     assert_snapshot!(set("batch_size", "many"), @"setting `batch_size`: expected an integer of at least 1; got many");
     assert_snapshot!(set("sparsity", "1"), @"setting `sparsity`: expected a number in [0, 1); got 1");
@@ -121,18 +130,12 @@ fn settings_errors_name_what_is_possible() {
     assert_snapshot!(set("learning-rate", "inf"), @"setting `learning-rate`: expected a finite number above 0; got inf");
     assert_snapshot!(set("augment", "1"), @"setting `augment`: expected true or false; got 1");
     assert_snapshot!(set("layer-ratios", "grasp"), @"setting `layer-ratios`: expected one of uniform, zo-grasp, zo-grasp-released, fo-grasp, snip, magnitude, smart-ratio; got grasp; did you mean `fo-grasp` or `zo-grasp` or `zo-grasp-released`?");
-    assert_snapshot!(set("estimator", "zo"), @"setting `estimator`: expected one of cge, rge, fo, cocd, pattern-search; got zo; did you mean `fo`?");
+    assert_snapshot!(set("estimator", "zo"), @"setting `estimator`: expected one of cge, rge, cocd, fo, pattern-search; got zo; did you mean `fo`?");
 }
 
 #[test]
 fn contradictory_settings() {
-    let with = |pairs: &[(&str, &str)]| {
-        let mut settings = Settings::default();
-        for (key, text) in pairs {
-            settings.set_text(key, text).unwrap();
-        }
-        settings.check().unwrap_err().to_string()
-    };
+    let with = |pairs: &[(&str, &str)]| settings::from_pairs(pairs.iter().copied()).unwrap_err().to_string();
     assert_snapshot!(with(&[("depth", "21")]), @"setting `depth`: a resnet has depth 6n+2 (8, 14, 20, 32, …); got 21");
     assert_snapshot!(with(&[("depth", "2")]), @"setting `depth`: a resnet has depth 6n+2 (8, 14, 20, 32, …); got 2");
     assert_snapshot!(with(&[("width", "3")]), @"setting `width`: a resnet needs an even width, since its shortcuts pad half of it on each side; got 3");
@@ -140,45 +143,112 @@ fn contradictory_settings() {
     assert_snapshot!(with(&[("sparse-target", "weights")]), @"setting `sparse-target`: `weights` works with method = fo only: zeroth-order training keeps the model dense and makes its gradient sparse; use `gradient`");
     assert_snapshot!(with(&[("sparse-target", "weights"), ("method", "fo")]), @"setting `mask`: sparse-target = weights needs mask = fixed, as pruned weights stay zero; got redraw");
     assert_snapshot!(with(&[("n-train", "200"), ("batch-size", "100")]), @"setting `grasp-images-per-class`: 25 of each of 10 classes are more than the 200 training images; at most 20");
-    assert_snapshot!(with(&[("queries", "7")]), @"setting `queries`: only method = rge, cocd and pattern-search have a choice of queries; got 7 with method = cge, leave it at 0");
+    assert_snapshot!(with(&[("queries", "7")]), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search");
     assert_snapshot!(with(&[("epochs", "2")]), @"setting `warmup-epochs`: at most epochs = 2; got 3");
     for (pairs, expected) in [
-        (&[("decay", "0.5")][..], "`decay`: only method = cocd keeps stale estimates"),
-        (&[("step-scale", "loss-spread")], "`step-scale`: loss-spread needs the losses of random directions"),
-        (&[("method", "rge"), ("step-scale", "loss-spread"), ("queries", "1")], "needs at least 2; got 1"),
-        (&[("method", "pattern-search")], "`sparsity`: method = pattern-search moves every coordinate"),
-        (&[("search", "best")], "`search`: it belongs to method = pattern-search"),
         (
-            &[
-                ("method", "pattern-search"),
-                ("sparsity", "0"),
-                ("evaluator", "full"),
-                ("normalize-logits", "true"),
-            ],
+            &[("method", "rge"), ("step-scale", "loss-spread"), ("queries", "1")][..],
+            "needs at least 2; got 1",
+        ),
+        (
+            &[("method", "pattern-search"), ("evaluator", "full"), ("normalize-logits", "true")],
             "`evaluator`: normalize-logits = true needs difference; got full",
         ),
-        (&[("task", "quality"), ("method", "fo")], "`task`: quality needs method = cge or rge"),
-        (&[("pretrain-epochs", "3")], "`pretrain-epochs`: it belongs to task = quality"),
+        (
+            &[("method", "pattern-search"), ("search", "best"), ("queries", "3")],
+            "`queries`: a number of moves per batch goes with search = first",
+        ),
+        (&[("task", "quality"), ("method", "fo")], "`method`: fo makes no estimates of gradients"),
+        (&[("task", "stages"), ("method", "cocd")], "`task`: stages needs method = cge or rge; got cocd"),
+        (&[("task", "workers"), ("method", "fo")], "`method`: first-order steps have no probes to share"),
+        (&[("task", "workers-model"), ("method", "pattern-search")], "`method`: pattern-search makes no"),
         (&[("mask", "rescore"), ("layer-ratios", "smart-ratio")], "`mask`: rescore needs scores"),
         (&[("model", "resnet-b"), ("depth", "20")], "`depth`: a resnet-b has depth 8n+2"),
+        (&[("precision", "bf16"), ("method", "fo")], "`precision`: bf16 rounds what convolutions multiply"),
+        (&[("precision", "bf16"), ("task", "stages")], "`precision`: bf16 rounds what convolutions multiply"),
     ] {
         let error = with(pairs);
         assert!(error.contains(expected), "{error}");
     }
-    let by_hand = Settings { mu: f64::NAN, ..Settings::default() };
-    assert_snapshot!(by_hand.check().unwrap_err(), @"setting `mu`: expected a finite number above 0; got NaN");
+    assert_snapshot!(with(&[("mu", "nan")]), @"setting `mu`: expected a finite number above 0; got NaN");
+}
+
+/// Oracle: who reads what, as the documentation of methods and tasks says.
+#[test]
+fn settings_that_play_no_part() {
+    for (pairs, key, choice, readers) in [
+        ("decay=0.5", "decay", "train, method = cge", "method = cocd"),
+        ("step-scale=loss-spread", "step-scale", "train, method = cge", "method = rge"),
+        (
+            "method=fo evaluator=full",
+            "evaluator",
+            "train, method = fo",
+            "method = cge, rge, cocd, pattern-search",
+        ),
+        ("method=fo q=5", "q", "train, method = fo", "method = rge, cocd, pattern-search"),
+        ("search=best", "search", "train, method = cge", "method = pattern-search"),
+        (
+            "method=fo normalize-logits=true",
+            "normalize-logits",
+            "train, method = fo",
+            "method = pattern-search",
+        ),
+        (
+            "method=pattern-search sparsity=0.5",
+            "sparsity",
+            "train, method = pattern-search",
+            "method = cge, rge, cocd, fo",
+        ),
+        // Also what a method implies.
+        (
+            "method=pattern-search sparsity=0",
+            "sparsity",
+            "train, method = pattern-search",
+            "method = cge, rge, cocd, fo",
+        ),
+        ("pretrain-epochs=3", "pretrain-epochs", "train, method = cge", "task = quality"),
+        ("workers=2", "workers", "train, method = cge", "task = workers, workers-model"),
+        // A value that is the default, too.
+        ("workers=1", "workers", "train, method = cge", "task = workers, workers-model"),
+        ("task=stages warmup_epochs=0", "warmup_epochs", "stages, method = cge", "task = train, quality"),
+        (
+            "task=stages evaluator=full",
+            "evaluator",
+            "stages, method = cge",
+            "task = train, quality, workers, workers-model",
+        ),
+        ("task=workers data=synthetic", "data", "workers, method = cge", "task = train, stages, quality"),
+        (
+            "task=workers-model warmup-epochs=0",
+            "warmup-epochs",
+            "workers-model, method = cge",
+            "task = train, quality",
+        ),
+    ] {
+        let pairs = pairs.split_whitespace().map(|pair| pair.split_once('=').unwrap());
+        assert_eq!(
+            settings::from_pairs(pairs).unwrap_err().to_string(),
+            format!("setting `{key}`: it plays no part with task = {choice}; it is read with {readers}")
+        );
+    }
+}
+
+/// What is implied stands in a trial's name, as in that of trials to which it was assigned.
+#[test]
+fn implied_values_name_a_trial() {
+    let search = settings::from_pairs([("method", "pattern-search")]).unwrap();
+    assert_eq!(search.get("sparsity"), None);
+    assert!(settings::canonical_json(&search).contains("\"sparsity\":0.0,"));
+    let stages = settings::from_pairs([("task", "stages")]).unwrap();
+    let named = settings::canonical_json(&stages);
+    assert!(stages.get("evaluator").is_none() && stages.get("warmup-epochs").is_none());
+    assert!(named.contains("\"evaluator\":\"full\"") && named.contains("\"warmup-epochs\":0"), "{named}");
 }
 
 #[test]
 fn sound_settings() {
-    Settings::default().check().unwrap();
-    let sparse_weights = Settings {
-        method: Method::Fo,
-        sparse_target: SparseTarget::Weights,
-        mask: Mask::Fixed,
-        ..Settings::default()
-    };
-    sparse_weights.check().unwrap();
+    settings::from_pairs([]).unwrap();
+    settings::from_pairs([("method", "fo"), ("sparse-target", "weights"), ("mask", "fixed")]).unwrap();
 }
 
 #[test]
@@ -208,6 +278,74 @@ fn file_errors_name_file_line_and_key() {
     assert_snapshot!(broken("tolerance = 1.0", "tolerance = -1.0"), @"demo.toml:26: expected[0].tolerance: expected a finite number above 0; got -1");
     assert_snapshot!(broken("label = \"ZO\"", ""), @"demo.toml:13: series[0].label: missing field `label`");
     assert_snapshot!(broken("id = \"demo\"", "id = \"demo\"\nextends = \"swap\""), @"demo.toml:2: extends: no experiment `swap`");
+}
+
+/// A value that nobody reads is refused where it stands: of a series, of a series at a scale, on the axis, of all
+/// series, of all series at a scale.
+#[test]
+fn values_that_play_no_part_are_refused_where_they_stand() {
+    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { decay = 0.5 }"), @"demo.toml:16: series[0].set.decay: decay: it plays no part with task = train, method = cge; it is read with method = cocd (series `zo` at sparsity = 0.8, scale smoke)");
+    assert_snapshot!(broken("sparsity = 0.0 }", "sparsity = 0.0, q = 5 }"), @"demo.toml:21: series[1].set.q: queries: it plays no part with task = train, method = fo; it is read with method = rge, cocd, pattern-search (series `dense`, scale smoke)");
+    assert_snapshot!(broken("{ mu = 0.03 }", "{ mu = 0.03, directions = \"sphere\" }"), @"demo.toml:36: scale.smoke.series.zo.directions: directions: it plays no part with task = train, method = cge; it is read with method = rge (series `zo` at sparsity = 0.8, scale smoke)");
+    assert_snapshot!(broken("x = \"sparsity\"", "x = \"decay\""), @"demo.toml:8: figure.values[0]: decay: it plays no part with task = train, method = cge; it is read with method = cocd (series `zo` at decay = 0.8, scale smoke)");
+    assert_snapshot!(broken("epochs = 10", "epochs = 10\nradius = 0.5"), @"demo.toml:12: base.radius: no series reads it: it plays no part with task = train, method = cge; it is read with method = pattern-search");
+    assert_snapshot!(broken("epochs = 10", "epochs = 10\nq = 5"), @"demo.toml:12: base.q: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search");
+    assert_snapshot!(broken("mu = 0.02 }", "mu = 0.02, workers = 2 }"), @"demo.toml:35: scale.smoke.set.workers: no series reads it: it plays no part with task = train, method = cge; it is read with task = workers, workers-model");
+    assert_snapshot!(broken("values = [0.9]\n", "values = [0.9]\nset = { pretrain-epochs = 2 }\n"), @"demo.toml:41: scale.paper.set.pretrain-epochs: no series reads it: it plays no part with task = train, method = cge; it is read with task = quality");
+    // Another method makes the values of its series play no part.
+    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { method = \"pattern-search\" }"), @"demo.toml:37: scale.smoke.series.zo.mu: mu: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, fo (series `zo` at sparsity = 0.8, scale smoke)");
+    assert_snapshot!(broken("epochs = 10", "epochs = 10\ntask = \"stages\""), @"demo.toml:12: base.task: task: stages needs method = cge or rge; got fo (series `dense`, scale smoke)");
+    assert_snapshot!(broken("epochs = 10", "epochs = 10\nmodeled = true"), @"demo.toml:12: base.modeled: no such setting; did you mean `model`?");
+}
+
+/// A value for all series is one for those that read it, be it a single one at a single scale; the others neither read
+/// nor show it.
+#[test]
+fn values_for_all_need_one_reader() {
+    let with_queries = SOUND.replace("epochs = 10", "epochs = 10\nqueries = 5");
+    for rge in [
+        with_queries.replace("label = \"ZO\"", "label = \"ZO\"\nset = { method = \"rge\" }"),
+        with_queries.replace("{ mu = 0.03 }", "{ mu = 0.03, method = \"rge\" }"),
+        SOUND
+            .replace("{ mu = 0.03 }", "{ mu = 0.03, method = \"rge\" }")
+            .replace("mu = 0.02 }", "mu = 0.02, queries = 5 }"),
+    ] {
+        let demo = parse(&rge).unwrap();
+        let smoke = &demo.scales[&Scale::Smoke].cells;
+        assert_eq!(read(&smoke[0].settings, ["method", "queries"]), ["rge", "5"]);
+        let dense = &smoke[2].settings;
+        assert_eq!(dense.get("queries"), None);
+        assert!(dense.shown().all(|(name, _)| name != "queries"));
+    }
+    // At the one scale, nobody reads the value for all series there.
+    let elsewhere = SOUND
+        .replace("mu = 0.02 }", "mu = 0.02, queries = 5 }")
+        .replace("seeds = 3\n", "seeds = 3\nseries.zo = { method = \"rge\" }\n");
+    assert_snapshot!(parse(&elsewhere).unwrap_err(), @"demo.toml:35: scale.smoke.set.queries: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search");
+    // Likewise for values of the command line.
+    let demo = parse(SOUND).unwrap();
+    let error = |pairs: &[(&str, &str)]| {
+        let pairs: Vec<_> = pairs.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
+        demo.trials(Scale::Smoke, None, &pairs).map(|trials| trials.len()).map_err(|error| error.to_string())
+    };
+    assert_eq!(error(&[("difference", "central")]), Ok(6));
+    assert_snapshot!(error(&[("decay", "0.5")]).unwrap_err(), @"setting `decay`: it plays no part with task = train, method = cge; it is read with method = cocd");
+    // The axis and the series must still read theirs.
+    assert_snapshot!(error(&[("method", "pattern-search")]).unwrap_err(), @"setting `mu`: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, fo");
+    assert_snapshot!(demo.with_overrides(Scale::Smoke, &[("search".to_owned(), "best".to_owned())]).unwrap_err(), @"setting `search`: it plays no part with task = train, method = cge; it is read with method = pattern-search");
+}
+
+/// Sweeps may vary what only their overrides bring into play.
+#[test]
+fn sweeps_of_what_another_method_reads() {
+    let values = ["0".to_owned(), "0.5".to_owned()];
+    let sweep = Library::embedded().sweep("decay", Some(&values)).unwrap();
+    let cocd = [("method".to_owned(), "cocd".to_owned())];
+    let trials =
+        sweep.with_overrides(Scale::Smoke, &cocd).unwrap().trials(Scale::Smoke, Some(1), &[]).unwrap();
+    let decays: Vec<_> = trials.iter().map(|trial| read(&trial.settings, ["method", "decay"])).collect();
+    assert_eq!(decays, [["cocd", "0"], ["cocd", "0.5"]]);
+    assert_snapshot!(sweep.trials(Scale::Smoke, Some(1), &[]).unwrap_err(), @"setting `decay`: it plays no part with task = train, method = cge; it is read with method = cocd");
 }
 
 /// What the sound experiment can have beside its main figure.
@@ -344,7 +482,8 @@ fn named_values_stand_at_their_positions() {
     assert!(demo.figure.categorical);
     assert_eq!(demo.figure.x, "method");
     let cell = &demo.scales[&Scale::Paper].cells[0];
-    assert_eq!((cell.x, cell.x_text.as_str(), cell.settings.method), (Some(1.0), "rge", Method::Rge));
+    assert_eq!((cell.x, cell.x_text.as_str()), (Some(1.0), "rge"));
+    assert_eq!(read(&cell.settings, ["method"]), ["rge"]);
 }
 
 /// Oracle: parameters of the depth-D CNN of width w with batch norm: (27 + 3)w for the first block,
@@ -355,7 +494,8 @@ fn coordinates_of_fig2_count_parameters() {
     assert_eq!(fig2.figure.x, "n-params");
     for plan in fig2.scales.values() {
         for cell in &plan.cells {
-            let (depth, width) = (cell.settings.depth as f64, cell.settings.width as f64);
+            let [depth, width] =
+                ["depth", "width"].map(|name| cell.settings.get(name).unwrap().as_integer().unwrap() as f64);
             let n_params = 30.0 * width + (depth - 1.0) * (9.0 * width + 3.0) * width + 10.0 * width + 10.0;
             assert_eq!(cell.x, Some(n_params));
         }
@@ -387,12 +527,13 @@ fn every_experiment_expands_at_every_scale() {
             hashes.dedup();
             assert_eq!(hashes.len(), trials.len(), "{} {scale}", experiment.id);
             for trial in &trials {
-                trial.settings.check().unwrap();
+                settings::check(&trial.settings).unwrap();
                 // Jobs make images of their own.
-                if trial.settings.task == Task::Workers {
+                if !trial.settings.read::<task::Config>().unwrap().task.has_images() {
                     continue;
                 }
-                assert!(scale == Scale::Paper || trial.settings.n_train > 0, "{}", trial.title());
+                let n_train = trial.settings.read::<data::Config>().unwrap().n_train;
+                assert!(scale == Scale::Paper || n_train > 0, "{}", trial.title());
                 let expected = if scale == Scale::Smoke { "synthetic" } else { "cifar10" };
                 assert_eq!(trial.settings.get("data").unwrap().as_str(), Some(expected), "{}", trial.title());
             }
@@ -406,7 +547,7 @@ fn fig4_is_the_papers_recipe() {
     let fig4 = Library::embedded().get("fig4").unwrap();
     let trials = fig4.trials(Scale::Paper, None, &[]).unwrap();
     assert_eq!(trials.len(), 3 * (3 * 4 + 1));
-    assert_eq!(trials[1].settings, Settings::default(), "DeepZero at 90 % is the default");
+    assert_eq!(trials[1].settings, settings::from_pairs([]).unwrap(), "DeepZero at 90 % is the default");
 }
 
 #[test]
@@ -465,27 +606,36 @@ a79b7b686f8ba131 demo/smoke zo at 0.9, seed 0
 fb79021829f436f1 demo/smoke zo at 0.9, seed 1
 2b9144a1e4b18a85 demo/smoke dense, seed 1
 "#);
-    assert_snapshot!(trials[0].settings.canonical_json(), @r#"{"always-active":true,"augment":true,"batch-size":256,"data":"cifar10","depth":20,"difference":"forward","directions":"gaussian","epochs":5,"evaluator":"difference","grasp-images-per-class":25,"grasp-queries":192,"layer-ratios":"zo-grasp","learning-rate":0.1,"mask":"redraw","method":"cge","model":"resnet","momentum":0.9,"mu":0.03,"n-test":0,"n-train":0,"n-val":0,"optimizer":"sgd","precision":"f32","queries":0,"redraw-every":5,"schedule":"cosine","sparse-target":"gradient","sparsity":0.8,"warmup-epochs":3,"weight-decay":0.0005,"width":16}"#);
+    assert_snapshot!(settings::canonical_json(&trials[0].settings), @r#"{"always-active":true,"augment":true,"batch-size":256,"data":"cifar10","depth":20,"difference":"forward","directions":"gaussian","epochs":5,"evaluator":"difference","grasp-images-per-class":25,"grasp-queries":192,"layer-ratios":"zo-grasp","learning-rate":0.1,"mask":"redraw","method":"cge","model":"resnet","momentum":0.9,"mu":0.03,"n-test":0,"n-train":0,"n-val":0,"optimizer":"sgd","precision":"f32","queries":0,"redraw-every":5,"schedule":"cosine","sparse-target":"gradient","sparsity":0.8,"warmup-epochs":3,"weight-decay":0.0005,"width":16}"#);
 }
 
 #[test]
 fn every_setting_is_described() {
-    let lines: Vec<String> =
-        Settings::describe().iter().map(|d| format!("{} = {} ({})", d.name, d.default, d.allowed)).collect();
+    let lines: Vec<String> = settings::describe()
+        .iter()
+        .map(|d| {
+            let readers = if d.is_usual { String::new() } else { format!("; with {}", d.readers) };
+            assert!(d.help.ends_with('.'), "{}: {}", d.name, d.help);
+            format!("{} = {} ({}{readers})", d.name, d.default, d.allowed)
+        })
+        .collect();
     assert_snapshot!(lines.join("\n"), @r#"
+    task = train (one of train, stages, quality, workers, workers-model)
+    method = cge (one of cge, rge, cocd, fo, pattern-search)
     data = cifar10 (one of synthetic, cifar10)
     n-train = 0 (an integer of at least 0)
     n-val = 0 (an integer of at least 0)
     n-test = 0 (an integer of at least 0)
     augment = true (true or false)
-    model = resnet (one of cnn, resnet, resnet-b, lenet)
+    model = resnet (one of resnet, resnet-b, cnn, lenet)
     depth = 20 (an integer of at least 1)
     width = 16 (an integer of at least 1)
-    method = cge (one of cge, rge, fo, cocd, pattern-search)
-    difference = forward (one of forward, central)
+    precision = f32 (one of f32, f64, tf32, bf16)
+    init = kaiming (one of kaiming, uniform)
+    epochs = 50 (an integer of at least 1)
+    batch-size = 256 (an integer of at least 1)
     mu = 0.005 (a finite number above 0)
-    queries = 0 (an integer of at least 0)
-    directions = gaussian (one of gaussian, sphere, per-tensor, rademacher)
+    difference = forward (one of forward, central)
     evaluator = difference (one of full, reuse, difference)
     sparsity = 0.9 (a number in [0, 1))
     layer-ratios = zo-grasp (one of uniform, zo-grasp, zo-grasp-released, fo-grasp, snip, magnitude, smart-ratio)
@@ -495,28 +645,24 @@ fn every_setting_is_described() {
     always-active = true (true or false)
     grasp-queries = 192 (an integer of at least 1)
     grasp-images-per-class = 25 (an integer of at least 1)
-    epochs = 50 (an integer of at least 1)
-    batch-size = 256 (an integer of at least 1)
     optimizer = sgd (one of sgd, adam)
     learning-rate = 0.1 (a finite number above 0)
     momentum = 0.9 (a number in [0, 1))
     weight-decay = 0.0005 (a finite number of at least 0)
     warmup-epochs = 3 (an integer of at least 0)
     schedule = cosine (one of cosine, constant)
-    precision = f32 (one of f32, f64, tf32, bf16)
-    task = train (one of train, stages, quality, workers)
-    init = kaiming (one of kaiming, uniform)
-    pretrain-epochs = 0 (an integer of at least 0)
-    decay = 0 (a number in [0, 1])
-    step-scale = estimate (one of estimate, loss-spread)
-    search = first (one of first, best)
-    radius = 1 (a finite number above 0)
-    population = 0 (an integer of at least 0)
-    search-steps = 1 (an integer of at least 1)
-    normalize-logits = false (true or false)
-    stop-when-fitted = false (true or false)
-    workers = 1 (an integer of at least 1)
-    modeled = false (true or false)
+    queries = 0 (an integer of at least 0; with method = rge, cocd, pattern-search)
+    directions = gaussian (one of gaussian, sphere, per-tensor, rademacher; with method = rge)
+    step-scale = estimate (one of estimate, loss-spread; with method = rge)
+    decay = 0 (a number in [0, 1]; with method = cocd)
+    search = first (one of first, best; with method = pattern-search)
+    radius = 1 (a finite number above 0; with method = pattern-search)
+    population = 0 (an integer of at least 0; with method = pattern-search)
+    search-steps = 1 (an integer of at least 1; with method = pattern-search)
+    normalize-logits = false (true or false; with method = pattern-search)
+    stop-when-fitted = false (true or false; with method = pattern-search)
+    pretrain-epochs = 0 (an integer of at least 0; with task = quality)
+    workers = 1 (an integer of at least 1; with task = workers, workers-model)
     "#);
 }
 
@@ -531,28 +677,36 @@ proptest! {
         n_val in 0..1_000_000usize,
         augment: bool,
     ) {
-        let mut settings = Settings::default();
         let rate = rate.abs();
-        settings.set_text("learning-rate", &rate.to_string()).unwrap();
-        settings.set_text("sparsity", &format!("{sparsity:e}")).unwrap();
-        settings.set_text("n_val", &n_val.to_string()).unwrap();
-        settings.set_text("augment", &augment.to_string()).unwrap();
-        prop_assert_eq!(settings.learning_rate.to_bits(), rate.to_bits());
-        prop_assert_eq!(settings.sparsity.to_bits(), sparsity.to_bits());
-        prop_assert_eq!((settings.n_val, settings.augment), (n_val, augment));
-        for name in Settings::NAMES {
-            let mut copy = settings.clone();
-            copy.set(name, &settings.get(name).unwrap()).unwrap();
-            prop_assert_eq!(&copy, &settings);
+        let settings = settings::from_pairs([
+            ("learning-rate", rate.to_string().as_str()),
+            ("sparsity", &format!("{sparsity:e}")),
+            ("n_val", &n_val.to_string()),
+            ("augment", &augment.to_string()),
+        ]).unwrap();
+        prop_assert_eq!(settings.read::<optimizer::Config>().unwrap().learning_rate.to_bits(), rate.to_bits());
+        prop_assert_eq!(settings.read::<sparsity::Config>().unwrap().sparsity.to_bits(), sparsity.to_bits());
+        let images: data::Config = settings.read().unwrap();
+        prop_assert_eq!((images.n_val, images.augment), (n_val, augment));
+        let mut values = settings.values().clone();
+        for (name, value) in settings.shown() {
+            settings::set(&mut values, name, &value).unwrap();
+            prop_assert_eq!(&values, settings.values());
+            settings::set(&mut values, name, &value_of(&text_of(&value))).unwrap();
+            prop_assert_eq!(&values, settings.values());
         }
     }
 
-    /// No text makes `set_text` panic or leave a setting outside its range.
+    /// No text makes `set` panic or leave a setting outside its range.
     #[test]
-    fn any_text_is_refused_or_sound(name in prop::sample::select(&Settings::NAMES[..]), text in ".{0,12}") {
-        let mut settings = Settings::default();
-        if settings.set_text(name, &text).is_err() {
-            prop_assert_eq!(settings, Settings::default());
+    fn any_text_is_refused_or_sound(entry in prop::sample::select(settings::entries()), text in ".{0,12}") {
+        let mut values = Values::new();
+        match settings::set(&mut values, entry.name, &value_of(&text)) {
+            Ok(_) => {
+                let value = values.get(entry.name).cloned().unwrap_or_else(entry.default);
+                prop_assert_eq!(entry.checked(entry.name, &value).unwrap(), value);
+            }
+            Err(_) => prop_assert!(values.is_empty()),
         }
     }
 

@@ -4,11 +4,10 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-use deepzero::data::DataSource::{Cifar10, Synthetic};
-use deepzero::data::{Format, Silent, info, load, verify};
+use deepzero::data::{Format, Silent, info, verify};
 use image::{ImageFormat, RgbImage};
 
-use super::{Log, Row, asymmetric, asymmetric_pixels, encode, only, parquet_bytes, png_rows, write};
+use super::{Log, Row, asymmetric, asymmetric_pixels, encode, load, only, parquet_bytes, png_rows, write};
 
 const TRAIN: &str = "cifar10/plain_text/train/0000.parquet";
 const TEST: &str = "cifar10/plain_text/test/0000.parquet";
@@ -23,7 +22,7 @@ fn sound() -> tempfile::TempDir {
 
 /// The one-line message of loading from `dir`, which must fail.
 fn failure(dir: &Path) -> String {
-    let message = load(Cifar10, &only(dir), &Silent).unwrap_err().to_string();
+    let message = load("cifar10", &only(dir), &Silent).unwrap_err().to_string();
     assert_eq!(message.lines().count(), 1, "{message}");
     message
 }
@@ -42,7 +41,7 @@ fn parquet_of_png_images_comes_back_exactly_and_upright() {
         write(dir.path().join(train), &parquet_bytes(&png_rows(7)));
         write(dir.path().join(test), &parquet_bytes(&png_rows(4)));
         let log = Log::default();
-        let splits = load(Cifar10, &only(dir.path()), &log).unwrap();
+        let splits = load("cifar10", &only(dir.path()), &log).unwrap();
         assert_eq!((splits.train.len(), splits.test.len()), (7, 4));
         assert_eq!(splits.train.labels, [0, 1, 2, 3, 4, 5, 6]);
         for i in 0..7 {
@@ -63,7 +62,7 @@ fn parquet_of_jpeg_images_comes_back_upright() {
     let smooth = RgbImage::from_fn(32, 32, |x, y| image::Rgb([(3 * x) as u8, (2 * y + 50) as u8, 120]));
     let dir = sound();
     write(dir.path().join(TRAIN), &parquet_bytes(&[(encode(&smooth, ImageFormat::Jpeg), 9)]));
-    let train = load(Cifar10, &only(dir.path()), &Silent).unwrap().train;
+    let train = load("cifar10", &only(dir.path()), &Silent).unwrap().train;
     let pixels = train.image(0);
     let expected =
         |channel: usize, row: usize, column: usize| [3 * column, 2 * row + 50, 120][channel] as f64;
@@ -134,7 +133,7 @@ fn no_single_changed_byte_makes_it_panic() {
             let mut damaged = whole.clone();
             damaged[at] ^= flip;
             std::fs::write(dir.path().join(TRAIN), damaged).unwrap();
-            drop(load(Cifar10, &only(dir.path()), &Silent));
+            drop(load("cifar10", &only(dir.path()), &Silent));
         }
     }
 }
@@ -160,7 +159,7 @@ fn info_and_verify_describe_the_files() {
     assert_eq!((sound.format, sound.train.n_rows, sound.test.n_rows), (Format::Parquet, 7, 4));
     assert_eq!(sound.train.class_counts, [1, 1, 1, 1, 1, 1, 1, 0, 0, 0]);
     assert_eq!(sound.files[0].recorded, None);
-    let decoded = load(Cifar10, &location, &Silent).unwrap();
+    let decoded = load("cifar10", &location, &Silent).unwrap();
     assert_eq!(sound.train.checksum, Some(decoded.train.checksum()));
     // Sound files, but not all of CIFAR-10.
     assert_eq!(sound.problems.len(), 2, "{sound}");
@@ -182,7 +181,7 @@ fn a_recorded_checksum_is_verified_on_every_load() {
     let sums = verify(&only(dir.path())).unwrap();
     let record = format!("{}  train/0000.parquet\n", sums.files[0].sha256);
     write(dir.path().join("cifar10/plain_text/SHA256SUMS"), record.as_bytes());
-    assert!(load(Cifar10, &only(dir.path()), &Silent).is_ok());
+    assert!(load("cifar10", &only(dir.path()), &Silent).is_ok());
     assert_eq!(info(&only(dir.path())).unwrap().files[0].recorded, Some(true));
     write(dir.path().join(TRAIN), &parquet_bytes(&png_rows(6)));
     let message = failure(dir.path());
@@ -214,7 +213,7 @@ fn binary_batches_agree_with_candle() {
     let batches = dir.path().join("cifar-10-batches-bin");
     std::fs::create_dir(&batches).unwrap();
     binary_batches(&batches);
-    let splits = load(Cifar10, &only(dir.path()), &Silent).unwrap();
+    let splits = load("cifar10", &only(dir.path()), &Silent).unwrap();
     assert_eq!((splits.train.len(), splits.test.len()), (50_000, 10_000));
     assert_eq!(splits.train.image(29_999), asymmetric_pixels(2));
     assert_eq!((splits.train.labels[29_999], splits.train.labels[29_998], splits.test.labels[0]), (3, 0, 6));
@@ -276,7 +275,7 @@ fn python_batches_come_back_exactly() {
     let names =
         ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"];
     names.iter().for_each(|name| write(batches.join(name), &sound));
-    let splits = load(Cifar10, &only(dir.path()), &Silent).unwrap();
+    let splits = load("cifar10", &only(dir.path()), &Silent).unwrap();
     assert_eq!(splits.train.image(49_999), asymmetric_pixels(99));
     assert_eq!((splits.test.labels[9_999], splits.test.labels[9_998]), (7, 0));
 
@@ -300,12 +299,12 @@ fn the_given_folder_comes_first_and_synthetic_needs_none() {
     write(second.path().join(TRAIN), &parquet_bytes(&png_rows(5)));
     let mut location = only(second.path());
     location.dirs.insert(0, first.path().to_path_buf());
-    assert_eq!(load(Cifar10, &location, &Silent).unwrap().train.len(), 7);
+    assert_eq!(load("cifar10", &location, &Silent).unwrap().train.len(), 7);
     std::fs::remove_dir_all(first.path().join("cifar10")).unwrap();
-    assert_eq!(load(Cifar10, &location, &Silent).unwrap().train.len(), 5);
+    assert_eq!(load("cifar10", &location, &Silent).unwrap().train.len(), 5);
 
     let nowhere = only(Path::new("/nonexistent"));
-    let splits = load(Synthetic, &nowhere, &Silent).unwrap();
+    let splits = load("synthetic", &nowhere, &Silent).unwrap();
     assert_eq!((splits.train.len(), splits.test.len()), (10_000, 2_000));
     assert_eq!(asymmetric(0).dimensions(), (32, 32));
 }

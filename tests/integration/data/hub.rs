@@ -5,11 +5,10 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
-use deepzero::data::DataSource::Cifar10;
-use deepzero::data::{Hub, Location, Silent, fetch, info, load};
+use deepzero::data::{Hub, Location, Silent, fetch, info};
 use image::ImageFormat;
 
-use super::{Log, asymmetric, encode, parquet_bytes, png_rows};
+use super::{Log, asymmetric, encode, load, parquet_bytes, png_rows};
 
 const COMMIT: &str = "0b2714987fa478483af9968de7c934580d0bb9a2";
 
@@ -84,7 +83,7 @@ fn sound_hub(path: &str) -> Option<Answer> {
 }
 
 fn failure(location: &Location) -> String {
-    let message = load(Cifar10, location, &Silent).unwrap_err().to_string();
+    let message = load("cifar10", location, &Silent).unwrap_err().to_string();
     assert_eq!(message.lines().count(), 1, "{message}");
     message
 }
@@ -94,14 +93,14 @@ fn a_download_is_loaded_recorded_and_used_again_without_the_hub() {
     let dir = tempfile::tempdir().unwrap();
     let location = at(&serve(sound_hub), dir.path());
     let log = Log::default();
-    let splits = load(Cifar10, &location, &log).unwrap();
+    let splits = load("cifar10", &location, &log).unwrap();
     assert_eq!((splits.train.len(), splits.test.len()), (7, 4));
     assert_eq!(log.started_bytes.lock().unwrap().len(), 2);
     let notes = log.notes.lock().unwrap().join("\n");
     assert!(notes.contains("is not the canonical"), "{notes}");
 
     let offline = Location { offline: true, ..at("http://127.0.0.1:0", dir.path()) };
-    assert_eq!(load(Cifar10, &offline, &Silent).unwrap(), splits);
+    assert_eq!(load("cifar10", &offline, &Silent).unwrap(), splits);
     let info = info(&offline).unwrap();
     assert!(info.files.iter().all(|file| file.recorded == Some(true)), "{info}");
 }
@@ -126,7 +125,7 @@ fn a_mirror_with_the_converted_files_only_will_do() {
         "test/0000.parquet" => Some(Answer::sound(parquet_bytes(&png_rows(3)))),
         _ => None,
     });
-    let splits = load(Cifar10, &at(&endpoint, dir.path()), &Silent).unwrap();
+    let splits = load("cifar10", &at(&endpoint, dir.path()), &Silent).unwrap();
     assert_eq!((splits.train.len(), splits.test.len()), (6, 3));
 }
 
@@ -171,7 +170,7 @@ fn damaged_downloads_are_refused_and_not_kept() {
         });
         let message = failure(&at(&endpoint, dir.path()));
         assert!(message.contains(expected), "{message}");
-        assert_eq!(load(Cifar10, &at(&serve(sound_hub), dir.path()), &Silent).unwrap().train.len(), 7);
+        assert_eq!(load("cifar10", &at(&serve(sound_hub), dir.path()), &Silent).unwrap().train.len(), 7);
     }
 }
 

@@ -9,7 +9,7 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use deepzero::data::{Hub, Location, Progress};
+use deepzero::data::{Hub, Location, Progress, Splits};
 use image::{ImageFormat, RgbImage};
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::writer::SerializedFileWriter;
@@ -87,6 +87,12 @@ fn write(path: PathBuf, bytes: &[u8]) {
 fn only(dir: &Path) -> Location {
     let hub = Hub { endpoint: None, cache_dir: Some(dir.join("hub-cache")) };
     Location { dirs: vec![dir.to_path_buf()], fetch_dir: None, offline: true, hub }
+}
+
+/// All images of a source.
+fn load(source: &str, location: &Location, report: &dyn Progress) -> deepzero::Result<Splits> {
+    let source = deepzero::data::source(source)?;
+    source.load(source.sizes(0, 0, 0), location, report)
 }
 
 /// Keeps what is reported.

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use deepzero::data::DataSource::Cifar10;
-use deepzero::data::{Location, Silent, load};
+use deepzero::data::{Location, Silent};
 
-use super::only;
+use super::{load, only};
 
 /// The shared folder `name`, or nothing, aloud.
 fn shared(name: &str) -> Option<PathBuf> {
@@ -27,7 +26,7 @@ fn location() -> Option<Location> {
 fn cifar10_is_complete_and_balanced() {
     let Some(location) = location() else { return };
     let start = Instant::now();
-    let splits = load(Cifar10, &location, &Silent).unwrap();
+    let splits = load("cifar10", &location, &Silent).unwrap();
     eprintln!("loaded in {:.1} s", start.elapsed().as_secs_f64());
     assert_eq!((splits.train.len(), splits.test.len()), (50_000, 10_000));
     assert_eq!(splits.train.class_counts(), [5_000; 10]);
@@ -46,7 +45,7 @@ fn images_agree_with_another_reader() {
     let tensors = candle_core::safetensors::load(golden, &candle_core::Device::Cpu).unwrap();
     let images: Vec<u8> = tensors["images"].flatten_all().unwrap().to_vec1().unwrap();
     let labels: Vec<i64> = tensors["labels"].to_vec1().unwrap();
-    let train = load(Cifar10, &location, &Silent).unwrap().train;
+    let train = load("cifar10", &location, &Silent).unwrap().train;
     let distance = |first: usize| {
         let rows = &train.images[first * 3072..][..images.len()];
         let sum: f64 = rows.iter().zip(&images).map(|(a, b)| f64::from(a.abs_diff(*b))).sum();
