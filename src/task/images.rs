@@ -86,7 +86,17 @@ pub(super) fn cost(
     amount: impl FnOnce(&Subject) -> Result<Amount>,
     evaluator: Option<EvaluatorKind>,
 ) -> Result<Cost> {
-    let subject = Subject::of(settings)?;
+    cost_of(&Subject::of(settings)?, settings, planner, amount, evaluator)
+}
+
+/// The same on this network and these images.
+pub(super) fn cost_of(
+    subject: &Subject,
+    settings: &Settings,
+    planner: &mut Planner,
+    amount: impl FnOnce(&Subject) -> Result<Amount>,
+    evaluator: Option<EvaluatorKind>,
+) -> Result<Cost> {
     let method::Config { method } = settings.read()?;
     let evaluator = match evaluator {
         Some(given) => Some(given),
@@ -95,7 +105,7 @@ pub(super) fn cost(
     };
     let probes = evaluator.filter(|_| method.moves_coordinates());
     let speed = planner.speed(settings, &subject.network, probes)?.clone();
-    let amount = amount(&subject)?;
+    let amount = amount(subject)?;
     let steps = Steps {
         n: amount.steps,
         items: amount.items,
