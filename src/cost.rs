@@ -122,7 +122,14 @@ impl Subject {
     /// # Errors
     /// If the network cannot be built.
     pub fn of(settings: &Settings) -> Result<Self> {
-        let images: data::Config = settings.read()?;
+        Self::on(settings, &settings.read()?)
+    }
+
+    /// The settings' network on these images.
+    ///
+    /// # Errors
+    /// If the network cannot be built.
+    pub fn on(settings: &Settings, images: &data::Config) -> Result<Self> {
         let network = model::of(settings, &io_of(images.data))?;
         let n_test = if images.n_test == 0 { images.data.n_test } else { images.n_test };
         Ok(Self {

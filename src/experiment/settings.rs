@@ -173,9 +173,8 @@ pub(super) fn assigned(settings: &Settings) -> Result<Values> {
 /// # Errors
 /// [`Error::Setting`] naming the setting to change and what it may be.
 pub fn check(settings: &Settings) -> Result<()> {
-    let (task::Config { task }, method::Config { method }) = (settings.read()?, settings.read()?);
-    task.check(settings)?;
-    method.check(settings)
+    let task::Config { task } = settings.read()?;
+    task.check(settings)
 }
 
 /// Refuses a value of the setting `name` that these settings do not read.

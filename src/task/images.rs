@@ -41,7 +41,7 @@ pub(super) fn check_network(settings: &Settings, data: &Source) -> Result<()> {
     model.check(depth, width, &io_of(data))
 }
 
-/// The same, and that there are as many images of every class as scores look at.
+/// The same, that there are as many images of every class as scores look at, and what the method checks.
 ///
 /// # Errors
 /// [`Error::Setting`] naming the setting to change.
@@ -62,8 +62,17 @@ pub(super) fn check(settings: &Settings) -> Result<()> {
             );
             Err(Error::setting("grasp-images-per-class", reason))
         }
-        _ => Ok(()),
+        _ => check_method(settings),
     }
+}
+
+/// What the method checks.
+///
+/// # Errors
+/// [`Error::Setting`] naming the setting to change.
+pub(super) fn check_method(settings: &Settings) -> Result<()> {
+    let method::Config { method } = settings.read()?;
+    method.check(settings)
 }
 
 /// How many steps, items of all steps, and items that are only measured.
@@ -86,7 +95,17 @@ pub(super) fn cost(
     amount: impl FnOnce(&Subject) -> Result<Amount>,
     evaluator: Option<EvaluatorKind>,
 ) -> Result<Cost> {
-    let subject = Subject::of(settings)?;
+    cost_of(&Subject::of(settings)?, settings, planner, amount, evaluator)
+}
+
+/// The same on this network and these images.
+pub(super) fn cost_of(
+    subject: &Subject,
+    settings: &Settings,
+    planner: &mut Planner,
+    amount: impl FnOnce(&Subject) -> Result<Amount>,
+    evaluator: Option<EvaluatorKind>,
+) -> Result<Cost> {
     let method::Config { method } = settings.read()?;
     let evaluator = match evaluator {
         Some(given) => Some(given),
@@ -95,7 +114,7 @@ pub(super) fn cost(
     };
     let probes = evaluator.filter(|_| method.moves_coordinates());
     let speed = planner.speed(settings, &subject.network, probes)?.clone();
-    let amount = amount(&subject)?;
+    let amount = amount(subject)?;
     let steps = Steps {
         n: amount.steps,
         items: amount.items,

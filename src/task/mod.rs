@@ -65,7 +65,7 @@ pub trait Task: Debug + Sync {
         Vec::new()
     }
 
-    /// Checks rules between settings that do not belong to the method.
+    /// Checks rules between settings; a task that runs the method has it check its own ([`method::Kind::check`]).
     ///
     /// # Errors
     /// [`Error::Setting`] naming the setting to change and what it may be.

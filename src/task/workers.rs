@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::job::Measurement;
 use super::{Outcome, Session, Task, images};
-use crate::cost::{Cost, Planner};
+use crate::cost::{Cost, Planner, Subject};
 use crate::data::Source;
 use crate::metric::{self, Row};
 use crate::nn::{self, model};
@@ -49,7 +49,8 @@ impl Task for Workers {
     }
 
     fn check(&self, settings: &Settings) -> Result<()> {
-        images::check_network(settings, procedural()?)
+        images::check_network(settings, procedural()?)?;
+        images::check_method(settings)
     }
 
     fn has_images(&self) -> bool {
@@ -86,8 +87,15 @@ impl Task for Workers {
     /// Steps of a job, and of one process beside it, each with one to warm up.
     fn cost(&self, settings: &Settings, planner: &mut Planner) -> Result<Cost> {
         let train::Config { epochs, .. } = settings.read()?;
-        images::cost(settings, planner, |_| images::batches(settings, epochs * 2 * (STEPS + 1)), None)
+        cost(settings, planner, epochs * 2 * (STEPS + 1))
     }
+}
+
+/// What `n` steps cost.
+pub(super) fn cost(settings: &Settings, planner: &mut Planner, n: usize) -> Result<Cost> {
+    let images = data::Config { data: procedural()?, ..Default::default() };
+    let subject = Subject::on(settings, &images)?;
+    images::cost_of(&subject, settings, planner, |_| images::batches(settings, n), None)
 }
 
 /// What a job of processes reads.

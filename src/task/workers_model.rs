@@ -36,7 +36,8 @@ impl Task for WorkersModel {
     }
 
     fn check(&self, settings: &Settings) -> Result<()> {
-        images::check_network(settings, procedural()?)
+        images::check_network(settings, procedural()?)?;
+        images::check_method(settings)
     }
 
     fn has_images(&self) -> bool {
@@ -67,7 +68,7 @@ impl Task for WorkersModel {
 
     /// A model runs no steps.
     fn cost(&self, settings: &Settings, planner: &mut Planner) -> Result<Cost> {
-        images::cost(settings, planner, |_| images::batches(settings, 0), None)
+        workers::cost(settings, planner, 0)
     }
 }
 
@@ -81,7 +82,7 @@ fn model(settings: &Settings, seed: u64, row: &mut Row) -> Result<()> {
     let mut planner = Planner::new(Device::Cpu, DEFAULT_MEMORY);
     // One step, and as little as possible of the scores before it, which belong to no step.
     let scored = settings.with("grasp-queries", 1usize.into_value());
-    let cost = images::cost(&scored, &mut planner, |_| images::batches(settings, 1), None)?;
+    let cost = workers::cost(&scored, &mut planner, 1)?;
     // The plan is for all threads.
     let all_s = cost.wall_s * rayon::current_num_threads() as f64;
     let network = network(settings)?;

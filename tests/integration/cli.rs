@@ -751,6 +751,9 @@ fn plan_costs_without_data_and_writes_nothing() {
         let text = place.run(&format!("plan {args} --scale paper --seeds 1")).ok();
         assert!(text.contains(&format!("{id} at paper scale")) && text.contains("in all"), "{text}");
     }
+    // Every other task, too.
+    let text = place.run("plan tabA1 figA6 workers-model quality-mu --scale smoke --seeds 1").ok();
+    assert_eq!(text.matches("in all").count(), 4, "{text}");
     let plan = &place.run("plan fig2 --scale smoke --json --seeds 2").json()[0];
     let trials = plan["trials"].as_array().unwrap();
     assert_eq!(trials.len(), 2 * Library::embedded().get("fig2").unwrap().scales[&Scale::Smoke].cells.len());

@@ -337,10 +337,6 @@ fn committed_results_are_those_of_planned_trials() {
     let store = Store::new(root.join("results"));
     let mut n_found = 0;
     for experiment in Library::open(Some(&root.join("experiments"))).unwrap().all().unwrap() {
-        // Its results still have the names of an earlier setting.
-        if experiment.id == "workers-model" {
-            continue;
-        }
         for scale in store.scales(&experiment.id).unwrap() {
             let mut found: Vec<Trial> = store
                 .read_all(&experiment.id, scale)
