@@ -15,6 +15,11 @@ pub(super) fn sections() -> Vec<&'static [Entry]> {
     vec![data::Config::ENTRIES, nn::Config::ENTRIES, train::Config::ENTRIES]
 }
 
+/// Images for tasks that only time what is done with them.
+pub(super) fn procedural() -> Result<&'static Source> {
+    data::source("synthetic")
+}
+
 /// The settings' network for these images.
 pub(super) fn network(settings: &Settings, images: &Prepared) -> Result<Network> {
     model::of(settings, &images.io())
@@ -41,28 +46,37 @@ pub(super) fn check_network(settings: &Settings, data: &Source) -> Result<()> {
     model.check(depth, width, &io_of(data))
 }
 
-/// The same, that there are as many images of every class as scores look at, and what the method checks.
+/// The same, that there are as many images as scores look at, and what the method checks.
 ///
 /// # Errors
 /// [`Error::Setting`] naming the setting to change.
 pub(super) fn check(settings: &Settings) -> Result<()> {
     let data::Config { data, n_train, .. } = settings.read()?;
     check_network(settings, data)?;
-    let per_class = if settings.is_read("grasp-images-per-class") {
-        settings.read::<sparsity::Config>()?.scored_per_class()
-    } else {
-        None
-    };
+    if n_train > 0 {
+        check_scored(settings, data, n_train)?;
+    }
+    check_method(settings)
+}
+
+/// Checks that among `n_train` images, class by class in turn, there are as many of every class as scores look at.
+///
+/// # Errors
+/// [`Error::Setting`] naming the setting to change.
+pub(super) fn check_scored(settings: &Settings, data: &Source, n_train: usize) -> Result<()> {
+    if !settings.is_read("grasp-images-per-class") {
+        return Ok(());
+    }
     let n_classes = data.n_classes;
-    match per_class {
-        Some(per_class) if n_train > 0 && per_class.saturating_mul(n_classes) > n_train => {
+    match settings.read::<sparsity::Config>()?.scored_per_class() {
+        Some(per_class) if per_class.saturating_mul(n_classes) > n_train => {
             let reason = format!(
                 "{per_class} of each of {n_classes} classes are more than the {n_train} training images; at most {}",
                 n_train / n_classes
             );
             Err(Error::setting("grasp-images-per-class", reason))
         }
-        _ => check_method(settings),
+        _ => Ok(()),
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
+use super::images;
 use crate::nn::{self, model};
 use crate::problem::{Classify, Prepared, Problem, Resources};
 use crate::ranks::{Ranks, Traffic};
@@ -77,7 +78,9 @@ pub fn measure(ranks: &Ranks, settings: &Settings, seed: u64, steps: usize) -> R
     let began = Instant::now();
     let train::Config { batch_size, .. } = settings.read()?;
     let method::Config { method } = settings.read()?;
-    let images = Prepared::procedural(batch_size * (steps + 1));
+    let n_train = batch_size * (steps + 1);
+    images::check_scored(settings, images::procedural()?, n_train)?;
+    let images = Prepared::procedural(n_train);
     let network = model::of(settings, &images.io())?;
     let clock = Clock { ranks, ends: Mutex::default() };
     let (interrupt, count) = (AtomicBool::new(false), QueryCount::default());

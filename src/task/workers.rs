@@ -6,7 +6,6 @@ use std::time::Instant;
 use super::job::Measurement;
 use super::{Outcome, Session, Task, images};
 use crate::cost::{Cost, Planner, Subject};
-use crate::data::Source;
 use crate::metric::{self, Row};
 use crate::nn::{self, model};
 use crate::problem::io_of;
@@ -49,7 +48,7 @@ impl Task for Workers {
     }
 
     fn check(&self, settings: &Settings) -> Result<()> {
-        images::check_network(settings, procedural()?)?;
+        images::check_network(settings, images::procedural()?)?;
         images::check_method(settings)
     }
 
@@ -93,7 +92,7 @@ impl Task for Workers {
 
 /// What `n` steps cost.
 pub(super) fn cost(settings: &Settings, planner: &mut Planner, n: usize) -> Result<Cost> {
-    let images = data::Config { data: procedural()?, ..Default::default() };
+    let images = data::Config { data: images::procedural()?, ..Default::default() };
     let subject = Subject::on(settings, &images)?;
     images::cost_of(&subject, settings, planner, |_| images::batches(settings, n), None)
 }
@@ -114,14 +113,9 @@ pub(super) fn implied() -> Vec<(&'static str, toml::Value)> {
     vec![("data", "synthetic".into()), ("warmup-epochs", 0usize.into_value())]
 }
 
-/// What steps of a job are timed on.
-pub(super) fn procedural() -> Result<&'static Source> {
-    data::source("synthetic")
-}
-
 /// The settings' network, for procedural images.
 pub(super) fn network(settings: &Settings) -> Result<nn::Network> {
-    model::of(settings, &io_of(procedural()?))
+    model::of(settings, &io_of(images::procedural()?))
 }
 
 /// Checks that this program can start jobs.
