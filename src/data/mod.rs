@@ -25,20 +25,16 @@ pub use synthetic::synthetic;
 use crate::error::{Error, Result};
 
 /// Every source of images. A new one is a file or folder beside these, and a line here.
-pub static SOURCES: [&Source; 2] = [&synthetic::SOURCE, &cifar10::SOURCE];
+pub static SOURCES: &[&Source] = &[&synthetic::SOURCE, &cifar10::SOURCE];
 
-fn sources() -> [&'static Source; 2] {
-    SOURCES
-}
-
-crate::registered!(Source, sources);
+crate::registered!(Source, SOURCES);
 
 /// The source called `name`.
 ///
 /// # Errors
 /// [`Error::Setting`] if there is none.
 pub fn source(name: &str) -> Result<&'static Source> {
-    SOURCES.into_iter().find(|source| source.name == name).ok_or_else(|| {
+    SOURCES.iter().copied().find(|source| source.name == name).ok_or_else(|| {
         let known: Vec<&str> = SOURCES.iter().map(|source| source.name).collect();
         Error::setting("data", format!("`{name}` is unknown; use {}", known.join(" or ")))
     })

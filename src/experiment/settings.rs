@@ -95,7 +95,7 @@ pub fn entries() -> &'static [&'static Entry] {
 
 /// Every task with every method.
 fn pairs() -> impl Iterator<Item = (&'static dyn Task, &'static dyn Kind)> {
-    task::TASKS.into_iter().flat_map(|task| method::kinds().into_iter().map(move |method| (task, method)))
+    task::TASKS.iter().copied().flat_map(|task| method::kinds().into_iter().map(move |method| (task, method)))
 }
 
 /// The entry of a setting written as such, as an alias (`estimator` for `method`) or with underscores.
@@ -206,7 +206,7 @@ fn readers(name: &str, task: &'static dyn Task) -> String {
     if !here.is_empty() {
         return list("method", here);
     }
-    let tasks = task::TASKS.into_iter().filter(|&task| methods().any(|method| reads(task, method)));
+    let tasks = task::TASKS.iter().copied().filter(|&task| methods().any(|method| reads(task, method)));
     list("task", tasks.map(Task::name).collect())
 }
 
@@ -237,8 +237,8 @@ pub fn of_estimator<'p>(
     name: &str,
     pairs: impl IntoIterator<Item = (&'p str, &'p str)>,
 ) -> Result<(&'static dyn estimator::Kind, Settings)> {
-    let Some(kind) = estimator::kinds().into_iter().find(|kind| kind.name() == name) else {
-        let names: Vec<&str> = estimator::kinds().iter().map(|kind| kind.name()).collect();
+    let Some(kind) = estimator::KINDS.iter().copied().find(|kind| kind.name() == name) else {
+        let names: Vec<&str> = estimator::KINDS.iter().map(|kind| kind.name()).collect();
         return Err(Error::setting("estimator", format!("expected one of {}; got {name}", names.join(", "))));
     };
     let shared = vec![Smoothing::ENTRIES, estimator::Config::ENTRIES];

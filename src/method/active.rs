@@ -283,9 +283,7 @@ const FIXED: f64 = 2.0;
 const RESCORED: f64 = 3.0;
 
 /// What scores from back-propagation look at.
-fn inside<'b>(
-    batch: &'b dyn Minibatch,
-) -> Result<(&'b crate::nn::Network, &'b candle_core::Tensor, &'b [u32])> {
+fn inside(batch: &dyn Minibatch) -> Result<(&crate::nn::Network, &candle_core::Tensor, &[u32])> {
     batch.graph().ok_or_else(|| {
         Error::setting("layer-ratios", "these scores look inside the network, and a black box shows nothing")
     })

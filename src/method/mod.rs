@@ -2,7 +2,7 @@
 //!
 //! [`descent`] follows gradients, from zeroth-order estimates or from back-propagation; [`pattern_search`] tries
 //! moves. A [`Kind`] is a method as settings name it: what it reads, what a step costs, how a run of it starts. One
-//! line of [`kinds`] registers it; an estimator is one without any, by its line in [`estimator::kinds`].
+//! line of [`kinds`] registers it; an estimator is one without any, by its line in [`estimator::KINDS`].
 
 mod active;
 pub mod descent;
@@ -35,7 +35,7 @@ crate::section! {
     }
 }
 
-crate::registered!(dyn Kind, kinds);
+crate::registered!(dyn Kind, kinds());
 
 /// Where a step stands in its run.
 #[derive(Debug, Clone, Copy)]
@@ -203,7 +203,7 @@ impl PartialEq for dyn Kind {
 #[must_use]
 pub fn kinds() -> Vec<&'static dyn Kind> {
     static ESTIMATING: LazyLock<Vec<descent::Estimating>> =
-        LazyLock::new(|| estimator::kinds().into_iter().map(descent::Estimating).collect());
+        LazyLock::new(|| estimator::KINDS.iter().copied().map(descent::Estimating).collect());
     let estimating = ESTIMATING.iter().map(|kind| kind as &'static dyn Kind);
     let others: [&'static dyn Kind; 2] = [&first_order::FirstOrder, &pattern_search::Searching];
     estimating.chain(others).collect()

@@ -231,21 +231,21 @@ macro_rules! choice {
     };
 }
 
-/// Makes the members of a registry a setting: `registered!(Family, families)` for `&'static Family` with a method
-/// `name`, `families` being a function that lists all of them.
+/// Makes the members of a registry a setting: `registered!(Family, FAMILIES)` for `&'static Family` with a method
+/// `name`, `FAMILIES` being the list of all of them.
 #[macro_export]
 macro_rules! registered {
-    ($type:ty, $all:path) => {
+    ($type:ty, $all:expr) => {
         impl $crate::setting::Plain for &'static $type {
             const DOMAIN: $crate::setting::Domain =
-                $crate::setting::Domain::Name(|| $all().into_iter().map(|member| member.name()).collect());
+                $crate::setting::Domain::Name(|| $all.iter().map(|member| member.name()).collect());
 
             fn into_value(self) -> ::toml::Value {
                 ::toml::Value::String(self.name().to_owned())
             }
 
             fn from_value(value: &::toml::Value) -> Option<Self> {
-                $all().into_iter().find(|member| Some(member.name()) == value.as_str())
+                $all.iter().copied().find(|member| Some(member.name()) == value.as_str())
             }
         }
     };

@@ -38,15 +38,11 @@ crate::section! {
     }
 }
 
-crate::registered!(dyn Task, tasks);
+crate::registered!(dyn Task, TASKS);
 
 /// All tasks. A new one is a file beside these, and a line here.
-pub static TASKS: [&dyn Task; 5] =
-    [&train::Train, &stages::Stages, &quality::Quality, &workers::Workers, &workers_model::WorkersModel];
-
-fn tasks() -> [&'static dyn Task; 5] {
-    TASKS
-}
+pub static TASKS: &[&dyn Task] =
+    &[&train::Train, &stages::Stages, &quality::Quality, &workers::Workers, &workers_model::WorkersModel];
 
 /// What one trial does.
 pub trait Task: Debug + Sync {

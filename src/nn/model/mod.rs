@@ -17,13 +17,9 @@ use crate::setting::Settings;
 use crate::{Error, Result};
 
 /// Every family. A new one is a file beside these, and a line here.
-pub static FAMILIES: [&Family; 4] = [&resnet::FAMILY, &resnet_b::FAMILY, &cnn::FAMILY, &lenet::FAMILY];
+pub static FAMILIES: &[&Family] = &[&resnet::FAMILY, &resnet_b::FAMILY, &cnn::FAMILY, &lenet::FAMILY];
 
-fn families() -> [&'static Family; 4] {
-    FAMILIES
-}
-
-crate::registered!(Family, families);
+crate::registered!(Family, FAMILIES);
 
 /// The network that `settings` describe.
 ///
@@ -176,7 +172,7 @@ mod tests {
         assert!(from_name("resnet8", &Io { input: [0, 32, 32], n_outputs: 2 }).is_err());
         let unknown = "use resnetN, resnet-bN or cnn-dN, with -wC for another width, or lenet";
         assert!(reason("vgg", &mnist).contains(unknown));
-        for family in FAMILIES {
+        for &family in FAMILIES {
             let found = <&Family as Plain>::from_value(&family.name.into()).unwrap();
             assert!(std::ptr::eq(found, family));
         }

@@ -17,10 +17,7 @@ use crate::setting::{Entry, Settings};
 
 /// All kinds of estimators, the paper's first. A new one is a file beside these, and a line here; that makes it a
 /// method, too.
-#[must_use]
-pub fn kinds() -> [&'static dyn Kind; 3] {
-    [&cge::Coordinatewise, &rge::Randomized, &cocd::Coherent]
-}
+pub static KINDS: &[&dyn Kind] = &[&cge::Coordinatewise, &rge::Randomized, &cocd::Coherent];
 
 crate::choice! {
     /// Finite-difference scheme.
@@ -48,7 +45,7 @@ crate::section! {
     }
 }
 
-/// A kind of estimator, as settings name it: it makes [`Run`]s. Registered by one line of [`kinds`].
+/// A kind of estimator, as settings name it: it makes [`Run`]s. Registered by one line of [`KINDS`].
 pub trait Kind: std::fmt::Debug + Sync {
     /// Name in files.
     fn name(&self) -> &'static str;
