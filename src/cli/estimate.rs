@@ -7,18 +7,18 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use deepzero::data::{self, Normalization, Source};
 use deepzero::experiment::settings;
 use deepzero::files;
 use deepzero::kernels::Precision;
 use deepzero::nn::backprop;
 use deepzero::nn::model::Io;
-use deepzero::nn::objective::NetworkObjective;
-use deepzero::nn::objective::check_rounding;
+use deepzero::nn::objective::{NetworkObjective, check_rounding};
 use deepzero::nn::{model, weights};
 use deepzero::setting::Settings;
 use deepzero::zo::Scheme;
-use deepzero::zo::estimator::{Kind, Space};
+use deepzero::zo::estimator::{self, Kind, Space};
 use deepzero::zo::evaluate::{self, Evaluator, EvaluatorKind};
 use deepzero::zo::{self, Metered, QueryCount};
 use serde_json::json;
@@ -46,15 +46,17 @@ pub(super) struct EstimateArgs {
     #[arg(long, value_name = "FILE", help = "Images and labels")]
     batch: PathBuf,
     /// Images that the batch is of: says how they are normalized, and how many classes there are.
-    #[arg(long, value_name = "NAME", default_value = "cifar10")]
+    #[arg(long, value_name = "NAME", default_value = "cifar10",
+        value_parser = PossibleValuesParser::new(data::SOURCES.iter().map(|source| source.name())))]
     data: String,
     #[arg(long, value_name = "FILE", help = "Coordinates to estimate")]
     coords: PathBuf,
     /// Smoothing parameter.
     #[arg(long, default_value_t = 5e-3)]
     mu: f64,
-    /// Estimator, by its name as a method: cge, rge, cocd.
-    #[arg(long, value_name = "NAME", default_value = "cge")]
+    /// Estimator, by its name as a method.
+    #[arg(long, value_name = "NAME", default_value = "cge",
+        value_parser = PossibleValuesParser::new(estimator::KINDS.iter().map(|kind| kind.name())))]
     estimator: String,
     /// Change a setting of the estimator; repeatable. `deepzero train --help` lists the settings.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]

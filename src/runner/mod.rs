@@ -21,8 +21,7 @@ use crate::ranks::{self, Ranks};
 use crate::results::{Provenance, Store, TrialRecord};
 use crate::setting::Settings;
 use crate::task::{self, Outcome, Session};
-use crate::train::Status;
-use crate::train::{Observer, Quiet};
+use crate::train::{Observer, Quiet, Status};
 use crate::{Error, Result, method};
 
 /// Where trials run and what they may use.

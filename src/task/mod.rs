@@ -25,8 +25,7 @@ use crate::problem::{Prepared, Resources, State};
 use crate::profile::Profile;
 use crate::ranks::Ranks;
 use crate::setting::{Entry, Settings};
-use crate::train::Observer;
-use crate::train::Status;
+use crate::train::{Observer, Status};
 use crate::zo::QueryCount;
 use crate::{Error, Result};
 
