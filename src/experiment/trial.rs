@@ -4,9 +4,13 @@ use sha2::{Digest, Sha256};
 
 use super::definition::{Experiment, Scale, Trial};
 use super::settings;
-use crate::results::SCHEMA_VERSION;
 use crate::setting::{text_of, value_of};
 use crate::{Error, Result};
+
+/// Version of the Parquet columns; raised whenever one is removed or changes meaning, but for those of settings: what
+/// was set is read from the column `settings`, which has all of it. A metric that was added later is read as not
+/// measured from files that lack its column. Part of every trial's name.
+pub const SCHEMA_VERSION: u32 = 1;
 
 /// Bytes of the SHA-256 digest kept in a trial's name: 64 bits, plenty among thousands of trials.
 const HASH_BYTES: usize = 8;

@@ -8,5 +8,5 @@ mod table;
 
 pub use compare::compare_ignoring_time;
 pub(crate) use provenance::cpu_name;
-pub use record::{Provenance, SCHEMA_VERSION, TrialRecord};
+pub use record::{Provenance, TrialRecord};
 pub use store::Store;

@@ -2,15 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::train::Status;
-
 use crate::metric::Row;
 use crate::profile::Profile;
-
-/// Version of the Parquet columns; raised whenever one is removed or changes meaning, but for those of settings: what
-/// was set is read from the column `settings`, which has all of it. A metric that was added later is read as not
-/// measured from files that lack its column.
-pub const SCHEMA_VERSION: u32 = 1;
+use crate::train::Status;
 
 /// Where and with what a trial ran.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,8 @@
 
 use polars::prelude::*;
 
-use super::record::{Provenance, SCHEMA_VERSION, TrialRecord};
+use super::record::{Provenance, TrialRecord};
+use crate::experiment::SCHEMA_VERSION;
 use crate::experiment::{Trial, settings};
 use crate::metric::{Metric, Row, TEST_ACCURACY, VAL_ACCURACY};
 use crate::profile::{Profile, ProfileColumn};
