@@ -8,8 +8,6 @@ use crate::error::Result;
 pub struct Source {
     /// Name in settings.
     pub name: &'static str,
-    /// One sentence on it.
-    pub help: &'static str,
     /// Channels, height, width of every image.
     pub shape: [usize; 3],
     /// Number of classes.

@@ -139,7 +139,8 @@ pub fn set(values: &mut Values, key: &str, value: &toml::Value) -> Result<&'stat
 pub fn resolve(mut values: Values) -> Result<Settings> {
     let choice = Settings::new(values.clone(), &[task::Config::ENTRIES, method::Config::ENTRIES]);
     let (task::Config { task }, method::Config { method }) = (choice.read()?, choice.read()?);
-    let settings = Settings::new(values.clone(), &sections(task, method)?);
+    let sections = sections(task, method)?;
+    let settings = Settings::new(values.clone(), &sections);
     for (name, value) in task.implies().into_iter().chain(method.implies()) {
         if !settings.is_read(name) {
             let entry = find(name)?;
@@ -149,7 +150,7 @@ pub fn resolve(mut values: Values) -> Result<Settings> {
             }
         }
     }
-    Ok(Settings::new(values, &sections(task, method)?))
+    Ok(Settings::new(values, &sections))
 }
 
 /// The values that were assigned, rather than implied by task and method.

@@ -11,7 +11,7 @@ use crate::params::Layout;
 use crate::problem::{Minibatch, Resources};
 use crate::setting::{Entry, Section, Settings};
 use crate::zo::evaluate::EvaluatorKind;
-use crate::zo::sparsity;
+use crate::zo::{Smoothing, optimizer, sparsity};
 use crate::{Error, Result};
 
 /// `method = fo`.
@@ -24,9 +24,7 @@ impl Kind for FirstOrder {
     }
 
     fn sections(&self) -> Vec<&'static [Entry]> {
-        let mut sections = sections();
-        sections.push(crate::zo::optimizer::Config::ENTRIES);
-        sections
+        vec![Smoothing::ENTRIES, sparsity::Config::ENTRIES, optimizer::Config::ENTRIES]
     }
 
     fn check(&self, settings: &Settings) -> Result<()> {
@@ -54,11 +52,6 @@ impl Kind for FirstOrder {
         };
         Ok(own + descent::scoring_cost(settings, steps)?)
     }
-}
-
-/// What exact gradients read: which coordinates they are kept on.
-fn sections() -> Vec<&'static [Entry]> {
-    vec![crate::zo::Smoothing::ENTRIES, sparsity::Config::ENTRIES]
 }
 
 /// Exact gradients.

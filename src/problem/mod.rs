@@ -14,6 +14,7 @@ use candle_core::{Device, Tensor};
 pub use classify::{Classify, evaluate};
 pub use prepared::{Prepared, io_of};
 
+use crate::Result;
 use crate::metric::Row;
 use crate::nn::backprop::Backprop;
 use crate::nn::objective::BasePass;
@@ -22,7 +23,6 @@ use crate::params::Layout;
 use crate::ranks::Ranks;
 use crate::zo::evaluate::{self, Evaluator, EvaluatorKind, Shared};
 use crate::zo::{Base, Metered, Objective, QueryCount};
-use crate::{Error, Result};
 
 /// What the evaluations of a trial may use.
 #[derive(Debug, Clone, Copy)]
@@ -44,9 +44,9 @@ impl Resources<'_> {
     /// Checks that the user does not want to stop.
     ///
     /// # Errors
-    /// [`Error::Interrupted`] if so.
+    /// [`crate::Error::Interrupted`] if so.
     pub fn check_interrupt(&self) -> Result<()> {
-        if self.ranks.is_stopping(self.interrupt) { Err(Error::Interrupted) } else { Ok(()) }
+        self.ranks.check_interrupt(self.interrupt)
     }
 }
 
@@ -89,7 +89,7 @@ pub trait Problem: Sync {
     /// Writes into `row` how good the parameters are, on items that are not trained on.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if a loss is not finite, or whatever else goes wrong.
+    /// [`crate::Error::Diverged`] if a loss is not finite, or whatever else goes wrong.
     fn measure(&self, at: &State, row: &mut Row) -> Result<()>;
 
     /// Whether every item to train on is fitted, so that a search has nothing left to do.
@@ -146,7 +146,7 @@ pub trait Minibatch: Sync {
 /// evaluation at `params` gave, and the result.
 ///
 /// # Errors
-/// [`Error::Diverged`] if the loss there is not finite, or if a query fails.
+/// [`crate::Error::Diverged`] if the loss there is not finite, or if a query fails.
 pub fn explore<R>(
     batch: &dyn Minibatch,
     kind: EvaluatorKind,

@@ -189,6 +189,14 @@ impl Ranks {
         }
     }
 
+    /// [`Error::Interrupted`] when [`Ranks::is_stopping`].
+    ///
+    /// # Errors
+    /// That one.
+    pub fn check_interrupt(&self, interrupt: &AtomicBool) -> Result<()> {
+        if self.is_stopping(interrupt) { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
     /// Ends all processes of the job with an exit code; returns if there are no others.
     pub fn abort(&self, code: u8) {
         if let Some(exchange) = &self.exchange {

@@ -135,7 +135,7 @@ impl Session<'_> {
 
     /// [`Error::Interrupted`] when the user wants to stop.
     fn check_interrupt(&self) -> Result<()> {
-        if self.ranks.is_stopping(self.interrupt) { Err(Error::Interrupted) } else { Ok(()) }
+        self.ranks.check_interrupt(self.interrupt)
     }
 }
 

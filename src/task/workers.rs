@@ -48,8 +48,7 @@ impl Task for Workers {
     }
 
     fn check(&self, settings: &Settings) -> Result<()> {
-        images::check_network(settings, images::procedural()?)?;
-        images::check_method(settings)
+        check(settings)
     }
 
     fn has_images(&self) -> bool {
@@ -106,6 +105,12 @@ pub(super) fn sections(method: &'static dyn method::Kind) -> Result<Vec<&'static
     }
     let own = vec![nn::Config::ENTRIES, train::Config::ENTRIES];
     Ok([own, method.gradient_sections()?, vec![Config::ENTRIES]].concat())
+}
+
+/// Checks the network and the method of a job.
+pub(super) fn check(settings: &Settings) -> Result<()> {
+    images::check_network(settings, images::procedural()?)?;
+    images::check_method(settings)
 }
 
 /// Images are procedural, and steps have no schedule.

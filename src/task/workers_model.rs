@@ -5,7 +5,7 @@ use std::time::Instant;
 use candle_core::Device;
 
 use super::workers::{self, Config, check_can_start, implied, job, network};
-use super::{Outcome, Session, Task, images};
+use super::{Outcome, Session, Task};
 use crate::cost::{Cost, Planner, calibration_images, calibration_labels};
 use crate::kernels::Split;
 use crate::metric::{self, Row};
@@ -36,8 +36,7 @@ impl Task for WorkersModel {
     }
 
     fn check(&self, settings: &Settings) -> Result<()> {
-        images::check_network(settings, images::procedural()?)?;
-        images::check_method(settings)
+        workers::check(settings)
     }
 
     fn has_images(&self) -> bool {

@@ -39,7 +39,6 @@ const N_ROWS: [usize; 2] = [50_000, 10_000];
 /// CIFAR-10 as a source of images.
 pub(super) static SOURCE: Source = Source {
     name: "cifar10",
-    help: "CIFAR-10.",
     shape: SHAPE,
     n_classes: CLASS_NAMES.len(),
     normalization: NORMALIZATION,

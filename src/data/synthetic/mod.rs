@@ -21,7 +21,6 @@ use draw::{Draws, SIZE};
 /// The procedural images as a source.
 pub(super) static SOURCE: Source = Source {
     name: "synthetic",
-    help: "Procedural images, built in.",
     shape: SHAPE,
     n_classes: N_CLASSES,
     normalization: NORMALIZATION,

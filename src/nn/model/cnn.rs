@@ -9,14 +9,7 @@ use crate::nn::layer::{Conv2d, GlobalAvgPool, Linear, MaxPool2, Relu};
 use crate::{Error, Result};
 
 /// The family; depth D blocks, width channels.
-pub const FAMILY: Family = Family {
-    name: "cnn",
-    help: "The depth-D CNN of the paper's Appendix B; `depth` blocks, `width` channels.",
-    prefix: "cnn-d",
-    default_width: Some(18),
-    check,
-    layers,
-};
+pub const FAMILY: Family = Family { name: "cnn", prefix: "cnn-d", default_width: Some(18), check, layers };
 
 /// The CNN with `depth` blocks (each halves the image) of `width` channels.
 ///

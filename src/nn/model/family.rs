@@ -22,8 +22,6 @@ impl Io {
 pub struct Family {
     /// Name in settings.
     pub name: &'static str,
-    /// One sentence on it.
-    pub help: &'static str,
     /// What short names begin with, before the depth.
     pub prefix: &'static str,
     /// Width of short names that give none; a family without one has no depth either.

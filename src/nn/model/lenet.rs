@@ -10,14 +10,7 @@ use crate::nn::layer::{Conv2d, Flatten, Linear, MaxPool2, Relu};
 use crate::{Error, Result};
 
 /// The family, of one size.
-pub const FAMILY: Family = Family {
-    name: "lenet",
-    help: "LeNet-5 for CIFAR-10 without batch norm: 62,006 parameters; `depth` and `width` play no part.",
-    prefix: "lenet",
-    default_width: None,
-    check,
-    layers,
-};
+pub const FAMILY: Family = Family { name: "lenet", prefix: "lenet", default_width: None, check, layers };
 
 /// Output channels of the convolutions.
 const CHANNELS: [usize; 2] = [6, 16];

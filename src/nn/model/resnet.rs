@@ -9,14 +9,8 @@ use crate::nn::layer::{Add, Conv2d, GlobalAvgPool, Linear, Relu, ShortcutA};
 use crate::{Error, Result};
 
 /// The family; depth 6n+2, width channels in the first stage.
-pub const FAMILY: Family = Family {
-    name: "resnet",
-    help: "The CIFAR ResNet of depth 6n+2 with option-A shortcuts; `width` channels in the first stage.",
-    prefix: "resnet",
-    default_width: Some(16),
-    check,
-    layers,
-};
+pub const FAMILY: Family =
+    Family { name: "resnet", prefix: "resnet", default_width: Some(16), check, layers };
 
 /// The ResNet of `depth` = 6n+2 layers with `width` channels in its first stage, for images of any size.
 ///

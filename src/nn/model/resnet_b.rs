@@ -10,15 +10,8 @@ use crate::nn::layer::{Add, Conv2d, GlobalAvgPool, Linear, Relu};
 use crate::{Error, Result};
 
 /// The family; depth 8n+2, width channels in the first stage.
-pub const FAMILY: Family = Family {
-    name: "resnet-b",
-    help: "The CIFAR ResNet of depth 8n+2 with four stages and option-B shortcuts (1x1 convolution and batch norm); \
-           `width` channels in the first stage. Depth 18 with 64 channels is ResNet-18.",
-    prefix: "resnet-b",
-    default_width: Some(64),
-    check,
-    layers,
-};
+pub const FAMILY: Family =
+    Family { name: "resnet-b", prefix: "resnet-b", default_width: Some(64), check, layers };
 
 const N_STAGES: usize = 4;
 
