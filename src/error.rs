@@ -144,3 +144,35 @@ impl Error {
         Self::File { path: path.into(), reason: reason.into() }
     }
 }
+
+/// Characters of a user's own text that an error repeats.
+const N_SHOWN: usize = 200;
+
+/// Text of a user's as an error repeats it: on one line, without control characters, and cut where it is long.
+#[must_use]
+pub fn shortened(text: &str) -> String {
+    let mut shown = String::new();
+    for (idx, c) in text.chars().enumerate() {
+        if idx == N_SHOWN {
+            shown.push('…');
+            break;
+        }
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_text_is_cut_and_control_characters_are_spelled_out() {
+        assert_eq!(shortened("a value"), "a value");
+        assert_eq!(shortened("two\nlines\u{1b}[31m"), "two\\nlines\\u{1b}[31m");
+        let long = shortened(&"é".repeat(10_000));
+        assert_eq!(long.chars().count(), N_SHOWN + 1);
+        assert!(long.ends_with('…'));
+        assert_eq!(shortened(&"é".repeat(N_SHOWN)).chars().count(), N_SHOWN);
+    }
+}

@@ -23,6 +23,8 @@ pub mod files;
 pub mod kernels;
 pub mod method;
 pub mod metric;
+#[cfg(test)]
+mod mutants;
 pub mod nn;
 pub mod params;
 pub mod problem;

@@ -37,3 +37,16 @@ impl Saved {
         Ok(values)
     }
 }
+
+/// A stored number that must be an integer in `0..=most`; `what` it is stands in the error.
+///
+/// # Errors
+/// That it is not, in words.
+pub fn integer(what: &str, value: f64, most: usize) -> std::result::Result<usize, String> {
+    let is_sound = value.fract() == 0.0 && value >= 0.0 && value <= most as f64;
+    if is_sound {
+        Ok(value as usize)
+    } else {
+        Err(format!("{what} is {value}, not an integer of at most {most}"))
+    }
+}

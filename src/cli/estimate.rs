@@ -144,7 +144,7 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     }
     let text = serde_json::to_string_pretty(&answer)?;
     match &args.out {
-        Some(path) => files::write_atomically(path, |temporary| std::fs::write(temporary, text + "\n"))?,
+        Some(path) => files::write_atomically(path, (text + "\n").as_bytes())?,
         None => say!("{text}")?,
     }
     Ok(Exit::Ok)

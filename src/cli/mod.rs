@@ -9,12 +9,12 @@ mod plan;
 mod progress;
 mod report;
 mod reproduce;
+mod signals;
 mod status;
 mod train;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -23,6 +23,8 @@ use deepzero::device;
 use deepzero::experiment::{Experiment, Library, Scale, Trial, split_id};
 use deepzero::ranks::{Ranks, launcher};
 use deepzero::results::Store;
+
+use signals::{INTERRUPT, watch_interrupts};
 
 /// Train deep networks from function values alone, and reproduce the DeepZero paper.
 #[derive(Debug, Parser)]
@@ -56,7 +58,7 @@ struct Common {
     #[arg(long, global = true, value_name = "DIR", help_heading = "Folders")]
     data_dir: Option<PathBuf>,
     /// Threads; by default one per core. Results do not depend on it.
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Machine")]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Machine")]
     threads: Option<u16>,
     /// Memory for changes in flight when differences are propagated, and for points evaluated together on a GPU,
     /// in MiB beside the base activations; by default 1024, on a GPU most of what is free. Results do not depend on
@@ -123,7 +125,7 @@ struct Selection {
     #[arg(long, value_enum, default_value_t = Scale::Smoke)]
     scale: Scale,
     /// Seeds per point; by default what the experiment says for the scale.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = seeds)]
     seeds: Option<usize>,
     /// Change a setting of every trial; the results are kept apart from the experiment's own.
     /// Repeatable. `deepzero train --help` lists the settings.
@@ -137,6 +139,15 @@ struct Selection {
     /// each other. Results go together by copying their files into one folder.
     #[arg(long, value_name = "I/N", value_parser = shard)]
     shard: Option<Shard>,
+}
+
+/// A number of seeds. A bound far beyond any experiment's tells a seed that was taken for a count.
+fn seeds(text: &str) -> std::result::Result<usize, String> {
+    const MOST: usize = 10_000;
+    match text.parse() {
+        Ok(n) if (1..=MOST).contains(&n) => Ok(n),
+        _ => Err(format!("expected how many seeds, from 1 to {MOST}; seeds are 0, 1, 2, …")),
+    }
 }
 
 /// Part `part` (from 0) of `parts`.
@@ -228,6 +239,8 @@ pub(crate) enum Exit {
     Ok,
     /// An error, told in one line.
     Error,
+    /// The command line is wrong.
+    Usage,
     /// Everything ran, but some trials failed or diverged.
     TrialsFailed,
     /// The user stopped it.
@@ -243,6 +256,7 @@ impl Exit {
         match self {
             Self::Ok => 0,
             Self::Error => 1,
+            Self::Usage => 2,
             Self::TrialsFailed => 3,
             // 128 + SIGINT, as shells report it.
             Self::Interrupted => 130,
@@ -263,19 +277,6 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .chain()
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
         .any(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-/// Set by Ctrl-C or SIGTERM; a second one ends the program at once.
-static INTERRUPT: AtomicBool = AtomicBool::new(false);
-
-fn watch_interrupts() -> Result<()> {
-    ctrlc::set_handler(|| {
-        if INTERRUPT.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("\nstopping after the current step; press again to stop at once");
-    })
-    .context("watch for Ctrl-C")
 }
 
 /// Runs one verb. Within an MPI job every process comes here; those that train share the work, else the first does
@@ -338,7 +339,7 @@ fn run_verb(cli: &Cli, ranks: &Ranks) -> Result<Exit> {
 
 /// Says on a job's stderr what went wrong on a rank.
 fn say_error(error: &anyhow::Error, ranks: &Ranks) {
-    eprintln!("deepzero: rank {}: {}", ranks.rank(), in_one_line(error));
+    tell!("deepzero: rank {}: {}", ranks.rank(), in_one_line(error));
 }
 
 /// The error and its causes; a cause that the text before it already tells is not repeated.
@@ -362,6 +363,16 @@ macro_rules! say {
     }};
 }
 use say;
+
+/// Prints a line to stderr. Unlike `eprintln!` it does not panic where nobody reads or the disk is full: what is
+/// only told must not end what is being done.
+macro_rules! tell {
+    ($($arg:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), $($arg)*);
+    }};
+}
+pub(crate) use tell;
 
 impl Common {
     /// Bytes for changes in flight, and for points evaluated together.

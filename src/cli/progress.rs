@@ -9,6 +9,8 @@ use deepzero::metric::{QUERIES, Row, TEST_ACCURACY, TRAIN_LOSS};
 use deepzero::train::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::tell;
+
 /// Progress of one trial.
 pub(super) struct TrialProgress {
     title: String,
@@ -32,7 +34,7 @@ impl TrialProgress {
             bar
         });
         if bar.is_none() {
-            eprintln!("{title}: started");
+            tell!("{title}: started");
         }
         let now = Instant::now();
         Self { title, bar, epochs, started: now, last_line: Mutex::new(now) }
@@ -43,7 +45,7 @@ impl TrialProgress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-        eprintln!("{}: {line} ({:.1} s)", self.title, self.started.elapsed().as_secs_f64());
+        tell!("{}: {line} ({:.1} s)", self.title, self.started.elapsed().as_secs_f64());
     }
 }
 
@@ -71,7 +73,7 @@ impl Observer for TrialProgress {
         *last = Instant::now();
         let done = row.epoch as usize;
         let remaining = self.started.elapsed().as_secs_f64() / done as f64 * (self.epochs - done) as f64;
-        eprintln!(
+        tell!(
             "{}: epoch {done}/{}, loss {:.3}, test accuracy {:.1} %, {} queries, about {remaining:.0} s left",
             self.title,
             self.epochs,
@@ -84,7 +86,7 @@ impl Observer for TrialProgress {
     fn note(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(format!("{}: {text}", self.title)),
-            None => eprintln!("{}: {text}", self.title),
+            None => tell!("{}: {text}", self.title),
         }
     }
 }
@@ -97,7 +99,7 @@ pub(super) struct DownloadProgress {
 
 impl data::Progress for DownloadProgress {
     fn started(&self, what: &str, total_bytes: u64) {
-        eprintln!("fetching {what} ({} MB)", total_bytes / 1_000_000);
+        tell!("fetching {what} ({} MB)", total_bytes / 1_000_000);
         if std::io::stderr().is_terminal() {
             let style =
                 ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left")
@@ -120,6 +122,6 @@ impl data::Progress for DownloadProgress {
     }
 
     fn note(&self, text: &str) {
-        eprintln!("{text}");
+        tell!("{text}");
     }
 }

@@ -8,7 +8,7 @@ use deepzero::experiment::{Experiment, Scale, split_id};
 use deepzero::report::{self, Run};
 use deepzero::results::TrialRecord;
 
-use super::{Common, Exit, say};
+use super::{Common, Exit, say, tell};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -48,7 +48,7 @@ pub(super) fn write(common: &Common, ids: &[String]) -> Result<Vec<std::path::Pa
             Ok(run) => runs.push(run),
             // Results of other experiment files must not stand in the way of those asked for.
             Err(error) if !ids.contains(id) && is_unknown(&error) => {
-                eprintln!("{id} is left out of the reports: {error:#}");
+                tell!("{id} is left out of the reports: {error:#}");
             }
             Err(error) => return Err(error),
         }
@@ -97,7 +97,7 @@ fn gather(common: &Common, id: &str) -> Result<Run> {
             records.into_iter().filter(|record| asked.contains(&record.trial.hash())).collect();
         if records.len() < n_all {
             let n_old = n_all - records.len();
-            eprintln!("{id} at {scale} scale: {n_old} results of other settings are left out of the report");
+            tell!("{id} at {scale} scale: {n_old} results of other settings are left out of the report");
         }
         if !records.is_empty() {
             scales.insert(scale, records);

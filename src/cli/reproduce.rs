@@ -10,7 +10,7 @@ use deepzero::{metric, task, train};
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
-use super::{Common, Exit, INTERRUPT, Selection, report, say, watch_interrupts};
+use super::{Common, Exit, INTERRUPT, Selection, report, say, tell, watch_interrupts};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -68,10 +68,7 @@ pub(super) fn selected(common: &Common, ids: &[String], selection: &Selection) -
                 if cfg!(feature = "mpi") || !needs_mpi(&experiment, selection)? {
                     experiments.push(experiment);
                 } else {
-                    eprintln!(
-                        "{} is left out: it needs a program built with `--features mpi`",
-                        experiment.id
-                    );
+                    tell!("{} is left out: it needs a program built with `--features mpi`", experiment.id);
                 }
             }
         } else {
@@ -131,7 +128,7 @@ fn run_all(
                 pending.push(trial);
             }
         }
-        eprintln!(
+        tell!(
             "{} at {} scale: {} trials, {} to run",
             experiment.id,
             selection.scale,
@@ -163,12 +160,12 @@ fn run_all(
         }
     }
     if n_elsewhere > 0 {
-        eprintln!(
+        tell!(
             "{n_elsewhere} trials are being run by another process; run the same command again for the report"
         );
     }
     if n_bad > 0 {
-        eprintln!("{n_bad} trials failed or diverged; the reports name them");
+        tell!("{n_bad} trials failed or diverged; the reports name them");
         return Ok(Exit::TrialsFailed);
     }
     Ok(Exit::Ok)

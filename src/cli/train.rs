@@ -16,7 +16,7 @@ use deepzero::train::{self, Observer, Quiet};
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
-use super::{Common, Exit, INTERRUPT, key_value, say, watch_interrupts};
+use super::{Common, Exit, INTERRUPT, key_value, say, tell, watch_interrupts};
 
 #[derive(Debug, Args)]
 #[command(after_help = settings_help())]
@@ -124,7 +124,7 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
     }
     let weights =
         if outcome.rows.is_empty() { "the initial ones" } else { "those of the last finished epoch" };
-    eprintln!("deepzero: {}; the weights are {weights}", outcome.error);
+    tell!("deepzero: {}; the weights are {weights}", outcome.error);
     Ok(Exit::TrialsFailed)
 }
 

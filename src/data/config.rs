@@ -1,6 +1,7 @@
 //! The section of settings that says which images there are.
 
 use super::{Source, cifar10};
+use crate::{Error, Result};
 
 crate::section! {
     /// Images to train on, to choose by, and to measure on.
@@ -19,6 +20,34 @@ crate::section! {
 }
 
 impl Config {
+    /// Checks that a source that does not make its images has as many as are asked for.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the setting to change and what it may be.
+    pub fn check(&self) -> Result<()> {
+        if self.data.is_made {
+            return Ok(());
+        }
+        let Source { name, n_train, n_test, .. } = *self.data;
+        // At least one image is left to train on.
+        let most_val = n_train - self.n_train.clamp(1, n_train);
+        for (key, asked, most) in [
+            ("n-train", self.n_train, n_train),
+            ("n-val", self.n_val, most_val),
+            ("n-test", self.n_test, n_test),
+        ] {
+            if asked > most {
+                let beside = if key == "n-val" && self.n_train > 0 {
+                    format!(" beside {} to train on", self.n_train)
+                } else {
+                    String::new()
+                };
+                return Err(Error::setting(key, format!("{name} has at most {most}{beside}; got {asked}")));
+            }
+        }
+        Ok(())
+    }
+
     /// How many training images, validation images included, and test images the source is asked for.
     #[must_use]
     pub fn sizes(&self) -> [usize; 2] {

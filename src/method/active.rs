@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::nn::prune;
 use crate::params::Layout;
 use crate::problem::{Minibatch, Problem, Resources};
+use crate::saved::integer;
 use crate::setting::Settings;
 use crate::zo::evaluate::{Evaluator, Shared};
 use crate::zo::sparsity::{
@@ -175,20 +176,33 @@ impl Active {
     ///
     /// # Errors
     /// What is wrong with it, in words.
-    pub fn restore(&mut self, state: &[f64]) -> std::result::Result<(), String> {
+    pub fn restore(&mut self, state: &[f64], layout: &Layout) -> std::result::Result<(), String> {
         let wrong = || "an unknown kind of active set".to_owned();
         let (kind, values) = state.split_first().ok_or_else(wrong)?;
-        let values: Vec<usize> = values.iter().map(|&value| value as usize).collect();
+        let most = layout.n_coords().max(u32::MAX as usize);
+        let values = values.iter().map(|&value| integer("a number of the active set", value, most));
+        let values = values.collect::<std::result::Result<Vec<usize>, String>>()?;
+        let sorted = |active: &[usize]| {
+            let is_set = active.is_sorted_by(|a, b| a < b) && active.last() < Some(&layout.n_coords());
+            is_set.then(|| active.into()).ok_or_else(|| "the active set is not one of coordinates".to_owned())
+        };
         self.sets = match *kind {
             kind if kind == ALL => ActiveSets::All,
-            kind if kind == FIXED => ActiveSets::Fixed(values.into()),
+            kind if kind == FIXED => ActiveSets::Fixed(sorted(&values)?),
             kind if kind == DRAWN => {
-                let layers = values.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+                let layers: Vec<(usize, usize)> =
+                    values.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+                let is_count =
+                    |&(idx, n): &(usize, usize)| layout.specs().get(idx).is_some_and(|spec| n <= spec.len());
+                if !layers.iter().all(is_count) || !layers.is_sorted_by(|a, b| a.0 < b.0) {
+                    return Err("the active set does not fit the network".to_owned());
+                }
                 ActiveSets::Drawn(KeepCounts { layers })
             }
             kind if kind == RESCORED => {
                 let (draw, active) = values.split_first().ok_or_else(wrong)?;
-                ActiveSets::Rescored { draw: *draw as u32, active: active.into() }
+                let draw = u32::try_from(*draw).map_err(|_| wrong())?;
+                ActiveSets::Rescored { draw, active: sorted(active)? }
             }
             _ => return Err(wrong()),
         };
@@ -460,6 +474,8 @@ mod tests {
     /// Every kind of set comes back from a checkpoint's numbers.
     #[test]
     fn sets_are_restored() {
+        let network = model::cnn(1, 2, &Io::CIFAR).unwrap();
+        let layout = network.layout();
         let counts = KeepCounts { layers: vec![(0, 3), (4, 5)] };
         for sets in [
             ActiveSets::All,
@@ -469,9 +485,28 @@ mod tests {
         ] {
             let stored = Active { sets: sets.clone(), ..Active::all() }.state();
             let mut found = Active::all();
-            found.restore(&stored).unwrap();
+            found.restore(&stored, layout).unwrap();
             assert_eq!(found.sets, sets);
         }
-        assert!(Active::all().restore(&[]).is_err() && Active::all().restore(&[9.0]).is_err());
+        let d = layout.n_coords() as f64;
+        let hostile: [&[f64]; 13] = [
+            &[],
+            &[9.0],
+            &[f64::NAN],
+            &[FIXED, d],
+            &[FIXED, 3.0, 3.0],
+            &[FIXED, 1.5],
+            &[FIXED, -1.0],
+            &[FIXED, 1e18],
+            &[DRAWN, 1e9, 1.0],
+            &[DRAWN, 0.0, 1e9],
+            &[DRAWN, 4.0, 1.0, 0.0, 1.0],
+            &[RESCORED],
+            &[RESCORED, 0.0, 5.0, 1.0],
+        ];
+        for state in hostile {
+            let mut sets = Active::all();
+            assert!(sets.restore(state, layout).is_err() && sets.sets == ActiveSets::All, "{state:?}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use crate::nn::objective::{BasePass, check_rounding};
 use crate::params::Layout;
 use crate::problem::{Minibatch, Problem, Resources, State, explore};
 use crate::profile::Profile;
-use crate::saved::Saved;
+use crate::saved::{Saved, integer};
 use crate::setting::{Entry, Section, Settings};
 use crate::zo::estimator::{self, Space};
 use crate::zo::evaluate::{self, EvaluatorKind};
@@ -176,11 +176,11 @@ impl Method for Descent {
     fn restore(&mut self, saved: &mut Saved) -> std::result::Result<(), String> {
         let (_, first, second) = self.optimizer.state();
         let (n_first, n_second) = (first.len(), second.len());
-        let n_steps = saved.take("n_steps", Some(1))?[0] as u64;
+        let n_steps = integer("`n_steps`", saved.take("n_steps", Some(1))?[0], 1 << 53)? as u64;
         let (first, second) =
             (saved.take("first_moment", Some(n_first))?, saved.take("second_moment", Some(n_second))?);
         self.optimizer.restore(n_steps, first, second);
-        self.active.restore(&saved.take("active", None)?)?;
+        self.active.restore(&saved.take("active", None)?, &self.layout)?;
         self.pruned = self.active.pruned(&self.layout);
         self.source.restore(saved)
     }

@@ -1,6 +1,6 @@
 //! The section of settings that describes a network.
 
-use super::model::{Family, resnet};
+use super::model::{Family, MAX_DEPTH, MAX_WIDTH, resnet};
 use crate::kernels::Precision;
 use crate::params::Init;
 use crate::setting::Domain::Int;
@@ -11,9 +11,9 @@ crate::section! {
         /// Network family.
         pub model: &'static Family = &resnet::FAMILY,
         /// Depth: blocks of the CNN, 6n+2 of the ResNet, 8n+2 of ResNet-B.
-        pub depth: usize = 20 => Int(1),
+        pub depth: usize = 20 => Int(1, MAX_DEPTH as i64),
         /// Channels of the CNN, or of a ResNet's first stage.
-        pub width: usize = 16 => Int(1),
+        pub width: usize = 16 => Int(1, MAX_WIDTH as i64),
         /// Arithmetic of the forward pass.
         pub precision: Precision = Precision::F32,
         /// How parameters start.

@@ -95,7 +95,7 @@ pub fn save(network: &Network, params: &[f64], stats: &RunningStats, path: &Path
             tensors.insert(format!("{name}.{suffix}"), tensor);
         }
     }
-    crate::files::write_atomically(path, |temporary| {
-        candle_core::safetensors::save(&tensors, temporary).map_err(std::io::Error::other)
-    })
+    let bytes =
+        safetensors::serialize(&tensors, None).map_err(|error| Error::file(path, error.to_string()))?;
+    crate::files::write_atomically(path, &bytes)
 }

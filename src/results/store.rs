@@ -205,7 +205,7 @@ fn beside(path: &Path, folder: &str) -> PathBuf {
 /// Writes, or replaces, the file in `folder` beside `path`.
 fn write_beside(path: &Path, folder: &str, frame: &mut DataFrame) -> Result<()> {
     let bytes = parquet(frame)?;
-    files::write_atomically(&beside(path, folder), |temporary| std::fs::write(temporary, &bytes))
+    files::write_atomically(&beside(path, folder), &bytes)
 }
 
 /// A table as a Parquet file in memory: an error of the disk, such as that it is full, then says so.

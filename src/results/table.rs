@@ -79,7 +79,7 @@ impl Columns {
         let value = value.as_ref();
         match entry.domain {
             Domain::Bool => self.push(&column, vec![value.and_then(toml::Value::as_bool); n]),
-            Domain::Int(_) => self.push(&column, vec![value.and_then(toml::Value::as_integer); n]),
+            Domain::Int(..) => self.push(&column, vec![value.and_then(toml::Value::as_integer); n]),
             Domain::Above(..) | Domain::From(..) | Domain::Within(..) => {
                 self.push(&column, vec![value.and_then(toml::Value::as_float); n]);
             }

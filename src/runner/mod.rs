@@ -195,7 +195,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs one trial from its checkpoint, if there is one, and writes its record; a trial that has
-    /// one is not run again unless it failed. A trial that fails is a record with its error.
+    /// one is not run again unless it failed. A trial that fails is a record with its error, and keeps its checkpoint.
     ///
     /// # Errors
     /// [`Error::Interrupted`] when the user stops it, [`Error::Io`] when the result or a checkpoint
@@ -220,7 +220,8 @@ impl<'a> Runner<'a> {
             Err(error) => self.failed(trial, error.to_string()),
         };
         self.store.write(&record)?;
-        if checkpoint.exists() {
+        // A trial that failed is run again by the same command, and goes on from there.
+        if record.status != Status::Failed && checkpoint.exists() {
             std::fs::remove_file(&checkpoint).map_err(Error::io("remove", &checkpoint))?;
         }
         Ok(Ended::Recorded(Box::new(record)))

@@ -13,8 +13,8 @@ pub enum Domain {
     Bool,
     /// One of these names.
     Name(fn() -> Vec<&'static str>),
-    /// An integer of at least this.
-    Int(i64),
+    /// An integer between these; both are included.
+    Int(i64, i64),
     /// A finite number in `low..high`; `low` itself is excluded.
     Above(f64, f64),
     /// A finite number in `low..high`; `low` itself is included.
@@ -56,7 +56,7 @@ impl Entry {
         match self.domain {
             Domain::Bool => "true or false".into(),
             Domain::Name(names) => format!("one of {}", names().join(", ")),
-            Domain::Int(low) => format!("an integer of at least {low}"),
+            Domain::Int(low, high) => format!("an integer from {low} to {high}"),
             Domain::Above(low, high) if high.is_infinite() => format!("a finite number above {low}"),
             Domain::From(low, high) if high.is_infinite() => format!("a finite number of at least {low}"),
             Domain::Above(low, high) => format!("a number in ({low}, {high})"),
@@ -70,7 +70,7 @@ impl Entry {
         match (self.domain, value) {
             (Domain::Bool, Value::Boolean(_)) => true,
             (Domain::Name(names), Value::String(name)) => names().contains(&name.as_str()),
-            (Domain::Int(low), Value::Integer(value)) => *value >= low,
+            (Domain::Int(low, high), Value::Integer(value)) => (low..=high).contains(value),
             (Domain::Above(low, high), Value::Float(value)) => *value > low && *value < high,
             (Domain::From(low, high), Value::Float(value)) => *value >= low && *value < high,
             (Domain::Within(low, high), Value::Float(value)) => (low..=high).contains(value),
@@ -78,14 +78,17 @@ impl Entry {
         }
     }
 
-    /// `value` as this setting holds it: integers are numbers where numbers are wanted, minus zero is zero.
+    /// `value` as this setting holds it: integers are numbers where numbers are wanted, whole numbers such as 1e3
+    /// integers where integers are, minus zero is zero.
     ///
     /// # Errors
     /// [`Error::Setting`], under the name that the user wrote, if it is none of the allowed values.
     pub fn checked(&self, key: &str, value: &Value) -> Result<Value> {
         let wants_number = matches!(self.domain, Domain::Above(..) | Domain::From(..) | Domain::Within(..));
+        let wants_integer = matches!(self.domain, Domain::Int(..));
         let value = match value {
             Value::Integer(value) if wants_number => Value::Float(*value as f64),
+            Value::Float(value) if wants_integer && is_whole(*value) => Value::Integer(*value as i64),
             // Minus zero equals zero but is another text, hence another hash.
             Value::Float(value) => Value::Float(*value + 0.0),
             _ => value.clone(),
@@ -101,4 +104,10 @@ impl Entry {
         let hint = if hint.is_empty() { String::new() } else { format!("; {}", hint.trim_end()) };
         format!("expected {}; got {got}{hint}", self.allowed())
     }
+}
+
+/// Whether a number is an integer that all integers of its size can be told from.
+fn is_whole(value: f64) -> bool {
+    const MOST: f64 = (1_u64 << 53) as f64;
+    value.fract() == 0.0 && value.abs() < MOST
 }

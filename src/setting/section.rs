@@ -42,7 +42,7 @@ impl Plain for bool {
 }
 
 impl Plain for usize {
-    const DOMAIN: Domain = Domain::Int(0);
+    const DOMAIN: Domain = Domain::Int(0, 1_000_000);
 
     fn into_value(self) -> Value {
         Value::Integer(self as i64)

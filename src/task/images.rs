@@ -51,7 +51,9 @@ pub(super) fn check_network(settings: &Settings, data: &Source) -> Result<()> {
 /// # Errors
 /// [`Error::Setting`] naming the setting to change.
 pub(super) fn check(settings: &Settings) -> Result<()> {
-    let data::Config { data, n_train, .. } = settings.read()?;
+    let images: data::Config = settings.read()?;
+    images.check()?;
+    let data::Config { data, n_train, .. } = images;
     check_network(settings, data)?;
     if n_train > 0 {
         check_scored(settings, data, n_train)?;

@@ -3,13 +3,14 @@
 //! A safetensors file: vectors as f64 tensors, sizes and identity in the header. Everything random
 //! is a function of seed, epoch and step, so no generator state is stored.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensors, serialize_to_file};
+use safetensors::{SafeTensors, View, serialize};
 use sha2::{Digest, Sha256};
 
+use crate::error::shortened;
 use crate::method::Method;
 use crate::metric::Row;
 use crate::problem::State;
@@ -17,7 +18,10 @@ use crate::saved::Saved;
 use crate::{Error, Result, files};
 
 /// Raised when the contents change.
-const VERSION: &str = "5";
+const VERSION: &str = "6";
+
+/// The header field of the digest.
+const SHA256: &str = "sha256";
 
 /// What a run needs to go on.
 pub struct Checkpoint<'a> {
@@ -65,20 +69,21 @@ impl Checkpoint<'_> {
                 (name.as_str(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
             })
             .collect();
-        let header = HashMap::from([
+        let mut header = BTreeMap::from([
             ("version".to_owned(), VERSION.to_owned()),
             ("trial".to_owned(), hash.to_owned()),
             ("epoch".to_owned(), self.rows.len().to_string()),
             ("epochs".to_owned(), n_epochs.to_string()),
-            ("sha256".to_owned(), digest(&bytes)),
         ]);
-        files::write_atomically(path, |temporary| {
-            let views = bytes.iter().map(|(name, bytes)| {
-                let view = TensorView::new(Dtype::F64, vec![bytes.len() / 8], bytes);
-                (*name, view.expect("eight bytes per f64"))
-            });
-            serialize_to_file(views, Some(header), temporary).map_err(std::io::Error::other)
-        })
+        let views = bytes.iter().map(|(name, bytes)| {
+            let view = TensorView::new(Dtype::F64, vec![bytes.len() / 8], bytes);
+            (*name, view.expect("eight bytes per f64"))
+        });
+        let views: Vec<(&str, TensorView)> = views.collect();
+        header.insert(SHA256.to_owned(), digest(&header, &views));
+        let bytes = serialize(views, Some(header.into_iter().collect()));
+        let bytes = bytes.map_err(|error| Error::file(path, error.to_string()))?;
+        files::write_atomically(path, &bytes)
     }
 
     /// Reads the checkpoint of the run with this `hash`, if there is one, into the state and the method as they are
@@ -110,25 +115,31 @@ impl Checkpoint<'_> {
         if field("trial")? != hash {
             return Err(damaged("it belongs to other settings"));
         }
-        let mut contents: Vec<(&str, Vec<u8>)> = Vec::new();
-        for name in tensors.names() {
-            let view = tensors.tensor(name).map_err(|_| damaged("a tensor is missing"))?;
-            contents.push((name, view.data().to_vec()));
-        }
-        if field("sha256")? != digest(&contents) {
+        let tensors = tensors.tensors();
+        let views: Vec<(&str, &TensorView)> =
+            tensors.iter().map(|(name, view)| (name.as_str(), view)).collect();
+        if field(SHA256)? != digest(&header, &views) {
             return Err(damaged("its contents are not those that were written"));
         }
-        let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().expect("chunks of eight"));
-        let vectors = contents
-            .into_iter()
-            .map(|(name, bytes)| (name.to_owned(), bytes.chunks_exact(8).map(number).collect()));
-        let mut all = Saved::new(vectors.collect());
+        let mut vectors = HashMap::new();
+        for (name, view) in views {
+            if view.dtype() != Dtype::F64 || view.shape().len() != 1 {
+                return Err(damaged(&format!("`{}` is no vector of f64", shortened(name))));
+            }
+            let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().expect("chunks of eight"));
+            vectors.insert(name.to_owned(), view.data().chunks_exact(8).map(number).collect());
+        }
+        let mut all = Saved::new(vectors);
         let (of_method, of_rows) = (all.below(OF_METHOD), all.below(OF_ROWS));
         let params = all.take("params", Some(state.params.len())).map_err(|what| damaged(&what))?;
         let n_stats = state.stats.values().len();
         let stats = all.take("running_stats", Some(n_stats)).map_err(|what| damaged(&what))?;
         let n_rows: usize = field("epoch")?.parse().map_err(|_| damaged("a header field is no number"))?;
-        if of_rows.values().any(|values| values.len() != n_rows) {
+        let epochs: Option<Vec<f64>> = of_rows.get(Row::EPOCH).cloned();
+        let is_row = |(idx, epoch): (usize, &f64)| *epoch == (idx + 1) as f64;
+        if of_rows.values().any(|values| values.len() != n_rows)
+            || !epochs.is_some_and(|epochs| epochs.iter().enumerate().all(is_row))
+        {
             return Err(damaged("epochs are missing"));
         }
         let names: Vec<&str> = of_rows.keys().map(String::as_str).collect();
@@ -145,26 +156,37 @@ impl Checkpoint<'_> {
     pub fn progress(path: &Path) -> Option<EpochsDone> {
         let header = header(&std::fs::read(path).ok()?)?;
         let number = |name: &str| header.get(name)?.parse().ok();
-        Some(EpochsDone { epoch: number("epoch")?, epochs: number("epochs")? })
+        let done = EpochsDone { epoch: number("epoch")?, epochs: number("epochs")? };
+        (1..=done.epochs).contains(&done.epoch).then_some(done)
     }
 }
 
-/// SHA-256, in hexadecimal, over names and contents in the order of the names.
-fn digest(contents: &[(&str, Vec<u8>)]) -> String {
-    let mut sorted: Vec<&(&str, Vec<u8>)> = contents.iter().collect();
-    sorted.sort();
+/// SHA-256, in hexadecimal, over the header but for the digest itself, and over names, types, shapes and contents, all in
+/// the order of the names.
+fn digest<V: View>(header: &BTreeMap<String, String>, tensors: &[(&str, V)]) -> String {
     let mut hash = Sha256::new();
-    for (name, bytes) in sorted {
-        hash.update(name.as_bytes());
+    let mut add = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
+    };
+    for (name, value) in header.iter().filter(|(name, _)| *name != SHA256) {
+        add(name.as_bytes());
+        add(value.as_bytes());
+    }
+    let mut sorted: Vec<&(&str, V)> = tensors.iter().collect();
+    sorted.sort_by_key(|(name, _)| *name);
+    for (name, view) in sorted {
+        add(name.as_bytes());
+        add(format!("{:?} {:?}", view.dtype(), view.shape()).as_bytes());
+        add(&view.data());
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn header(bytes: &[u8]) -> Option<HashMap<String, String>> {
-    SafeTensors::read_metadata(bytes).ok()?.1.metadata().clone()
+fn header(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
+    Some(SafeTensors::read_metadata(bytes).ok()?.1.metadata().clone()?.into_iter().collect())
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,7 +221,7 @@ mod tests {
         let network = model::cnn(1, 2, &Io::CIFAR).unwrap();
         let mut state = State { params: network.layout().initial_values(1), stats: network.initial_stats() };
         state.stats.layers[0].variance[1] = 0.1 + 0.2;
-        let row = Row::new(7).with(&QUERIES, ((1_u64 << 53) - 1) as f64).with(&WALL_S, 0.1);
+        let row = Row::new(1).with(&QUERIES, ((1_u64 << 53) - 1) as f64).with(&WALL_S, 0.1);
         (state, Holder(vec![-0.0, f64::MIN_POSITIVE, 1e300]), vec![row])
     }
 
@@ -228,6 +250,74 @@ mod tests {
         let bits = |method: &Holder| method.0.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&found.1), bits(&expected.1));
         assert_eq!(Checkpoint::progress(&path), Some(EpochsDone { epoch: 1, epochs: 9 }));
+    }
+
+    /// Every mutant of a file is refused by name, or was none.
+    #[test]
+    fn mutants_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.state");
+        save(&path, 9);
+        let bytes = std::fs::read(&path).unwrap();
+        let (state, _, rows) = load(&path, "abc").unwrap();
+        for mutant in crate::mutants::of(&bytes, 1, 600) {
+            std::fs::write(&path, &mutant).unwrap();
+            match load(&path, "abc") {
+                Ok(found) => assert_eq!((&found.0, &found.2), (&state, &rows)),
+                Err(error) => assert!(error.to_string().contains("x.state"), "{error}"),
+            }
+            let _ = Checkpoint::progress(&path);
+        }
+    }
+
+    static ZEROS: [u8; 64] = [0; 64];
+
+    type Change<'a> = &'a mut dyn FnMut(&mut BTreeMap<String, String>, &mut Vec<(&str, TensorView<'_>)>);
+
+    /// What a digest does not catch, since it was made for it: headers and vectors of other sizes and types.
+    #[test]
+    fn forged_checkpoints_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.state");
+        save(&path, 9);
+        let bytes = std::fs::read(&path).unwrap();
+        let sound: BTreeMap<String, String> = header(&bytes).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let names: Vec<String> = tensors.iter().map(|(name, _)| name.to_owned()).collect();
+        let forge = |change: Change| {
+            let mut header = sound.clone();
+            let mut views = tensors.iter().collect();
+            change(&mut header, &mut views);
+            let sum = digest(&header, &views);
+            header.insert(SHA256.to_owned(), sum);
+            std::fs::write(&path, serialize(views, Some(header.into_iter().collect())).unwrap()).unwrap();
+            load(&path, "abc").map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert_eq!(forge(&mut |_, _| {}), Ok(()));
+        let refused = |reason: &str, change: Change| {
+            let error = forge(change).unwrap_err();
+            assert!(
+                error.contains("x.state") && error.contains(reason) && error.contains("delete"),
+                "{error}"
+            );
+        };
+        for epoch in ["1000000000", "2", "0", "-1", "18446744073709551616", ""] {
+            refused("", &mut |header, _| drop(header.insert("epoch".to_owned(), epoch.to_owned())));
+        }
+        refused("header field", &mut |header, _| drop(header.remove("epoch")));
+        refused("version", &mut |header, _| drop(header.insert("version".to_owned(), "5".to_owned())));
+        for idx in 0..tensors.len() {
+            refused("", &mut |_, views| views[idx].1 = TensorView::new(Dtype::F64, vec![8], &ZEROS).unwrap());
+            refused("no vector", &mut |_, views| {
+                views[idx].1 = TensorView::new(Dtype::F32, vec![16], &ZEROS).unwrap();
+            });
+            refused("no vector", &mut |_, views| {
+                views[idx].1 = TensorView::new(Dtype::F64, vec![2, 4], &ZEROS).unwrap();
+            });
+            if !names[idx].starts_with(OF_ROWS) {
+                refused("missing", &mut |_, views| drop(views.remove(idx)));
+            }
+        }
     }
 
     #[test]

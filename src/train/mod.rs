@@ -19,9 +19,9 @@ crate::section! {
     /// How often, and how many at a time, items are looked at.
     pub struct Config {
         /// Passes over the training images.
-        pub epochs: usize = 50 => crate::setting::Domain::Int(1),
+        pub epochs: usize = 50 => crate::setting::Domain::Int(1, 1_000_000),
         /// Images per step; all if there are fewer.
-        pub batch_size: usize = 256 => crate::setting::Domain::Int(1),
+        pub batch_size: usize = 256 => crate::setting::Domain::Int(1, 1_000_000),
     }
 }
 

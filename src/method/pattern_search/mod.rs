@@ -40,7 +40,7 @@ crate::section! {
         /// Points compared at a time with search = best, the present one included; 0 for 50,000 / n-train.
         pub population: usize = 0,
         /// Moves kept, or halvings of the radius, per batch (Pattern Search).
-        pub search_steps: usize = 1 => Int(1),
+        pub search_steps: usize = 1 => Int(1, 1_000_000),
         /// Whether the loss sees logits over the product of all weights' norms / 3 (Pattern Search).
         pub normalize_logits: bool = false,
         /// Whether training ends once all training images are classified rightly (Pattern Search).
@@ -212,7 +212,6 @@ impl Method for Run {
 
     fn restore(&mut self, saved: &mut Saved) -> std::result::Result<(), String> {
         let state = saved.take("search", None)?;
-        self.search.restore(state.try_into().map_err(|_| "`search` has the wrong length".to_owned())?);
-        Ok(())
+        self.search.restore(state.try_into().map_err(|_| "`search` has the wrong length".to_owned())?)
     }
 }

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 
 use crate::Result;
 use crate::rng::{Purpose, Stream};
+use crate::saved::integer;
 use crate::zo::Probe;
 use crate::zo::evaluate::Evaluator;
 
@@ -81,12 +82,21 @@ impl PatternSearch {
     }
 
     /// Goes on from a stored state.
-    pub fn restore(&mut self, [radius, sweep, tried]: [f64; 3]) {
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn restore(&mut self, [radius, sweep, tried]: [f64; 3]) -> std::result::Result<(), String> {
+        if !(radius > 0.0 && radius.is_finite()) {
+            return Err(format!("the radius is {radius}"));
+        }
+        let sweep = integer("the number of the sweep", sweep, u32::MAX as usize)?;
+        let tried = integer("the number of moves tried", tried, 2 * self.n_coords)?;
         self.radius = radius;
         self.begin(sweep as u32);
-        (0..tried as usize).for_each(|_| {
+        (0..tried).for_each(|_| {
             self.list.take();
         });
+        Ok(())
     }
 
     /// Tries moves around the evaluator's point until one is kept, all have failed, or `budget` more have
@@ -285,7 +295,7 @@ mod tests {
             assert_eq!((budget, search.radius()), (0, 1.0));
         }
         let mut other = PatternSearch::new(10, 9.0, 1);
-        other.restore(search.state());
+        other.restore(search.state()).unwrap();
         let mut rest = [search.clone(), other].map(|mut search| {
             let rest: Vec<_> = std::iter::from_fn(|| search.take()).collect();
             rest

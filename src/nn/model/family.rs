@@ -17,6 +17,13 @@ impl Io {
     pub const CIFAR: Self = Self { input: [3, 32, 32], n_outputs: 10 };
 }
 
+/// The deepest network that is built.
+pub const MAX_DEPTH: usize = 2_000;
+/// The most channels of a first stage. With [`MAX_DEPTH`] it keeps every product of sizes within 64 bits.
+pub const MAX_WIDTH: usize = 4_096;
+/// The most parameters d of a network: 2 GiB as a vector of f64, of which training holds several.
+pub const MAX_PARAMS: usize = 1 << 28;
+
 /// A family of networks, of which `depth` and `width` choose one.
 #[derive(Debug)]
 pub struct Family {
@@ -47,6 +54,14 @@ impl Family {
             let reason = format!("no network takes images of {:?} to {} numbers", io.input, io.n_outputs);
             return Err(Error::setting("model", reason));
         }
+        for (key, value, most) in [("depth", depth, MAX_DEPTH), ("width", width, MAX_WIDTH)] {
+            if value > most {
+                return Err(Error::setting(
+                    key,
+                    format!("expected an integer of at most {most}; got {value}"),
+                ));
+            }
+        }
         (self.check)(depth, width, io)
     }
 
@@ -56,7 +71,14 @@ impl Family {
     /// As [`Family::check`].
     pub fn build(&self, depth: usize, width: usize, io: &Io) -> Result<Network> {
         self.check(depth, width, io)?;
-        Ok((self.layers)(depth, width, io))
+        let network = (self.layers)(depth, width, io);
+        let n_params = network.layout().n_coords();
+        if n_params > MAX_PARAMS {
+            let reason =
+                format!("depth {depth} and width {width} make {n_params} parameters; at most {MAX_PARAMS}");
+            return Err(Error::setting("width", reason));
+        }
+        Ok(network)
     }
 
     /// Depth and width in a short name, if it is one of this family.

@@ -7,7 +7,7 @@ pub mod resnet;
 pub mod resnet_b;
 
 pub use cnn::cnn;
-pub use family::{Family, Io};
+pub use family::{Family, Io, MAX_DEPTH, MAX_PARAMS, MAX_WIDTH};
 pub use lenet::lenet;
 pub use resnet::resnet;
 pub use resnet_b::resnet_b;

@@ -41,7 +41,7 @@ crate::section! {
     /// How much a step may ask for.
     pub struct Budget {
         /// Directions (RGE), coordinates (CoCD) or moves (Pattern Search) per step; 0 for all, a search: one step.
-        pub queries: usize = 0,
+        pub queries: usize = 0 => crate::setting::Domain::Int(0, 1 << 24),
     }
 }
 

@@ -71,15 +71,15 @@ crate::section! {
         /// How the active set follows from the ratios.
         pub mask: Mask = Mask::Redraw,
         /// Epochs between re-draws of the active set (K_sparse).
-        pub redraw_every: usize = 5 => Int(1),
+        pub redraw_every: usize = 5 => Int(1, 1_000_000),
         /// Sparse gradient or sparse weights.
         pub sparse_target: SparseTarget = SparseTarget::Gradient,
         /// Whether batch-norm parameters and biases are always active, outside the ratio.
         pub always_active: bool = true,
         /// Random directions of ZO-GraSP.
-        pub grasp_queries: usize = 192 => Int(1),
+        pub grasp_queries: usize = 192 => Int(1, 1_000_000),
         /// Images per class in the batch that GraSP scores.
-        pub grasp_images_per_class: usize = 25 => Int(1),
+        pub grasp_images_per_class: usize = 25 => Int(1, 100_000),
     }
 }
 
