@@ -194,7 +194,7 @@ fn speeds(system: &System, device: &Device, memory: usize, quiet: bool) -> Resul
 
 /// Cost of Fig. 4 as the paper runs it, and its number of trials.
 fn paper_cost(device: &Device, memory: usize) -> Result<(Cost, usize)> {
-    let trials = Library::open(None)?.get("fig4")?.trials(Scale::Paper, None, &[])?;
+    let trials = Library::embedded().get("fig4")?.trials(Scale::Paper, None, &[])?;
     let mut planner = Planner::new(device.clone(), memory);
     let mut cost = Cost::default();
     for trial in &trials {

@@ -23,7 +23,7 @@ use deepzero::zo::evaluate::{self, Evaluator, EvaluatorKind};
 use deepzero::zo::{self, Metered, QueryCount};
 use serde_json::json;
 
-use super::{Common, Exit, key_value, say};
+use super::{Common, Exit, key_value, say, tell};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
@@ -31,7 +31,7 @@ use super::{Common, Exit, key_value, say};
       --coords C.json --mu 5e-3 --estimator cge --evaluator difference --backprop --out O.json
 
 Files:
-  weights  safetensors with PyTorch names
+  weights  safetensors with PyTorch names; batch norm takes its statistics from the batch, as in training
   batch    safetensors with `images` (u8, N x C x H x W) and `labels` (i64, N); images are
            normalized with the mean and standard deviation of --data
   coords   JSON list of [parameter name, flat index]
@@ -89,7 +89,11 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     if !(args.mu > 0.0 && args.mu.is_finite()) {
         bail!("--mu must be a positive number, got {}", args.mu);
     }
+    if let Some(path) = &args.out {
+        files::check_writable(path)?;
+    }
     let (kind, settings) = estimator(args)?;
+    let zo::Smoothing { mu } = settings.read()?;
     let (device, _) = common.device()?;
     let source = data::source(&args.data)?;
     let (images, labels) = read_batch(&args.batch, source)?;
@@ -118,15 +122,22 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     let evaluator = evaluate::at(&metered, args.evaluator, &params)?;
     let estimate = zo::estimate(&*estimator, &evaluator)?;
     let wall_s = start.elapsed().as_secs_f64();
+    let subtracts = args.evaluator != EvaluatorKind::Difference && kind.moves_coordinates();
+    let resolution = subtracts.then(|| args.precision.resolution());
+    let doubt = zo::doubt(&estimate, &active, evaluator.base_loss(), mu, resolution);
+    if let Some(doubt) = &doubt {
+        tell!("note: {doubt}");
+    }
     let estimates: Vec<f64> = coords.iter().map(|&coord| estimate.gradient[coord]).collect();
     let mut answer = json!({
         "model": args.model,
         "n_params": params.len(),
-        "mu": args.mu,
+        "mu": mu,
         "loss": evaluator.base_loss(),
         "estimates": estimates,
         "queries": count.queries(),
         "queries_non_finite": count.non_finite(),
+        "doubt": doubt,
         "wall_s": wall_s,
         "threads": rayon::current_num_threads(),
         "kernels": deepzero::kernels::Isa::current().name(),
@@ -154,6 +165,7 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
 fn estimator(args: &EstimateArgs) -> Result<(&'static dyn Kind, Settings)> {
     let scheme = if args.central { Scheme::Central } else { Scheme::Forward };
     let mut pairs = vec![("mu", args.mu.to_string()), ("difference", scheme.name().to_owned())];
+    // What was given is refused by an estimator that does not read it.
     pairs.extend(args.queries.map(|queries| ("queries", queries.to_string())));
     pairs.extend(args.overrides.iter().map(|(key, value)| (key.as_str(), value.clone())));
     let pairs = pairs.iter().map(|(key, value)| (*key, value.as_str()));
@@ -178,6 +190,9 @@ fn read_batch(path: &Path, source: &Source) -> Result<(Tensor, Vec<u32>)> {
     }
     if labels.dims() != [images.dim(0)?] || images.dim(0)? == 0 {
         bail!("{}: {} images but labels of shape {:?}", path.display(), images.dim(0)?, labels.dims());
+    }
+    if labels.dtype().is_float() {
+        bail!("{}: labels must be integers, such as i64; got {:?}", path.display(), labels.dtype());
     }
     let labels: Vec<i64> = labels.to_dtype(DType::I64)?.to_vec1()?;
     if let Some(label) = labels.iter().find(|&&label| !(0..source.n_classes as i64).contains(&label)) {

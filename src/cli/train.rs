@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use clap::Args;
 use deepzero::experiment::{Scale, Trial, settings};
+use deepzero::files;
 use deepzero::metric::{self, Row};
 use deepzero::nn::weights;
 use deepzero::ranks::{self, Ranks};
@@ -84,6 +85,8 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
     if args.out.is_dir() {
         bail!("--out {}: a folder, not a file", args.out.display());
     }
+    // Found out now rather than after the last epoch.
+    files::check_writable(&args.out)?;
     let state = args.out.with_extension("state");
     if state == args.out {
         bail!(

@@ -28,6 +28,15 @@ impl Precision {
         }
     }
 
+    /// Unit roundoff of a loss.
+    #[must_use]
+    pub fn resolution(self) -> f64 {
+        match self {
+            Self::F64 => f64::EPSILON,
+            Self::F32 | Self::Tf32 | Self::Bf16 => f64::from(f32::EPSILON),
+        }
+    }
+
     /// What is rounded where differences are propagated.
     #[must_use]
     pub fn rounding(self) -> Rounding {

@@ -25,6 +25,8 @@ pub struct Gradient {
     pub values: Vec<f64>,
     /// At the parameters that the gradient is for.
     pub at: BasePass,
+    /// Why it can hardly be right, if so, in words for the user.
+    pub doubt: Option<String>,
 }
 
 /// Where in a run a gradient is asked for.
@@ -81,6 +83,7 @@ pub struct Descent {
     /// Of the last step.
     rate: f64,
     norm: f64,
+    doubt: Option<String>,
 }
 
 impl Descent {
@@ -105,6 +108,7 @@ impl Descent {
             draw: 0,
             rate: f64::NAN,
             norm: f64::NAN,
+            doubt: None,
         }
     }
 }
@@ -147,6 +151,7 @@ impl Method for Descent {
             let at = format!("where the norm of the gradient is {}", self.norm);
             return Err(Error::Diverged { loss: gradient.at.loss, at });
         }
+        self.doubt = gradient.doubt;
         at.stats.update(&gradient.at.stats);
         let n_warmup = self.config.warmup_epochs * step.per_epoch;
         let peak = self.config.learning_rate;
@@ -159,6 +164,10 @@ impl Method for Descent {
         row.set(&metric::LEARNING_RATE, self.rate);
         row.set(&metric::N_ACTIVE, self.coords.len() as f64);
         row.set(&metric::GRADIENT_NORM, self.norm);
+    }
+
+    fn doubt(&self) -> Option<&str> {
+        self.doubt.as_deref()
     }
 
     fn state(&self) -> Vec<(&'static str, Vec<f64>)> {
@@ -213,9 +222,15 @@ pub struct Estimating(pub &'static dyn estimator::Kind);
 
 impl Estimating {
     fn estimator(&self, settings: &Settings, seed: u64, layout: &Arc<Layout>) -> Result<Estimated> {
-        let evaluate::Config { evaluator } = settings.read()?;
+        let (evaluate::Config { evaluator }, zo::Smoothing { mu }) = (settings.read()?, settings.read()?);
         let space = Space { layout: Some(layout.clone()), n_coords: layout.n_coords(), seed };
-        Ok(Estimated { run: self.0.start(settings, space)?, evaluator })
+        let subtracts = evaluator != EvaluatorKind::Difference && self.0.moves_coordinates();
+        let resolution = if subtracts && settings.is_read("precision") {
+            Some(settings.read::<crate::nn::Config>()?.precision.resolution())
+        } else {
+            None
+        };
+        Ok(Estimated { run: self.0.start(settings, space)?, evaluator, mu, resolution })
     }
 }
 
@@ -315,6 +330,9 @@ fn estimate_sections(kind: &dyn estimator::Kind) -> Vec<&'static [Entry]> {
 pub struct Estimated {
     run: Box<dyn estimator::Run>,
     evaluator: EvaluatorKind,
+    mu: f64,
+    /// Unit roundoff of losses that are subtracted, if any are.
+    resolution: Option<f64>,
 }
 
 impl GradientSource for Estimated {
@@ -330,7 +348,8 @@ impl GradientSource for Estimated {
         let (at, estimate) = explore(batch, self.evaluator, params, resources, visit)?;
         drop(estimator);
         self.run.note(&estimate.gradient);
-        Ok(Gradient { values: estimate.gradient, at })
+        let doubt = zo::doubt(&estimate, asked.active, at.loss, self.mu, self.resolution);
+        Ok(Gradient { values: estimate.gradient, at, doubt })
     }
 
     fn state(&self) -> Vec<(&'static str, Vec<f64>)> {

@@ -72,6 +72,6 @@ impl GradientSource for Exact {
         }
         let mut values = vec![0.0; exact.gradient.len()];
         asked.active.iter().for_each(|&coord| values[coord] = exact.gradient[coord]);
-        Ok(Gradient { values, at: batch.pass_of(&exact)? })
+        Ok(Gradient { values, at: batch.pass_of(&exact)?, doubt: None })
     }
 }

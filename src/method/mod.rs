@@ -93,6 +93,11 @@ pub trait Method {
     /// Writes into the row of an epoch what the method knows of it.
     fn record(&self, row: &mut Row);
 
+    /// Why the last step can hardly have been right, if so, in words for the user.
+    fn doubt(&self) -> Option<&str> {
+        None
+    }
+
     /// Everything that the rest of the run depends on, for a checkpoint.
     fn state(&self) -> Vec<(&'static str, Vec<f64>)>;
 

@@ -117,13 +117,14 @@ impl Run<'_> {
         };
         let setup_s = self.began.elapsed().as_secs_f64();
         let (mut status, mut error) = (Status::Done, String::new());
+        let mut doubted = false;
         for epoch in rows.len() + 1..=self.config.epochs {
             if !rows.is_empty() && method.is_done(problem, &state)? {
                 break;
             }
             let before = state.clone();
             let before_s = rows.last().map_or(setup_s, |row: &Row| row.get(&metric::WALL_S));
-            match self.epoch(epoch, before_s, problem, method, &mut state) {
+            match self.epoch(epoch, before_s, problem, method, &mut state, &mut doubted) {
                 Ok(row) => rows.push(row),
                 Err(diverged @ Error::Diverged { .. }) => {
                     // What the last finished epoch left, not what broke.
@@ -150,6 +151,7 @@ impl Run<'_> {
         problem: &dyn Problem,
         method: &mut dyn Method,
         state: &mut State,
+        doubted: &mut bool,
     ) -> Result<Row> {
         let started = Instant::now();
         method.begin_epoch(problem, state, epoch, &self.resources)?;
@@ -171,6 +173,10 @@ impl Run<'_> {
                 other => other,
             };
             let pass = method.step(&*batch, state, &step, &self.resources).map_err(place)?;
+            if let Some(doubt) = method.doubt().filter(|_| !*doubted) {
+                self.observer.note(&format!("epoch {epoch}, step {}: {doubt}", step.number + 1));
+                *doubted = true;
+            }
             total += pass.loss * batch.n_items() as f64;
             n_correct = n_correct.zip(batch.n_correct(&pass)?).map(|(sum, n)| sum + n);
             n_seen += batch.n_items();

@@ -4,6 +4,7 @@
 //! The parts know nothing of each other beyond [`Probe`]s and numbers, so that any estimator runs
 //! over any evaluator: a network with feature reuse, a black box, threads.
 
+mod doubt;
 pub mod estimator;
 pub mod evaluate;
 pub mod meter;
@@ -12,6 +13,7 @@ pub mod optimizer;
 pub mod probe;
 pub mod sparsity;
 
+pub use doubt::doubt;
 pub use estimator::{Estimate, Estimator, Scheme};
 pub use evaluate::Evaluator;
 pub use meter::{Metered, QueryCount};
