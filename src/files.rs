@@ -1,7 +1,7 @@
-//! Writing files so that a reader never sees half of one.
+//! Writing files so that a reader never sees half of one, and reading nothing but files.
 
-use std::fs::{File, TryLockError};
-use std::io::{Error as IoError, ErrorKind, Write};
+use std::fs::{File, FileType, TryLockError};
+use std::io::{Error as IoError, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -138,6 +138,65 @@ fn remove_stale(folder: &Path) {
     }
 }
 
+/// Opens a regular file, or a link to one. A pipe or a device, which could hang or never end, is not opened.
+///
+/// # Errors
+/// [`Error::File`] if it is something else; [`Error::Io`].
+pub fn open_regular(path: &Path) -> Result<File> {
+    let metadata = std::fs::metadata(path).map_err(Error::io("open", path))?;
+    if !metadata.is_file() {
+        let reason = format!("{}, where a regular file is needed", kind(metadata.file_type()));
+        return Err(Error::file(path, reason));
+    }
+    File::open(path).map_err(Error::io("open", path))
+}
+
+/// The content of a regular file, of any size.
+///
+/// # Errors
+/// As [`open_regular`].
+pub fn read_regular(path: &Path) -> Result<Vec<u8>> {
+    read_bounded(path, u64::MAX)
+}
+
+/// The content of a regular file of at most `max_bytes`; a larger one is not read.
+///
+/// # Errors
+/// As [`open_regular`]; [`Error::File`] if the file is larger.
+pub fn read_bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
+    let file = open_regular(path)?;
+    let size_bytes = file.metadata().map_err(Error::io("read", path))?.len();
+    let mut content = Vec::new();
+    if size_bytes <= max_bytes {
+        // The file may grow while it is read.
+        file.take(max_bytes.saturating_add(1)).read_to_end(&mut content).map_err(Error::io("read", path))?;
+    }
+    let size_bytes = size_bytes.max(content.len() as u64);
+    if size_bytes > max_bytes {
+        let reason = format!("{size_bytes} bytes, more than the {max_bytes} that such a file may have");
+        return Err(Error::file(path, reason));
+    }
+    Ok(content)
+}
+
+/// What a file that is not regular is called.
+fn kind(file_type: FileType) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if file_type.is_fifo() {
+            return "a pipe";
+        }
+        if file_type.is_socket() {
+            return "a socket";
+        }
+        if file_type.is_char_device() || file_type.is_block_device() {
+            return "a device";
+        }
+    }
+    if file_type.is_dir() { "a folder" } else { "no regular file" }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -220,5 +279,35 @@ mod tests {
         std::fs::write(folder.path().join("plain"), b"x").unwrap();
         write_atomically(&folder.path().join("ours"), b"x").unwrap();
         assert_eq!(mode("ours"), mode("plain"));
+    }
+
+    #[test]
+    fn only_regular_files_of_a_bounded_size_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, b"12345").unwrap();
+        assert_eq!(read_regular(&file).unwrap(), b"12345");
+        assert_eq!(read_bounded(&file, 5).unwrap(), b"12345");
+        let message = |result: Result<Vec<u8>>| result.unwrap_err().to_string();
+        let too_long = message(read_bounded(&file, 4));
+        assert!(too_long.ends_with("file: 5 bytes, more than the 4 that such a file may have"), "{too_long}");
+        let not_a_file = message(read_regular(folder.path()));
+        assert!(not_a_file.ends_with("a folder, where a regular file is needed"), "{not_a_file}");
+        assert!(message(read_regular(&folder.path().join("none"))).starts_with("open "));
+    }
+
+    /// A pipe without a writer would block its reader forever.
+    #[cfg(unix)]
+    #[test]
+    fn pipes_and_devices_are_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, link) = (folder.path().join("pipe"), folder.path().join("link"));
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        std::os::unix::fs::symlink("/dev/zero", &link).unwrap();
+        for (path, expected) in [(&pipe, "a pipe"), (&link, "a device")] {
+            let message = read_bounded(path, 10).unwrap_err().to_string();
+            let expected = format!("{}: {expected}, where a regular file is needed", path.display());
+            assert_eq!(message, expected);
+        }
     }
 }
