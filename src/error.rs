@@ -131,7 +131,7 @@ impl Error {
 
     /// A setting error.
     pub fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Setting { key: key.into(), reason: reason.into() }
+        Self::Setting { key: shortened(&key.into()), reason: reason.into() }
     }
 
     /// A data error.

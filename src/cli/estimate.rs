@@ -205,9 +205,12 @@ fn read_batch(path: &Path, source: &Source) -> Result<(Tensor, Vec<u32>)> {
     Ok((images, labels.into_iter().map(|label| label as u32).collect()))
 }
 
+/// The largest list of coordinates that is read: all of the largest network, by long names.
+const MAX_COORDS_BYTES: u64 = 64 << 30;
+
 fn read_coords(path: &Path, layout: &deepzero::params::Layout) -> Result<Vec<usize>> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    let pairs: Vec<(String, usize)> = serde_json::from_str(&text)
+    let text = files::read_bounded(path, MAX_COORDS_BYTES)?;
+    let pairs: Vec<(String, usize)> = serde_json::from_slice(&text)
         .with_context(|| format!("{}: expected a list of [parameter name, flat index]", path.display()))?;
     if pairs.is_empty() {
         bail!("{}: no coordinates", path.display());

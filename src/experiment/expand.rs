@@ -10,7 +10,7 @@ use super::definition::{
 };
 use super::settings;
 use super::source::{Source, Sources};
-use super::trial::number_text;
+use super::trial::{MAX_SEEDS, number_text};
 use super::wire::SWEEP_PREFIX;
 use super::wire::{Assignments, BEST, WireCheck, WireExperiment, WireScale, number_of, same_value};
 use crate::metric::Metric;
@@ -528,8 +528,9 @@ impl Expander {
     fn plan(&self, scale: Scale, wire: &WireScale) -> Result<ScalePlan> {
         let path = format!("scale.{scale}");
         let n_seeds = match wire.seeds {
-            Some(0) => {
-                return self.error(&format!("{path}.seeds"), "expected an integer of at least 1; got 0");
+            Some(n_seeds) if !(1..=MAX_SEEDS).contains(&n_seeds) => {
+                let reason = format!("expected an integer from 1 to {MAX_SEEDS}; got {n_seeds}");
+                return self.error(&format!("{path}.seeds"), reason);
             }
             Some(n_seeds) => n_seeds,
             None => return self.error(&format!("{path}.seeds"), "missing"),

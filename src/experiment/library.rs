@@ -7,6 +7,7 @@ use super::expand::expand;
 use super::settings::{self, ALIASES};
 use super::source::{Source, Sources};
 use super::wire::WireExperiment;
+use crate::error::shortened;
 use crate::setting::{Entry, did_you_mean, text_of, value_of};
 use crate::{Error, Result};
 
@@ -87,7 +88,7 @@ impl Library {
             let hint = did_you_mean(id, ids.iter().copied());
             return Err(Error::setting(
                 "experiment",
-                format!("no experiment `{id}`; {hint}the experiments are {}", ids.join(", ")),
+                format!("no experiment `{}`; {hint}the experiments are {}", shortened(id), ids.join(", ")),
             ));
         };
         self.build(source.clone(), None).and_then(|experiment| named(experiment, id, source))

@@ -12,6 +12,9 @@ use crate::{Error, Result};
 /// measured from files that lack its column. Part of every trial's name.
 pub const SCHEMA_VERSION: u32 = 1;
 
+/// Seeds of one experiment. Far beyond any; what is larger is a seed that was taken for a count.
+pub const MAX_SEEDS: usize = 10_000;
+
 /// Bytes of the SHA-256 digest kept in a trial's name: 64 bits, plenty among thousands of trials.
 const HASH_BYTES: usize = 8;
 
@@ -64,8 +67,9 @@ impl Experiment {
             Error::setting("scale", format!("{} has no scale {scale}, only {}", self.id, known.join(", ")))
         })?;
         let n_seeds = n_seeds.unwrap_or(plan.n_seeds);
-        if n_seeds == 0 {
-            return Err(Error::setting("seeds", "expected an integer of at least 1; got 0"));
+        if !(1..=MAX_SEEDS).contains(&n_seeds) {
+            let reason = format!("expected how many seeds there are, from 1 to {MAX_SEEDS}; got {n_seeds}");
+            return Err(Error::setting("seeds", reason));
         }
         for (key, _) in overrides {
             self.refuse_axis(key)?;

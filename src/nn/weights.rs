@@ -11,7 +11,7 @@ use safetensors::tensor::{Dtype, SafeTensors};
 
 use super::{Network, RunningStats};
 use crate::error::shortened;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Reads the parameters (d values in declared order) and running statistics of `network`.
 /// Missing running statistics count as untrained.
@@ -58,7 +58,7 @@ pub fn from_tensors(
 /// # Errors
 /// If the file is missing, truncated or not safetensors, or has numbers of a type that is not read.
 pub fn read(path: &Path) -> Result<HashMap<String, Tensor>> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let bytes = files::read_bounded(path, MAX_BYTES)?;
     from_bytes(&bytes, path)
 }
 
@@ -84,6 +84,9 @@ pub fn from_bytes(bytes: &[u8], path: &Path) -> Result<HashMap<String, Tensor>> 
     }
     candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|error| incomplete(&error))
 }
+
+/// The largest file that is read: the largest network in f64, with its statistics, and more.
+const MAX_BYTES: u64 = 4 << 30;
 
 /// Types of numbers that are read.
 const TYPES: [Dtype; 9] = [
@@ -171,5 +174,5 @@ pub fn save(network: &Network, params: &[f64], stats: &RunningStats, path: &Path
     }
     let bytes =
         safetensors::serialize(&tensors, None).map_err(|error| Error::file(path, error.to_string()))?;
-    crate::files::write_atomically(path, &bytes)
+    files::write_atomically(path, &bytes)
 }

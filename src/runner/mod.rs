@@ -22,7 +22,7 @@ use crate::results::{Provenance, Store, TrialRecord};
 use crate::setting::Settings;
 use crate::task::{self, Outcome, Session};
 use crate::train::{Observer, Quiet, Status};
-use crate::{Error, Result, method};
+use crate::{Error, Result, files, method};
 
 /// Where trials run and what they may use.
 pub struct Runner<'a> {
@@ -127,7 +127,7 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>> {
     if !path.exists() {
         return Ok(None);
     }
-    std::fs::read(path).map(Some).map_err(Error::io("read", path))
+    files::read_regular(path).map(Some)
 }
 
 /// What the first rank tells the others to do next.

@@ -4,6 +4,7 @@ use toml::Value;
 
 use super::suggest::did_you_mean;
 use super::text::text_of;
+use crate::error::shortened;
 use crate::{Error, Result};
 
 /// The values a setting may take on its own; rules between settings belong to the parts that read them.
@@ -98,7 +99,7 @@ impl Entry {
 
     /// Why `value` is impossible and what would be possible.
     fn refusal(&self, value: &Value) -> String {
-        let got = text_of(value);
+        let got = shortened(&text_of(value));
         let names = if let Domain::Name(names) = self.domain { names() } else { Vec::new() };
         let hint = did_you_mean(&got, names);
         let hint = if hint.is_empty() { String::new() } else { format!("; {}", hint.trim_end()) };

@@ -18,7 +18,7 @@ crate::section! {
     /// A job of processes.
     pub struct Config {
         /// Processes, with one thread each, that share the probes of a step (task = workers, workers-model).
-        pub workers: usize = 1 => Int(1, 4_096),
+        pub workers: usize = 1 => Int(1, 1 << 16),
     }
 }
 

@@ -42,6 +42,9 @@ pub struct EpochsDone {
     pub epochs: usize,
 }
 
+/// The largest file that is read: dozens of vectors of the largest network.
+const MAX_BYTES: u64 = 64 << 30;
+
 /// Names of vectors of a method start so.
 const OF_METHOD: &str = "method.";
 /// Names of the columns of rows start so.
@@ -101,7 +104,7 @@ impl Checkpoint<'_> {
         if !path.exists() {
             return Ok(None);
         }
-        let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+        let bytes = files::read_bounded(path, MAX_BYTES)?;
         let damaged =
             |what: &str| Error::file(path, format!("{what}; delete this checkpoint to start the trial anew"));
         let header = header(&bytes).ok_or_else(|| damaged("not a complete checkpoint"))?;
@@ -154,7 +157,7 @@ impl Checkpoint<'_> {
     /// How far the checkpoint at `path` is, if there is a readable one.
     #[must_use]
     pub fn progress(path: &Path) -> Option<EpochsDone> {
-        let header = header(&std::fs::read(path).ok()?)?;
+        let header = header(&files::read_bounded(path, MAX_BYTES).ok()?)?;
         let number = |name: &str| header.get(name)?.parse().ok();
         let done = EpochsDone { epoch: number("epoch")?, epochs: number("epochs")? };
         (1..=done.epochs).contains(&done.epoch).then_some(done)

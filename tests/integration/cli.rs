@@ -277,7 +277,7 @@ fn reuse_trains_like_full() {
     }
 }
 
-fn golden(name: &str) -> PathBuf {
+pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
@@ -424,7 +424,12 @@ fn estimates_count_their_queries() {
 }
 
 /// Writes a copy of a golden safetensors file after `change`.
-fn altered(place: &Place, from: &str, to: &str, change: impl FnOnce(&mut HashMap<String, Tensor>)) {
+pub(crate) fn altered(
+    place: &Place,
+    from: &str,
+    to: &str,
+    change: impl FnOnce(&mut HashMap<String, Tensor>),
+) {
     let mut tensors = weights::read(&golden(from)).unwrap();
     change(&mut tensors);
     candle_core::safetensors::save(&tensors, place.path(to)).unwrap();
@@ -484,10 +489,10 @@ fn estimate_refuses_in_one_line() {
         (replaced("cnn-d3", "vgg"), "`vgg` is unknown"),
         (replaced("cnn-d3", "resnet20"), "conv1.weight"),
         (replaced("cnn-d3", "resnet21"), "a resnet has depth 6n+2 (8, 14, 20, 32, …); got 21"),
-        (replaced(&weights, "absent"), "read absent: No such file"),
-        (replaced(&batch, "absent"), "read absent: No such file"),
-        (replaced("coords.json", "absent"), "read absent: No such file"),
-        (replaced(&weights, "."), "read ."),
+        (replaced(&weights, "absent"), "open absent: No such file"),
+        (replaced(&batch, "absent"), "open absent: No such file"),
+        (replaced("coords.json", "absent"), "open absent: No such file"),
+        (replaced(&weights, "."), ".: a folder, where a regular file is needed"),
         (replaced(&weights, "short"), "short: not a complete safetensors file"),
         (replaced(&weights, "empty"), "empty: not a complete safetensors file"),
         (replaced(&weights, "shape"), "shape: `fc.bias` has shape [9]; the network has [10]"),
@@ -783,7 +788,7 @@ fn mistakes_get_advice() {
     let place = Place::new();
     for (args, expected) in [
         ("plan fig4 --set sparsness=0.5", "did you mean `sparsity`"),
-        ("plan fig4 --set epochs=0", "expected an integer of at least 1; got 0"),
+        ("plan fig4 --set epochs=0", "expected an integer from 1 to 1000000; got 0"),
         ("plan fig4 --set mu=many", "expected a finite number above 0; got many"),
         ("plan fig4 --set sparsity=0.5", "it is what the x axis of fig4 varies"),
         ("plan fig9", "did you mean `fig2` or `fig3` or `fig4`"),

@@ -4,6 +4,7 @@ mod cli;
 mod data;
 mod difference;
 mod doctor;
+mod faults;
 mod golden;
 #[cfg(feature = "mpi")]
 mod mpi;

@@ -13,6 +13,7 @@ pub use resnet::resnet;
 pub use resnet_b::resnet_b;
 
 use super::{Config, Network};
+use crate::error::shortened;
 use crate::setting::Settings;
 use crate::{Error, Result};
 
@@ -39,7 +40,7 @@ pub fn from_name(name: &str, io: &Io) -> Result<Network> {
     let found = FAMILIES.iter().find_map(|family| Some((family, family.parse(name)?)));
     match found {
         Some((family, (depth, width))) => family.build(depth, width, io),
-        None => Err(Error::setting("model", format!("`{name}` is unknown; use {}", forms()))),
+        None => Err(Error::setting("model", format!("`{}` is unknown; use {}", shortened(name), forms()))),
     }
 }
 
