@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use candle_core::{DType, Device, Tensor};
 use clap::Args;
 use clap::builder::PossibleValuesParser;
-use deepzero::data::{self, Normalization, Source};
+use deepzero::data;
 use deepzero::experiment::settings;
 use deepzero::files;
 use deepzero::kernels::Precision;
@@ -96,7 +95,7 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     let zo::Smoothing { mu } = settings.read()?;
     let (device, _) = common.device()?;
     let source = data::source(&args.data)?;
-    let (images, labels) = read_batch(&args.batch, source)?;
+    let (images, labels) = data::given_batch(&weights::read(&args.batch)?, source, &args.batch)?;
     let (_, channels, height, width) = images.dims4()?;
     let io = Io { input: [channels, height, width], n_outputs: source.n_classes };
     let network = model::from_name(&args.model, &io)?;
@@ -170,39 +169,6 @@ fn estimator(args: &EstimateArgs) -> Result<(&'static dyn Kind, Settings)> {
     pairs.extend(args.overrides.iter().map(|(key, value)| (key.as_str(), value.clone())));
     let pairs = pairs.iter().map(|(key, value)| (*key, value.as_str()));
     Ok(settings::of_estimator(&args.estimator, pairs)?)
-}
-
-/// Images (N, C, H, W), normalized in f64, and labels (N).
-fn read_batch(path: &Path, source: &Source) -> Result<(Tensor, Vec<u32>)> {
-    let tensors = weights::read(path)?;
-    let get =
-        |name: &str| tensors.get(name).with_context(|| format!("{}: no tensor `{name}`", path.display()));
-    let (images, labels) = (get("images")?, get("labels")?);
-    let channels = source.shape[0];
-    let is_sound = images.rank() == 4 && images.dim(1)? == channels && images.elem_count() > 0;
-    if images.dtype() != DType::U8 || !is_sound {
-        bail!(
-            "{}: images must be u8 of shape N x {channels} x H x W, got {:?} of shape {:?}",
-            path.display(),
-            images.dtype(),
-            images.dims()
-        );
-    }
-    if labels.dims() != [images.dim(0)?] || images.dim(0)? == 0 {
-        bail!("{}: {} images but labels of shape {:?}", path.display(), images.dim(0)?, labels.dims());
-    }
-    if labels.dtype().is_float() {
-        bail!("{}: labels must be integers, such as i64; got {:?}", path.display(), labels.dtype());
-    }
-    let labels: Vec<i64> = labels.to_dtype(DType::I64)?.to_vec1()?;
-    if let Some(label) = labels.iter().find(|&&label| !(0..source.n_classes as i64).contains(&label)) {
-        bail!("{}: label {label} is not in 0..{}", path.display(), source.n_classes);
-    }
-    let Normalization { mean, std } = &source.normalization;
-    let per_channel = |values: &[f64]| Tensor::from_slice(values, (1, channels, 1, 1), &Device::Cpu);
-    let unit = (images.to_dtype(DType::F64)? / 255.0)?;
-    let images = unit.broadcast_sub(&per_channel(mean)?)?.broadcast_div(&per_channel(std)?)?;
-    Ok((images, labels.into_iter().map(|label| label as u32).collect()))
 }
 
 /// The largest list of coordinates that is read: all of the largest network, by long names.

@@ -1,6 +1,7 @@
 //! One binary for all integration tests.
 
 mod cli;
+mod corpora;
 mod data;
 mod difference;
 mod doctor;

@@ -1,0 +1,42 @@
+//! Every file of the fuzzers' corpora through the function that it is for, as a fuzzer would call it.
+
+use std::path::Path;
+
+use deepzero::fuzzing;
+
+/// By the name of the corpus, which is also that of the target in `fuzz/fuzz_targets`.
+const READERS: [(&str, fn(&[u8])); 3] = [
+    ("checkpoint", |bytes| drop(fuzzing::checkpoint(bytes))),
+    ("settings", |bytes| drop(fuzzing::settings(bytes))),
+    ("tensors", fuzzing::tensors),
+];
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn corpora_are_replayed() {
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let targets: Vec<String> = READERS.iter().map(|(name, _)| format!("{name}.rs")).collect();
+    assert_eq!(names(&fuzz.join("fuzz_targets")), targets);
+    let corpora: Vec<&str> = READERS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names(&fuzz.join("corpus")), corpora);
+    for (name, read) in READERS {
+        let corpus = fuzz.join("corpus").join(name);
+        let files = names(&corpus);
+        assert!(files.len() >= 5, "{name} has {} files", files.len());
+        for file in files {
+            read(&std::fs::read(corpus.join(file)).unwrap());
+        }
+    }
+    // Those that are sound are read.
+    for idx in 0..fuzzing::RECIPES.len() {
+        let sound = std::fs::read(fuzz.join(format!("corpus/checkpoint/sound-{idx}"))).unwrap();
+        assert!(fuzzing::checkpoint(&sound).is_ok(), "{}", fuzzing::RECIPES[idx]);
+    }
+}
