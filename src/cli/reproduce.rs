@@ -1,5 +1,7 @@
 //! `reproduce` and `sweep`: run what is missing, then report.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result};
 use clap::Args;
 use deepzero::experiment::{Experiment, Trial, split_id};
@@ -119,7 +121,7 @@ fn run_all(
         runner.follow(&trials.collect::<Result<Vec<_>>>()?.concat())?;
         return Ok(Exit::Ok);
     }
-    let (mut n_bad, mut n_elsewhere, mut pages) = (0, 0, Vec::new());
+    let (mut n_bad, mut n_elsewhere, mut pages, mut pictures) = (0, 0, Vec::new(), Vec::new());
     for experiment in experiments {
         let trials = selection.trials(experiment)?;
         let mut pending = Vec::new();
@@ -145,7 +147,9 @@ fn run_all(
             let bad = |record: &deepzero::results::TrialRecord| record.status != Status::Done;
             n_bad += usize::from(store.find(trial)?.as_ref().is_some_and(bad));
         }
-        report::write(common, std::slice::from_ref(&experiment.id))?;
+        let written = report::write(common, std::slice::from_ref(&experiment.id))?;
+        let picture = common.reports.join(format!("{}-{}.png", experiment.id, selection.scale));
+        pictures.extend(written.into_iter().find(|path| *path == picture));
         pages.push(common.reports.join(format!("{}.md", experiment.id)));
     }
     runner.dismiss()?;
@@ -158,6 +162,7 @@ fn run_all(
         for page in pages {
             say!("{}", page.display())?;
         }
+        say_where_to_look(common, &pictures);
     }
     if n_elsewhere > 0 {
         tell!(
@@ -169,6 +174,16 @@ fn run_all(
         return Ok(Exit::TrialsFailed);
     }
     Ok(Exit::Ok)
+}
+
+/// Says what to open, and which pictures are of the scale that was asked for.
+fn say_where_to_look(common: &Common, pictures: &[PathBuf]) {
+    let index = common.reports.join("index.html");
+    let pictures: Vec<String> = pictures.iter().map(|path| path.display().to_string()).collect();
+    match pictures.is_empty() {
+        true => eprintln!("open {} in a browser", index.display()),
+        false => eprintln!("look at {}, or open {} in a browser", pictures.join(", "), index.display()),
+    }
 }
 
 /// Runs one trial and says how it ended; false if another process has it.

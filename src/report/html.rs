@@ -32,17 +32,22 @@ pub fn html(runs: &[Run]) -> Result<String> {
     Ok(render(&reports))
 }
 
-/// A line of the overview.
+/// A card of the contact sheet, and a line of the table.
 #[derive(Serialize)]
 struct Overview<'r> {
     id: &'r str,
     paper: &'r str,
     title: &'r str,
     is_built: bool,
+    has_results: bool,
     scale: &'r str,
     verdict: &'r str,
     tone: &'r str,
+    /// How many values and checks came out how; empty at smoke scale.
+    counts: &'r str,
     cost: &'r str,
+    /// SVG of the first figure; empty if there is none.
+    thumbnail: Value,
 }
 
 /// The page as text.
@@ -64,7 +69,7 @@ pub(super) fn render(reports: &[Report]) -> String {
     let reports = in_order(reports);
     let figures: BTreeMap<&str, Value> = (reports.iter().flat_map(|r| &r.sections))
         .flat_map(|section| &section.figures)
-        .map(|figure| (figure.stem.as_str(), Value::from_safe_string(inline_svg(&plot::svg(&figure.chart)))))
+        .map(|figure| (figure.stem.as_str(), inline_svg(&plot::svg(&figure.chart))))
         .collect();
     let page = environment.get_template("index.html").expect("it was added above").render(context! {
         state => state(&reports),
@@ -100,10 +105,13 @@ fn overview<'r>(reports: &[&'r Report]) -> Vec<Group<'r>> {
                 paper: exhibit.paper,
                 title: exhibit.title,
                 is_built: false,
+                has_results: false,
                 scale: "—",
                 verdict: "not yet built",
                 tone: "absent",
+                counts: "",
                 cost: "—",
+                thumbnail: Value::from(""),
             },
             |report| line(report),
         )
@@ -134,15 +142,19 @@ fn is_own(report: &Report) -> bool {
 fn line(report: &Report) -> Overview<'_> {
     let best = report.sections.first();
     let is_smoke = best.is_some_and(|section| section.scale == scale_name(Scale::Smoke));
+    let figure = best.and_then(|section| section.figures.first());
     Overview {
         id: &report.id,
         paper: &report.paper,
         title: &report.title,
         is_built: true,
+        has_results: best.is_some(),
         scale: best.map_or("—", |s| s.scale),
         verdict: best.map_or("not run", |s| if is_smoke { "smoke only" } else { s.verdict }),
         tone: best.map_or("open", |s| if is_smoke { "faint" } else { s.tone }),
+        counts: best.map_or("", |s| if is_smoke { "" } else { &s.counts }),
         cost: best.map_or("—", |s| &s.cost_short),
+        thumbnail: figure.map_or(Value::from(""), |figure| inline_svg(&plot::thumbnail(&figure.chart))),
     }
 }
 
@@ -176,6 +188,6 @@ fn state(reports: &[&Report]) -> String {
 }
 
 /// Inside HTML an SVG needs no namespace.
-fn inline_svg(svg: &str) -> String {
-    svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", "")
+fn inline_svg(svg: &str) -> Value {
+    Value::from_safe_string(svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", ""))
 }

@@ -1,18 +1,17 @@
 //! Where everything in a figure goes.
 
 use super::axis::{along, is_visible, log_ticks, nice_step, steps, x_range, y_axis};
-use super::{MARGIN, Spot, WIDTH, text_width};
+use super::{Frame, MARGIN, Spot, text_width};
 use crate::report::chart::{Chart, Mark};
 use crate::report::text::position;
 
-/// Height of the plotting area in points.
-const PLOT_HEIGHT: f64 = 300.0;
 /// Length of a legend entry's sample in points.
 pub(super) const LEGEND_SAMPLE: f64 = 30.0;
 const LEGEND_ROW: f64 = 21.0;
 
 /// Where everything goes, in points.
 pub(super) struct Layout {
+    pub(super) width: f64,
     pub(super) height: f64,
     pub(super) left: f64,
     pub(super) right: f64,
@@ -47,13 +46,14 @@ pub(super) struct Entry {
 }
 
 impl Layout {
-    pub(super) fn of(chart: &Chart) -> Self {
+    pub(super) fn of(chart: &Chart, frame: &Frame) -> Self {
         let (y_range, y_ticks) = y_axis(chart);
         let widest = y_ticks.iter().map(|(_, text)| text_width(text)).fold(0.0, f64::max);
-        let (left, right, top) = (MARGIN + widest + 10.0, WIDTH - MARGIN - 14.0, MARGIN + 34.0);
-        let bottom = top + PLOT_HEIGHT;
+        let (left, right, top) = (MARGIN + widest + 10.0, frame.width - MARGIN - 14.0, MARGIN + 34.0);
+        let bottom = top + frame.plot_height;
         let x_range = x_range(chart);
         let mut layout = Self {
+            width: frame.width,
             height: 0.0,
             left,
             right,
@@ -70,7 +70,9 @@ impl Layout {
         layout.x_ticks = layout.place_x_ticks(chart);
         let n_rows = layout.x_ticks.iter().map(|t| t.row + 1).max().unwrap_or(1) as f64;
         let legend_top = layout.x_label_baseline(n_rows) + 18.0;
-        layout.legend = layout.place_legend(chart, legend_top);
+        if frame.has_legend {
+            layout.legend = layout.place_legend(chart, legend_top);
+        }
         let end = layout.legend.last().map_or(legend_top, |entry| entry.spot.1 + LEGEND_ROW);
         layout.height = (end - LEGEND_ROW + 8.0 + MARGIN).ceil();
         layout
@@ -146,7 +148,7 @@ impl Layout {
                 continue;
             }
             let half = text_width(&text) / 2.0;
-            let center = self.x(x).clamp(MARGIN + half, (WIDTH - MARGIN - half).max(MARGIN + half));
+            let center = self.x(x).clamp(MARGIN + half, (self.width - MARGIN - half).max(MARGIN + half));
             let start = center - half;
             if let Some(row) = (0..n_rows).find(|row| row_ends[*row] + GAP <= start) {
                 row_ends[row] = start + 2.0 * half;
@@ -192,7 +194,7 @@ impl Layout {
 mod tests {
     use super::*;
     use crate::report::chart::{Curve, Shape};
-    use crate::report::plot::{load_font, svg};
+    use crate::report::plot::{WHOLE, load_font, svg};
 
     #[test]
     fn logarithmic_ranges_forget_what_is_not_positive() {
@@ -221,7 +223,7 @@ mod tests {
         assert!((low - 0.88).abs() < 1e-9 && (high - 3.12).abs() < 1e-9, "{low} to {high}");
         assert_eq!(ticks.len(), 3);
         load_font();
-        let layout = Layout::of(&chart);
+        let layout = Layout::of(&chart, &WHOLE);
         assert_eq!(layout.visible(&chart.curves[0].points).len(), 2);
         assert!((layout.y_edge(&chart.curves[0].points[2], -1.0) - layout.bottom).abs() < 1e-9);
         assert!(!svg(&chart).contains("NaN"));

@@ -22,8 +22,19 @@ use self::canvas::{Canvas, draw};
 use self::layout::Layout;
 use super::chart::Chart;
 
-/// Width in points.
-const WIDTH: f64 = 720.0;
+/// The size of a drawing.
+struct Frame {
+    /// Width in points.
+    width: f64,
+    /// Height of the plotting area in points.
+    plot_height: f64,
+    has_legend: bool,
+}
+
+/// A figure of a report.
+const WHOLE: Frame = Frame { width: 720.0, plot_height: 300.0, has_legend: true };
+/// A figure of the contact sheet, where text as large as the page's must fit.
+const THUMBNAIL: Frame = Frame { width: 360.0, plot_height: 170.0, has_legend: false };
 /// Free space around everything in points.
 const MARGIN: f64 = 8.0;
 /// Text size in points.
@@ -47,9 +58,18 @@ const FONT: &[u8] = include_bytes!("../../../assets/Inter-Regular.otf");
 /// The chart as an SVG document.
 #[must_use]
 pub fn svg(chart: &Chart) -> String {
+    svg_in(chart, &WHOLE)
+}
+
+/// The chart as a small SVG document without a legend.
+pub(super) fn thumbnail(chart: &Chart) -> String {
+    svg_in(chart, &THUMBNAIL)
+}
+
+fn svg_in(chart: &Chart, frame: &Frame) -> String {
     load_font();
-    let layout = Layout::of(chart);
-    let size = (WIDTH as u32 * SVG_ZOOM, layout.height as u32 * SVG_ZOOM);
+    let layout = Layout::of(chart, frame);
+    let size = (layout.width as u32 * SVG_ZOOM, layout.height as u32 * SVG_ZOOM);
     let mut drawn = String::new();
     {
         let area = SVGBackend::with_string(&mut drawn, size).into_drawing_area();
@@ -69,10 +89,10 @@ pub fn svg(chart: &Chart) -> String {
         .replace(" \"/>", "\"/>");
     let description = escape(&chart.description);
     format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"deepzero-chart\" width=\"{WIDTH}\" height=\"{}\" \
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"deepzero-chart\" width=\"{}\" height=\"{}\" \
          viewBox=\"0 0 {} {}\" color=\"{INK_ANYWHERE}\" role=\"img\" aria-label=\"{description}\" \
          stroke-linejoin=\"round\">\n<title>{description}</title>\n{body}",
-        layout.height, size.0, size.1,
+        layout.width, layout.height, size.0, size.1,
     )
 }
 
@@ -80,9 +100,9 @@ pub fn svg(chart: &Chart) -> String {
 #[must_use]
 pub fn png(chart: &Chart) -> Vec<u8> {
     load_font();
-    let layout = Layout::of(chart);
+    let layout = Layout::of(chart, &WHOLE);
     let zoom = PNG_ZOOM * SUPERSAMPLING;
-    let (width, height) = (WIDTH as u32 * zoom, layout.height as u32 * zoom);
+    let (width, height) = (layout.width as u32 * zoom, layout.height as u32 * zoom);
     let mut pixels = vec![255; (width * height * 3) as usize];
     {
         let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
