@@ -181,8 +181,8 @@ fn say_where_to_look(common: &Common, pictures: &[PathBuf]) {
     let index = common.reports.join("index.html");
     let pictures: Vec<String> = pictures.iter().map(|path| path.display().to_string()).collect();
     match pictures.is_empty() {
-        true => eprintln!("open {} in a browser", index.display()),
-        false => eprintln!("look at {}, or open {} in a browser", pictures.join(", "), index.display()),
+        true => tell!("open {} in a browser", index.display()),
+        false => tell!("look at {}, or open {} in a browser", pictures.join(", "), index.display()),
     }
 }
 

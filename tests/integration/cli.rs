@@ -1018,7 +1018,12 @@ fn what_is_not_read_is_not_shown() {
 #[test]
 fn a_finished_experiment_is_not_run_again() {
     let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01, 0.02]", ""))]);
-    let said = place.run("reproduce tiny").ok();
+    let ran = place.run("reproduce tiny");
+    assert!(ran.stderr.contains("2 trials, 2 to run"), "{}", ran.stderr);
+    let last = ran.stderr.lines().last().unwrap();
+    assert!(last.starts_with("look at ") && last.contains("tiny-smoke.png, or open "), "{last}");
+    assert!(last.ends_with("index.html in a browser"), "{last}");
+    let said = ran.ok();
     assert!(said.contains("tiny.md") && said.contains("index.html"), "{said}");
     let before = place.result_files("tiny");
     assert_eq!(before.len(), 2);

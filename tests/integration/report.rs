@@ -431,7 +431,37 @@ fn no_records_at_all() {
     assert!(page.contains("**Not run** at any scale."));
     let page = html(&[(experiment, at_scale(Scale::Smoke, Vec::new()))]).unwrap();
     assert!(page.contains("at any scale."));
-    assert_eq!(page.matches("not yet built").count(), 16, "none of the paper's exhibits is among them");
+    // On the contact sheet and in the table.
+    assert_eq!(page.matches("not yet built").count(), 2 * 16, "none of the paper's exhibits is among them");
+    let sheet = contact_sheet(&page);
+    assert_eq!(sheet.matches("<li class=\"absent\">").count(), 16 + 1, "{sheet}");
+    assert!(sheet.contains("<a href=\"#made-up\">") && !sheet.contains("<svg"), "{sheet}");
+}
+
+/// The part of an index with a card for each experiment.
+fn contact_sheet(page: &str) -> &str {
+    let (_, from) = page.split_once("<section aria-label=\"Contact sheet\">").unwrap();
+    from.split_once("</section>").unwrap().0
+}
+
+#[test]
+fn the_contact_sheet_shows_the_first_figure_of_the_highest_scale() {
+    let mut scales = at_scale(Scale::Laptop, made_up_records(Scale::Laptop, 2));
+    scales.extend(at_scale(Scale::Smoke, made_up_records(Scale::Smoke, 2)));
+    let experiment = made_up_experiment();
+    let page = html(&[(experiment.clone(), scales)]).unwrap();
+    let (_, card) = contact_sheet(&page).split_once("<a href=\"#made-up\">").unwrap();
+    let (card, _) = card.split_once("</li>").unwrap();
+    assert_eq!(card.matches("<svg").count(), 1, "{card}");
+    let svg = &card[card.find("<svg").unwrap()..card.find("</svg>").unwrap()];
+    assert!(svg.contains("width=\"360\"") && !svg.contains("FO, dense"), "small, without a legend: {svg}");
+    let text = card.split_once("</svg>").unwrap().1;
+    for shown in ["made-up</span>", &experiment.title, "Fig. 0, laptop scale", "checks confirmed"] {
+        assert!(text.contains(shown), "{shown}: {text}");
+    }
+    let smoke = html(&[(experiment, at_scale(Scale::Smoke, made_up_records(Scale::Smoke, 2)))]).unwrap();
+    let sheet = contact_sheet(&smoke);
+    assert!(sheet.contains("smoke only") && !sheet.contains("checks confirmed"), "{sheet}");
 }
 
 #[test]
@@ -1050,7 +1080,8 @@ fn index_says_what_there_is_and_what_was_found() {
         at("<article id=\"fig4\">"),
     ];
     assert!(order.is_sorted(), "{order:?}");
-    assert_eq!(page.matches("<span class=\"badge faint\">smoke only</span>").count(), 3);
+    // Two experiments on the contact sheet and in the table, one of them above its finding.
+    assert_eq!(page.matches("<span class=\"badge faint\">smoke only</span>").count(), 2 * 2 + 1);
     let page = markdown(&exhibit, &smoke()).unwrap();
     assert!(page.contains("\n**What we found.**\n\nUse **nothing** made up.\n"), "{page}");
 }
