@@ -42,3 +42,9 @@ pub mod train;
 pub mod zo;
 
 pub use error::{Error, Result};
+
+/// Functions that a fuzzer calls.
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::data::fuzzing::{binary_batch, cifar_parquet, pickle};
+}

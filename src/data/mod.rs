@@ -8,13 +8,15 @@ mod augment;
 mod cifar10;
 mod config;
 mod dataset;
+#[doc(hidden)]
+pub mod fuzzing;
 mod loader;
 mod location;
 mod source;
 mod synthetic;
 
 pub use augment::{Augmentation, CROP_PADDING, Placement};
-pub use cifar10::{CLASS_NAMES, FileInfo, Format, Hub, Info, SplitInfo, fetch, info, verify};
+pub use cifar10::{CLASS_NAMES, FileInfo, Format, Hub, Info, Limits, SplitInfo, fetch, info, verify};
 pub use config::Config;
 pub use dataset::{Dataset, Normalization, Splits};
 pub use loader::{Batch, class_batch, epoch_order, make_batch};
