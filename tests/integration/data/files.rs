@@ -464,6 +464,29 @@ fn codecs_are_read_or_named() {
     }
 }
 
+/// Every dictionary of images, of 1.2 MB, claims to expand to 128 MiB, which takes as many bytes to say.
+#[test]
+fn pages_that_claim_to_expand_beyond_a_bound_are_refused() {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    let mut rows = png_rows(15);
+    rows.iter_mut().for_each(|row| row.0.resize(1_200_000, 0));
+    let mut bytes = parquet_bytes_in(&rows, parquet::basic::Compression::SNAPPY);
+    let dir = sound();
+    write(dir.path().join(TRAIN), &bytes);
+    assert_eq!(load("cifar10", &only(dir.path()), &Silent).unwrap().train.len(), 15);
+    let reader = SerializedFileReader::new(File::open(dir.path().join(TRAIN)).unwrap()).unwrap();
+    for group in reader.metadata().row_groups() {
+        let chunk = group.column(0);
+        let start = chunk.dictionary_page_offset().unwrap_or_else(|| chunk.data_page_offset()) as usize;
+        // The type of the page, and then its size, which has four bytes.
+        assert_eq!((bytes[start], bytes[start + 2], bytes[start + 6] < 0x80), (0x15, 0x15, true));
+        bytes[start + 3..start + 7].copy_from_slice(&[0xfe, 0xff, 0xff, 0x7f]);
+    }
+    write(dir.path().join(TRAIN), &bytes);
+    let message = failure(dir.path());
+    assert!(message.contains("its pages claim") && message.contains("more than the 536870912"), "{message}");
+}
+
 #[test]
 fn a_record_in_another_format_is_named() {
     let dir = sound();
