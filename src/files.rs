@@ -50,10 +50,7 @@ fn write(path: &Path, bytes: &[u8], replace: bool) -> Result<()> {
             Target::File(path) => path,
         };
         let folder = folder_of(&path);
-        remove_stale(folder);
-        let mut file = temporary(folder)?;
-        // Held while it is written; see `remove_stale`. Where files cannot be locked, their age alone tells.
-        let _ = file.as_file().try_lock();
+        let mut file = held_temporary(folder)?;
         file.write_all(bytes)?;
         file.as_file().sync_all()?;
         let persisted = if replace { file.persist(&path) } else { file.persist_noclobber(&path) };
@@ -100,6 +97,16 @@ fn is_device(_: &std::fs::Metadata) -> bool {
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A [`temporary`] that other processes leave alone until it is persisted or dropped. What processes that were killed
+/// left in `folder` is removed.
+pub(crate) fn held_temporary(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    remove_stale(folder);
+    let file = temporary(folder)?;
+    // See `remove_stale`. Where files cannot be locked, their age alone tells.
+    let _ = file.as_file().try_lock();
+    Ok(file)
 }
 
 /// A file in `folder`, made if it is not there, that vanishes unless it is persisted, with the permissions of any new

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use candle_core::Device;
 
 use crate::data;
+pub use crate::data::fuzzing::{binary_batch, cifar_parquet, pickle};
 use crate::experiment::settings;
 use crate::nn::difference::DEFAULT_MEMORY;
 use crate::nn::model::{self, Io};

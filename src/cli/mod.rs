@@ -54,7 +54,7 @@ struct Common {
     /// Folder of experiment files; by default ./experiments, else those built in.
     #[arg(long, global = true, value_name = "DIR", help_heading = "Folders")]
     experiments: Option<PathBuf>,
-    /// Folder with data sets; searched before $DEEPZERO_DATA and ./data.
+    /// Folder with data sets, and the only one that is searched; by default $DEEPZERO_DATA, ./data, the hub's cache.
     #[arg(long, global = true, value_name = "DIR", help_heading = "Folders")]
     data_dir: Option<PathBuf>,
     /// Threads; by default one per core. Results do not depend on it.

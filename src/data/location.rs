@@ -28,10 +28,11 @@ impl Progress for Silent {}
 /// Where to look for data.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Location {
-    /// Folders to search, in this order; the hub's cache comes after them.
+    /// The folder that the user named, if any: the only one that is read, and where [`super::fetch`] puts files from
+    /// the hub.
+    pub data_dir: Option<PathBuf>,
+    /// Folders to search otherwise, in this order; the hub's cache comes after them.
     pub dirs: Vec<PathBuf>,
-    /// Where [`super::fetch`] puts files from the hub; `None` to leave them in the hub's cache.
-    pub fetch_dir: Option<PathBuf>,
     /// Whether the hub is out of bounds.
     pub offline: bool,
     /// The hub to ask when nothing is found.
@@ -39,19 +40,14 @@ pub struct Location {
 }
 
 impl Location {
-    /// The usual places: `data_dir` (from `--data-dir`), `$DEEPZERO_DATA`, `./data`, then the hub
+    /// `data_dir` (from `--data-dir`), or else the usual places: `$DEEPZERO_DATA`, `./data`, then the hub
     /// unless `$HF_HUB_OFFLINE` is set to something other than 0.
     #[must_use]
     pub fn new(data_dir: Option<PathBuf>) -> Self {
         let from_environment = std::env::var_os(DATA_DIR_VARIABLE).filter(|value| !value.is_empty());
-        let dirs = data_dir.clone().into_iter().chain(from_environment.map(PathBuf::from));
+        let dirs = from_environment.map(PathBuf::from).into_iter().chain([PathBuf::from("data")]).collect();
         let offline =
             std::env::var_os("HF_HUB_OFFLINE").is_some_and(|value| !value.is_empty() && value != "0");
-        Self {
-            dirs: dirs.chain([PathBuf::from("data")]).collect(),
-            fetch_dir: data_dir,
-            offline,
-            hub: Hub::default(),
-        }
+        Self { data_dir, dirs, offline, hub: Hub::default() }
     }
 }

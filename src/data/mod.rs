@@ -8,6 +8,7 @@ mod augment;
 mod cifar10;
 mod config;
 mod dataset;
+pub(crate) mod fuzzing;
 mod given;
 mod loader;
 mod location;
@@ -15,7 +16,7 @@ mod source;
 mod synthetic;
 
 pub use augment::{Augmentation, CROP_PADDING, Placement};
-pub use cifar10::{CLASS_NAMES, FileInfo, Format, Hub, Info, SplitInfo, fetch, info, verify};
+pub use cifar10::{CLASS_NAMES, FileInfo, Format, Hub, Info, Limits, SplitInfo, fetch, info, verify};
 pub use config::Config;
 pub use dataset::{Dataset, Normalization, Splits};
 pub use given::given_batch;

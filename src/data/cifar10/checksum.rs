@@ -2,18 +2,20 @@
 //! the format of `sha256sum`.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
-use super::Found;
+use super::{Found, as_data, content, quoted};
 use crate::data::dataset::hex;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Name of the record, in the folder that its file names are relative to.
 const RECORD: &str = "SHA256SUMS";
+/// Bytes that a record may have: some thousands of lines.
+const MAX_RECORD_BYTES: u64 = 1 << 20;
 
 /// SHA-256 of the files of `uoft-cs/cifar10` at the revision [`super::hub::REVISION`], training
 /// split first, as the hub states them.
@@ -27,7 +29,7 @@ pub(super) const CANONICAL: [&str; 2] = [
 /// # Errors
 /// [`Error::Io`] if the file cannot be read.
 pub(super) fn sha256(file: &Path) -> Result<String> {
-    let mut reader = File::open(file).map_err(Error::io("open", file))?;
+    let mut reader = files::open_regular(file).map_err(as_data)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -40,41 +42,50 @@ pub(super) fn sha256(file: &Path) -> Result<String> {
     }
 }
 
-/// The record beside `found`: checksum by file name relative to its root. Empty if there is none;
-/// lines that are not of the format are skipped.
+/// The record beside `found`: checksum by file name relative to its root. Empty if there is none.
 ///
 /// # Errors
-/// [`Error::Io`] if the record is there but cannot be read.
+/// [`Error::Data`] if the record is there, but not in the format of `sha256sum`; [`Error::Io`] if it cannot be read.
 pub(super) fn recorded(found: &Found) -> Result<HashMap<String, String>> {
     let path = found.root.join(RECORD);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashMap::new()),
-        Err(error) => return Err(Error::io("read", path)(error)),
-    };
-    let entries = text.lines().filter_map(|line| {
-        let (sum, name) = line.split_once(char::is_whitespace)?;
-        let name = name.trim_start().trim_start_matches('*').trim_start_matches("./");
-        let is_sum = sum.len() == 64 && sum.bytes().all(|byte| byte.is_ascii_hexdigit());
-        is_sum.then(|| (name.to_string(), sum.to_ascii_lowercase()))
+    if !path.exists() {
+        return Ok(HashMap::new());
+    }
+    let content = content(&path, MAX_RECORD_BYTES)?;
+    let entries =
+        content.split(|&byte| byte == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty());
+    let entries = entries.map(|(idx, line)| {
+        let entry = std::str::from_utf8(line).ok().and_then(entry);
+        entry.ok_or_else(|| {
+            let line = quoted(&String::from_utf8_lossy(line));
+            let reason = format!(
+                "line {} is not a SHA-256 and a file name, but `{line}`; write the file anew with sha256sum, or remove it",
+                idx + 1
+            );
+            Error::data(&path, reason)
+        })
     });
-    Ok(entries.collect())
+    entries.collect()
 }
 
-/// Records the checksums of all files of `found`, unless it has a record already.
+/// File name and checksum of a line of a record.
+fn entry(line: &str) -> Option<(String, String)> {
+    let (sum, name) = line.trim_end().split_once(char::is_whitespace)?;
+    let name = name.trim_start().trim_start_matches('*').trim_start_matches("./");
+    let is_sum = sum.len() == 64 && sum.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (is_sum && !name.is_empty()).then(|| (name.to_string(), sum.to_ascii_lowercase()))
+}
+
+/// Records the checksums of all files of `found`, in place of an older record.
 ///
 /// # Errors
 /// [`Error::Io`] if a file cannot be read or the record cannot be written.
 pub(super) fn record(found: &Found) -> Result<()> {
-    let path = found.root.join(RECORD);
-    if path.exists() {
-        return Ok(());
-    }
     let mut text = String::new();
     for name in found.splits.iter().flatten() {
         text += &format!("{}  {}\n", sha256(&found.root.join(name))?, name.display());
     }
-    std::fs::write(&path, text).map_err(Error::io("write", path))
+    files::write_atomically(&found.root.join(RECORD), text.as_bytes())
 }
 
 /// Compares every file of `found` with its record, if it has one.

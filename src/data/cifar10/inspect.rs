@@ -117,11 +117,12 @@ pub(in crate::data) fn info(found: &Found) -> Result<Info> {
         files.push(FileInfo { path, size_bytes, sha256, canonical, recorded });
     }
     let mut describe = |split: usize| {
-        let labels = noted(read_labels(found, split), &mut problems)?.unwrap_or_default();
-        if labels.len() != N_ROWS[split] && !labels.is_empty() {
+        let labels = noted(read_labels(found, split), &mut problems)?;
+        if let Some(n) = labels.as_ref().map(Vec::len).filter(|&n| n != N_ROWS[split]) {
             let name = ["train", "test"][split];
-            problems.push(format!("{name} has {} images, not {}", labels.len(), N_ROWS[split]));
+            problems.push(format!("{name} has {n} images, not {}", N_ROWS[split]));
         }
+        let labels = labels.unwrap_or_default();
         let mut class_counts = vec![0; CLASS_NAMES.len()];
         labels.iter().for_each(|&label| class_counts[usize::from(label)] += 1);
         Ok::<_, Error>(SplitInfo { n_rows: labels.len(), class_counts, checksum: None })

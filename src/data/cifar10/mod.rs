@@ -8,17 +8,21 @@ mod checksum;
 mod find;
 mod hub;
 mod inspect;
+mod pages;
 mod parquet_file;
 mod pickle;
+mod transfer;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::{Dataset, Normalization, Source, Splits};
 use crate::error::{Error, Result};
+use crate::files;
 
 pub use hub::Hub;
 pub use inspect::{FileInfo, Info, SplitInfo};
+pub use transfer::Limits;
 
 pub use find::{fetch, info, verify};
 use hub::{alternatives, cached, download, install};
@@ -33,6 +37,8 @@ const SHAPE: [usize; 3] = [3, 32, 32];
 const BATCH_ROWS: usize = 10_000;
 /// Bytes of one image.
 const IMAGE_LEN: usize = 3 * 32 * 32;
+/// Parts that a split may be stored in; the hub has one.
+const MAX_PARTS: usize = 64;
 /// Rows of the complete training and test sets.
 const N_ROWS: [usize; 2] = [50_000, 10_000];
 
@@ -88,10 +94,37 @@ impl Found {
         Self { root, format: Format::Parquet, splits: names.map(|name| vec![name.into()]) }
     }
 
+    /// All parts of the converted splits that are there, `train/0000.parquet` on.
+    fn converted(root: PathBuf) -> Self {
+        let splits = ["train", "test"].map(|split| {
+            let name = |part: usize| PathBuf::from(format!("{split}/{part:04}.parquet"));
+            let others = (1..MAX_PARTS).map(name).take_while(|name| root.join(name).exists());
+            [name(0)].into_iter().chain(others).collect()
+        });
+        Self { root, format: Format::Parquet, splits }
+    }
+
+    /// `train-00000-of-00001.parquet` and so on, with as many parts as the names that are there say.
+    fn numbered(root: PathBuf) -> Self {
+        let entries = std::fs::read_dir(&root).into_iter().flatten().flatten();
+        let names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let splits = ["train", "test"].map(|split| {
+            let n_parts = names.iter().filter_map(|name| n_parts(name, split)).min().unwrap_or(1);
+            (0..n_parts).map(|part| format!("{split}-{part:05}-of-{n_parts:05}.parquet").into()).collect()
+        });
+        Self { root, format: Format::Parquet, splits }
+    }
+
     fn batches(root: PathBuf, format: Format) -> Self {
         let suffix = if format == Format::Binary { ".bin" } else { "" };
         let train = (1..=5).map(|i| format!("data_batch_{i}{suffix}").into()).collect();
         Self { root, format, splits: [train, vec![format!("test_batch{suffix}").into()]] }
+    }
+
+    /// Split 0 (train) or 1 (test) alone.
+    fn only(mut self, split: usize) -> Self {
+        self.splits[1 - split].clear();
+        self
     }
 
     /// All files, training split first.
@@ -105,6 +138,14 @@ impl Found {
     }
 }
 
+/// Of how many parts of `split` the file `name` says that it is one.
+fn n_parts(name: &str, split: &str) -> Option<usize> {
+    let numbers = name.strip_prefix(split)?.strip_prefix('-')?.strip_suffix(".parquet")?;
+    let (part, n_parts) = numbers.split_once("-of-")?;
+    let (part, n_parts) = (part.parse::<usize>().ok()?, n_parts.parse::<usize>().ok()?);
+    (part < n_parts && n_parts <= MAX_PARTS).then_some(n_parts)
+}
+
 /// CIFAR-10 in `dir`, if it is there: in `dir` itself or in one of the usual folders below it.
 ///
 /// # Errors
@@ -113,9 +154,8 @@ fn locate(dir: &Path) -> Result<Option<Found>> {
     let mut candidates = Vec::new();
     for base in [dir.join("cifar10"), dir.to_path_buf()] {
         for root in [base.join("plain_text"), base.clone()] {
-            candidates.push(Found::parquet(root.clone(), ["train/0000.parquet", "test/0000.parquet"]));
-            let names = ["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"];
-            candidates.push(Found::parquet(root.clone(), names));
+            candidates.push(Found::converted(root.clone()));
+            candidates.push(Found::numbered(root.clone()));
             candidates.push(Found::parquet(root, ["train.parquet", "test.parquet"]));
         }
         for root in [base.join("cifar-10-batches-bin"), base.clone()] {
@@ -125,13 +165,13 @@ fn locate(dir: &Path) -> Result<Option<Found>> {
             candidates.push(Found::batches(root, Format::Python));
         }
     }
-    if let Some(complete) = candidates.iter().find(|found| found.files().all(|file| file.is_file())) {
+    if let Some(complete) = candidates.iter().find(|found| found.files().all(|file| file.exists())) {
         return Ok(Some(complete.clone()));
     }
-    let Some(partial) = candidates.iter().find(|found| found.files().any(|file| file.is_file())) else {
+    let Some(partial) = candidates.iter().find(|found| found.files().any(|file| file.exists())) else {
         return Ok(None);
     };
-    let missing: Vec<PathBuf> = partial.files().filter(|file| !file.is_file()).collect();
+    let missing: Vec<PathBuf> = partial.files().filter(|file| !file.exists()).collect();
     let others = if missing.len() > 1 { format!(" (and {} more)", missing.len() - 1) } else { String::new() };
     let reason = format!("missing{others}, though other CIFAR-10 files ({}) are there", partial.format);
     Err(Error::data(&missing[0], reason))
@@ -184,12 +224,63 @@ fn read_labels(found: &Found, split: usize) -> Result<Vec<u8>> {
     Ok(labels)
 }
 
+/// Pixels and labels from the content of a binary batch, which messages call `file`; so those below.
+///
+/// # Errors
+/// [`Error::Data`].
+pub(super) fn parse_binary(file: &Path, content: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
+    batches::parse_binary(file, content).map(|rows| (rows.images, rows.labels))
+}
+
+/// Pixels and labels from the content of a Python batch.
+///
+/// # Errors
+/// [`Error::Data`].
+pub(super) fn parse_python(file: &Path, content: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
+    batches::parse_python(file, content).map(|rows| (rows.images, rows.labels))
+}
+
+/// Pixels and labels from the content of a Parquet file.
+///
+/// # Errors
+/// [`Error::Data`].
+pub(super) fn parse_parquet(file: &Path, content: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
+    parquet_file::parse(file, content.to_vec()).map(|rows| (rows.images, rows.labels))
+}
+
 /// Images and labels of one file.
 struct Rows {
     /// (N, 3, 32, 32), row-major.
     images: Vec<u8>,
     /// (N).
     labels: Vec<u8>,
+}
+
+/// The content of a regular file of at most `max_bytes`.
+///
+/// # Errors
+/// [`Error::Data`] if it is larger or no regular file; [`Error::Io`].
+fn content(file: &Path, max_bytes: u64) -> Result<Vec<u8>> {
+    files::read_bounded(file, max_bytes).map_err(as_data)
+}
+
+/// An error of a file as one of the data in it.
+fn as_data(error: Error) -> Error {
+    match error {
+        Error::File { path, reason } => Error::Data { path, reason },
+        other => other,
+    }
+}
+
+/// What a file or a server says, for a message: one line of at most 200 characters.
+fn quoted(text: &str) -> String {
+    const MAX_CHARS: usize = 200;
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let mut line: String = text.chars().take(MAX_CHARS).map(plain).collect();
+    if text.chars().nth(MAX_CHARS).is_some() {
+        line.push('…');
+    }
+    line
 }
 
 /// `label` as a class, if it is one.

@@ -2,36 +2,43 @@
 //! a list of labels and a two-dimensional NumPy array of bytes.
 //!
 //! Understood are the opcodes that Python 2 and 3 write for such a dictionary at protocols 2 to 4.
-//! Nothing is ever executed: a call in the stream becomes an inert [`Value::Call`].
+//! Nothing is ever executed: a call in the stream becomes an inert [`Value::Call`]. Values refer to the bytes of the
+//! file and, by number, to each other, so that a pickle of any depth takes memory in proportion to its operations,
+//! which are bounded, and nothing here recurses.
 //! Format: `Lib/pickletools.py` of CPython.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
 
-/// What a pickle says; clones share their content, as pickle's memo requires.
-#[derive(Debug, Clone)]
-enum Value {
+/// Operations that a pickle may have; a canonical batch has some 50,000.
+const MAX_OPERATIONS: usize = 1_000_000;
+
+/// What a pickle says; copies of a number share what it stands for, as pickle's memo requires.
+#[derive(Debug, Clone, Copy)]
+enum Value<'a> {
     Int(i64),
     /// A byte string, or a Python 2 string.
-    Bytes(Rc<[u8]>),
-    /// A text string, in UTF-8.
-    Text(Rc<str>),
-    List(Rc<RefCell<Vec<Value>>>),
-    Tuple(Rc<Vec<Value>>),
-    Dict(Rc<RefCell<Vec<(Value, Value)>>>),
-    /// `module name` of a function or class.
-    Global(Rc<str>),
-    Call(Rc<Call>),
+    Bytes(&'a [u8]),
+    /// A text string.
+    Text(&'a str),
+    /// Bytes as Python 3 writes them at protocol 2: a text of their values.
+    Latin1(&'a str),
+    /// A list, tuple or dictionary (keys and values in turn) by its place in [`Machine::groups`].
+    List(usize),
+    Tuple(usize),
+    Dict(usize),
+    /// Module and name of a function or class.
+    Global(&'a str, &'a str),
+    /// A call by its place in [`Machine::calls`].
+    Call(usize),
     /// `None` or a number of no interest.
     Nothing,
 }
 
 /// A call of something, and the state given to its result.
-#[derive(Debug)]
-struct Call {
-    args: Value,
-    state: RefCell<Option<Value>>,
+#[derive(Debug, Clone, Copy)]
+struct Call<'a> {
+    args: Value<'a>,
+    state: Value<'a>,
 }
 
 /// Labels and pixels of one batch file.
@@ -50,23 +57,18 @@ pub(super) struct PickledBatch {
 /// # Errors
 /// One sentence on what is wrong.
 pub(super) fn read_batch(pickle: &[u8]) -> Result<PickledBatch, String> {
-    let Value::Dict(entries) = load(pickle)? else {
+    let mut machine = Machine::new(pickle);
+    let Value::Dict(entries) = machine.run()? else {
         return Err("holds no dictionary".into());
     };
-    let entries = entries.borrow();
     let entry = |name: &str| {
-        let found = entries.iter().find(|(key, _)| match key {
-            Value::Bytes(key) => &**key == name.as_bytes(),
-            Value::Text(key) => &**key == name,
-            _ => false,
-        });
-        found.map(|(_, value)| value).ok_or_else(|| format!("has no entry `{name}`"))
+        let found = machine.groups[entries].chunks_exact(2).rfind(|pair| is_text(pair[0], name));
+        found.map(|pair| pair[1]).ok_or_else(|| format!("has no entry `{name}`"))
     };
     let Value::List(labels) = entry("labels")? else {
         return Err("`labels` is not a list".into());
     };
-    let labels = labels
-        .borrow()
+    let labels = machine.groups[labels]
         .iter()
         .map(|label| match label {
             Value::Int(label) => Ok(*label),
@@ -74,52 +76,73 @@ pub(super) fn read_batch(pickle: &[u8]) -> Result<PickledBatch, String> {
         })
         .collect::<Result<_, _>>()?;
     let (data, row_len) =
-        byte_matrix(entry("data")?).ok_or("`data` is not a C-ordered (N, D) array of u8")?;
+        machine.byte_matrix(entry("data")?).ok_or("`data` is not a C-ordered (N, D) array of u8")?;
     Ok(PickledBatch { labels, data, row_len })
 }
 
-/// The bytes and the row length of a two-dimensional NumPy array. Its state is the tuple (version,
-/// shape, dtype, whether in Fortran order, bytes).
-fn byte_matrix(value: &Value) -> Option<(Vec<u8>, usize)> {
-    let Value::Call(call) = value else { return None };
-    let state = call.state.borrow();
-    let Some(Value::Tuple(state)) = &*state else { return None };
-    let [_, Value::Tuple(shape), Value::Call(dtype), Value::Int(0), Value::Bytes(bytes)] = state.as_slice()
-    else {
-        return None;
-    };
-    let Value::Tuple(dtype_args) = &dtype.args else { return None };
-    let is_u8 = match dtype_args.first()? {
-        Value::Bytes(name) => &**name == b"u1",
-        Value::Text(name) => &**name == "u1",
+/// Whether `value` is the string `text`, of either kind.
+fn is_text(value: Value, text: &str) -> bool {
+    match value {
+        Value::Bytes(bytes) => bytes == text.as_bytes(),
+        Value::Text(found) | Value::Latin1(found) => found == text,
         _ => false,
-    };
-    let [Value::Int(n_rows), Value::Int(row_len)] = shape.as_slice() else { return None };
-    let (n_rows, row_len) = (usize::try_from(*n_rows).ok()?, usize::try_from(*row_len).ok()?);
-    (is_u8 && n_rows.checked_mul(row_len)? == bytes.len()).then(|| (bytes.to_vec(), row_len))
+    }
 }
 
-/// Runs the stack machine over a whole pickle.
-fn load(pickle: &[u8]) -> Result<Value, String> {
-    Machine { input: pickle, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() }.run()
-}
-
+/// The stack machine that a pickle is a program for.
 struct Machine<'a> {
     input: &'a [u8],
     at: usize,
-    stack: Vec<Value>,
+    stack: Vec<Value<'a>>,
     marks: Vec<usize>,
-    memo: HashMap<u32, Value>,
+    memo: HashMap<u32, Value<'a>>,
+    /// Contents of lists, tuples and dictionaries.
+    groups: Vec<Vec<Value<'a>>>,
+    calls: Vec<Call<'a>>,
 }
 
-impl Machine<'_> {
-    fn run(mut self) -> Result<Value, String> {
-        loop {
+impl<'a> Machine<'a> {
+    fn new(input: &'a [u8]) -> Self {
+        let (stack, marks, memo) = (Vec::new(), Vec::new(), HashMap::new());
+        Self { input, at: 0, stack, marks, memo, groups: Vec::new(), calls: Vec::new() }
+    }
+
+    /// The bytes and the row length of a two-dimensional NumPy array. Its state is the tuple (version,
+    /// shape, dtype, whether in Fortran order, bytes).
+    fn byte_matrix(&self, value: Value) -> Option<(Vec<u8>, usize)> {
+        let Value::Call(call) = value else { return None };
+        let [_, shape, Value::Call(dtype), Value::Int(0), bytes] =
+            *self.tuple_items(self.calls[call].state)?
+        else {
+            return None;
+        };
+        let [Value::Int(n_rows), Value::Int(row_len)] = *self.tuple_items(shape)? else { return None };
+        let (n_rows, row_len) = (usize::try_from(n_rows).ok()?, usize::try_from(row_len).ok()?);
+        let is_u8 = is_text(*self.tuple_items(self.calls[dtype].args)?.first()?, "u1");
+        let bytes = match bytes {
+            Value::Bytes(bytes) => bytes.to_vec(),
+            Value::Latin1(text) => {
+                text.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect::<Option<_>>()?
+            }
+            _ => return None,
+        };
+        (is_u8 && n_rows.checked_mul(row_len)? == bytes.len()).then_some((bytes, row_len))
+    }
+
+    fn tuple_items(&self, value: Value) -> Option<&[Value<'a>]> {
+        if let Value::Tuple(idx) = value { Some(&self.groups[idx]) } else { None }
+    }
+
+    fn run(&mut self) -> Result<Value<'a>, String> {
+        if self.input.first() != Some(&0x80) {
+            return Err("is no pickle of protocol 2, 3 or 4".into());
+        }
+        for _ in 0..MAX_OPERATIONS {
             let at = self.at;
             let opcode = self.take(1)?[0];
             match opcode {
                 b'.' => return self.pop(),
-                0x80 => drop(self.take(1)?),               // PROTO
+                0x80 => self.protocol()?,                  // PROTO
                 0x95 => drop(self.take(8)?),               // FRAME
                 b'(' => self.marks.push(self.stack.len()), // MARK
                 b'N' => self.stack.push(Value::Nothing),   // NONE
@@ -142,33 +165,33 @@ impl Machine<'_> {
                 0x94 => self.put(self.memo.len() as u32)?, // MEMOIZE
                 b'h' => self.get::<1>()?,          // BINGET
                 b'j' => self.get::<4>()?,          // LONG_BINGET
-                b']' => self.stack.push(Value::List(Rc::default())), // EMPTY_LIST
-                b'}' => self.stack.push(Value::Dict(Rc::default())), // EMPTY_DICT
+                b']' => self.group(Value::List, Vec::new()), // EMPTY_LIST
+                b'}' => self.group(Value::Dict, Vec::new()), // EMPTY_DICT
                 b')' => self.tuple(0)?,            // EMPTY_TUPLE
                 0x85..=0x87 => self.tuple(usize::from(opcode - 0x84))?, // TUPLE1, 2, 3
                 b't' => {
                     let items = self.pop_to_mark()?; // TUPLE
-                    self.stack.push(Value::Tuple(Rc::new(items)));
+                    self.group(Value::Tuple, items);
                 }
                 b'a' => {
                     let item = self.pop()?; // APPEND
-                    self.extend_list(vec![item])?;
+                    self.extend_list(&[item])?;
                 }
                 b'e' => {
                     let items = self.pop_to_mark()?; // APPENDS
-                    self.extend_list(items)?;
+                    self.extend_list(&items)?;
                 }
                 b's' => {
                     let (value, key) = (self.pop()?, self.pop()?); // SETITEM
-                    self.extend_dict(vec![key, value])?;
+                    self.extend_dict(&[key, value])?;
                 }
                 b'u' => {
                     let items = self.pop_to_mark()?; // SETITEMS
-                    self.extend_dict(items)?;
+                    self.extend_dict(&items)?;
                 }
                 b'c' => {
-                    let name = format!("{} {}", self.line()?, self.line()?); // GLOBAL
-                    self.stack.push(Value::Global(name.into()));
+                    let global = Value::Global(self.line()?, self.line()?); // GLOBAL
+                    self.stack.push(global);
                 }
                 0x93 => self.stack_global()?, // STACK_GLOBAL
                 b'R' => self.reduce()?,       // REDUCE
@@ -176,9 +199,19 @@ impl Machine<'_> {
                 _ => return Err(format!("has an unexpected opcode {opcode:#04x} at byte {at}")),
             }
         }
+        Err(format!("has more than {MAX_OPERATIONS} operations"))
     }
 
-    fn take(&mut self, n: usize) -> Result<&[u8], String> {
+    fn protocol(&mut self) -> Result<(), String> {
+        match self.take(1)?[0] {
+            2..=4 => Ok(()),
+            other => Err(format!(
+                "is of pickle protocol {other}, and 2 to 4 are read; write it anew with pickle.dump(batch, file, protocol=4)"
+            )),
+        }
+    }
+
+    fn take(&mut self, n: usize) -> Result<&'a [u8], String> {
         let end = self.at.checked_add(n).filter(|&end| end <= self.input.len());
         let end = end.ok_or("is truncated")?;
         let taken = &self.input[self.at..end];
@@ -193,14 +226,14 @@ impl Machine<'_> {
         Ok(u64::from_le_bytes(bytes))
     }
 
-    fn line(&mut self) -> Result<String, String> {
+    fn line(&mut self) -> Result<&'a str, String> {
         let n = self.input[self.at..].iter().position(|&byte| byte == b'\n').ok_or("is truncated")?;
-        let line = String::from_utf8_lossy(self.take(n)?).into_owned();
+        let line = std::str::from_utf8(self.take(n)?).map_err(|_| "holds text that is not UTF-8")?;
         self.at += 1;
         Ok(line)
     }
 
-    fn pop(&mut self) -> Result<Value, String> {
+    fn pop(&mut self) -> Result<Value<'a>, String> {
         let floor = self.marks.last().copied().unwrap_or(0);
         if self.stack.len() <= floor {
             return Err("takes from an empty stack".into());
@@ -208,7 +241,7 @@ impl Machine<'_> {
         self.stack.pop().ok_or_else(|| "takes from an empty stack".into())
     }
 
-    fn pop_to_mark(&mut self) -> Result<Vec<Value>, String> {
+    fn pop_to_mark(&mut self) -> Result<Vec<Value<'a>>, String> {
         let mark = self.marks.pop().ok_or("closes a group that it did not open")?;
         Ok(self.stack.split_off(mark))
     }
@@ -233,24 +266,27 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn bytes<const N: usize>(&mut self) -> Result<(), String> {
+    /// So many bytes as a number of `N` bytes says.
+    fn counted<const N: usize>(&mut self) -> Result<&'a [u8], String> {
         let n = self.number::<N>()?;
-        let bytes = self.take(usize::try_from(n).map_err(|_| "is truncated")?)?.into();
+        self.take(usize::try_from(n).map_err(|_| "is truncated")?)
+    }
+
+    fn bytes<const N: usize>(&mut self) -> Result<(), String> {
+        let bytes = self.counted::<N>()?;
         self.stack.push(Value::Bytes(bytes));
         Ok(())
     }
 
     fn text<const N: usize>(&mut self) -> Result<(), String> {
-        let n = self.number::<N>()?;
-        let bytes = self.take(usize::try_from(n).map_err(|_| "is truncated")?)?;
-        let text = std::str::from_utf8(bytes).map_err(|_| "holds text that is not UTF-8")?.into();
+        let text = std::str::from_utf8(self.counted::<N>()?).map_err(|_| "holds text that is not UTF-8")?;
         self.stack.push(Value::Text(text));
         Ok(())
     }
 
     fn put(&mut self, slot: u32) -> Result<(), String> {
-        let top = self.stack.last().ok_or("takes from an empty stack")?.clone();
-        self.memo.insert(slot, top);
+        let top = self.stack.last().ok_or("takes from an empty stack")?;
+        self.memo.insert(slot, *top);
         Ok(())
     }
 
@@ -261,33 +297,41 @@ impl Machine<'_> {
 
     fn get<const N: usize>(&mut self) -> Result<(), String> {
         let slot = self.number::<N>()? as u32;
-        let value = self.memo.get(&slot).ok_or("refers to a value that it did not define")?.clone();
-        self.stack.push(value);
+        let value = self.memo.get(&slot).ok_or("refers to a value that it did not define")?;
+        self.stack.push(*value);
         Ok(())
+    }
+
+    /// Pushes a list, tuple or dictionary of `items`.
+    fn group(&mut self, kind: fn(usize) -> Value<'a>, items: Vec<Value<'a>>) {
+        self.stack.push(kind(self.groups.len()));
+        self.groups.push(items);
     }
 
     fn tuple(&mut self, n: usize) -> Result<(), String> {
         let mut items = (0..n).map(|_| self.pop()).collect::<Result<Vec<_>, _>>()?;
         items.reverse();
-        self.stack.push(Value::Tuple(Rc::new(items)));
+        self.group(Value::Tuple, items);
         Ok(())
     }
 
-    fn extend_list(&mut self, items: Vec<Value>) -> Result<(), String> {
+    fn extend_list(&mut self, items: &[Value<'a>]) -> Result<(), String> {
         let Some(Value::List(list)) = self.stack.last() else {
             return Err("appends to something other than a list".into());
         };
-        list.borrow_mut().extend(items);
+        self.groups[*list].extend(items);
         Ok(())
     }
 
     /// `items` holds keys and values in turn.
-    fn extend_dict(&mut self, items: Vec<Value>) -> Result<(), String> {
+    fn extend_dict(&mut self, items: &[Value<'a>]) -> Result<(), String> {
         let Some(Value::Dict(dict)) = self.stack.last() else {
             return Err("sets an entry of something other than a dictionary".into());
         };
-        let pairs = items.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
-        dict.borrow_mut().extend(pairs);
+        if !items.len().is_multiple_of(2) {
+            return Err("gives a dictionary a key without a value".into());
+        }
+        self.groups[*dict].extend(items);
         Ok(())
     }
 
@@ -295,23 +339,23 @@ impl Machine<'_> {
         let (Value::Text(name), Value::Text(module)) = (self.pop()?, self.pop()?) else {
             return Err("names a global by something other than text".into());
         };
-        self.stack.push(Value::Global(format!("{module} {name}").into()));
+        self.stack.push(Value::Global(module, name));
         Ok(())
     }
 
-    /// Python 3 writes bytes at protocol 2 as `_codecs.encode(text, 'latin1')`, which is undone
+    /// Python 3 writes bytes at protocol 2 as `_codecs.encode(text, 'latin1')`, which is recognized
     /// here; every other call stays a description.
     fn reduce(&mut self) -> Result<(), String> {
         let (args, callable) = (self.pop()?, self.pop()?);
-        if let (Value::Global(name), Value::Tuple(items)) = (&callable, &args)
-            && &**name == "_codecs encode"
-            && let Some(Value::Text(text)) = items.first()
+        if let Value::Global("_codecs", "encode") = callable
+            && let Some(Value::Text(text)) = self.tuple_items(args).and_then(<[_]>::first)
         {
-            let bytes = text.chars().map(|c| u8::try_from(u32::from(c))).collect::<Result<Rc<[u8]>, _>>();
-            self.stack.push(Value::Bytes(bytes.map_err(|_| "holds bytes that are not Latin-1")?));
-            return Ok(());
+            let text = Value::Latin1(text);
+            self.stack.push(text);
+        } else {
+            self.stack.push(Value::Call(self.calls.len()));
+            self.calls.push(Call { args, state: Value::Nothing });
         }
-        self.stack.push(Value::Call(Rc::new(Call { args, state: RefCell::default() })));
         Ok(())
     }
 
@@ -320,7 +364,7 @@ impl Machine<'_> {
         let Some(Value::Call(call)) = self.stack.last() else {
             return Err("gives a state to something other than an object".into());
         };
-        *call.state.borrow_mut() = Some(state);
+        self.calls[*call].state = state;
         Ok(())
     }
 }

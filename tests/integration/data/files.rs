@@ -4,10 +4,14 @@ use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-use deepzero::data::{Format, Silent, info, verify};
+use deepzero::data::{Format, Location, Silent, info, verify};
 use image::{ImageFormat, RgbImage};
+use parquet::data_type::{ByteArrayType, Int64Type};
 
-use super::{Log, Row, asymmetric, asymmetric_pixels, encode, load, only, parquet_bytes, png_rows, write};
+use super::{
+    Log, Row, asymmetric, asymmetric_pixels, encode, load, only, parquet_bytes, parquet_bytes_in, png_rows,
+    write,
+};
 
 const TRAIN: &str = "cifar10/plain_text/train/0000.parquet";
 const TEST: &str = "cifar10/plain_text/test/0000.parquet";
@@ -143,9 +147,17 @@ fn wrong_columns_are_named() {
     let dir = sound();
     let schema = "message schema { required int64 label; required binary image; }";
     let schema = parquet::schema::parser::parse_message_type(schema).unwrap();
-    let writer =
+    let mut writer =
         parquet::file::writer::SerializedFileWriter::new(Vec::new(), schema.into(), Default::default())
             .unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<Int64Type>().write_batch(&[3], None, None).unwrap();
+    column.close().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&["image".into()], None, None).unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
     write(dir.path().join(TRAIN), &writer.into_inner().unwrap());
     let message = failure(dir.path());
     assert!(message.contains("no column `img.bytes`, only label, image"), "{message}");
@@ -191,7 +203,7 @@ fn a_recorded_checksum_is_verified_on_every_load() {
 
 /// Six full binary batches: black images of class 0, but for a few asymmetric ones, written as
 /// files with holes.
-fn binary_batches(dir: &Path) {
+pub(super) fn binary_batches(dir: &Path) {
     for (file, name) in
         (1..=5).map(|i| format!("data_batch_{i}.bin")).chain(["test_batch.bin".into()]).enumerate()
     {
@@ -247,7 +259,7 @@ fn binary_batches_agree_with_candle() {
 }
 
 /// One Python batch, opcode for opcode as Python 2 wrote the canonical ones.
-fn pickle(labels: &[u8], data: &[u8]) -> Vec<u8> {
+pub(super) fn pickle(labels: &[u8], data: &[u8]) -> Vec<u8> {
     let short = |n: usize| (n as u16).to_le_bytes();
     let mut out = b"\x80\x02}q\x01(U\x04dataq\x02cnumpy.core.multiarray\n_reconstruct\nq\x03".to_vec();
     out.extend(b"cnumpy\nndarray\nq\x04K\x00\x85U\x01b\x87Rq\x05(K\x01M");
@@ -307,4 +319,210 @@ fn the_given_folder_comes_first_and_synthetic_needs_none() {
     let splits = load("synthetic", &nowhere, &Silent).unwrap();
     assert_eq!((splits.train.len(), splits.test.len()), (10_000, 2_000));
     assert_eq!(asymmetric(0).dimensions(), (32, 32));
+}
+
+/// The message of a named folder without data, whatever else is on the machine.
+#[test]
+fn a_named_folder_without_data_is_an_error_that_names_it() {
+    let (elsewhere, empty) = (sound(), tempfile::tempdir().unwrap());
+    write(empty.path().join("file"), b"");
+    let named = |folder: &str| {
+        let data_dir = Some(empty.path().join(folder));
+        let location = Location { data_dir, offline: false, ..only(elsewhere.path()) };
+        let messages = [
+            load("cifar10", &location, &Silent).unwrap_err().to_string(),
+            info(&location).unwrap_err().to_string(),
+            verify(&location).unwrap_err().to_string(),
+        ];
+        let start = format!("data {}", empty.path().join(folder).display());
+        assert!(messages.iter().all(|message| message.starts_with(&start)), "{messages:?}");
+        messages[0].clone()
+    };
+    for (folder, expected) in [("", "has no CIFAR-10"), ("none", "no such folder"), ("file", "not a folder")]
+    {
+        let message = named(folder);
+        assert!(message.contains(expected) && message.contains("data fetch --data-dir"), "{message}");
+    }
+}
+
+#[test]
+fn a_split_without_rows_is_a_problem_that_names_the_file() {
+    for (name, other) in [(TRAIN, "test: 4 images"), (TEST, "train: 7 images")] {
+        let dir = sound();
+        write(dir.path().join(name), &parquet_bytes(&[]));
+        let message = failure(dir.path());
+        assert!(message.contains(name) && message.contains("has no rows"), "{message}");
+        let info = verify(&only(dir.path())).unwrap();
+        assert!(!info.is_sound());
+        assert!(info.problems.iter().any(|problem| problem.contains(name)), "{info}");
+        assert!(info.to_string().contains(other), "{info}");
+    }
+}
+
+/// Pipes, devices and folders in the place of files: opening a pipe would wait forever, reading `/dev/zero` too.
+#[cfg(unix)]
+#[test]
+fn only_regular_files_are_opened() {
+    let in_place_of = |root: &str, names: &[&str], bad: &str, kind: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        names.iter().for_each(|name| write(dir.path().join(root).join(name), b"content"));
+        let path = dir.path().join(root).join(bad);
+        std::fs::remove_file(&path).ok();
+        match kind {
+            "a pipe" => assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success()),
+            "a device" => std::os::unix::fs::symlink("/dev/zero", &path).unwrap(),
+            _ => std::fs::create_dir(&path).unwrap(),
+        }
+        let location = only(dir.path());
+        let messages = [failure(dir.path()), verify(&location).unwrap_err().to_string()];
+        for message in messages {
+            let expected = format!("{bad}: {kind}, where a regular file is needed");
+            assert!(message.ends_with(&expected), "{message}");
+        }
+    };
+    let batches = |suffix: &str| -> Vec<String> {
+        let names = (1..=5).map(|i| format!("data_batch_{i}{suffix}"));
+        names.chain([format!("test_batch{suffix}")]).collect()
+    };
+    let (binary, python) = (batches(".bin"), batches(""));
+    let names = |names: &'static [&'static str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let parquet = names(&["train.parquet", "test.parquet"]);
+    for (root, names) in
+        [("plain_text", &parquet), ("cifar-10-batches-bin", &binary), ("cifar-10-batches-py", &python)]
+    {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        for kind in ["a pipe", "a device", "a folder"] {
+            in_place_of(root, &names, names[0], kind);
+            in_place_of(root, &names, "SHA256SUMS", kind);
+        }
+    }
+}
+
+/// Files with holes, which take no space here but would in memory.
+#[test]
+fn files_that_are_too_large_are_refused_before_they_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let sparse = |name: &str, n_bytes: u64| {
+        write(dir.path().join(name), b"");
+        File::options().write(true).open(dir.path().join(name)).unwrap().set_len(n_bytes).unwrap();
+    };
+    sparse("train.parquet", 1 << 40);
+    write(dir.path().join("test.parquet"), &parquet_bytes(&png_rows(4)));
+    let message = failure(dir.path());
+    assert!(message.contains("train.parquet: 1099511627776 bytes, more than"), "{message}");
+    std::fs::remove_file(dir.path().join("train.parquet")).unwrap();
+    std::fs::remove_file(dir.path().join("test.parquet")).unwrap();
+    for suffix in [".bin", ""] {
+        let names: Vec<String> = (1..=5)
+            .map(|i| format!("data_batch_{i}{suffix}"))
+            .chain([format!("test_batch{suffix}")])
+            .collect();
+        names.iter().for_each(|name| sparse(name, 1 << 40));
+        let message = failure(dir.path());
+        assert!(message.contains(&format!("data_batch_1{suffix}: 1099511627776 bytes")), "{message}");
+        names.iter().for_each(|name| std::fs::remove_file(dir.path().join(name)).unwrap());
+    }
+}
+
+/// Oracle: the images of the single file.
+#[test]
+fn splits_in_several_files_are_read_whole() {
+    let rows = png_rows(7);
+    let whole = load("cifar10", &only(sound().path()), &Silent).unwrap();
+    let layouts = [
+        ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "test-00000-of-00001.parquet"],
+        ["train/0000.parquet", "train/0001.parquet", "test/0000.parquet"],
+    ];
+    for names in layouts {
+        let dir = tempfile::tempdir().unwrap();
+        let contents = [&rows[..3], &rows[3..], &png_rows(4)];
+        names
+            .iter()
+            .zip(contents)
+            .for_each(|(name, rows)| write(dir.path().join(name), &parquet_bytes(rows)));
+        assert_eq!(load("cifar10", &only(dir.path()), &Silent).unwrap(), whole);
+        std::fs::remove_file(dir.path().join(names[0])).unwrap();
+        let message = failure(dir.path());
+        assert!(message.contains(&format!("{}: missing", names[0])), "{message}");
+    }
+}
+
+#[test]
+fn codecs_are_read_or_named() {
+    use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
+    let dir = sound();
+    let splits = load("cifar10", &only(dir.path()), &Silent).unwrap();
+    let write_in = |codec| write(dir.path().join(TRAIN), &parquet_bytes_in(&png_rows(7), codec));
+    for codec in [Compression::SNAPPY, Compression::ZSTD(ZstdLevel::default()), Compression::LZ4_RAW] {
+        write_in(codec);
+        assert_eq!(load("cifar10", &only(dir.path()), &Silent).unwrap(), splits);
+    }
+    for codec in [Compression::GZIP(GzipLevel::default()), Compression::BROTLI(BrotliLevel::default())] {
+        write_in(codec);
+        let message = failure(dir.path());
+        assert!(message.contains("is compressed with") && message.contains("write it anew"), "{message}");
+    }
+}
+
+/// Every dictionary of images, of 1.2 MB, claims to expand to 128 MiB, which takes as many bytes to say.
+#[test]
+fn pages_that_claim_to_expand_beyond_a_bound_are_refused() {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    let mut rows = png_rows(15);
+    rows.iter_mut().for_each(|row| row.0.resize(1_200_000, 0));
+    let mut bytes = parquet_bytes_in(&rows, parquet::basic::Compression::SNAPPY);
+    let dir = sound();
+    write(dir.path().join(TRAIN), &bytes);
+    assert_eq!(load("cifar10", &only(dir.path()), &Silent).unwrap().train.len(), 15);
+    let reader = SerializedFileReader::new(File::open(dir.path().join(TRAIN)).unwrap()).unwrap();
+    for group in reader.metadata().row_groups() {
+        let chunk = group.column(0);
+        let start = chunk.dictionary_page_offset().unwrap_or_else(|| chunk.data_page_offset()) as usize;
+        // The type of the page, and then its size, which has four bytes.
+        assert_eq!((bytes[start], bytes[start + 2], bytes[start + 6] < 0x80), (0x15, 0x15, true));
+        bytes[start + 3..start + 7].copy_from_slice(&[0xfe, 0xff, 0xff, 0x7f]);
+    }
+    write(dir.path().join(TRAIN), &bytes);
+    let message = failure(dir.path());
+    assert!(message.contains("its pages claim") && message.contains("more than the 536870912"), "{message}");
+}
+
+#[test]
+fn a_record_in_another_format_is_named() {
+    let dir = sound();
+    for bad in ["0123  train/0000.parquet\n", "\u{0}\n", &"x".repeat(5000)] {
+        write(dir.path().join("cifar10/plain_text/SHA256SUMS"), bad.as_bytes());
+        let message = failure(dir.path());
+        assert!(message.contains("SHA256SUMS: line 1") && message.len() < 600, "{message}");
+    }
+    write(dir.path().join("cifar10/plain_text/SHA256SUMS"), &[b'\n'; 2 << 20]);
+    assert!(failure(dir.path()).contains("SHA256SUMS: 2097152 bytes"));
+}
+
+/// Python batches that are made to harm: each would take memory, the stack, or the reader's patience.
+#[test]
+fn hostile_pickles_are_one_clear_line() {
+    let repeat = |head: &[u8], body: &[u8], n: usize| [head, &body.repeat(n), b"."].concat();
+    let cases: [(Vec<u8>, &str); 9] = [
+        (repeat(b"\x80\x02)", b"\x85", 1_000_000), "more than 1000000 operations"),
+        // Below that bound, nothing recurses.
+        (repeat(b"\x80\x02)", b"\x85", 900_000), "holds no dictionary"),
+        // Lists within each other through the memo, and one within itself.
+        (repeat(b"\x80\x02]q\x00", b"]q\x01h\x00aq\x00", 100_000), "holds no dictionary"),
+        (b"\x80\x02]q\x00h\x00a.".to_vec(), "holds no dictionary"),
+        // Each tuple has the one before twice: 2^300,000 leaves.
+        (repeat(b"\x80\x02)q\x00", b"h\x00\x86q\x00h\x00", 200_000), "holds no dictionary"),
+        (b"\x80\x02T\xff\xff\xff\x7f.".to_vec(), "truncated"),
+        (b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\xff.".to_vec(), "truncated"),
+        (b"\x80\x05}.".to_vec(), "pickle protocol 5"),
+        (b"(dp0\n.".to_vec(), "no pickle of protocol 2, 3 or 4"),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    for (pickle, expected) in cases {
+        let names = (1..=5).map(|i| format!("data_batch_{i}")).chain(["test_batch".into()]);
+        names.for_each(|name| write(dir.path().join(name), &pickle));
+        let message = failure(dir.path());
+        assert!(message.contains("data_batch_1") && message.contains(expected), "{message}");
+        assert!(message.len() < 600, "{message}");
+    }
 }

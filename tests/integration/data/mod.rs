@@ -3,6 +3,7 @@
 
 mod files;
 mod hub;
+mod mutants;
 mod real;
 
 use std::io::Cursor;
@@ -11,7 +12,9 @@ use std::sync::{Arc, Mutex};
 
 use deepzero::data::{Hub, Location, Progress, Splits};
 use image::{ImageFormat, RgbImage};
+use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
@@ -54,12 +57,18 @@ fn png_rows(n: usize) -> Vec<Row> {
 
 /// A Parquet file in the hub's layout, three rows to a row group.
 fn parquet_bytes(rows: &[Row]) -> Vec<u8> {
+    parquet_bytes_in(rows, Compression::UNCOMPRESSED)
+}
+
+/// The same in a codec.
+fn parquet_bytes_in(rows: &[Row], codec: Compression) -> Vec<u8> {
     let schema = "message schema {
         optional group img { optional binary bytes; optional binary path (STRING); }
         optional int64 label;
     }";
     let schema = Arc::new(parse_message_type(schema).unwrap());
-    let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::default()).unwrap();
+    let properties = WriterProperties::builder().set_compression(codec).build();
+    let mut writer = SerializedFileWriter::new(Vec::new(), schema, properties.into()).unwrap();
     for rows in rows.chunks(3) {
         let images: Vec<ByteArray> = rows.iter().map(|(bytes, _)| bytes.clone().into()).collect();
         let paths: Vec<ByteArray> = rows.iter().map(|_| "image.png".into()).collect();
@@ -85,8 +94,8 @@ fn write(path: PathBuf, bytes: &[u8]) {
 
 /// Only `dir`, with an empty hub cache below it, and no hub.
 fn only(dir: &Path) -> Location {
-    let hub = Hub { endpoint: None, cache_dir: Some(dir.join("hub-cache")) };
-    Location { dirs: vec![dir.to_path_buf()], fetch_dir: None, offline: true, hub }
+    let hub = Hub { cache_dir: Some(dir.join("hub-cache")), ..Hub::default() };
+    Location { dirs: vec![dir.to_path_buf()], data_dir: None, offline: true, hub }
 }
 
 /// All images of a source.
