@@ -61,6 +61,18 @@ cuda-test *args:
 smoke:
     {{deepzero}} reproduce all --scale smoke --results target/smoke/results --reports target/smoke/reports
 
+# Every fuzz target for a minute, or only some: just fuzz 600 pickle record (needs a nightly toolchain and cargo-fuzz)
+fuzz SECONDS="60" *TARGETS:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    targets="{{TARGETS}}"
+    for target in ${targets:-$(cargo +nightly fuzz list)}; do
+        # What it finds stays out of the corpus, which is part of the repository.
+        mkdir -p "fuzz/found/$target"
+        cargo +nightly fuzz run --sanitizer none "$target" "fuzz/found/$target" "fuzz/corpus/$target" -- \
+            -max_total_time={{SECONDS}} -timeout=20 -rss_limit_mb=2048 -max_len=65536
+    done
+
 # Golden tests on the pixels that PyTorch saw; PARQUET holds CIFAR-10's training images
 golden PARQUET="../shared/data/cifar10/plain_text/train/0000.parquet":
     test -d target/golden/venv || python3 -m venv target/golden/venv
