@@ -1,6 +1,8 @@
 //! Fits a simulator of which nothing but function values is known:
 //! `cargo run --release --example black_box`.
 
+#![allow(clippy::print_stdout, reason = "a program for people to read")]
+
 use deepzero::zo::Scheme;
 use deepzero::zo::optimizer::{OptimizerKind, Schedule};
 use deepzero::zo::{

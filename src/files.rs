@@ -11,7 +11,7 @@ use crate::{Error, Result};
 const WRITING: &str = ".writing-";
 
 /// A file being written that is older than this and that nobody holds was left by a process that was killed.
-const STALE: Duration = Duration::from_mins(1);
+const STALE: Duration = Duration::from_secs(60);
 
 /// Makes `bytes` the content of the file at `path`, which is replaced if it is there. A failure, a full disk or a kill
 /// leaves the old file, or none; a symbolic link stays, and what it leads to is replaced. A character device such as

@@ -26,7 +26,7 @@ pub fn write_reports(experiments: &[Run], out_dir: &Path) -> Result<Vec<PathBuf>
     let mut written = Vec::new();
     let mut write = |name: String, contents: &[u8]| -> Result<()> {
         let path = out_dir.join(name);
-        files::write_atomically(&path, contents.as_ref())?;
+        files::write_atomically(&path, contents)?;
         written.push(path);
         Ok(())
     };

@@ -14,7 +14,7 @@ use crate::error::shortened;
 use crate::method::Method;
 use crate::metric::Row;
 use crate::problem::State;
-use crate::saved::Saved;
+use crate::saved::{Saved, integer};
 use crate::{Error, Result, files};
 
 /// Raised when the contents change.
@@ -139,7 +139,7 @@ impl Checkpoint<'_> {
         let stats = all.take("running_stats", Some(n_stats)).map_err(|what| damaged(&what))?;
         let n_rows: usize = field("epoch")?.parse().map_err(|_| damaged("a header field is no number"))?;
         let epochs: Option<Vec<f64>> = of_rows.get(Row::EPOCH).cloned();
-        let is_row = |(idx, epoch): (usize, &f64)| *epoch == (idx + 1) as f64;
+        let is_row = |(idx, &epoch): (usize, &f64)| integer("", epoch, n_rows) == Ok(idx + 1);
         if of_rows.values().any(|values| values.len() != n_rows)
             || !epochs.is_some_and(|epochs| epochs.iter().enumerate().all(is_row))
         {

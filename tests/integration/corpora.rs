@@ -4,8 +4,10 @@ use std::path::Path;
 
 use deepzero::fuzzing;
 
+type Reader = (&'static str, fn(&[u8]));
+
 /// By the name of the corpus, which is also that of the target in `fuzz/fuzz_targets`.
-const READERS: [(&str, fn(&[u8])); 5] = [
+const READERS: [Reader; 5] = [
     ("cifar_parquet", |bytes| drop(fuzzing::cifar_parquet(bytes))),
     ("checkpoint", |bytes| drop(fuzzing::checkpoint(bytes))),
     ("pickle", |bytes| drop(fuzzing::pickle(bytes))),

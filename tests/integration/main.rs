@@ -1,5 +1,7 @@
 //! One binary for all integration tests.
 
+#![allow(clippy::print_stderr, reason = "what is skipped is said")]
+
 mod cli;
 mod corpora;
 mod data;
