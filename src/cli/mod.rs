@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use deepzero::data::Location;
 use deepzero::device;
-use deepzero::experiment::{Experiment, Library, Scale, Trial, split_id};
+use deepzero::experiment::{Experiment, Library, MAX_SEEDS, Scale, Trial, split_id};
 use deepzero::ranks::{Ranks, launcher};
 use deepzero::results::Store;
 
@@ -143,10 +143,9 @@ struct Selection {
 
 /// A number of seeds. A bound far beyond any experiment's tells a seed that was taken for a count.
 fn seeds(text: &str) -> std::result::Result<usize, String> {
-    const MOST: usize = 10_000;
     match text.parse() {
-        Ok(n) if (1..=MOST).contains(&n) => Ok(n),
-        _ => Err(format!("expected how many seeds, from 1 to {MOST}; seeds are 0, 1, 2, …")),
+        Ok(n) if (1..=MAX_SEEDS).contains(&n) => Ok(n),
+        _ => Err(format!("expected how many seeds, from 1 to {MAX_SEEDS}; seeds are 0, 1, 2, …")),
     }
 }
 

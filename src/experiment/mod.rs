@@ -15,5 +15,5 @@ pub use definition::{
 };
 pub use library::Library;
 pub use settings::Description;
-pub use trial::SCHEMA_VERSION;
+pub use trial::{MAX_SEEDS, SCHEMA_VERSION};
 pub use variant::split_id;

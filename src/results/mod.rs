@@ -1,6 +1,7 @@
 //! Result files: one immutable Parquet file per trial.
 
 mod compare;
+mod digest;
 mod provenance;
 mod record;
 mod store;
