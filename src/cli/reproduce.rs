@@ -10,7 +10,7 @@ use deepzero::{metric, task, train};
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
-use super::{Common, Exit, INTERRUPT, Selection, report, say, tell, watch_interrupts};
+use super::{Common, Exit, INTERRUPT, Selection, in_one_line, report, say, tell, watch_interrupts};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -119,7 +119,7 @@ fn run_all(
         runner.follow(&trials.collect::<Result<Vec<_>>>()?.concat())?;
         return Ok(Exit::Ok);
     }
-    let (mut n_bad, mut n_elsewhere, mut pages) = (0, 0, Vec::new());
+    let (mut n_bad, mut n_elsewhere, mut pages, mut faults) = (0, 0, Vec::new(), Vec::new());
     for experiment in experiments {
         let trials = selection.trials(experiment)?;
         let mut pending = Vec::new();
@@ -145,12 +145,16 @@ fn run_all(
             let bad = |record: &deepzero::results::TrialRecord| record.status != Status::Done;
             n_bad += usize::from(store.find(trial)?.as_ref().is_some_and(bad));
         }
-        report::write(common, std::slice::from_ref(&experiment.id))?;
-        pages.push(common.reports.join(format!("{}.md", experiment.id)));
+        // The trials of further experiments do not wait for a page that cannot be written.
+        match report::write(common, std::slice::from_ref(&experiment.id)) {
+            Ok(_) => pages.push(common.reports.join(format!("{}.md", experiment.id))),
+            Err(error) => faults.push(error),
+        }
     }
     runner.dismiss()?;
     pages.push(common.reports.join("index.html"));
     if common.json {
+        let pages: Vec<_> = pages.iter().map(|page| page.to_string_lossy()).collect();
         let summary =
             json!({ "reports": pages, "failed_or_diverged": n_bad, "running_elsewhere": n_elsewhere });
         say!("{}", serde_json::to_string_pretty(&summary)?)?;
@@ -163,6 +167,10 @@ fn run_all(
         tell!(
             "{n_elsewhere} trials are being run by another process; run the same command again for the report"
         );
+    }
+    if let Some(last) = faults.pop() {
+        faults.iter().for_each(|error| tell!("{}", in_one_line(error)));
+        return Err(last);
     }
     if n_bad > 0 {
         tell!("{n_bad} trials failed or diverged; the reports name them");

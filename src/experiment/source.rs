@@ -2,6 +2,7 @@
 
 use toml::de::{DeTable, DeValue};
 
+use crate::error::shortened;
 use crate::{Error, Result};
 
 /// An experiment file's name and text.
@@ -30,7 +31,7 @@ impl Source {
     pub(super) fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
         toml::from_str(&self.text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            let reason = error.message().lines().collect::<Vec<_>>().join(", ");
+            let reason = shortened(&error.message().lines().collect::<Vec<_>>().join(", "));
             self.error_at(at, &self.key_of(&error), reason)
         })
     }
@@ -64,7 +65,7 @@ impl Source {
     /// An error about byte `at`.
     pub(super) fn error_at(&self, at: usize, key: &str, reason: impl Into<String>) -> Error {
         let line = 1 + self.text.bytes().take(at).filter(|byte| *byte == b'\n').count();
-        Error::Spec { file: self.file.clone(), line, key: key.to_owned(), reason: reason.into() }
+        Error::Spec { file: self.file.clone(), line, key: shortened(key), reason: reason.into() }
     }
 
     /// Every key and array element; empty for text that is not TOML.

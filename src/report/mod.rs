@@ -19,4 +19,4 @@ mod write;
 
 pub use html::{Run, html};
 pub use markdown::markdown;
-pub use write::write_reports;
+pub use write::{Written, write_reports};

@@ -34,6 +34,18 @@ impl Store {
         &self.root
     }
 
+    /// Requires the folder to be one that can be read, if it is there. Returns whether it is.
+    ///
+    /// # Errors
+    /// [`Error::Io`] otherwise.
+    pub fn check(&self) -> Result<bool> {
+        match std::fs::read_dir(&self.root) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io("list", &self.root)(error)),
+        }
+    }
+
     /// Where the record of a trial is, or would be.
     pub fn path(&self, trial: &Trial) -> PathBuf {
         self.folder(&trial.experiment, trial.scale).join(format!("{}.parquet", trial.hash()))
