@@ -42,6 +42,7 @@ impl Experiment {
 
 /// Checks a parsed file and lays out its grids.
 pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experiment> {
+    check_sizes(&wire, &sources)?;
     let expander = Expander { axis: axis_of(&wire, &sources)?, wire, sources };
     let figure = expander.figure()?;
     let series = expander.series()?;
@@ -74,6 +75,30 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
     experiment.expected = expander.expected(&experiment)?;
     experiment.checks = expander.checks(&experiment)?;
     Ok(experiment)
+}
+
+/// Refuses lists that are longer than any experiment's, before work grows with them.
+fn check_sizes(wire: &WireExperiment, sources: &Sources) -> Result<()> {
+    let scale = &wire.scale;
+    let values =
+        |scale: &Option<WireScale>| scale.as_ref().and_then(|s| s.values.as_ref()).map_or(0, Vec::len);
+    let lists = [
+        ("figure.values", wire.figure.values.len(), MAX_VALUES),
+        ("scale.smoke.values", values(&scale.smoke), MAX_VALUES),
+        ("scale.laptop.values", values(&scale.laptop), MAX_VALUES),
+        ("scale.paper.values", values(&scale.paper), MAX_VALUES),
+        ("series", wire.series.len(), MAX_TABLES),
+        ("panel", wire.panel.len(), MAX_TABLES),
+        ("trace", wire.trace.len(), MAX_TABLES),
+        ("layers", wire.layers.len(), MAX_TABLES),
+        ("profile", wire.profile.len(), MAX_TABLES),
+        ("expected", wire.expected.len(), MAX_TABLES),
+        ("check", wire.check.len(), MAX_TABLES),
+    ];
+    match lists.into_iter().find(|(_, n, most)| n > most) {
+        Some((path, n, most)) => Err(sources.error(path, format!("{n} of them; at most {most}"))),
+        None => Ok(()),
+    }
 }
 
 /// The setting that varies along x.
@@ -789,6 +814,12 @@ const SHARED_LAYERS: usize = 2;
 
 /// Id of the figure over the course of training that an experiment without traces has.
 const EPOCHS: &str = "epochs";
+
+/// Most values on an x axis.
+const MAX_VALUES: usize = 1000;
+
+/// Most series, panels, traces and other tables of a kind.
+const MAX_TABLES: usize = 100;
 
 /// Characters of the longest id, which is part of file names.
 const MAX_ID: usize = 100;

@@ -5,6 +5,9 @@ use toml::de::{DeTable, DeValue};
 use crate::error::shortened;
 use crate::{Error, Result};
 
+/// Bytes of the longest reason of the parser's that repeats nothing long of the file.
+const MAX_REASON: usize = 400;
+
 /// An experiment file's name and text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Source {
@@ -31,7 +34,10 @@ impl Source {
     pub(super) fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
         toml::from_str(&self.text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            let reason = shortened(&error.message().lines().collect::<Vec<_>>().join(", "));
+            let mut reason = error.message().lines().collect::<Vec<_>>().join(", ");
+            if reason.len() > MAX_REASON {
+                reason = shortened(&reason);
+            }
             self.error_at(at, &self.key_of(&error), reason)
         })
     }
