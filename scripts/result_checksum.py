@@ -1,12 +1,15 @@
-"""The checksum of a result file's content, as results/README.md defines it."""
+"""The checksums of result files, as results/README.md defines them."""
 
 import hashlib
 import math
 import struct
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 KEY = b"deepzero.sha256"
+FILE_KEY = b"deepzero.file-sha256"
+UNKNOWN = b"0" * 64
 NAN = struct.pack("<Q", 0x7FF8000000000000)
 
 
@@ -42,7 +45,26 @@ def checksum(table):
     return hasher.hexdigest()
 
 
-def sealed(table):
-    """The table with its checksum."""
-    metadata = {**(table.schema.metadata or {}), KEY: checksum(table).encode()}
-    return table.replace_schema_metadata(metadata)
+def place(content):
+    """Where the checksum of a file's bytes stands; None if it says none."""
+    at = content.rfind(FILE_KEY)
+    start = at + len(FILE_KEY) + 2
+    is_there = at >= 0 and content[start - 2 : start] == b"\x18\x40" and len(content) >= start + 64
+    return slice(start, start + 64) if is_there else None
+
+
+def file_checksum(content, place):
+    """SHA-256 of a file's bytes with 64 zeros in place of it, in hexadecimal."""
+    return hashlib.sha256(content[: place.start] + UNKNOWN + content[place.stop :]).hexdigest()
+
+
+def write(table, path):
+    """Writes a table with its checksums."""
+    metadata = {**(table.schema.metadata or {}), KEY: checksum(table).encode(), FILE_KEY: UNKNOWN}
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+    content = bytearray(temporary.read_bytes())
+    at = place(content)
+    content[at] = file_checksum(content, at).encode()
+    temporary.write_bytes(content)
+    temporary.replace(path)

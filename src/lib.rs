@@ -20,6 +20,8 @@ pub mod doctor;
 pub mod error;
 pub mod experiment;
 pub mod files;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod kernels;
 pub mod method;
 pub mod metric;

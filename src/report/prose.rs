@@ -2,7 +2,7 @@
 //! *emphasis* and [links](…). Everything else, HTML included, comes out as plain text.
 
 /// Paragraphs, lists and headings.
-pub(super) fn blocks(text: &str) -> String {
+pub(crate) fn blocks(text: &str) -> String {
     let mut html = String::new();
     let mut paragraph: Vec<&str> = Vec::new();
     let mut items: Vec<String> = Vec::new();

@@ -1,12 +1,59 @@
-//! The checksum of a result file's content. `results/README.md` documents the bytes that it is over.
+//! The checksums of a result file: of its content, and of its bytes. `results/README.md` documents what they are over.
+//!
+//! The content's says that what the program reads is what was written, by whatever tool. That of the bytes is looked at
+//! first, since a Parquet reader can be led astray by damage before there is any content, up to the end of the program.
+
+use std::ops::Range;
 
 use polars::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::table::Reason;
 
-/// The key of the checksum among a file's key-value metadata.
+/// The key of the content's checksum among a file's key-value metadata.
 pub(super) const KEY: &str = "deepzero.sha256";
+
+/// The key of the checksum of the file's bytes.
+pub(super) const FILE_KEY: &str = "deepzero.file-sha256";
+
+/// Stands for the checksum of the bytes while it is computed.
+pub(super) const UNKNOWN: [u8; 64] = [b'0'; 64];
+
+/// How a value of 64 bytes begins in a file's metadata.
+const VALUE: [u8; 2] = [0x18, 64];
+
+/// Gives a file that says [`UNKNOWN`] the checksum of its bytes.
+///
+/// # Errors
+/// If it does not say so.
+pub(super) fn seal(bytes: &mut [u8]) -> Result<(), Reason> {
+    let place = place(bytes).ok_or("has no place for a checksum")?;
+    let checksum = hex(&Sha256::digest(&*bytes));
+    bytes[place].copy_from_slice(checksum.as_bytes());
+    Ok(())
+}
+
+/// Whether a file has the checksum of its bytes that it says; `None` if it says none.
+pub(super) fn is_sealed(bytes: &[u8]) -> Option<bool> {
+    let place = place(bytes)?;
+    let mut hasher = Sha256::new();
+    hasher.update(&bytes[..place.start]);
+    hasher.update(UNKNOWN);
+    hasher.update(&bytes[place.end..]);
+    Some(hex(&hasher.finalize()).as_bytes() == &bytes[place])
+}
+
+/// Where the checksum of the bytes stands: behind the last [`FILE_KEY`].
+fn place(bytes: &[u8]) -> Option<Range<usize>> {
+    let key = FILE_KEY.as_bytes();
+    let start = bytes.windows(key.len()).rposition(|window| window == key)? + key.len() + VALUE.len();
+    let place = start..start + UNKNOWN.len();
+    (bytes.get(start - VALUE.len()..start)? == VALUE && place.end <= bytes.len()).then_some(place)
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// SHA-256 of names, types, nulls and values of a table, in hexadecimal.
 ///
@@ -20,7 +67,7 @@ pub(super) fn digest(frame: &DataFrame) -> Result<String, Reason> {
         text(&mut hasher, column.name());
         values(&mut hasher, column)?;
     }
-    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hasher.finalize()))
 }
 
 fn length(n: usize) -> [u8; 8] {

@@ -11,3 +11,4 @@ pub use compare::compare_ignoring_time;
 pub(crate) use provenance::cpu_name;
 pub use record::{Provenance, TrialRecord};
 pub use store::Store;
+pub(crate) use store::record_of;

@@ -211,6 +211,11 @@ fn read_with(path: &Path, kinds: &[String]) -> Result<TrialRecord> {
     Ok(record)
 }
 
+/// The record in the bytes of a result file, without its profiles.
+pub(crate) fn record_of(bytes: Vec<u8>) -> Result<TrialRecord, Reason> {
+    from_frame(&parse(bytes)?)
+}
+
 /// The file of the same name in a folder beside `path`.
 fn beside(path: &Path, folder: &str) -> PathBuf {
     let name = path.file_name().expect("a record has a name");
@@ -228,14 +233,17 @@ fn write_beside(path: &Path, folder: &str, frame: &mut DataFrame) -> Result<()> 
 /// full, then says so.
 fn parquet(path: &Path, frame: &mut DataFrame) -> Result<Vec<u8>> {
     let checksum = digest(frame).map_err(|reason| Error::file(path, reason))?;
-    let metadata = KeyValueMetadata::from_static(vec![(digest::KEY.to_owned(), checksum)]);
+    let unknown = String::from_utf8_lossy(&digest::UNKNOWN).into_owned();
+    let metadata = [(digest::KEY, checksum), (digest::FILE_KEY, unknown)];
+    let metadata = metadata.map(|(key, value)| (key.to_owned(), value)).to_vec();
     let mut bytes = Vec::new();
     ParquetWriter::new(&mut bytes)
         .with_compression(ParquetCompression::Zstd(None))
         .with_statistics(StatisticsOptions::full())
-        .with_key_value_metadata(Some(metadata))
+        .with_key_value_metadata(Some(KeyValueMetadata::from_static(metadata)))
         .set_parallel(false)
         .finish(frame)?;
+    digest::seal(&mut bytes).map_err(|reason| Error::file(path, reason))?;
     Ok(bytes)
 }
 
@@ -246,46 +254,45 @@ fn damaged(path: &Path, reason: &str) -> Error {
 /// Bytes of the largest result file that is read, decompressed or not.
 const MAX_BYTES: u64 = 1 << 28;
 
-/// The table in a file, whose content has the checksum that the file says.
+/// The table in a file, which has the checksums that it says.
 fn read_frame(path: &Path) -> Result<DataFrame> {
     let bytes = files::read_bounded(path, MAX_BYTES)?;
-    let (frame, stated) = parse(bytes).map_err(|reason| damaged(path, &reason))?;
-    let Some(stated) = stated else {
-        let reason =
-            "has no checksum, as results of earlier versions; `scripts/verify-results --add` gives it one";
-        return Err(Error::file(path, format!("{reason}, or move the file away to run the trial again")));
+    parse(bytes).map_err(|reason| damaged(path, &reason))
+}
+
+/// The table in the bytes of a result file.
+///
+/// # Errors
+/// If it is no such file, or does not have the checksums that it says.
+fn parse(bytes: Vec<u8>) -> Result<DataFrame, Reason> {
+    if !bytes.ends_with(b"PAR1") {
+        return Err("not a complete Parquet file".into());
+    }
+    match digest::is_sealed(&bytes) {
+        Some(true) => {}
+        Some(false) => return Err("is damaged: its bytes do not have the checksum that it says".into()),
+        None => return Err(UNSEALED.into()),
+    }
+    let read = || -> PolarsResult<_> {
+        let mut reader = ParquetReader::new(Cursor::new(bytes)).set_rechunk(true);
+        let pairs = reader.get_metadata()?.key_value_metadata().clone().unwrap_or_default();
+        let stated = pairs.into_iter().find(|pair| pair.key == digest::KEY).and_then(|pair| pair.value);
+        Ok((reader.read_parallel(ParallelStrategy::None).finish()?, stated))
     };
-    match digest(&frame) {
-        Ok(found) if found == stated => Ok(frame),
-        Ok(_) => Err(damaged(path, "is damaged: its content does not have the checksum that it says")),
-        Err(reason) => Err(damaged(path, &reason)),
+    // What is no Parquet, though it has a checksum, can make the reader panic.
+    let (frame, stated) = panics::caught(read).ok_or("damaged Parquet")?.map_err(|error| {
+        format!("not a complete Parquet file ({})", shortened(first_line(&error.to_string())))
+    })?;
+    match stated {
+        Some(stated) if stated == digest(&frame)? => Ok(frame),
+        Some(_) => Err("is damaged: its content does not have the checksum that it says".into()),
+        None => Err(UNSEALED.into()),
     }
 }
 
-/// The table in the bytes of a Parquet file, and the checksum that the file says.
-fn parse(bytes: Vec<u8>) -> Result<(DataFrame, Option<String>), Reason> {
-    let parse = || {
-        let mut reader = ParquetReader::new(Cursor::new(bytes)).set_rechunk(true);
-        let metadata = reader.get_metadata()?.clone();
-        // The reader makes room for as much as the file says before it looks.
-        let columns = metadata.row_groups.iter().flat_map(|group| group.parquet_columns());
-        let said = columns.flat_map(|c| [c.num_values(), c.uncompressed_size(), c.compressed_size()]);
-        let most = said.map(|n| u64::try_from(n).unwrap_or(u64::MAX)).max().unwrap_or(0);
-        let most = most.max(metadata.num_rows as u64);
-        if most > MAX_BYTES {
-            polars_bail!(ComputeError: "says that it holds {most} values or bytes");
-        }
-        let pairs = metadata.key_value_metadata().iter().flatten();
-        let stated = pairs.filter(|pair| pair.key == digest::KEY).find_map(|pair| pair.value.clone());
-        let frame = reader.read_parallel(ParallelStrategy::None).finish()?;
-        Ok((frame, stated))
-    };
-    // Damage in the right place makes the reader panic.
-    let parsed: PolarsResult<_> = panics::caught(parse).ok_or("damaged Parquet")?;
-    parsed.map_err(|error| {
-        format!("not a complete Parquet file ({})", shortened(first_line(&error.to_string())))
-    })
-}
+/// What is said of a file without a checksum.
+const UNSEALED: &str =
+    "has no checksum; `scripts/verify-results --add` gives results of earlier versions one";
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
