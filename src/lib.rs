@@ -28,6 +28,7 @@ pub mod metric;
 #[cfg(test)]
 mod mutants;
 pub mod nn;
+mod panics;
 pub mod params;
 pub mod problem;
 pub mod profile;

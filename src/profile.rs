@@ -35,6 +35,10 @@ impl Profile {
     /// active set; `cosine` and `relative_error` as in [`crate::metric`], for the tensor alone, averaged over epochs.
     pub const TENSORS: &'static str = "tensors";
 
+    /// The kinds that tasks make, with their columns.
+    pub const KINDS: [(&'static str, &'static [&'static str]); 1] =
+        [(Self::TENSORS, &["n", "n_active", "cosine", "relative_error"])];
+
     /// A profile over named places, without columns.
     #[must_use]
     pub fn new(kind: &str, place: &str, labels: Vec<String>) -> Self {

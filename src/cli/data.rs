@@ -49,14 +49,14 @@ fn as_json(info: &Info) -> serde_json::Value {
         .iter()
         .map(|file| {
             json!({
-                "path": file.path, "bytes": file.size_bytes, "sha256": file.sha256,
+                "path": file.path.to_string_lossy(), "bytes": file.size_bytes, "sha256": file.sha256,
                 "canonical": file.canonical, "recorded": file.recorded,
             })
         })
         .collect();
     let split = |split: &data::SplitInfo| json!({ "rows": split.n_rows, "classes": split.class_counts, "sha256": split.checksum });
     json!({
-        "root": info.root, "format": info.format.to_string(), "files": files,
+        "root": info.root.to_string_lossy(), "format": info.format.to_string(), "files": files,
         "train": split(&info.train), "test": split(&info.test), "problems": info.problems,
     })
 }

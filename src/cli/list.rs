@@ -2,9 +2,11 @@
 
 use anyhow::Result;
 use clap::Args;
+use deepzero::experiment::Scale;
+use deepzero::results::Store;
 use serde_json::json;
 
-use super::{Common, Exit, say};
+use super::{Common, Exit, in_one_line, say, tell};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  deepzero list\n  deepzero list --json | jq '.[].id'")]
@@ -13,12 +15,16 @@ pub(super) struct ListArgs {}
 pub(super) fn run(common: &Common, _: &ListArgs) -> Result<Exit> {
     let store = common.store();
     let mut rows = Vec::new();
-    for experiment in common.library()?.all()? {
-        let mut results = Vec::new();
-        for scale in store.scales(&experiment.id)? {
-            results.push((scale, store.read_all(&experiment.id, scale)?.len()));
+    let (experiments, faults) = common.library()?.sound();
+    for (id, error) in faults {
+        tell!("{id} is left out: {}", in_one_line(&error.into()));
+    }
+    store.check()?;
+    for experiment in experiments {
+        match results(&store, &experiment.id) {
+            Ok(results) => rows.push((experiment, results)),
+            Err(error) => tell!("{} is left out: {}", experiment.id, in_one_line(&error.into())),
         }
-        rows.push((experiment, results));
     }
     if common.json {
         let rows: Vec<_> = rows
@@ -51,4 +57,10 @@ pub(super) fn run(common: &Common, _: &ListArgs) -> Result<Exit> {
         say!("{:<22} {:<8} results: {results}", "", "")?;
     }
     Ok(Exit::Ok)
+}
+
+/// How many results an experiment has at each scale.
+fn results(store: &Store, id: &str) -> deepzero::Result<Vec<(Scale, usize)>> {
+    let count = |scale| Ok((scale, store.read_all(id, scale)?.len()));
+    store.scales(id)?.into_iter().map(count).collect()
 }

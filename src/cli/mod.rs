@@ -13,8 +13,9 @@ mod signals;
 mod status;
 mod train;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Once;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -391,7 +392,14 @@ impl Common {
     }
 
     fn library(&self) -> Result<Library> {
-        Ok(Library::open(self.experiments.as_deref())?)
+        static TOLD: Once = Once::new();
+        let library = Library::open(self.experiments.as_deref())?;
+        if library.is_embedded() && Path::new(Library::FOLDER).is_dir() {
+            TOLD.call_once(|| {
+                tell!("./{} has no experiment files (*.toml): those built in are used", Library::FOLDER);
+            });
+        }
+        Ok(library)
     }
 
     /// The device, and its name for the results.

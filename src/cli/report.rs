@@ -1,14 +1,15 @@
 //! `report`: reports from results alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result, bail};
 use clap::Args;
 use deepzero::experiment::{Experiment, Scale, split_id};
 use deepzero::report::{self, Run};
 use deepzero::results::TrialRecord;
 
-use super::{Common, Exit, say, tell};
+use super::{Common, Exit, in_one_line, say, tell};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -21,9 +22,16 @@ pub(super) struct ReportArgs {
 }
 
 pub(super) fn run(common: &Common, args: &ReportArgs) -> Result<Exit> {
+    for id in &args.ids {
+        common.library()?.require(split_id(id).0)?;
+        if common.store().scales(id)?.is_empty() {
+            bail!("{id} has no results in {}", common.results.display());
+        }
+    }
     let paths = write(common, &args.ids)?;
     if common.json {
-        say!("{}", serde_json::to_string_pretty(&paths)?)?;
+        let names: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
+        say!("{}", serde_json::to_string_pretty(&names)?)?;
         return Ok(Exit::Ok);
     }
     for path in paths {
@@ -32,48 +40,71 @@ pub(super) fn run(common: &Common, args: &ReportArgs) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// Writes the reports of the experiments named (all with results if none are), and the index over
-/// all with results.
-pub(super) fn write(common: &Common, ids: &[String]) -> Result<Vec<std::path::PathBuf>> {
+/// Writes the reports of the experiments named and of all others with results, and the index over all of them. What is
+/// wrong with another experiment's file or results is told and stands in the way of its own report alone.
+///
+/// # Errors
+/// What is wrong with one of those named; the others are written all the same.
+pub(super) fn write(common: &Common, ids: &[String]) -> Result<Vec<PathBuf>> {
     let mut all: BTreeSet<String> = ids.iter().cloned().collect();
     all.extend(experiments_with_results(common)?);
+    if all.is_empty() {
+        bail!("there are no results in {}; `deepzero reproduce ID` makes some", common.results.display());
+    }
     // Exhibits and experiments of our own are on the index even before they have run; sweeps are not.
     let library = common.library()?;
     let is_sweep =
         |experiment: &Experiment| experiment.paper.is_empty() && experiment.id.starts_with("sweep-");
-    all.extend(library.all()?.into_iter().filter(|one| !is_sweep(one)).map(|one| one.id));
+    let (known, mut faults) = library.sound();
+    all.extend(known.into_iter().filter(|one| !is_sweep(one)).map(|one| one.id));
+    faults.retain(|(id, _)| !all.contains(id));
+    let mut faults: Vec<(String, Error)> = faults.into_iter().map(|(id, error)| (id, error.into())).collect();
     let mut runs: Vec<Run> = Vec::new();
-    for id in &all {
-        match gather(common, id) {
+    for id in all {
+        match gather(common, &id) {
             Ok(run) => runs.push(run),
-            // Results of other experiment files must not stand in the way of those asked for.
-            Err(error) if !ids.contains(id) && is_unknown(&error) => {
-                tell!("{id} is left out of the reports: {error:#}");
-            }
-            Err(error) => return Err(error),
+            Err(error) => faults.push((id, error)),
         }
     }
-    Ok(report::write_reports(&runs, &common.reports)?)
+    let mut paths = Vec::new();
+    // Nothing to show is no reason to replace an index that shows something.
+    if !ids.is_empty() || runs.iter().any(|(_, scales)| !scales.is_empty()) {
+        let written = report::write_reports(&runs, &common.reports)?;
+        faults.extend(written.faults.into_iter().map(|(id, error)| (id, error.into())));
+        paths = written.paths;
+    }
+    let (named, others): (Vec<_>, Vec<_>) = faults.into_iter().partition(|(id, _)| ids.contains(id));
+    for (id, error) in &others {
+        tell!("{id} is left out of the reports: {}", in_one_line(error));
+    }
+    let mut named = named.into_iter();
+    let first = named.next();
+    for (id, error) in named {
+        tell!("{id} has no report: {}", in_one_line(&error));
+    }
+    match first {
+        Some((_, error)) => Err(error),
+        None if paths.is_empty() => {
+            bail!("no results in {} can be shown; the reports are as they were", common.results.display())
+        }
+        None => Ok(paths),
+    }
 }
 
-/// Whether the experiment, or a setting in its name, is not known here.
-fn is_unknown(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(deepzero::Error::Setting { .. }))
-}
-
+/// The experiments that have results. One whose folder cannot be looked into is told, and left out.
 fn experiments_with_results(common: &Common) -> Result<Vec<String>> {
     let mut ids = Vec::new();
-    let entries = match std::fs::read_dir(&common.results) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(ids),
-        entries => entries.with_context(|| format!("list {}", common.results.display()))?,
-    };
+    let entries = std::fs::read_dir(&common.results);
+    let entries = entries.with_context(|| format!("list the results in {}", common.results.display()))?;
     for entry in entries {
         let entry = entry?;
         let is_folder = entry.file_type()?.is_dir();
-        if let (true, Ok(name)) = (is_folder, entry.file_name().into_string())
-            && !common.store().scales(&name)?.is_empty()
-        {
-            ids.push(name);
+        if let (true, Ok(name)) = (is_folder, entry.file_name().into_string()) {
+            match common.store().scales(&name) {
+                Ok(scales) if scales.is_empty() => {}
+                Ok(_) => ids.push(name),
+                Err(error) => tell!("{name} is left out of the reports: {error}"),
+            }
         }
     }
     Ok(ids)
@@ -89,9 +120,10 @@ fn gather(common: &Common, id: &str) -> Result<Run> {
     for scale in store.scales(id)? {
         let records = store.read_all(id, scale)?;
         let experiment = common.experiment(id, scale, sweep_values(base, &records).as_deref())?;
-        let n_seeds = records.iter().map(|record| record.trial.seed as usize + 1).max();
+        let seeds: BTreeSet<u64> = records.iter().map(|record| record.trial.seed).collect();
+        let seeds: Vec<u64> = seeds.into_iter().collect();
         let asked: BTreeSet<String> =
-            experiment.trials(scale, n_seeds, &[])?.iter().map(deepzero::experiment::Trial::hash).collect();
+            experiment.trials_of(scale, &seeds, &[])?.iter().map(deepzero::experiment::Trial::hash).collect();
         let n_all = records.len();
         let records: Vec<TrialRecord> =
             records.into_iter().filter(|record| asked.contains(&record.trial.hash())).collect();

@@ -12,7 +12,7 @@ use deepzero::{metric, task, train};
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
-use super::{Common, Exit, INTERRUPT, Selection, report, say, tell, watch_interrupts};
+use super::{Common, Exit, INTERRUPT, Selection, in_one_line, report, say, tell, watch_interrupts};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -121,7 +121,8 @@ fn run_all(
         runner.follow(&trials.collect::<Result<Vec<_>>>()?.concat())?;
         return Ok(Exit::Ok);
     }
-    let (mut n_bad, mut n_elsewhere, mut pages, mut pictures) = (0, 0, Vec::new(), Vec::new());
+    let (mut n_bad, mut n_elsewhere) = (0, 0);
+    let (mut pages, mut pictures, mut faults) = (Vec::new(), Vec::new(), Vec::new());
     for experiment in experiments {
         let trials = selection.trials(experiment)?;
         let mut pending = Vec::new();
@@ -147,14 +148,20 @@ fn run_all(
             let bad = |record: &deepzero::results::TrialRecord| record.status != Status::Done;
             n_bad += usize::from(store.find(trial)?.as_ref().is_some_and(bad));
         }
-        let written = report::write(common, std::slice::from_ref(&experiment.id))?;
-        let picture = common.reports.join(format!("{}-{}.png", experiment.id, selection.scale));
-        pictures.extend(written.into_iter().find(|path| *path == picture));
-        pages.push(common.reports.join(format!("{}.md", experiment.id)));
+        // The trials of further experiments do not wait for a page that cannot be written.
+        match report::write(common, std::slice::from_ref(&experiment.id)) {
+            Ok(written) => {
+                let picture = common.reports.join(format!("{}-{}.png", experiment.id, selection.scale));
+                pictures.extend(written.into_iter().find(|path| *path == picture));
+                pages.push(common.reports.join(format!("{}.md", experiment.id)));
+            }
+            Err(error) => faults.push(error),
+        }
     }
     runner.dismiss()?;
     pages.push(common.reports.join("index.html"));
     if common.json {
+        let pages: Vec<_> = pages.iter().map(|page| page.to_string_lossy()).collect();
         let summary =
             json!({ "reports": pages, "failed_or_diverged": n_bad, "running_elsewhere": n_elsewhere });
         say!("{}", serde_json::to_string_pretty(&summary)?)?;
@@ -168,6 +175,10 @@ fn run_all(
         tell!(
             "{n_elsewhere} trials are being run by another process; run the same command again for the report"
         );
+    }
+    if let Some(last) = faults.pop() {
+        faults.iter().for_each(|error| tell!("{}", in_one_line(error)));
+        return Err(last);
     }
     if n_bad > 0 {
         tell!("{n_bad} trials failed or diverged; the reports name them");

@@ -2,12 +2,14 @@
 
 use anyhow::Result;
 use clap::Args;
+use deepzero::experiment::{Experiment, Scale, Trial};
+use deepzero::results::{Store, TrialRecord};
 use deepzero::runner::{Lock, checkpoint_path};
 use deepzero::train::Checkpoint;
 use deepzero::train::Status;
 use serde_json::json;
 
-use super::{Common, Exit, say};
+use super::{Common, Exit, in_one_line, say, tell};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  deepzero status\n  deepzero status fig4 --json")]
@@ -20,60 +22,96 @@ pub(super) struct StatusArgs {
 pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit> {
     let store = common.store();
     let library = common.library()?;
-    let experiments = if args.ids.is_empty() {
-        library.all()?
-    } else {
-        args.ids.iter().map(|id| library.get(id)).collect::<deepzero::Result<_>>()?
+    if !store.check()? {
+        tell!("there is no folder {}: nothing has been run", common.results.display());
+    }
+    let (ids, is_named): (Vec<&str>, _) = match args.ids.as_slice() {
+        [] => (library.ids().collect(), false),
+        ids => (ids.iter().map(String::as_str).collect(), true),
     };
-    let mut output = Vec::new();
-    for experiment in experiments {
-        for &scale in experiment.scales.keys() {
-            let trials = experiment.trials(scale, None, &[])?;
-            let mut counts = [0usize; 3];
-            let mut lines = Vec::new();
-            for trial in &trials {
-                if let Some(record) = store.find(trial)? {
-                    counts[record.status as usize] += 1;
-                    if record.status != Status::Done {
-                        lines.push(format!("{}: {}", trial.title(), record.error));
-                    }
-                    continue;
-                }
-                let checkpoint = checkpoint_path(&store, trial);
-                let running = Lock::is_held(&checkpoint.with_extension("lock"));
-                let progress = Checkpoint::progress(&checkpoint);
-                let at = progress.map(|p| format!("epoch {}/{}", p.epoch, p.epochs));
-                match (running, at) {
-                    (true, at) => lines.push(format!(
-                        "{}: running, {}",
-                        trial.title(),
-                        at.as_deref().unwrap_or("first epoch")
-                    )),
-                    (false, Some(at)) => lines.push(format!("{}: interrupted, {at}", trial.title())),
-                    (false, None) => {}
-                }
-            }
-            let [done, diverged, failed] = counts;
-            if common.json {
-                output.push(json!({
-                    "id": experiment.id, "scale": scale.name(), "trials": trials.len(),
-                    "done": done, "diverged": diverged, "failed": failed, "notes": lines,
-                }));
-            } else if done + diverged + failed + lines.len() > 0 || !args.ids.is_empty() {
-                say!(
-                    "{:<22} {:<7} {done} of {} done, {diverged} diverged, {failed} failed",
-                    experiment.id,
-                    scale.name(),
-                    trials.len()
-                )?;
-                for line in lines {
-                    say!("    {line}")?;
-                }
-            }
+    let mut all = Vec::new();
+    for id in ids {
+        match library.get(id).and_then(|experiment| progress(&store, &experiment)) {
+            Ok(scales) => all.extend(scales),
+            Err(error) if is_named => return Err(error.into()),
+            Err(error) => tell!("{id} is left out: {}", in_one_line(&error.into())),
         }
     }
     if common.json {
+        let output: Vec<_> = all.iter().map(Progress::as_json).collect();
         say!("{}", serde_json::to_string_pretty(&output)?)?;
+        return Ok(Exit::Ok);
+    }
+    for one in all.iter().filter(|one| is_named || one.is_begun()) {
+        let [done, diverged, failed] = one.counts;
+        say!(
+            "{:<22} {:<7} {done} of {} done, {diverged} diverged, {failed} failed",
+            one.id,
+            one.scale.name(),
+            one.n_trials
+        )?;
+        for note in &one.notes {
+            say!("    {note}")?;
+        }
     }
     Ok(Exit::Ok)
+}
+
+/// How far an experiment is at one scale.
+struct Progress {
+    id: String,
+    scale: Scale,
+    n_trials: usize,
+    /// Trials that are done, diverged and failed.
+    counts: [usize; 3],
+    /// Those that did not end well or are not finished, a line each.
+    notes: Vec<String>,
+}
+
+impl Progress {
+    fn is_begun(&self) -> bool {
+        self.counts.iter().sum::<usize>() + self.notes.len() > 0
+    }
+
+    fn as_json(&self) -> serde_json::Value {
+        let [done, diverged, failed] = self.counts;
+        json!({
+            "id": self.id, "scale": self.scale.name(), "trials": self.n_trials,
+            "done": done, "diverged": diverged, "failed": failed, "notes": self.notes,
+        })
+    }
+}
+
+/// How far an experiment is at each of its scales.
+fn progress(store: &Store, experiment: &Experiment) -> deepzero::Result<Vec<Progress>> {
+    let at = |&scale: &Scale| {
+        let trials = experiment.trials(scale, None, &[])?;
+        let id = experiment.id.clone();
+        let mut progress = Progress { id, scale, n_trials: trials.len(), counts: [0; 3], notes: Vec::new() };
+        for trial in &trials {
+            let record = store.find(trial)?;
+            if let Some(record) = &record {
+                progress.counts[record.status as usize] += 1;
+            }
+            progress.notes.extend(note(store, trial, record.as_ref()));
+        }
+        Ok(progress)
+    };
+    experiment.scales.keys().map(at).collect()
+}
+
+/// What there is to say of a trial that did not end well, or that has begun.
+fn note(store: &Store, trial: &Trial, record: Option<&TrialRecord>) -> Option<String> {
+    if let Some(record) = record {
+        let is_done = record.status == Status::Done;
+        return (!is_done).then(|| format!("{}: {}", trial.title(), record.error));
+    }
+    let checkpoint = checkpoint_path(store, trial);
+    let running = Lock::is_held(&checkpoint.with_extension("lock"));
+    let at = Checkpoint::progress(&checkpoint).map(|p| format!("epoch {}/{}", p.epoch, p.epochs));
+    match (running, at) {
+        (true, at) => Some(format!("{}: running, {}", trial.title(), at.as_deref().unwrap_or("first epoch"))),
+        (false, Some(at)) => Some(format!("{}: interrupted, {at}", trial.title())),
+        (false, None) => None,
+    }
 }

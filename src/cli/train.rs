@@ -113,7 +113,7 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
     }
     if common.json {
         let summary = json!({
-            "out": args.out, "status": outcome.status, "error": outcome.error, "n_params": outcome.n_params,
+            "out": args.out.to_string_lossy(), "status": outcome.status, "error": outcome.error, "n_params": outcome.n_params,
             "best_epoch": task::best_epoch(&outcome.rows), "epochs": outcome.rows,
         });
         say!("{}", serde_json::to_string_pretty(&summary)?)?;

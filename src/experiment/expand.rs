@@ -13,7 +13,9 @@ use super::source::{Source, Sources};
 use super::trial::{MAX_SEEDS, number_text};
 use super::wire::SWEEP_PREFIX;
 use super::wire::{Assignments, BEST, WireCheck, WireExperiment, WireScale, number_of, same_value};
+use crate::error::shortened;
 use crate::metric::Metric;
+use crate::profile::Profile;
 use crate::setting::{Settings, Values, text_of};
 use crate::{Error, Result};
 
@@ -25,9 +27,8 @@ impl Experiment {
     /// [`Error::Io`] when the file cannot be read, [`Error::Spec`] when it does not hold a sound
     /// experiment.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        let library = super::Library::beside(path);
-        library.build(Source::new(path.display().to_string(), text), None)
+        let source = super::library::read(path)?;
+        super::Library::beside(path).build(source, None)
     }
 
     /// Reads an experiment from the text of a file; `file_name` is for error messages.
@@ -41,6 +42,7 @@ impl Experiment {
 
 /// Checks a parsed file and lays out its grids.
 pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experiment> {
+    check_sizes(&wire, &sources)?;
     let expander = Expander { axis: axis_of(&wire, &sources)?, wire, sources };
     let figure = expander.figure()?;
     let series = expander.series()?;
@@ -51,6 +53,7 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
     let layers = expander.layers()?;
     let profiles = expander.profiles()?;
     expander.check_ids()?;
+    expander.check_texts()?;
     let WireExperiment { id, title, paper, claim, finding, notes, .. } = expander.wire.clone();
     let mut experiment = Experiment {
         id,
@@ -72,6 +75,30 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
     experiment.expected = expander.expected(&experiment)?;
     experiment.checks = expander.checks(&experiment)?;
     Ok(experiment)
+}
+
+/// Refuses lists that are longer than any experiment's, before work grows with them.
+fn check_sizes(wire: &WireExperiment, sources: &Sources) -> Result<()> {
+    let scale = &wire.scale;
+    let values =
+        |scale: &Option<WireScale>| scale.as_ref().and_then(|s| s.values.as_ref()).map_or(0, Vec::len);
+    let lists = [
+        ("figure.values", wire.figure.values.len(), MAX_VALUES),
+        ("scale.smoke.values", values(&scale.smoke), MAX_VALUES),
+        ("scale.laptop.values", values(&scale.laptop), MAX_VALUES),
+        ("scale.paper.values", values(&scale.paper), MAX_VALUES),
+        ("series", wire.series.len(), MAX_TABLES),
+        ("panel", wire.panel.len(), MAX_TABLES),
+        ("trace", wire.trace.len(), MAX_TABLES),
+        ("layers", wire.layers.len(), MAX_TABLES),
+        ("profile", wire.profile.len(), MAX_TABLES),
+        ("expected", wire.expected.len(), MAX_TABLES),
+        ("check", wire.check.len(), MAX_TABLES),
+    ];
+    match lists.into_iter().find(|(_, n, most)| n > most) {
+        Some((path, n, most)) => Err(sources.error(path, format!("{n} of them; at most {most}"))),
+        None => Ok(()),
+    }
 }
 
 /// The setting that varies along x.
@@ -145,7 +172,10 @@ impl Expander {
     fn check_metric(&self, path: &str, name: &str) -> Result<()> {
         match Metric::parse(name) {
             Ok(_) => Ok(()),
-            Err(_) => self.error(path, format!("expected one of {}; got {name}", Metric::names().join(", "))),
+            Err(_) => self.error(
+                path,
+                format!("expected one of {}; got {}", Metric::names().join(", "), shortened(name)),
+            ),
         }
     }
 
@@ -216,8 +246,17 @@ impl Expander {
     fn profiles(&self) -> Result<Vec<ProfileFigure>> {
         let profiles = self.wire.profile.iter().enumerate().map(|(idx, wire)| {
             let path = format!("profile[{idx}]");
-            self.check_id(&format!("{path}.kind"), &wire.kind)?;
-            self.check_id(&format!("{path}.y"), &wire.y)?;
+            let Some((_, columns)) = Profile::KINDS.iter().find(|(kind, _)| *kind == wire.kind) else {
+                let known: Vec<&str> = Profile::KINDS.iter().map(|(kind, _)| *kind).collect();
+                let reason = format!("no task makes such a profile; expected one of {}", known.join(", "));
+                return self
+                    .error(&format!("{path}.kind"), format!("{reason}; got `{}`", shortened(&wire.kind)));
+            };
+            if !columns.contains(&wire.y.replace('-', "_").as_str()) {
+                let known: Vec<String> = columns.iter().map(|column| column.replace('_', "-")).collect();
+                let reason = format!("expected one of {}; got `{}`", known.join(", "), shortened(&wire.y));
+                return self.error(&format!("{path}.y"), reason);
+            }
             Ok(ProfileFigure {
                 id: wire.id.clone(),
                 kind: wire.kind.clone(),
@@ -261,10 +300,65 @@ impl Expander {
 
     fn check_id(&self, path: &str, id: &str) -> Result<()> {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if id.is_empty() || !id.chars().all(plain) {
-            return self.error(path, format!("expected lower-case letters, digits and hyphens; got `{id}`"));
+        if id.is_empty() || id.len() > MAX_ID || !id.chars().all(plain) {
+            let reason = format!("expected up to {MAX_ID} lower-case letters, digits and hyphens");
+            return self.error(path, format!("{reason}; got `{}`", shortened(id)));
         }
         Ok(())
+    }
+
+    /// Requires texts that stand on one line of a report to do so, and the experiment's id, which names files and
+    /// folders, to be fit for that.
+    fn check_texts(&self) -> Result<()> {
+        let WireExperiment { id, title, paper, figure, .. } = &self.wire;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let begins_well = id.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if !begins_well || id.len() > MAX_ID || !id.chars().all(plain) {
+            let reason = format!(
+                "expected up to {MAX_ID} letters, digits, `.`, `_` and `-`, the first a letter or digit"
+            );
+            return self.error("id", format!("{reason}; got `{}`", shortened(id)));
+        }
+        self.check_text("title", Some(title))?;
+        self.check_text("paper", Some(paper))?;
+        self.check_text("figure.x-label", Some(&figure.x_label))?;
+        self.check_text("figure.y-label", figure.y_label.as_ref())?;
+        let wire = &self.wire;
+        for (idx, panel) in wire.panel.iter().enumerate() {
+            self.check_text(&format!("panel[{idx}].y-label"), panel.y_label.as_ref())?;
+        }
+        for (idx, trace) in wire.trace.iter().enumerate() {
+            self.check_text(&format!("trace[{idx}].x-label"), trace.x_label.as_ref())?;
+            self.check_text(&format!("trace[{idx}].y-label"), trace.y_label.as_ref())?;
+        }
+        for (idx, layers) in wire.layers.iter().enumerate() {
+            self.check_text(&format!("layers[{idx}].y-label"), layers.y_label.as_ref())?;
+        }
+        for (idx, profile) in wire.profile.iter().enumerate() {
+            self.check_text(&format!("profile[{idx}].x-label"), Some(&profile.x_label))?;
+            self.check_text(&format!("profile[{idx}].y-label"), profile.y_label.as_ref())?;
+        }
+        for (idx, series) in wire.series.iter().enumerate() {
+            self.check_text(&format!("series[{idx}].label"), Some(&series.label))?;
+        }
+        for (idx, expected) in wire.expected.iter().enumerate() {
+            self.check_text(&format!("expected[{idx}].unit"), expected.unit.as_ref())?;
+            self.check_text(&format!("expected[{idx}].source"), Some(&expected.source))?;
+        }
+        Ok(())
+    }
+
+    /// Requires a text, if there is one, to be a line that fits in a figure.
+    fn check_text(&self, path: &str, text: Option<&String>) -> Result<()> {
+        let is_line = |text: &&String| text.chars().count() <= MAX_LINE && !text.contains(char::is_control);
+        match text {
+            Some(text) if !is_line(&text) => {
+                let reason =
+                    format!("expected one line of up to {MAX_LINE} characters without control characters");
+                self.error(path, format!("{reason}; got `{}`", shortened(text)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The series asked for, or all.
@@ -306,7 +400,7 @@ impl Expander {
                 known.push(&point.x_text);
             }
         }
-        let got = text_of(at);
+        let got = shortened(&text_of(at));
         self.error(path, format!("expected one of {}, or {BEST}; got {got}", known.join(", ")))
     }
 
@@ -316,7 +410,10 @@ impl Expander {
         }
         for (idx, value) in values.iter().enumerate() {
             if values[..idx].contains(value) {
-                return self.error(&format!("{path}[{idx}]"), format!("{} occurs twice", text_of(value)));
+                return self.error(
+                    &format!("{path}[{idx}]"),
+                    format!("{} occurs twice", shortened(&text_of(value))),
+                );
             }
         }
         Ok(())
@@ -344,6 +441,7 @@ impl Expander {
             return Ok(id.to_owned());
         }
         let ids: Vec<_> = self.wire.series.iter().map(|series| series.id.as_str()).collect();
+        let id = shortened(id);
         self.error(path, format!("no series `{id}`; expected one of {}", ids.join(", ")))
     }
 
@@ -357,6 +455,7 @@ impl Expander {
         }
         let ids: Vec<&str> = experiment.panels.iter().map(|panel| panel.id.as_str()).collect();
         let known = if ids.is_empty() { "there are none".to_owned() } else { ids.join(", ") };
+        let id = shortened(id);
         self.error(path, format!("no panel `{id}`; expected one of those in [[panel]]: {known}"))
     }
 
@@ -505,7 +604,9 @@ impl Expander {
             }
         }
         match wire.at.as_deref() {
-            Some(at) if at != BEST => self.error(&format!("{path}.at"), format!("expected {BEST}; got {at}")),
+            Some(at) if at != BEST => {
+                self.error(&format!("{path}.at"), format!("expected {BEST}; got {}", shortened(at)))
+            }
             _ => Ok(kind),
         }
     }
@@ -595,7 +696,9 @@ impl Expander {
         match (number_of(value), position) {
             (Some(x), _) => Ok((x, text_of(value))),
             (None, Some(position)) => Ok((position as f64, text_of(value))),
-            (None, None) => self.error(path, format!("{} is not among figure.values", text_of(value))),
+            (None, None) => {
+                self.error(path, format!("{} is not among figure.values", shortened(&text_of(value))))
+            }
         }
     }
 
@@ -651,8 +754,11 @@ impl Expander {
                 let path = path.unwrap_or(&series_path);
                 let at = point
                     .map_or(String::new(), |point| format!(" at {} = {}", self.axis, text_of(&point.value)));
+                // Named unless the path does.
+                let is_named = path.rsplit('.').next() == Some(key.as_str());
+                let named = if is_named { String::new() } else { format!("{key}: ") };
                 let reason =
-                    format!("{key}: {reason} (series `{}`{at}, {})", series.id, scale_path.replace('.', " "));
+                    format!("{named}{reason} (series `{}`{at}, {})", series.id, scale_path.replace('.', " "));
                 self.sources.error(path, reason)
             }
             other => other,
@@ -708,6 +814,18 @@ const SHARED_LAYERS: usize = 2;
 
 /// Id of the figure over the course of training that an experiment without traces has.
 const EPOCHS: &str = "epochs";
+
+/// Most values on an x axis.
+const MAX_VALUES: usize = 1000;
+
+/// Most series, panels, traces and other tables of a kind.
+const MAX_TABLES: usize = 100;
+
+/// Characters of the longest id, which is part of file names.
+const MAX_ID: usize = 100;
+
+/// Characters of the longest title or label.
+const MAX_LINE: usize = 200;
 
 const NO_LOG_X: &str = "an axis whose values stand at equal distances has no logarithm";
 

@@ -6,10 +6,10 @@ use super::definition::Experiment;
 use super::expand::expand;
 use super::settings::{self, ALIASES};
 use super::source::{Source, Sources};
-use super::wire::WireExperiment;
+use super::wire::{SWEEP_PREFIX, WireExperiment};
 use crate::error::shortened;
 use crate::setting::{Entry, did_you_mean, text_of, value_of};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The experiments shipped with the program: all files of the folder `experiments`, as the build script
 /// found them.
@@ -18,34 +18,79 @@ const EMBEDDED: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/experiment
 /// The sweep whose base and series serve for any axis.
 const SWEEP_BASE: &str = "sweep-sparsity";
 
+/// Bytes of the largest experiment file that is read.
+const MAX_BYTES: u64 = 1 << 20;
+
 /// Experiments by id.
 #[derive(Debug, Clone)]
 pub struct Library {
     /// Ids and files, sorted by id.
-    files: Vec<(String, Source)>,
+    files: Vec<(String, File)>,
+    is_embedded: bool,
+}
+
+/// An experiment file.
+#[derive(Debug, Clone)]
+enum File {
+    Text(Source),
+    /// One that is read only when it is asked for, so that it stands in nobody else's way.
+    At(PathBuf),
+}
+
+impl File {
+    fn source(&self) -> Result<Source> {
+        match self {
+            Self::Text(source) => Ok(source.clone()),
+            Self::At(path) => read(path),
+        }
+    }
+}
+
+/// The text of an experiment file.
+pub(super) fn read(path: &Path) -> Result<Source> {
+    let bytes = files::read_bounded(path, MAX_BYTES)?;
+    let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "not a text in UTF-8"))?;
+    Ok(Source::new(path.display().to_string(), text))
 }
 
 impl Library {
-    /// The experiments of the folder `dir`; without one, those of `./experiments` if it exists, else
-    /// those built into the program.
+    /// Where experiment files are looked for unless another folder is given.
+    pub const FOLDER: &str = "experiments";
+
+    /// The experiments of the folder `dir`; without one, those of `./experiments` if there are any, else those built
+    /// into the program.
     ///
     /// # Errors
-    /// [`Error::Io`] when the folder or a file in it cannot be read.
+    /// [`Error::Io`] when the folder cannot be read, [`Error::File`] when it is given and has no experiment file.
     pub fn open(dir: Option<&Path>) -> Result<Self> {
-        let local = Path::new("experiments");
+        let local = Path::new(Self::FOLDER);
         match dir {
-            Some(dir) => Self::read(dir),
-            None if local.is_dir() => Self::read(local),
+            Some(dir) => {
+                let found = Self::read(dir)?;
+                if found.files.is_empty() {
+                    return Err(Error::file(dir, "there is no experiment file (*.toml) in this folder"));
+                }
+                Ok(found)
+            }
+            None if local.is_dir() => Ok(Some(Self::read(local)?)
+                .filter(|found| !found.files.is_empty())
+                .unwrap_or_else(Self::embedded)),
             None => Ok(Self::embedded()),
         }
     }
 
+    /// Whether they are those built into the program.
+    #[must_use]
+    pub fn is_embedded(&self) -> bool {
+        self.is_embedded
+    }
+
     /// The experiments built into the program.
     pub fn embedded() -> Self {
-        let files = EMBEDDED
-            .iter()
-            .map(|(id, text)| ((*id).to_owned(), Source::new(format!("experiments/{id}.toml"), *text)));
-        Self { files: files.collect() }
+        let files = EMBEDDED.iter().map(|(id, text)| {
+            ((*id).to_owned(), File::Text(Source::new(format!("experiments/{id}.toml"), *text)))
+        });
+        Self { files: files.collect(), is_embedded: true }
     }
 
     /// The experiments in the folder of `path`, as far as they can be read; for a single file.
@@ -63,13 +108,9 @@ impl Library {
             }
         }
         paths.sort();
-        let mut files = Vec::with_capacity(paths.len());
-        for path in paths {
-            let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-            let id = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            files.push((id, Source::new(path.display().to_string(), text)));
-        }
-        Ok(Self { files })
+        let id = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let files = paths.into_iter().map(|path| (id(&path), File::At(path))).collect();
+        Ok(Self { files, is_embedded: false })
     }
 
     /// The ids, sorted.
@@ -80,26 +121,56 @@ impl Library {
     /// One experiment.
     ///
     /// # Errors
-    /// [`Error::Setting`] listing the ids when there is none of that name, [`Error::Spec`] when its
-    /// file is not sound.
+    /// As [`Library::require`]; [`Error::Spec`] when its file is not sound, [`Error::Io`] and [`Error::File`] when it
+    /// cannot be read.
     pub fn get(&self, id: &str) -> Result<Experiment> {
-        let Some(source) = self.source(id) else {
+        let source = self.known(id)?.source()?;
+        self.build(source.clone(), None).and_then(|experiment| named(experiment, id, &source))
+    }
+
+    /// Requires an experiment, whose file need not be sound, or a sweep over a setting.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] listing the ids when there is none of that name.
+    pub fn require(&self, id: &str) -> Result<()> {
+        let axis = id.strip_prefix(SWEEP_PREFIX);
+        if axis.is_some_and(|axis| settings::find(axis).is_ok()) {
+            Ok(())
+        } else {
+            self.known(id).map(|_| ())
+        }
+    }
+
+    /// The file of that id.
+    fn known(&self, id: &str) -> Result<&File> {
+        self.file(id).ok_or_else(|| {
             let ids: Vec<_> = self.ids().collect();
             let hint = did_you_mean(id, ids.iter().copied());
-            return Err(Error::setting(
-                "experiment",
-                format!("no experiment `{}`; {hint}the experiments are {}", shortened(id), ids.join(", ")),
-            ));
-        };
-        self.build(source.clone(), None).and_then(|experiment| named(experiment, id, source))
+            let id = shortened(id);
+            let reason = format!("no experiment `{id}`; {hint}the experiments are {}", ids.join(", "));
+            Error::setting("experiment", reason)
+        })
     }
 
     /// All experiments, sorted by id.
     ///
     /// # Errors
-    /// As [`Library::get`].
+    /// As [`Library::get`], for the first that is not sound.
     pub fn all(&self) -> Result<Vec<Experiment>> {
         self.ids().map(|id| self.get(id)).collect()
+    }
+
+    /// All experiments whose files are sound, sorted by id, and what is wrong with the others.
+    #[must_use]
+    pub fn sound(&self) -> (Vec<Experiment>, Vec<(String, Error)>) {
+        let (mut sound, mut faults) = (Vec::new(), Vec::new());
+        for id in self.ids() {
+            match self.get(id) {
+                Ok(experiment) => sound.push(experiment),
+                Err(error) => faults.push((id.to_owned(), error)),
+            }
+        }
+        (sound, faults)
     }
 
     /// The sweep over the setting `axis`: from its own file where there is one, with `values` in
@@ -113,10 +184,10 @@ impl Library {
         let name = entry.name;
         let values = values.map(|all| values_of(axis, entry, all)).transpose()?;
         let aliases = ALIASES.iter().filter(|(_, full)| *full == name).map(|(alias, _)| *alias);
-        let file =
-            std::iter::once(name).chain(aliases).find_map(|name| self.source(&format!("sweep-{name}")));
+        let mut names = std::iter::once(name).chain(aliases);
+        let file = names.find_map(|name| self.file(&format!("{SWEEP_PREFIX}{name}")));
         match (file, values) {
-            (Some(source), values) => self.build(source.clone(), values),
+            (Some(file), values) => self.build(file.source()?, values),
             (None, Some(values)) => self.build(synthesize(name, &values), None),
             (None, None) => {
                 Err(Error::setting(axis, format!("a sweep over it needs values: {}", entry.allowed())))
@@ -124,8 +195,8 @@ impl Library {
         }
     }
 
-    fn source(&self, id: &str) -> Option<&Source> {
-        self.files.iter().find(|(other, _)| other == id).map(|(_, source)| source)
+    fn file(&self, id: &str) -> Option<&File> {
+        self.files.iter().find(|(other, _)| other == id).map(|(_, file)| file)
     }
 
     /// Parses a file, with what it extends, and checks it.
@@ -134,15 +205,16 @@ impl Library {
         let mut sources = Sources(vec![source]);
         if let Some(id) = wire.extends.clone() {
             let embedded = Self::embedded();
-            let Some(parent) = self.source(&id).or(embedded.source(&id)) else {
-                return Err(sources.error("extends", format!("no experiment `{id}`")));
+            let Some(parent) = self.file(&id).or(embedded.file(&id)) else {
+                return Err(sources.error("extends", format!("no experiment `{}`", shortened(&id))));
             };
+            let parent = parent.source()?;
             let parent_wire: WireExperiment = parent.parse()?;
             if parent_wire.extends.is_some() {
                 return Err(sources.error("extends", format!("`{id}` extends another experiment itself")));
             }
             wire.inherit(parent_wire);
-            sources.0.push(parent.clone());
+            sources.0.push(parent);
         }
         if let Some(values) = values {
             wire.replace_values(values);
@@ -157,7 +229,11 @@ fn named(experiment: Experiment, id: &str, source: &Source) -> Result<Experiment
         return Ok(experiment);
     }
     let at = source.position("id").unwrap_or(0);
-    Err(source.error_at(at, "id", format!("expected the file's name, `{id}`; got `{}`", experiment.id)))
+    Err(source.error_at(
+        at,
+        "id",
+        format!("expected the file's name, `{id}`; got `{}`", shortened(&experiment.id)),
+    ))
 }
 
 /// The values given on the command line, each possible for the setting on its own.
@@ -176,10 +252,10 @@ fn synthesize(name: &str, values: &[toml::Value]) -> Source {
     figure.insert("x-label".into(), name.into());
     figure.insert("values".into(), values.to_vec().into());
     let mut table = toml::Table::new();
-    table.insert("id".into(), format!("sweep-{name}").into());
+    table.insert("id".into(), format!("{SWEEP_PREFIX}{name}").into());
     table.insert("title".into(), format!("Sweep over {name}").into());
     table.insert("extends".into(), SWEEP_BASE.into());
     table.insert("figure".into(), figure.into());
     let shown: Vec<_> = values.iter().map(text_of).collect();
-    Source::new(format!("sweep over {name} = {}", shown.join(",")), table.to_string())
+    Source::new(shortened(&format!("sweep over {name} = {}", shown.join(","))), table.to_string())
 }

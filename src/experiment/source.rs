@@ -2,7 +2,11 @@
 
 use toml::de::{DeTable, DeValue};
 
+use crate::error::shortened;
 use crate::{Error, Result};
+
+/// Bytes of the longest reason of the parser's that repeats nothing long of the file.
+const MAX_REASON: usize = 400;
 
 /// An experiment file's name and text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +34,10 @@ impl Source {
     pub(super) fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
         toml::from_str(&self.text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            let reason = error.message().lines().collect::<Vec<_>>().join(", ");
+            let mut reason = error.message().lines().collect::<Vec<_>>().join(", ");
+            if reason.len() > MAX_REASON {
+                reason = shortened(&reason);
+            }
             self.error_at(at, &self.key_of(&error), reason)
         })
     }
@@ -64,7 +71,7 @@ impl Source {
     /// An error about byte `at`.
     pub(super) fn error_at(&self, at: usize, key: &str, reason: impl Into<String>) -> Error {
         let line = 1 + self.text.bytes().take(at).filter(|byte| *byte == b'\n').count();
-        Error::Spec { file: self.file.clone(), line, key: key.to_owned(), reason: reason.into() }
+        Error::Spec { file: self.file.clone(), line, key: shortened(key), reason: reason.into() }
     }
 
     /// Every key and array element; empty for text that is not TOML.

@@ -2,8 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
-use super::definition::{Experiment, Scale, Trial};
+use super::definition::{Experiment, Scale, ScalePlan, Trial};
 use super::settings;
+use crate::error::shortened;
 use crate::setting::{text_of, value_of};
 use crate::{Error, Result};
 
@@ -12,8 +13,11 @@ use crate::{Error, Result};
 /// measured from files that lack its column. Part of every trial's name.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// Seeds of one experiment. Far beyond any; what is larger is a seed that was taken for a count.
+/// Most seeds of a point: seeds are below this.
 pub const MAX_SEEDS: usize = 10_000;
+
+/// Most trials of an experiment at one scale.
+const MAX_TRIALS: usize = 100_000;
 
 /// Bytes of the SHA-256 digest kept in a trial's name: 64 bits, plenty among thousands of trials.
 const HASH_BYTES: usize = 8;
@@ -44,7 +48,7 @@ impl std::str::FromStr for Scale {
     fn from_str(text: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|scale| scale.name() == text);
         found.ok_or_else(|| {
-            Error::setting("scale", format!("expected one of smoke, laptop, paper; got {text}"))
+            Error::setting("scale", format!("expected one of smoke, laptop, paper; got {}", shortened(text)))
         })
     }
 }
@@ -54,27 +58,50 @@ impl Experiment {
     /// picture appears early. `overrides` are `--set key=value` pairs, applied last.
     ///
     /// # Errors
-    /// [`Error::Setting`] when the experiment lacks the scale, no seed is asked for, an override is
-    /// impossible, or it names the x axis.
+    /// [`Error::Setting`] when the experiment lacks the scale, no seed is asked for or too many are, an override
+    /// is impossible, or it names the x axis.
     pub fn trials(
         &self,
         scale: Scale,
         n_seeds: Option<usize>,
         overrides: &[(String, String)],
     ) -> Result<Vec<Trial>> {
-        let plan = self.scales.get(&scale).ok_or_else(|| {
+        let n_seeds = n_seeds.unwrap_or(self.plan(scale)?.n_seeds);
+        if !(1..=MAX_SEEDS).contains(&n_seeds) {
+            let reason = format!("expected an integer from 1 to {MAX_SEEDS}; got {n_seeds}");
+            return Err(Error::setting("seeds", reason));
+        }
+        let seeds: Vec<u64> = (0..n_seeds as u64).collect();
+        self.trials_of(scale, &seeds, overrides)
+    }
+
+    fn plan(&self, scale: Scale) -> Result<&ScalePlan> {
+        self.scales.get(&scale).ok_or_else(|| {
             let known: Vec<_> = self.scales.keys().map(|scale| scale.name()).collect();
             Error::setting("scale", format!("{} has no scale {scale}, only {}", self.id, known.join(", ")))
-        })?;
-        let n_seeds = n_seeds.unwrap_or(plan.n_seeds);
-        if !(1..=MAX_SEEDS).contains(&n_seeds) {
-            let reason = format!("expected how many seeds there are, from 1 to {MAX_SEEDS}; got {n_seeds}");
+        })
+    }
+
+    /// As [`Experiment::trials`], for these seeds.
+    ///
+    /// # Errors
+    /// As [`Experiment::trials`].
+    pub fn trials_of(
+        &self,
+        scale: Scale,
+        seeds: &[u64],
+        overrides: &[(String, String)],
+    ) -> Result<Vec<Trial>> {
+        let plan = self.plan(scale)?;
+        let n_trials = seeds.len().saturating_mul(plan.cells.len());
+        if n_trials > MAX_TRIALS {
+            let reason = format!("{n_trials} trials of {} at {scale} scale; at most {MAX_TRIALS}", self.id);
             return Err(Error::setting("seeds", reason));
         }
         for (key, _) in overrides {
             self.refuse_axis(key)?;
         }
-        let mut trials: Vec<Trial> = Vec::with_capacity(n_seeds * plan.cells.len());
+        let mut trials: Vec<Trial> = Vec::with_capacity(plan.cells.len());
         for cell in &plan.cells {
             let mut values = settings::assigned(&cell.settings)?;
             for (key, text) in overrides {
@@ -101,8 +128,8 @@ impl Experiment {
                 settings::refuse_unread(&trial.settings, key, name)?;
             }
         }
-        let seeds = 0..n_seeds as u64;
-        Ok(seeds.flat_map(|seed| trials.iter().map(move |trial| Trial { seed, ..trial.clone() })).collect())
+        let of_seed = |&seed: &u64| trials.iter().map(move |trial| Trial { seed, ..trial.clone() });
+        Ok(seeds.iter().flat_map(of_seed).collect())
     }
 
     /// An override of what the x axis varies would put trials at positions they do not have.

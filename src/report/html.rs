@@ -179,7 +179,7 @@ fn state(reports: &[&Report]) -> String {
     let cost = if sections().next().is_none() {
         "nothing on this page has been run".to_owned()
     } else {
-        let n_queries = sections().map(|section| section.n_queries).sum();
+        let n_queries = sections().map(|section| section.n_queries).fold(0, u64::saturating_add);
         let seconds = sections().map(|section| section.seconds).sum();
         format!("all runs on this page took {}", cost_short(n_queries, seconds, " and "))
     };

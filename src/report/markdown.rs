@@ -7,6 +7,7 @@ use crate::Result;
 use crate::experiment::{Experiment, Scale};
 use crate::results::TrialRecord;
 
+use super::prose;
 use super::view::{Report, Section};
 
 /// The report on one experiment; figures are linked as `<id>-<scale>.png` and
@@ -28,10 +29,11 @@ pub(super) fn render(report: &Report) -> String {
         page.push_str(text);
         page.push('\n');
     };
+    let made_by = one_line(&made_by).replace('>', "&gt;");
     line(&format!("<!-- Generated file, do not edit. Made by: {made_by} -->"));
     line("");
-    let place = if report.paper.is_empty() { String::new() } else { format!(" ({})", report.paper) };
-    line(&format!("# {}: {}{place}", report.id, inline(&report.title)));
+    let place = if report.paper.is_empty() { String::new() } else { format!(" ({})", inline(&report.paper)) };
+    line(&format!("# {}: {}{place}", inline(&report.id), inline(&report.title)));
     if !report.claim.is_empty() {
         line("");
         line(&format!("**Claim.** {}", inline(&report.claim)));
@@ -40,7 +42,7 @@ pub(super) fn render(report: &Report) -> String {
         line("");
         line("**What we found.**");
         line("");
-        line(&report.finding);
+        line(&prose::safe_markdown(&report.finding));
     }
     if report.sections.is_empty() {
         line("");
@@ -51,7 +53,7 @@ pub(super) fn render(report: &Report) -> String {
     }
     if !report.notes.is_empty() {
         page.push_str("\n## Notes\n\n");
-        page.push_str(&report.notes);
+        page.push_str(&prose::safe_markdown(&report.notes));
         page.push('\n');
     }
     page
@@ -60,7 +62,7 @@ pub(super) fn render(report: &Report) -> String {
 fn write_section(page: &mut String, section: &Section) {
     let mut line = |text: String| writeln!(page, "{text}").expect("a string grows");
     line(format!("\n## Scale `{}`: {}\n", section.scale, section.verdict));
-    line(format!("    {}\n", section.command));
+    line(format!("    {}\n", one_line(&section.command)));
     let counts = if section.counts.is_empty() { String::new() } else { format!("{}. ", section.counts) };
     line(format!("{counts}{}", section.progress));
     if !section.caution.is_empty() {
@@ -118,25 +120,49 @@ fn write_section(page: &mut String, section: &Section) {
 }
 
 fn table_row(cells: &[String]) -> String {
-    let cells: Vec<String> = cells.iter().map(|cell| inline(cell).replace('|', "\\|")).collect();
+    let cells: Vec<String> = cells.iter().map(|cell| table_cell(&inline(cell))).collect();
     format!("| {} |", cells.join(" | "))
+}
+
+/// Text with its bars escaped, whatever backslashes stand before them.
+fn table_cell(text: &str) -> String {
+    let mut cell = String::new();
+    let mut n_backslashes = 0;
+    for c in text.chars() {
+        if c == '|' {
+            cell.extend(std::iter::repeat_n('\\', n_backslashes + 1));
+        }
+        n_backslashes = if c == '\\' { n_backslashes + 1 } else { 0 };
+        cell.push(c);
+    }
+    cell
 }
 
 /// Text that stays on its line and brings no HTML along.
 fn inline(text: &str) -> String {
-    let text = one_line(text);
-    let mut safe = String::new();
-    for (idx, c) in text.char_indices() {
-        let opens_tag =
-            text[idx + c.len_utf8()..].starts_with(|c: char| c.is_alphabetic() || "/!?".contains(c));
-        match c {
-            '<' if opens_tag => safe.push_str("&lt;"),
-            _ => safe.push(c),
-        }
-    }
-    safe
+    prose::safe_markdown(&one_line(text))
 }
 
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Oracle: GitHub's tables, in which a cell ends at a bar after an even number of backslashes.
+    #[test]
+    fn a_cell_stays_a_cell() {
+        for text in ["a|b", "a\\|b", "a\\\\|b", "|", "\\", "`|`"] {
+            let row = table_row(&[text.to_owned()]);
+            let mut n_ends = 0;
+            let mut n_backslashes = 0;
+            for c in row.chars() {
+                n_ends += usize::from(c == '|' && n_backslashes % 2 == 0);
+                n_backslashes = if c == '\\' { n_backslashes + 1 } else { 0 };
+            }
+            assert_eq!(n_ends, 2, "{row}");
+        }
+    }
 }

@@ -19,4 +19,5 @@ mod write;
 
 pub use html::{Run, html};
 pub use markdown::markdown;
-pub use write::write_reports;
+pub(crate) use prose::blocks as prose_as_html;
+pub use write::{Written, write_reports};

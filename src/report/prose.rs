@@ -2,7 +2,7 @@
 //! *emphasis* and [links](…). Everything else, HTML included, comes out as plain text.
 
 /// Paragraphs, lists and headings.
-pub(super) fn blocks(text: &str) -> String {
+pub(crate) fn blocks(text: &str) -> String {
     let mut html = String::new();
     let mut paragraph: Vec<&str> = Vec::new();
     let mut items: Vec<String> = Vec::new();
@@ -78,12 +78,47 @@ fn delimited<'t>(text: &'t str, mark: &str) -> Option<(&'t str, &'t str)> {
     (!inner.is_empty() && inner.trim() == inner).then_some((inner, after))
 }
 
+/// Bytes of the longest link: whether a bracket begins one is looked for no further.
+const MAX_LINK: usize = 2000;
+
 /// `[label](target)` with a web or relative target.
 fn link(text: &str) -> Option<(String, &str)> {
-    let (label, rest) = text.strip_prefix('[')?.split_once("](")?;
-    let (target, after) = rest.split_once(')')?;
-    let is_safe = !target.contains(':') || target.starts_with("https://") || target.starts_with("http://");
-    is_safe.then(|| (format!("<a href=\"{}\">{}</a>", escape(target), escape(label)), after))
+    let near = &text[..text.floor_char_boundary(MAX_LINK)];
+    let (label, rest) = near.strip_prefix('[')?.split_once("](")?;
+    let (target, rest) = rest.split_once(')')?;
+    let after = &text[near.len() - rest.len()..];
+    is_safe(target).then(|| (format!("<a href=\"{}\">{}</a>", escape(target), escape(label)), after))
+}
+
+/// Whether a link leads to the web or to a file beside the page, and runs nothing.
+fn is_safe(target: &str) -> bool {
+    let target = target.trim_start();
+    !target.contains([':', '&']) || target.starts_with("https://") || target.starts_with("http://")
+}
+
+/// The text as Markdown without HTML and without links that [`is_safe`] refuses, which come out as plain text.
+pub(super) fn safe_markdown(text: &str) -> String {
+    let mut safe = String::new();
+    for (idx, c) in text.char_indices() {
+        let after = &text[idx + c.len_utf8()..];
+        match c {
+            '<' if after.starts_with(|c: char| c.is_alphabetic() || "/!?".contains(c)) => {
+                safe.push_str("&lt;")
+            }
+            // The target of `[label](target)` and of `[label]: target`.
+            ']' => {
+                let target = after.strip_prefix(['(', ':']).map(|target| {
+                    let target = target.trim_start();
+                    let end = target.find(|c: char| c.is_whitespace() || c == ')').unwrap_or(target.len());
+                    &target[..end]
+                });
+                safe.push_str(if target.is_none_or(is_safe) { "]" } else { "\\]" });
+            }
+            c if c.is_control() && c != '\n' => safe.push(' '),
+            _ => safe.push(c),
+        }
+    }
+    safe
 }
 
 fn escape(text: &str) -> String {
@@ -101,10 +136,52 @@ mod tests {
             "a <code>x &lt; 1</code> <strong>b</strong> <em>c</em> 2 * 3 \
              <a href=\"https://e.org\">d</a> &lt;script&gt;"
         );
-        assert_eq!(inline("[x](javascript:alert)"), "[x](javascript:alert)");
+        for target in
+            ["javascript:alert", "JavaScript:alert", " data:x", "javascript&#58;alert", "java\tscript:x"]
+        {
+            assert_eq!(inline(&format!("[x]({target})")), escape(&format!("[x]({target})")));
+        }
         assert_eq!(
             blocks("One\ntwo.\n\n- first\n  line\n- second\n\nThree."),
             "<p>One two.</p>\n<ul>\n<li>first line</li>\n<li>second</li>\n</ul>\n<p>Three.</p>\n"
         );
+    }
+
+    /// Oracle: CommonMark, by which a backslash before a bracket makes it a plain one.
+    #[test]
+    fn markdown_loses_html_and_links_that_run() {
+        for (text, safe) in [
+            ("a `x < 1` **b** [d](https://e.org) 2 < 3", "a `x < 1` **b** [d](https://e.org) 2 < 3"),
+            ("<script>alert(1)</script>", "&lt;script>alert(1)&lt;/script>"),
+            ("<!-- --> <?x <µ", "&lt;!-- --> &lt;?x &lt;µ"),
+            ("[x](javascript:alert(1))", "[x\\](javascript:alert(1))"),
+            ("[x](\n javascript:alert(1))", "[x\\](\n javascript:alert(1))"),
+            ("[x](javascript&colon;alert(1))", "[x\\](javascript&colon;alert(1))"),
+            ("[x]\n\n[x]: javascript:alert(1)", "[x]\n\n[x\\]: javascript:alert(1)"),
+            ("[x](../docs/a.md) [y]", "[x](../docs/a.md) [y]"),
+            ("\u{1b}[31m", " [31m"),
+        ] {
+            assert_eq!(safe_markdown(text), safe);
+        }
+    }
+
+    /// Brackets that begin no link cost no more than other text; a second is a bound that guards against a hang.
+    #[test]
+    fn prose_of_any_kind_is_laid_out() {
+        for text in ["[", "*", "**", "` ", "# ", "- ", "[x](", "](", "*a **b "] {
+            let long = text.repeat(300_000 / text.len());
+            let html = blocks(&long);
+            assert!(!html.is_empty() && !html.contains("<a "));
+        }
+        let seed = "# T\n\n- a `x < 1` **b** *c* [d](https://e.org) <script>alert(1)</script>\n[x](javascript:y) | \"q\"";
+        for mutant in crate::mutants::of(seed.as_bytes(), 7, 2000) {
+            let html = blocks(&String::from_utf8_lossy(&mutant));
+            let tags = html.split('<').skip(1).map(|rest| rest.split(['>', ' ']).next().unwrap_or_default());
+            let known = ["p", "ul", "li", "h4", "code", "strong", "em", "a"];
+            for tag in tags {
+                assert!(known.contains(&tag.trim_start_matches('/')), "{tag} in {html}");
+            }
+            assert!(html.split("href=\"").skip(1).all(|rest| !rest.to_lowercase().starts_with("javascript")));
+        }
     }
 }

@@ -127,7 +127,7 @@ impl Section {
         let checks = evaluate_checks(panels);
         let (verdict, counts) = judge(panels, &checks);
         let scale = scale_name(measured.scale);
-        let n_queries: u64 = measured.records.iter().map(|r| queries(r)).sum();
+        let n_queries = measured.records.iter().map(|r| queries(r)).fold(0, u64::saturating_add);
         let seconds: f64 = measured.records.iter().map(|r| wall_s(r)).sum();
         Ok(Self {
             scale,
@@ -489,7 +489,8 @@ fn cost(measured: &Measured, n_queries: u64, seconds: f64) -> Vec<(&'static str,
     let show_count = |v: f64| count_short(v as u64);
     let n_queries_of = records.iter().map(|r| queries(r) as f64).collect();
     let seconds_of = records.iter().map(|r| wall_s(r)).collect();
-    let n_bad: u64 = records.iter().filter_map(|r| r.epochs.last()?.get_count(&QUERIES_NON_FINITE)).sum();
+    let bad = records.iter().filter_map(|r| r.epochs.last()?.get_count(&QUERIES_NON_FINITE));
+    let n_bad = bad.fold(0, u64::saturating_add);
     let short = |text: &str| text.chars().take(N_SHORT).collect::<String>();
     let each = |field: &dyn Fn(&TrialRecord) -> String| {
         let values: BTreeSet<String> =

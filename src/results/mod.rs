@@ -1,6 +1,7 @@
 //! Result files: one immutable Parquet file per trial.
 
 mod compare;
+mod digest;
 mod provenance;
 mod record;
 mod store;
@@ -10,3 +11,4 @@ pub use compare::compare_ignoring_time;
 pub(crate) use provenance::cpu_name;
 pub use record::{Provenance, TrialRecord};
 pub use store::Store;
+pub(crate) use store::record_of;

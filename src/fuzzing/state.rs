@@ -1,5 +1,4 @@
-//! What fuzzers call: everything that reads what others wrote, on bytes. Each may refuse with an error, and must not
-//! panic, hang or take more memory than the bytes warrant.
+//! Checkpoints, tensors and settings.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -7,7 +6,6 @@ use std::sync::atomic::AtomicBool;
 use candle_core::Device;
 
 use crate::data;
-pub use crate::data::fuzzing::{binary_batch, cifar_parquet, pickle};
 use crate::experiment::settings;
 use crate::nn::difference::DEFAULT_MEMORY;
 use crate::nn::model::{self, Io};
