@@ -66,6 +66,7 @@ fn peak_bytes() -> u64 {
 type Parse = fn(&[u8]) -> deepzero::Result<(Vec<u8>, Vec<u8>)>;
 
 /// Has `parse` read mutants of `original`. Those that it accepts are handed on together with what was read.
+#[expect(clippy::print_stderr, reason = "docs/RELIABILITY.md has the counts")]
 fn try_mutants(
     name: &str,
     original: &[u8],

@@ -8,6 +8,7 @@ use deepzero::data::{Location, Silent};
 use super::{load, only};
 
 /// The shared folder `name`, or nothing, aloud.
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn shared(name: &str) -> Option<PathBuf> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(name);
     if !path.exists() {
