@@ -22,13 +22,15 @@ pub(super) struct ReportArgs {
 }
 
 pub(super) fn run(common: &Common, args: &ReportArgs) -> Result<Exit> {
-    for id in &args.ids {
+    let ids: Vec<String> =
+        args.ids.iter().map(|id| common.store().id_of(id)).collect::<deepzero::Result<_>>()?;
+    for id in &ids {
         common.library()?.require(split_id(id).0)?;
         if common.store().scales(id)?.is_empty() {
             bail!("{id} has no results in {}", common.results.display());
         }
     }
-    let paths = write(common, &args.ids)?;
+    let paths = write(common, &ids)?;
     if common.json {
         let names: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
         say!("{}", serde_json::to_string_pretty(&names)?)?;
@@ -100,9 +102,9 @@ fn experiments_with_results(common: &Common) -> Result<Vec<String>> {
         let entry = entry?;
         let is_folder = entry.file_type()?.is_dir();
         if let (true, Ok(name)) = (is_folder, entry.file_name().into_string()) {
-            match common.store().scales(&name) {
-                Ok(scales) if scales.is_empty() => {}
-                Ok(_) => ids.push(name),
+            match common.store().scales(&name).and_then(|scales| Ok((scales, common.store().id_of(&name)?))) {
+                Ok((scales, _)) if scales.is_empty() => {}
+                Ok((_, id)) => ids.push(id),
                 Err(error) => tell!("{name} is left out of the reports: {error}"),
             }
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use deepzero::experiment::{Experiment, Trial, split_id};
+use deepzero::experiment::{Experiment, Trial, file_name, split_id};
 use deepzero::ranks::Ranks;
 use deepzero::runner::{self, Ended, Runner};
 use deepzero::train::Status;
@@ -151,9 +151,10 @@ fn run_all(
         // The trials of further experiments do not wait for a page that cannot be written.
         match report::write(common, std::slice::from_ref(&experiment.id)) {
             Ok(written) => {
-                let picture = common.reports.join(format!("{}-{}.png", experiment.id, selection.scale));
+                let picture =
+                    common.reports.join(format!("{}-{}.png", file_name(&experiment.id), selection.scale));
                 pictures.extend(written.into_iter().find(|path| *path == picture));
-                pages.push(common.reports.join(format!("{}.md", experiment.id)));
+                pages.push(common.reports.join(format!("{}.md", file_name(&experiment.id))));
             }
             Err(error) => faults.push(error),
         }

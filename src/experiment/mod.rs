@@ -16,4 +16,4 @@ pub use definition::{
 pub use library::Library;
 pub use settings::Description;
 pub use trial::{MAX_SEEDS, SCHEMA_VERSION};
-pub use variant::split_id;
+pub use variant::{file_name, is_cut, split_id};

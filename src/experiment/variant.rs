@@ -1,6 +1,10 @@
 //! Experiments with some settings changed by `--set`: another experiment, under another id, so that
 //! its results never mix with those of the file.
 
+use std::borrow::Cow;
+
+use sha2::{Digest, Sha256};
+
 use super::{Experiment, Scale};
 use crate::{Error, Result};
 
@@ -50,10 +54,55 @@ pub fn split_id(id: &str) -> (&str, Vec<(String, String)>) {
     (base, changes.split(',').filter_map(pair).collect())
 }
 
+/// Longest id that names files as it is: with a scale, a figure and an ending it stays within the 255 bytes of file systems.
+const MAX_NAME: usize = 120;
+/// What stands between the beginning of a longer one and its digest.
+const CUT: &str = "..";
+/// Bytes of the digest.
+const DIGEST_BYTES: usize = 8;
+
+/// What folders and pages of the experiment `id` are called: the id itself, or the beginning of one that is too long and a
+/// digest of all of it.
+#[must_use]
+pub fn file_name(id: &str) -> Cow<'_, str> {
+    if id.len() <= MAX_NAME {
+        return Cow::Borrowed(id);
+    }
+    let mut end = MAX_NAME - CUT.len() - 2 * DIGEST_BYTES;
+    while !id.is_char_boundary(end) {
+        end -= 1;
+    }
+    let digest = Sha256::digest(id.as_bytes());
+    let digest: String = digest[..DIGEST_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
+    Cow::Owned(format!("{}{CUT}{digest}", &id[..end]))
+}
+
+/// Whether a file name may be that of an id which is longer; its records have the id.
+#[must_use]
+pub fn is_cut(name: &str) -> bool {
+    name.len() == MAX_NAME
+        && name[..].get(MAX_NAME - 2 * DIGEST_BYTES - CUT.len()..).is_some_and(|end| end.starts_with(CUT))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::experiment::Library;
+
+    #[test]
+    fn long_ids_have_short_names_of_their_own() {
+        assert_eq!(file_name("fig4~mu=0.01"), "fig4~mu=0.01");
+        let long = |last: &str| format!("fig4~{}{last}", "mu=0.01,".repeat(40));
+        let names = [long("a=1"), long("a=2"), "é".repeat(400)].map(|id| file_name(&id).into_owned());
+        assert!(
+            names
+                .iter()
+                .all(|name| name.len() <= MAX_NAME && names.iter().filter(|n| *n == name).count() == 1)
+        );
+        assert!(names[..2].iter().all(|name| is_cut(name) && name.starts_with("fig4~mu=0.01,mu")));
+        assert_eq!(file_name(&names[0]), names[0]);
+        assert!(!is_cut("fig4") && !is_cut(&"x".repeat(MAX_NAME)));
+    }
 
     #[test]
     fn a_variant_has_its_own_id_and_settings() {

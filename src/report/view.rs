@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::Result;
-use crate::experiment::{Experiment, Scale, TensorMeasure, TraceAxis, split_id};
+use crate::experiment::{Experiment, Scale, TensorMeasure, TraceAxis, file_name, split_id};
 use crate::metric::{QUERIES, QUERIES_NON_FINITE, TEST_ACCURACY, WALL_S};
 use crate::results::TrialRecord;
 use crate::setting::Settings;
@@ -224,7 +224,7 @@ pub(super) fn cost_short(n_queries: u64, seconds: f64, between: &str) -> String 
 
 fn figures(panels: &[Measured]) -> Result<Vec<FigureView>> {
     let main = &panels[0];
-    let stem = format!("{}-{}", main.experiment.id, scale_name(main.scale));
+    let stem = format!("{}-{}", file_name(&main.experiment.id), scale_name(main.scale));
     let several = panels.iter().any(|panel| panel.finished().any(|p| p.values.len() > 1));
     let spread = |what: &str| {
         if several { format!(" {what}: ± one standard deviation over seeds.") } else { String::new() }

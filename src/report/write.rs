@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::experiment::file_name;
 use crate::{Error, Result, files};
 
 use super::html::{self, Run};
@@ -46,7 +47,7 @@ pub fn write_reports(experiments: &[Run], out_dir: &Path) -> Result<Written> {
 
 /// Writes a report's page and figures.
 fn write_page(report: &Report, out_dir: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
-    write(out_dir.join(format!("{}.md", report.id)), markdown::render(report).as_bytes(), paths)?;
+    write(out_dir.join(format!("{}.md", file_name(&report.id))), markdown::render(report).as_bytes(), paths)?;
     for figure in report.sections.iter().flat_map(|section| &section.figures) {
         let path = |extension: &str| out_dir.join(format!("{}.{extension}", figure.stem));
         write(path("svg"), plot::svg(&figure.chart).as_bytes(), paths)?;

@@ -12,7 +12,7 @@ use super::digest::{self, digest};
 use super::record::TrialRecord;
 use super::table::{Reason, from_frame, mask_to_frame, profile_from_frame, profile_to_frame, to_frame};
 use crate::error::shortened;
-use crate::experiment::{Scale, Trial};
+use crate::experiment::{Scale, Trial, file_name, is_cut};
 use crate::profile::Profile;
 use crate::train::Status;
 use crate::{Error, Result, files, panics};
@@ -135,6 +135,21 @@ impl Store {
         Ok(records)
     }
 
+    /// The id of the experiment whose results are in the folder `name`: the name, unless that was cut.
+    ///
+    /// # Errors
+    /// As [`Store::read`], where the id stands in a record only.
+    pub fn id_of(&self, name: &str) -> Result<String> {
+        if is_cut(name) {
+            for scale in Scale::ALL {
+                if let Some(first) = self.files(name, scale)?.first() {
+                    return Ok(self.read(first)?.trial.experiment);
+                }
+            }
+        }
+        Ok(name.to_owned())
+    }
+
     /// The scales at which an experiment has results, smallest first.
     ///
     /// # Errors
@@ -150,7 +165,7 @@ impl Store {
     }
 
     fn folder(&self, experiment: &str, scale: Scale) -> PathBuf {
-        self.root.join(experiment).join(scale.name())
+        self.root.join(&*file_name(experiment)).join(scale.name())
     }
 
     /// The result files of an experiment at a scale, sorted by name.

@@ -339,3 +339,40 @@ fn outputs_that_cannot_be_written_are_found_at_once() {
     }
     assert_eq!(std::fs::read_to_string(place.path("file")).unwrap(), "mine");
 }
+
+/// Many changes together: a folder and pages of a bounded name, found again by the full id and by that name.
+#[test]
+fn long_lists_of_changes_have_short_names() {
+    let place = tiny();
+    let mut changes = " --set momentum=0.123456789012345".to_owned();
+    for (key, value) in [
+        ("weight-decay", "0.000123456789012345"),
+        ("learning-rate", "0.0123456789012345"),
+        ("width", "4"),
+        ("n-train", "60"),
+        ("n-val", "30"),
+        ("n-test", "30"),
+        ("batch-size", "30"),
+        ("epochs", "3"),
+        ("schedule", "constant"),
+        ("evaluator", "full"),
+        ("optimizer", "adam"),
+    ] {
+        changes.push_str(&format!(" --set {key}={value}"));
+    }
+    let before = place.run(&format!("plan tiny{changes}"));
+    assert_eq!(before.code, 0, "{}", before.stderr);
+    place.run(&format!("reproduce tiny{changes}")).ok();
+    let names = place.names("results");
+    let [name] = &names[..] else { panic!("{names:?}") };
+    assert!(name.starts_with("tiny~momentum=0.123456789012345,weight") && name.len() == 120, "{name}");
+    assert!(place.run(&format!("plan tiny{changes}")).ok().contains("done"));
+    let page = place.path(&format!("reports/{name}.md"));
+    let written = std::fs::read_to_string(&page).unwrap();
+    assert!(written.contains("optimizer=adam"), "the full list stands in the page");
+    for which in ["", name.as_str()] {
+        std::fs::remove_file(&page).unwrap();
+        place.run(&format!("report {which}")).ok();
+        assert_eq!(std::fs::read_to_string(&page).unwrap(), written, "{which}");
+    }
+}
