@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use assert_cmd::Command;
 use candle_core::{DType, Device, Tensor};
-use deepzero::experiment::{Library, Scale, settings};
+use deepzero::experiment::{Library, MAX_SEEDS, Scale, settings};
 use deepzero::metric::{
     ARITHMETIC_S, COSINE, DIRECTIONS_S, GRADIENT_SHARE, INFERENCE_S, N_ACTIVE, PERTURBATION_S, QUERIES,
     RELATIVE_ERROR, TEST_ACCURACY, WALL_S,
@@ -1192,7 +1192,7 @@ fn weights_of_a_diverged_run_are_sound() {
 fn folders_that_cannot_hold_results() {
     let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
     std::fs::write(place.path("file"), "mine").unwrap();
-    for verb in ["reproduce tiny", "list", "report"] {
+    for verb in ["reproduce tiny", "list", "report", "status", "status tiny"] {
         let ran = place.run(&format!("{verb} --results file"));
         assert!(ran.refusal().contains("file"), "{verb}: {}", ran.stderr);
     }
@@ -1213,7 +1213,7 @@ fn a_damaged_result_is_named() {
     let name = path.file_name().unwrap().to_str().unwrap();
     for damaged in [&bytes[..bytes.len() / 2], &bytes[..3], b"not Parquet at all, but long enough to try"] {
         std::fs::write(&path, damaged).unwrap();
-        for verb in ["reproduce tiny", "report", "list", "status", "plan tiny"] {
+        for verb in ["reproduce tiny", "report tiny", "status tiny", "plan tiny"] {
             let ran = place.run(verb);
             let line = ran.refusal_alone();
             assert!(line.contains(name) && line.contains("move the file away"), "{verb}: {line}");
@@ -1250,9 +1250,6 @@ fn a_flipped_byte_in_a_result_does_not_panic() {
 
 #[test]
 fn reports_come_from_results_alone() {
-    let empty = Place::new();
-    assert!(empty.run("report").ok().contains("index.html"));
-    assert_eq!(empty.names(""), ["reports"]);
     let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
     place.run("reproduce tiny").ok();
     std::fs::write(place.path("reports/mine.txt"), "mine").unwrap();
@@ -1282,6 +1279,121 @@ fn unknown_results_are_left_out() {
         assert!(place.path("reports/tiny.md").exists());
     }
     assert!(place.run("report other").refusal().contains("no experiment `other`"));
+}
+
+/// What is broken in one experiment is told, and stands in the way of what asks for it by name alone.
+#[test]
+fn damage_elsewhere_stands_in_nobodys_way() {
+    let text = |id: &str| experiment(id, "mu", "[0.01]", "");
+    let place = Place::with(&[("tiny", text("tiny")), ("other", text("other"))]);
+    place.run("reproduce tiny other").ok();
+    let (path, bytes) = place.result_files("other").remove(0);
+    std::fs::write(&path, b"not Parquet").unwrap();
+    std::fs::write(place.path("experiments/bad.toml"), "id = ").unwrap();
+    std::fs::write(place.path("experiments/binary.toml"), b"\xff\xfe").unwrap();
+    let page = place.path("reports/tiny.md");
+    for verb in ["report", "report tiny", "reproduce tiny", "list", "status"] {
+        let _ = std::fs::remove_file(&page);
+        let ran = place.run(verb);
+        for id in ["other", "bad", "binary"] {
+            assert!(ran.stderr.contains(&format!("{id} is left out")), "{verb}: {}", ran.stderr);
+        }
+        assert!(!ran.stderr.contains("deepzero: "), "{}", ran.stderr);
+        ran.ok();
+        assert!(page.exists() || !verb.contains("rep"), "{verb}");
+    }
+    for (verb, name) in [
+        ("report other", path.file_name().unwrap().to_str().unwrap()),
+        ("report tiny other", path.file_name().unwrap().to_str().unwrap()),
+        ("status other", path.file_name().unwrap().to_str().unwrap()),
+        ("reproduce bad", "bad.toml:1"),
+        ("plan binary", "binary.toml"),
+    ] {
+        assert!(place.run(verb).refusal().contains(name), "{verb}");
+    }
+    // Neither does a page that cannot be written.
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::remove_file(place.path("reports/other.md")).unwrap();
+    std::fs::create_dir(place.path("reports/other.md")).unwrap();
+    let ran = place.run("report tiny");
+    assert!(ran.stderr.contains("other is left out"), "{}", ran.stderr);
+    ran.ok();
+    assert!(place.run("report other").refusal().contains("other.md"));
+}
+
+#[test]
+fn a_report_on_nothing_is_an_error_and_leaves_the_index() {
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
+    place.run("reproduce tiny").ok();
+    let index = std::fs::read(place.path("reports/index.html")).unwrap();
+    std::fs::create_dir(place.path("empty")).unwrap();
+    for (verb, told) in [
+        ("report --results typo", "typo"),
+        ("report --results empty", "no results"),
+        ("report tiny --results empty", "tiny has no results in empty"),
+        ("report fig9", "no experiment `fig9`"),
+    ] {
+        let ran = place.run(verb);
+        assert!(ran.refusal_alone().contains(told), "{verb}: {}", ran.stderr);
+        assert_eq!(std::fs::read(place.path("reports/index.html")).unwrap(), index, "{verb}");
+    }
+    let ran = place.run("status --results typo");
+    assert!(ran.stderr.contains("there is no folder typo"), "{}", ran.stderr);
+    ran.ok();
+}
+
+#[test]
+fn a_folder_of_other_things_does_not_hide_the_built_in_experiments() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("experiments")).unwrap();
+    std::fs::write(place.path("experiments/notes.txt"), "mine").unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_deepzero"));
+    let output = command.current_dir(place.path("")).args(["list"]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr, "./experiments has no experiment files (*.toml): those built in are used\n");
+    assert!(String::from_utf8(output.stdout).unwrap().contains("fig4"));
+    assert!(place.run("list").refusal_alone().contains("there is no experiment file"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn names_that_are_not_utf8_are_told_as_far_as_they_can_be() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
+    let odd = place.path("").join(std::ffi::OsStr::from_bytes(b"odd\xff"));
+    let run = |verb: &str, option: &str, name: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_deepzero"));
+        command
+            .current_dir(place.path(""))
+            .args(verb.split(' '))
+            .arg("--json")
+            .arg(option)
+            .arg(odd.join(name));
+        let output = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !stderr.contains("panicked"), "{stderr}");
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(answer.to_string().contains("odd\u{fffd}"), "{answer}");
+    };
+    run("reproduce tiny", "--reports", "reports");
+    run("report", "--reports", "reports");
+    std::fs::create_dir_all(&odd).unwrap();
+    run(&format!("train {}", recipe("").trim()), "--out", "x.safetensors");
+}
+
+/// A seed far from the others costs no more than another.
+#[test]
+fn a_report_costs_no_more_for_large_seeds() {
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
+    place.run("reproduce tiny").ok();
+    let mut record = place.records("tiny").remove(0);
+    record.trial.seed = MAX_SEEDS as u64 - 1;
+    place.store().write(&record).unwrap();
+    place.run("report tiny").ok();
+    assert!(std::fs::read_to_string(place.path("reports/tiny.md")).unwrap().contains("9999"));
+    record.trial.seed = 100_000_000;
+    place.store().write(&record).unwrap();
+    assert!(place.run("report tiny").refusal_alone().contains("has seed 100000000; seeds are below 10000"));
 }
 
 /// Oracle: the networks that the settings build.

@@ -6,6 +6,7 @@ mod cli;
 mod corpora;
 mod data;
 mod difference;
+mod docs;
 mod doctor;
 mod faults;
 mod golden;

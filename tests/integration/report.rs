@@ -1086,6 +1086,65 @@ fn index_says_what_there_is_and_what_was_found() {
     assert!(page.contains("\n**What we found.**\n\nUse **nothing** made up.\n"), "{page}");
 }
 
+/// No text of an experiment or a record brings markup along, in Markdown, HTML or SVG.
+#[test]
+fn texts_bring_no_markup_along() {
+    let nasty =
+        "<script>alert(1)</script> | `a [x](javascript:alert(1)) <img src=x onerror=alert(1)> \" & ]]>";
+    let mut experiment = made_up_experiment();
+    for text in [
+        &mut experiment.id,
+        &mut experiment.title,
+        &mut experiment.paper,
+        &mut experiment.claim,
+        &mut experiment.finding,
+        &mut experiment.notes,
+        &mut experiment.figure.x_label,
+        &mut experiment.figure.y_label,
+        &mut experiment.checks[0].text,
+    ] {
+        nasty.clone_into(text);
+    }
+    experiment.series.iter_mut().for_each(|series| nasty.clone_into(&mut series.label));
+    experiment.expected.iter_mut().for_each(|expected| nasty.clone_into(&mut expected.source));
+    for plan in experiment.scales.values_mut() {
+        plan.deviations = vec![nasty.into()];
+        plan.cells.iter_mut().for_each(|cell| nasty.clone_into(&mut cell.x_text));
+    }
+    let mut records = made_up_records(Scale::Laptop, 2);
+    for record in &mut records {
+        if !record.trial.x_text.is_empty() {
+            nasty.clone_into(&mut record.trial.x_text);
+        }
+        for text in [
+            &mut record.provenance.cpu,
+            &mut record.provenance.version,
+            &mut record.provenance.commit,
+            &mut record.provenance.crates,
+            &mut record.provenance.finished_at,
+            &mut record.provenance.data_checksum,
+        ] {
+            nasty.clone_into(text);
+        }
+    }
+    records[0].status = Status::Failed;
+    nasty.clone_into(&mut records[0].error);
+    let scales = at_scale(Scale::Laptop, records.clone());
+    let page = markdown(&experiment, &scales).unwrap();
+    let index = html(&[(experiment.clone(), scales)]).unwrap();
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    let svg = plot::svg(&Chart::of(&measured).unwrap());
+    for text in [&page, &index, &svg] {
+        assert!(text.contains("alert(1)") && !text.contains("<script") && !text.contains("<img"), "{text}");
+    }
+    assert!(!index.contains("href=\"javascript"), "{index}");
+    assert_eq!(page.matches("](javascript:").count(), page.matches("\\](javascript:").count(), "{page}");
+    for row in page.lines().filter(|line| line.starts_with("| <") || line.starts_with("| &lt;")) {
+        let cells = row.replace("\\|", "");
+        assert_eq!(cells.matches('|').count(), 9, "{row}");
+    }
+}
+
 /// Writes made-up reports to look at; run with `--ignored`.
 #[test]
 #[ignore = "writes a demonstration to the temporary folder"]

@@ -13,7 +13,7 @@ use deepzero::results::{Provenance, Store, TrialRecord, compare_ignoring_time};
 use deepzero::setting::text_of;
 use deepzero::train::Status;
 use insta::assert_snapshot;
-use polars::prelude::{ParquetReader, SerReader};
+use polars::prelude::{ParquetReader, ParquetWriter, SerReader};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -224,6 +224,23 @@ fn damaged_files_are_named() {
     }
     let missing = store.read(&folder.path().join("none.parquet")).unwrap_err().to_string();
     assert!(missing.contains("none.parquet"), "{missing}");
+}
+
+/// Oracle: a file as earlier versions wrote it, without checksums, and one whose bytes are of another trial.
+#[test]
+fn files_without_a_checksum_or_under_another_name_are_refused() {
+    let (_folder, store) = store();
+    let path = store.write(&record(2)).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let mut frame = ParquetReader::new(std::io::Cursor::new(bytes.clone())).finish().unwrap();
+    ParquetWriter::new(std::fs::File::create(&path).unwrap()).finish(&mut frame).unwrap();
+    let error = store.read(&path).unwrap_err().to_string();
+    assert!(error.starts_with(&path.display().to_string()), "{error}");
+    assert!(error.contains("has no checksum; `scripts/verify-results --add`"), "{error}");
+    let other = path.with_file_name("0123456789abcdef.parquet");
+    std::fs::write(&other, bytes).unwrap();
+    let error = store.read(&other).unwrap_err().to_string();
+    assert!(error.contains("0123456789abcdef.parquet: holds the trial of "), "{error}");
 }
 
 #[test]

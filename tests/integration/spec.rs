@@ -370,9 +370,9 @@ series = ["zo"]
 
 [[profile]]
 id = "radii"
-kind = "radii"
+kind = "tensors"
 x-label = "Radius"
-y = "certified-accuracy"
+y = "n-active"
 at = 0.8
 log-x = true
 
@@ -413,10 +413,7 @@ fn further_figures() {
     let layers = &demo.layers[0];
     assert_eq!((layers.y, layers.at, layers.series.len()), (TensorMeasure::Keep, Some(At::Best), 1));
     let profile = &demo.profiles[0];
-    assert_eq!(
-        (profile.y_label.as_str(), profile.at, profile.log_x),
-        ("certified-accuracy", Some(At::X(0.8)), true)
-    );
+    assert_eq!((profile.y_label.as_str(), profile.at, profile.log_x), ("n-active", Some(At::X(0.8)), true));
     let time: Vec<_> = demo.expected.iter().filter(|expected| expected.panel == "time").collect();
     assert_eq!((time.len(), time[0].unit.as_str(), demo.expected[0].unit.as_str()), (2, "h", "%"));
     assert_eq!(demo.checks[1].panel, "time");
@@ -449,7 +446,8 @@ fn errors_of_further_figures() {
     assert_snapshot!(broken("series = [\"zo\"]", "series = []"), @"demo.toml:58: layers[0].series: expected at least one");
     assert_snapshot!(broken("id = \"keep\"", "id = \"time\""), @"demo.toml:55: layers[0].id: `time` occurs twice among panels, traces, layers and profiles");
     assert_snapshot!(broken("id = \"radii\"", "id = \"keep\""), @"demo.toml:61: profile[0].id: `keep` occurs twice among panels, traces, layers and profiles");
-    assert_snapshot!(broken("kind = \"radii\"", "kind = \"../radii\""), @"demo.toml:62: profile[0].kind: expected lower-case letters, digits and hyphens; got `../radii`");
+    assert_snapshot!(broken("kind = \"tensors\"", "kind = \"radii\""), @"demo.toml:62: profile[0].kind: no task makes such a profile; expected one of tensors; got `radii`");
+    assert_snapshot!(broken("y = \"n-active\"", "y = \"beauty\""), @"demo.toml:64: profile[0].y: expected one of n, n-active, cosine, relative-error; got `beauty`");
     assert_snapshot!(broken("id = \"queries\"", "id = \"Queries\""), @"demo.toml:49: trace[0].id: expected lower-case letters, digits and hyphens; got `Queries`");
     assert_snapshot!(broken("y = \"wall-s\"", "y = \"wall\""), @"demo.toml:44: panel[0].y: expected one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes; got wall");
     assert_snapshot!(broken("x = \"queries\"", "x = \"steps\""), @"demo.toml:50: trace[0].x: unknown variant `steps`, expected one of `epoch`, `queries`, `wall-s`");
@@ -718,3 +716,70 @@ proptest! {
         let _ = parse(&file);
     }
 }
+
+/// The id names files and folders, and labels stand on a line of a page.
+#[test]
+fn ids_and_labels_are_fit_for_files_and_pages() {
+    let text = SMALL;
+    Experiment::parse("demo.toml", text).unwrap();
+    let refusal = |from: &str, to: &str| {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text);
+        Experiment::parse("demo.toml", &changed).unwrap_err().to_string()
+    };
+    for id in ["..", ".hidden", "a/b", "a\\\\b", "-x", "", "a b", "é", "a\\u0000", "<b>", &"x".repeat(101)] {
+        let error = refusal("id = \"demo\"", &format!("id = \"{id}\""));
+        assert!(error.starts_with("demo.toml:1: id: expected up to 100 letters"), "{error}");
+    }
+    for id in ["figA2", "sweep-mu", "a.b_c-1"] {
+        Experiment::parse("demo.toml", &text.replacen("\"demo\"", &format!("\"{id}\""), 1)).unwrap();
+    }
+    for (from, path) in [("title = \"T\"", "2: title"), ("label = \"Only\"", "11: series[0].label")] {
+        for bad in ["two\\nlines", "\\u001b[31m", &"x".repeat(201)] {
+            let key = from.split(' ').next().unwrap();
+            let error = refusal(from, &format!("{key} = \"{bad}\""));
+            assert!(
+                error.starts_with(&format!("demo.toml:{path}: expected one line of up to 200")),
+                "{error}"
+            );
+            assert!(error.len() < 400 && !error.contains(char::is_control), "{error}");
+        }
+    }
+}
+
+#[test]
+fn errors_repeat_little_and_say_the_key_once() {
+    let refusal = |from: &str, to: String| {
+        let changed = SMALL.replacen(from, &to, 1);
+        Experiment::parse("demo.toml", &changed).unwrap_err().to_string()
+    };
+    let long = refusal("model = \"cnn\"", format!("model = \"{}\"", "x".repeat(100_000)));
+    assert!(long.starts_with("demo.toml:17: base.model: expected one of") && long.len() < 1000, "{long}");
+    let long = refusal("model = \"cnn\"", format!("{} = 1", "k".repeat(100_000)));
+    assert!(long.starts_with("demo.toml:17: base.kkk") && long.len() < 2000, "{long}");
+    let once = refusal("id = \"only\"\n", "id = \"only\"\nset = { decay = 0.5 }\n".to_owned());
+    assert!(once.starts_with("demo.toml:11: series[0].set.decay: it plays no part"), "{once}");
+    let seeds = refusal("seeds = 1", "seeds = 9223372036854775807".to_owned());
+    assert_snapshot!(seeds, @"demo.toml:14: scale.smoke.seeds: expected an integer from 1 to 10000; got 9223372036854775807");
+}
+
+/// A small experiment.
+const SMALL: &str = r#"id = "demo"
+title = "T"
+[figure]
+x = "mu"
+x-label = "mu"
+y = "test-accuracy"
+y-label = "Test accuracy"
+values = [0.01]
+[[series]]
+id = "only"
+label = "Only"
+[scale.smoke]
+deviations = ["Small."]
+seeds = 1
+[base]
+data = "synthetic"
+model = "cnn"
+depth = 1
+"#;

@@ -9,7 +9,7 @@ pub(super) fn y_axis(chart: &Chart) -> ((f64, f64), Vec<(f64, String)>) {
     let published = chart.curves.iter().flat_map(|c| &c.published);
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     if chart.log_y {
-        for mark in ours.chain(published).filter(|m| m.y > 0.0 && m.y.is_finite()) {
+        for mark in ours.chain(published).filter(|m| m.y > 0.0 && has_size(m)) {
             let foot = mark.y - mark.spread;
             low = low.min(if foot > 0.0 { foot } else { mark.y });
             high = high.max(mark.y + mark.spread);
@@ -17,7 +17,7 @@ pub(super) fn y_axis(chart: &Chart) -> ((f64, f64), Vec<(f64, String)>) {
         let range = log_range(low, high, 0.06);
         return (range, log_ticks(range));
     }
-    for mark in ours.chain(published).filter(|m| m.y.is_finite()) {
+    for mark in ours.chain(published).filter(|m| has_size(m)) {
         low = low.min(mark.y - mark.spread);
         high = high.max(mark.y + mark.spread);
     }
@@ -42,7 +42,7 @@ pub(super) fn x_range(chart: &Chart) -> (f64, f64) {
     }
     let marks = chart.curves.iter().flat_map(|c| c.points.iter().chain(&c.published));
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
-    for x in marks.map(|m| m.x).filter(|x| x.is_finite() && (*x > 0.0 || !chart.log_x)) {
+    for x in marks.map(|m| m.x).filter(|x| is_drawn(*x) && (*x > 0.0 || !chart.log_x)) {
         (low, high) = (low.min(x), high.max(x));
     }
     let is_trace = chart.curves.iter().any(|c| c.shape == Shape::Band);
@@ -68,11 +68,20 @@ pub(super) fn along(value: f64, is_log: bool) -> f64 {
     }
 }
 
+/// Whether a value is one that differences and ratios of such values stay finite with.
+fn is_drawn(value: f64) -> bool {
+    value.abs() <= 1e100
+}
+
+fn has_size(mark: &Mark) -> bool {
+    is_drawn(mark.y) && is_drawn(mark.spread)
+}
+
 /// Whether a mark has a place; a level, whose x is NaN, needs only its y.
 pub(super) fn is_visible(mark: &Mark, log_x: bool, log_y: bool) -> bool {
-    along(mark.y, log_y).is_finite()
-        && mark.spread.is_finite()
-        && (mark.x.is_nan() || along(mark.x, log_x).is_finite())
+    has_size(mark)
+        && along(mark.y, log_y).is_finite()
+        && (mark.x.is_nan() || is_drawn(mark.x) && along(mark.x, log_x).is_finite())
 }
 
 /// Logarithms of the ends of an axis, a share of its length beyond `low` and `high`.
@@ -126,10 +135,11 @@ pub(super) fn nice_step(rough: f64) -> f64 {
     factors.iter().map(|f| f * power).find(|step| *step >= rough * (1.0 - 1e-9)).unwrap_or(10.0 * power)
 }
 
-/// Multiples of `step` in `low..=high`.
+/// Multiples of `step` in `low..=high`; none of a step that is too small for a number.
 pub(super) fn steps(low: f64, high: f64, step: f64) -> impl Iterator<Item = f64> {
-    let first = (low / step - 1e-9).ceil() as i64;
-    let last = (high / step + 1e-9).floor() as i64;
+    let is_normal = step.is_normal();
+    let first = if is_normal { (low / step - 1e-9).ceil() as i64 } else { 0 };
+    let last = if is_normal { (high / step + 1e-9).floor() as i64 } else { -1 };
     (first..=last).map(move |n| n as f64 * step)
 }
 

@@ -107,7 +107,7 @@ fn dashes(spots: &[Spot], pattern: &[f64]) -> Vec<Vec<Spot>> {
         let (mut from, to) = (ends[0], ends[1]);
         loop {
             let length = (to.0 - from.0).hypot(to.1 - from.1);
-            if length < left {
+            if length.is_nan() || length < left {
                 left -= length;
                 current.push(to);
                 break;
