@@ -276,4 +276,24 @@ mod tests {
             println!("{n_refused} refused, {n_same} the same");
         }
     }
+
+    #[test]
+    fn the_seed_corpus_is_read_to_the_end() {
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        let read = |kind: &str| {
+            let entries = std::fs::read_dir(corpus.join(kind)).unwrap().map(|entry| entry.unwrap().path());
+            entries.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect::<Vec<_>>()
+        };
+        for (_, file) in read("experiment") {
+            let text = String::from_utf8_lossy(&file).into_owned();
+            assert_refused_well(experiment(&text), &text);
+        }
+        for (path, file) in read("record") {
+            assert_eq!(record(&file).unwrap().is_some(), path.ends_with("sound"), "{}", path.display());
+        }
+        for (_, file) in read("prose") {
+            let html = prose(&String::from_utf8_lossy(&file)).to_lowercase();
+            assert!(!html.contains("<script") && !html.contains("href=\"javascript:"), "{html}");
+        }
+    }
 }

@@ -181,7 +181,9 @@ mod tests {
             for tag in tags {
                 assert!(known.contains(&tag.trim_start_matches('/')), "{tag} in {html}");
             }
-            assert!(html.split("href=\"").skip(1).all(|rest| !rest.to_lowercase().starts_with("javascript:")));
+            assert!(
+                html.split("href=\"").skip(1).all(|rest| !rest.to_lowercase().starts_with("javascript:"))
+            );
         }
     }
 }

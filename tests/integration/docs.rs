@@ -50,7 +50,7 @@ fn commands() -> Vec<(String, Vec<String>)> {
             let Some(line) = line.trim().strip_prefix("$ ") else { continue };
             let words: Vec<&str> = line
                 .split_whitespace()
-                .take_while(|word| !["|", ">", "&", "&&", ";"].contains(word))
+                .take_while(|word| !["|", ">", "&", "&&", ";", "#"].contains(word))
                 .collect();
             let program = |word: &&str| word.rsplit('/').next() == Some("deepzero");
             let start = match words.iter().position(program) {
