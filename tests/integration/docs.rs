@@ -54,6 +54,8 @@ fn commands() -> Vec<(String, Vec<String>)> {
                 .collect();
             let program = |word: &&str| word.rsplit('/').next() == Some("deepzero");
             let start = match words.iter().position(program) {
+                // An argument of another program.
+                Some(_) if words[0].starts_with("scripts/") => continue,
                 Some(at) => at + 1,
                 None if words.starts_with(&["cargo", "run"]) => {
                     words.iter().position(|word| *word == "--").map_or(words.len(), |at| at + 1)
