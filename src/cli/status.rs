@@ -22,9 +22,7 @@ pub(super) struct StatusArgs {
 pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit> {
     let store = common.store();
     let library = common.library()?;
-    if !store.check()? {
-        tell!("there is no folder {}: nothing has been run", common.results.display());
-    }
+    let is_there = store.check()?;
     let (ids, is_named): (Vec<&str>, _) = match args.ids.as_slice() {
         [] => (library.ids().collect(), false),
         ids => (ids.iter().map(String::as_str).collect(), true),
@@ -36,6 +34,9 @@ pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit> {
             Err(error) if is_named => return Err(error.into()),
             Err(error) => tell!("{id} is left out: {}", in_one_line(&error.into())),
         }
+    }
+    if !is_there {
+        tell!("there is no folder {}: nothing has been run", common.results.display());
     }
     if common.json {
         let output: Vec<_> = all.iter().map(Progress::as_json).collect();

@@ -39,11 +39,11 @@
 //! y = "keep"                     # percent in the active set; or cosine, relative-error
 //! at = 0.9                       # also y-label, series
 //!
-//! [[profile]]                    # a figure over the places of a profile, such as radii
-//! id = "certified"
-//! kind = "radii"                 # which profile
-//! x-label = "Radius"
-//! y = "certified-accuracy"       # one of its columns, with hyphens; also y-label
+//! [[profile]]                    # a figure over the places of a profile
+//! id = "sizes"
+//! kind = "tensors"               # which profile, one that a task makes
+//! x-label = "Tensor"
+//! y = "n-active"                 # one of its columns, with hyphens; also y-label
 //! at = 0.9                       # also series, log-x, log-y
 //!
 //! [base]                         # settings of every trial, over the program's defaults

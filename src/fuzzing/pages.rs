@@ -98,7 +98,9 @@ mod tests {
         ids.map(|id| std::fs::read_to_string(folder.join(format!("{id}.toml"))).unwrap()).to_vec()
     }
 
-    fn assert_refused_well(result: Result<(Vec<Trial>, String)>, text: &str) {
+    /// Whether it is refused.
+    fn assert_refused_well(result: Result<(Vec<Trial>, String)>, text: &str) -> bool {
+        let is_refused = result.is_err();
         match result {
             Ok((trials, _)) => assert!(trials.len() <= 100_000),
             Err(Error::Spec { file, line, key, reason }) => {
@@ -110,16 +112,19 @@ mod tests {
             Err(Error::Setting { .. }) => {}
             Err(other) => panic!("{other}"),
         }
+        is_refused
     }
 
     #[test]
     fn mutants_of_experiment_files_are_trials_or_errors_with_a_line() {
+        let mut counts = [0, 0];
         for (seed, text) in files().iter().enumerate() {
             for mutant in mutants::of(text.as_bytes(), seed as u64, 70) {
                 let mutant = String::from_utf8_lossy(&mutant).into_owned();
-                assert_refused_well(experiment(&mutant), &mutant);
+                counts[usize::from(assert_refused_well(experiment(&mutant), &mutant))] += 1;
             }
         }
+        println!("{} sound, {} refused", counts[0], counts[1]);
     }
 
     #[test]
@@ -139,6 +144,7 @@ mod tests {
             "[\"<script>\"]",
             &long,
         ];
+        let mut counts = [0, 0];
         for text in files().iter().take(2) {
             for (at, line) in text.lines().enumerate().filter(|(_, line)| line.contains(" = ")) {
                 let (key, _) = line.split_once(" = ").unwrap();
@@ -148,9 +154,10 @@ mod tests {
                     .map(|(idx, line)| if idx == at { format!("{key} = {value}") } else { line.to_owned() })
                     .collect();
                 let changed = changed.join("\n");
-                assert_refused_well(experiment(&changed), &changed);
+                counts[usize::from(assert_refused_well(experiment(&changed), &changed))] += 1;
             }
         }
+        println!("{} sound, {} refused", counts[0], counts[1]);
     }
 
     /// Records of the first trials of an experiment, with `n_epochs` epochs of these values.
@@ -274,6 +281,26 @@ mod tests {
             std::fs::write(file, &bytes).unwrap();
             assert!(n_refused > n_same, "{n_refused} refused, {n_same} the same");
             println!("{n_refused} refused, {n_same} the same");
+        }
+    }
+
+    #[test]
+    fn the_seed_corpus_is_read_to_the_end() {
+        let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+        let read = |kind: &str| {
+            let entries = std::fs::read_dir(corpus.join(kind)).unwrap().map(|entry| entry.unwrap().path());
+            entries.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect::<Vec<_>>()
+        };
+        for (_, file) in read("experiment") {
+            let text = String::from_utf8_lossy(&file).into_owned();
+            assert_refused_well(experiment(&text), &text);
+        }
+        for (path, file) in read("record") {
+            assert_eq!(record(&file).unwrap().is_some(), path.ends_with("sound"), "{}", path.display());
+        }
+        for (_, file) in read("prose") {
+            let html = prose(&String::from_utf8_lossy(&file)).to_lowercase();
+            assert!(!html.contains("<script") && !html.contains("href=\"javascript:"), "{html}");
         }
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn render(report: &Report) -> String {
         page.push_str(text);
         page.push('\n');
     };
-    let made_by = one_line(&made_by).replace('>', "&gt;");
+    let made_by = one_line(&made_by).replace('<', "&lt;").replace('>', "&gt;");
     line(&format!("<!-- Generated file, do not edit. Made by: {made_by} -->"));
     line("");
     let place = if report.paper.is_empty() { String::new() } else { format!(" ({})", inline(&report.paper)) };

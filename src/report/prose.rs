@@ -83,7 +83,8 @@ const MAX_LINK: usize = 2000;
 
 /// `[label](target)` with a web or relative target.
 fn link(text: &str) -> Option<(String, &str)> {
-    let near = &text[..text.floor_char_boundary(MAX_LINK)];
+    let end = (0..=text.len().min(MAX_LINK)).rev().find(|end| text.is_char_boundary(*end))?;
+    let near = &text[..end];
     let (label, rest) = near.strip_prefix('[')?.split_once("](")?;
     let (target, rest) = rest.split_once(')')?;
     let after = &text[near.len() - rest.len()..];
@@ -181,7 +182,9 @@ mod tests {
             for tag in tags {
                 assert!(known.contains(&tag.trim_start_matches('/')), "{tag} in {html}");
             }
-            assert!(html.split("href=\"").skip(1).all(|rest| !rest.to_lowercase().starts_with("javascript:")));
+            assert!(
+                html.split("href=\"").skip(1).all(|rest| !rest.to_lowercase().starts_with("javascript:"))
+            );
         }
     }
 }

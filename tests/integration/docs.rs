@@ -50,10 +50,12 @@ fn commands() -> Vec<(String, Vec<String>)> {
             let Some(line) = line.trim().strip_prefix("$ ") else { continue };
             let words: Vec<&str> = line
                 .split_whitespace()
-                .take_while(|word| !["|", ">", "&", "&&", ";"].contains(word))
+                .take_while(|word| !["|", ">", "&", "&&", ";", "#"].contains(word))
                 .collect();
             let program = |word: &&str| word.rsplit('/').next() == Some("deepzero");
             let start = match words.iter().position(program) {
+                // An argument of another program.
+                Some(_) if words[0].starts_with("scripts/") => continue,
                 Some(at) => at + 1,
                 None if words.starts_with(&["cargo", "run"]) => {
                     words.iter().position(|word| *word == "--").map_or(words.len(), |at| at + 1)

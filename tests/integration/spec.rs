@@ -284,17 +284,17 @@ fn file_errors_name_file_line_and_key() {
 /// series, of all series at a scale.
 #[test]
 fn values_that_play_no_part_are_refused_where_they_stand() {
-    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { decay = 0.5 }"), @"demo.toml:16: series[0].set.decay: decay: it plays no part with task = train, method = cge; it is read with method = cocd (series `zo` at sparsity = 0.8, scale smoke)");
+    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { decay = 0.5 }"), @"demo.toml:16: series[0].set.decay: it plays no part with task = train, method = cge; it is read with method = cocd (series `zo` at sparsity = 0.8, scale smoke)");
     assert_snapshot!(broken("sparsity = 0.0 }", "sparsity = 0.0, q = 5 }"), @"demo.toml:21: series[1].set.q: queries: it plays no part with task = train, method = fo; it is read with method = rge, cocd, pattern-search (series `dense`, scale smoke)");
-    assert_snapshot!(broken("{ mu = 0.03 }", "{ mu = 0.03, directions = \"sphere\" }"), @"demo.toml:36: scale.smoke.series.zo.directions: directions: it plays no part with task = train, method = cge; it is read with method = rge (series `zo` at sparsity = 0.8, scale smoke)");
+    assert_snapshot!(broken("{ mu = 0.03 }", "{ mu = 0.03, directions = \"sphere\" }"), @"demo.toml:36: scale.smoke.series.zo.directions: it plays no part with task = train, method = cge; it is read with method = rge (series `zo` at sparsity = 0.8, scale smoke)");
     assert_snapshot!(broken("x = \"sparsity\"", "x = \"decay\""), @"demo.toml:8: figure.values[0]: decay: it plays no part with task = train, method = cge; it is read with method = cocd (series `zo` at decay = 0.8, scale smoke)");
     assert_snapshot!(broken("epochs = 10", "epochs = 10\nradius = 0.5"), @"demo.toml:12: base.radius: no series reads it: it plays no part with task = train, method = cge; it is read with method = pattern-search");
     assert_snapshot!(broken("epochs = 10", "epochs = 10\nq = 5"), @"demo.toml:12: base.q: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search");
     assert_snapshot!(broken("mu = 0.02 }", "mu = 0.02, workers = 2 }"), @"demo.toml:35: scale.smoke.set.workers: no series reads it: it plays no part with task = train, method = cge; it is read with task = workers, workers-model");
     assert_snapshot!(broken("values = [0.9]\n", "values = [0.9]\nset = { pretrain-epochs = 2 }\n"), @"demo.toml:41: scale.paper.set.pretrain-epochs: no series reads it: it plays no part with task = train, method = cge; it is read with task = quality");
     // Another method makes the values of its series play no part.
-    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { method = \"pattern-search\" }"), @"demo.toml:37: scale.smoke.series.zo.mu: mu: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, fo (series `zo` at sparsity = 0.8, scale smoke)");
-    assert_snapshot!(broken("epochs = 10", "epochs = 10\ntask = \"stages\""), @"demo.toml:12: base.task: task: stages needs method = cge or rge; got fo (series `dense`, scale smoke)");
+    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { method = \"pattern-search\" }"), @"demo.toml:37: scale.smoke.series.zo.mu: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, fo (series `zo` at sparsity = 0.8, scale smoke)");
+    assert_snapshot!(broken("epochs = 10", "epochs = 10\ntask = \"stages\""), @"demo.toml:12: base.task: stages needs method = cge or rge; got fo (series `dense`, scale smoke)");
     assert_snapshot!(broken("epochs = 10", "epochs = 10\nmodeled = true"), @"demo.toml:12: base.modeled: no such setting; did you mean `model`?");
 }
 
@@ -448,7 +448,7 @@ fn errors_of_further_figures() {
     assert_snapshot!(broken("id = \"radii\"", "id = \"keep\""), @"demo.toml:61: profile[0].id: `keep` occurs twice among panels, traces, layers and profiles");
     assert_snapshot!(broken("kind = \"tensors\"", "kind = \"radii\""), @"demo.toml:62: profile[0].kind: no task makes such a profile; expected one of tensors; got `radii`");
     assert_snapshot!(broken("y = \"n-active\"", "y = \"beauty\""), @"demo.toml:64: profile[0].y: expected one of n, n-active, cosine, relative-error; got `beauty`");
-    assert_snapshot!(broken("id = \"queries\"", "id = \"Queries\""), @"demo.toml:49: trace[0].id: expected lower-case letters, digits and hyphens; got `Queries`");
+    assert_snapshot!(broken("id = \"queries\"", "id = \"Queries\""), @"demo.toml:49: trace[0].id: expected up to 100 lower-case letters, digits and hyphens; got `Queries`");
     assert_snapshot!(broken("y = \"wall-s\"", "y = \"wall\""), @"demo.toml:44: panel[0].y: expected one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes; got wall");
     assert_snapshot!(broken("x = \"queries\"", "x = \"steps\""), @"demo.toml:50: trace[0].x: unknown variant `steps`, expected one of `epoch`, `queries`, `wall-s`");
     assert_snapshot!(broken("at = 0.9", "at = 0.7"), @"demo.toml:52: trace[0].at: expected one of 0.8, 0.9, or best; got 0.7");
