@@ -1138,7 +1138,7 @@ fn texts_bring_no_markup_along() {
         assert!(text.contains("alert(1)") && !text.contains("<script") && !text.contains("<img"), "{text}");
     }
     assert!(!index.contains("href=\"javascript"), "{index}");
-    let mut texts = prose.lines().filter(|line| !line.starts_with("<!--"));
+    let mut texts = page.lines().filter(|line| !line.starts_with("<!--"));
     assert!(
         texts.all(|line| line.matches("](javascript:").count() == line.matches("\\](javascript:").count())
     );
