@@ -5,7 +5,6 @@
 //! ends in a panic.
 
 use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -19,6 +18,7 @@ use rayon::prelude::*;
 
 use super::{IMAGE_LEN, Rows, SHAPE, class, content, pages, quoted};
 use crate::error::{Error, Result};
+use crate::panics;
 
 /// Bytes that a file, and the columns of a file when decompressed, may have: three times those of all of CIFAR-10 as
 /// bare pixels.
@@ -97,8 +97,8 @@ pub(super) fn read_labels(file: &Path) -> Result<Vec<u8>> {
 /// Runs `read`, and turns a panic into an error: the `parquet` crate has assertions that a damaged
 /// file can trip.
 fn guarded<T>(file: &Path, read: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err(Error::data(file, "damaged Parquet file: its parts contradict each other")))
+    panics::caught(read)
+        .unwrap_or_else(|| Err(Error::data(file, "damaged Parquet file: its parts contradict each other")))
 }
 
 /// Opens a file and checks that it has rows, and not too many.
@@ -228,8 +228,8 @@ fn read_column<T: DataType>(
 
 /// Decodes a PNG or JPEG file into `pixels` (3, 32, 32). A panic of the decoder is an unreadable image as well.
 fn decode(bytes: &[u8], pixels: &mut [u8]) -> std::result::Result<(), String> {
-    catch_unwind(AssertUnwindSafe(|| decode_unguarded(bytes, pixels)))
-        .unwrap_or_else(|_| Err("unreadable image: its parts contradict each other".into()))
+    panics::caught(|| decode_unguarded(bytes, pixels))
+        .unwrap_or_else(|| Err("unreadable image: its parts contradict each other".into()))
 }
 
 /// The decoder's order is (row, column, channel).
