@@ -242,7 +242,15 @@ fn values_of(axis: &str, entry: &Entry, texts: &[String]) -> Result<Vec<toml::Va
         return Err(Error::setting(axis, "a sweep needs at least one value"));
     }
     // As stored, so that `1` and `1.0` are the same value of a real setting.
-    texts.iter().map(|text| entry.checked(axis, &value_of(text))).collect()
+    let mut values = Vec::new();
+    for text in texts {
+        let value = entry.checked(axis, &value_of(text))?;
+        if values.contains(&value) {
+            return Err(Error::setting(axis, format!("the value {} is given twice", shortened(text))));
+        }
+        values.push(value);
+    }
+    Ok(values)
 }
 
 /// The file of a sweep that nobody wrote.
