@@ -188,13 +188,13 @@ fn run_all(
     Ok(Exit::Ok)
 }
 
-/// Says what to open, and which pictures are of the scale that was asked for.
+/// Says what to open, and which pictures are of the scale that was asked for, if they are few.
 fn say_where_to_look(common: &Common, pictures: &[PathBuf]) {
     let index = common.reports.join("index.html");
     let pictures: Vec<String> = pictures.iter().map(|path| path.display().to_string()).collect();
-    match pictures.is_empty() {
-        true => tell!("open {} in a browser", index.display()),
-        false => tell!("look at {}, or open {} in a browser", pictures.join(", "), index.display()),
+    match pictures.len() {
+        1..=3 => tell!("look at {}, or open {} in a browser", pictures.join(", "), index.display()),
+        _ => tell!("open {} in a browser", index.display()),
     }
 }
 
