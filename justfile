@@ -69,7 +69,7 @@ fuzz SECONDS="60" *TARGETS:
     for target in ${targets:-$(cargo +nightly fuzz list)}; do
         # What it finds stays out of the corpus, which is part of the repository.
         mkdir -p "fuzz/found/$target"
-        cargo +nightly fuzz run --sanitizer none "$target" "fuzz/found/$target" "fuzz/corpus/$target" -- \
+        cargo +nightly fuzz run --release --sanitizer none "$target" "fuzz/found/$target" "fuzz/corpus/$target" -- \
             -max_total_time={{SECONDS}} -timeout=20 -rss_limit_mb=2048 -max_len=65536
     done
 
