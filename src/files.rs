@@ -49,20 +49,24 @@ fn write(path: &Path, bytes: &[u8], replace: bool) -> Result<()> {
             Target::Device => return std::fs::write(path, bytes),
             Target::File(path) => path,
         };
-        let folder = folder_of(&path);
-        let mut file = held_temporary(folder)?;
+        let mut file = held_temporary(folder_of(&path))?;
         file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        let persisted = if replace { file.persist(&path) } else { file.persist_noclobber(&path) };
-        persisted.map_err(|error| error.error)?;
-        // The rename itself survives a power cut only once the folder is on disk; where folders cannot be opened for
-        // that, the file is complete all the same.
-        if let Ok(folder) = File::open(folder) {
-            let _ = folder.sync_all();
-        }
-        Ok(())
+        persist(file, &path, replace)
     };
     run().map_err(Error::io("write", path))
+}
+
+/// Gives a temporary file of the same file system its place, in a folder that is there.
+pub(crate) fn persist(file: tempfile::NamedTempFile, path: &Path, replace: bool) -> std::io::Result<()> {
+    file.as_file().sync_all()?;
+    let persisted = if replace { file.persist(path) } else { file.persist_noclobber(path) };
+    persisted.map_err(|error| error.error)?;
+    // The rename itself survives a power cut only once the folder is on disk; where folders cannot be opened for
+    // that, the file is complete all the same.
+    if let Ok(folder) = File::open(folder_of(path)) {
+        let _ = folder.sync_all();
+    }
+    Ok(())
 }
 
 /// What there is at a path that is to be written.

@@ -22,6 +22,7 @@ pub mod experiment;
 pub mod files;
 #[doc(hidden)]
 pub mod fuzzing;
+mod hex;
 pub mod kernels;
 pub mod method;
 pub mod metric;

@@ -121,9 +121,11 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
     let evaluator = evaluate::at(&metered, args.evaluator, &params)?;
     let estimate = zo::estimate(&*estimator, &evaluator)?;
     let wall_s = start.elapsed().as_secs_f64();
-    let subtracts = args.evaluator != EvaluatorKind::Difference && kind.moves_coordinates();
+    let moves_coordinates = kind.moves_coordinates();
+    let subtracts = args.evaluator != EvaluatorKind::Difference || !moves_coordinates;
     let resolution = subtracts.then(|| args.precision.resolution());
-    let doubt = zo::doubt(&estimate, &active, evaluator.base_loss(), mu, resolution);
+    let probing = zo::Probing { mu, resolution, moves_coordinates };
+    let doubt = zo::doubt(&estimate, &active, &params, evaluator.base_loss(), probing);
     if let Some(doubt) = &doubt {
         tell!("note: {doubt}");
     }

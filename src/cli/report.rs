@@ -95,14 +95,14 @@ pub(super) fn write(common: &Common, ids: &[String]) -> Result<Vec<PathBuf>> {
 
 /// The experiments that have results. One whose folder cannot be looked into is told, and left out.
 fn experiments_with_results(common: &Common) -> Result<Vec<String>> {
-    let mut ids = Vec::new();
+    let (store, mut ids) = (common.store(), Vec::new());
     let entries = std::fs::read_dir(&common.results);
     let entries = entries.with_context(|| format!("list the results in {}", common.results.display()))?;
     for entry in entries {
         let entry = entry?;
         let is_folder = entry.file_type()?.is_dir();
         if let (true, Ok(name)) = (is_folder, entry.file_name().into_string()) {
-            match common.store().scales(&name).and_then(|scales| Ok((scales, common.store().id_of(&name)?))) {
+            match store.scales(&name).and_then(|scales| Ok((scales, store.id_of(&name)?))) {
                 Ok((scales, _)) if scales.is_empty() => {}
                 Ok((_, id)) => ids.push(id),
                 Err(error) => tell!("{name} is left out of the reports: {error}"),

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::hex::hex;
 use crate::rng::Stream;
 
 /// Per-channel mean and standard deviation of pixels scaled to [0, 1].
@@ -197,11 +198,6 @@ impl Dataset {
         chosen.iter().filter(|&&i| i < self.len()).for_each(|&i| is_chosen[i] = true);
         (0..self.len()).filter(|&i| !is_chosen[i]).collect()
     }
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

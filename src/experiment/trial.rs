@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 use super::definition::{Experiment, Scale, ScalePlan, Trial};
 use super::settings;
 use crate::error::shortened;
+use crate::hex::hex;
 use crate::setting::{text_of, value_of};
 use crate::{Error, Result};
 
@@ -161,7 +162,7 @@ impl Trial {
             "settings": settings::canonical(&self.settings),
         });
         let digest = Sha256::digest(named.to_string());
-        digest.iter().take(HASH_BYTES).map(|byte| format!("{byte:02x}")).collect()
+        hex(&digest[..HASH_BYTES])
     }
 
     /// One line for people, such as `fig4/smoke deepzero at 0.9, seed 0`.

@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use sha2::{Digest, Sha256};
 
 use super::{Experiment, Scale};
+use crate::hex::hex;
 use crate::{Error, Result};
 
 /// Separates the base id from the changes in a variant's id.
@@ -72,8 +73,7 @@ pub fn file_name(id: &str) -> Cow<'_, str> {
     while !id.is_char_boundary(end) {
         end -= 1;
     }
-    let digest = Sha256::digest(id.as_bytes());
-    let digest: String = digest[..DIGEST_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest = hex(&Sha256::digest(id.as_bytes())[..DIGEST_BYTES]);
     Cow::Owned(format!("{}{CUT}{digest}", &id[..end]))
 }
 
@@ -81,7 +81,7 @@ pub fn file_name(id: &str) -> Cow<'_, str> {
 #[must_use]
 pub fn is_cut(name: &str) -> bool {
     name.len() == MAX_NAME
-        && name[..].get(MAX_NAME - 2 * DIGEST_BYTES - CUT.len()..).is_some_and(|end| end.starts_with(CUT))
+        && name.get(MAX_NAME - 2 * DIGEST_BYTES - CUT.len()..).is_some_and(|end| end.starts_with(CUT))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::zo::estimator::{self, Space};
 use crate::zo::evaluate::{self, EvaluatorKind};
 use crate::zo::optimizer::{self, Optimizer};
 use crate::zo::sparsity::{self, LayerRatios, SparseTarget};
-use crate::zo::{self, Scheme};
+use crate::zo::{self, Probing, Scheme};
 use crate::{Error, Result};
 
 /// A gradient and what came with it.
@@ -224,13 +224,15 @@ impl Estimating {
     fn estimator(&self, settings: &Settings, seed: u64, layout: &Arc<Layout>) -> Result<Estimated> {
         let (evaluate::Config { evaluator }, zo::Smoothing { mu }) = (settings.read()?, settings.read()?);
         let space = Space { layout: Some(layout.clone()), n_coords: layout.n_coords(), seed };
-        let subtracts = evaluator != EvaluatorKind::Difference && self.0.moves_coordinates();
+        let moves_coordinates = self.0.moves_coordinates();
+        let subtracts = evaluator != EvaluatorKind::Difference || !moves_coordinates;
         let resolution = if subtracts && settings.is_read("precision") {
             Some(settings.read::<crate::nn::Config>()?.precision.resolution())
         } else {
             None
         };
-        Ok(Estimated { run: self.0.start(settings, space)?, evaluator, mu, resolution })
+        let probing = Probing { mu, resolution, moves_coordinates };
+        Ok(Estimated { run: self.0.start(settings, space)?, evaluator, probing })
     }
 }
 
@@ -330,9 +332,7 @@ fn estimate_sections(kind: &dyn estimator::Kind) -> Vec<&'static [Entry]> {
 pub struct Estimated {
     run: Box<dyn estimator::Run>,
     evaluator: EvaluatorKind,
-    mu: f64,
-    /// Unit roundoff of losses that are subtracted, if any are.
-    resolution: Option<f64>,
+    probing: Probing,
 }
 
 impl GradientSource for Estimated {
@@ -348,7 +348,7 @@ impl GradientSource for Estimated {
         let (at, estimate) = explore(batch, self.evaluator, params, resources, visit)?;
         drop(estimator);
         self.run.note(&estimate.gradient);
-        let doubt = zo::doubt(&estimate, asked.active, at.loss, self.mu, self.resolution);
+        let doubt = zo::doubt(&estimate, asked.active, params, at.loss, self.probing);
         Ok(Gradient { values: estimate.gradient, at, doubt })
     }
 

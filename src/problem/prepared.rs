@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use crate::data::{self, Dataset, Source, Splits};
+use crate::hex::hex;
 use crate::nn::model::Io;
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
@@ -68,7 +69,7 @@ impl Prepared {
 fn checksum(data: [&Dataset; 3]) -> String {
     let mut hash = Sha256::new();
     data.iter().for_each(|data| hash.update(data.checksum().as_bytes()));
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 /// Size of a source's images, and their classes.

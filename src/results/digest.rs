@@ -9,6 +9,7 @@ use polars::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::table::Reason;
+use crate::hex::hex;
 
 /// The key of the content's checksum among a file's key-value metadata.
 pub(super) const KEY: &str = "deepzero.sha256";
@@ -49,10 +50,6 @@ fn place(bytes: &[u8]) -> Option<Range<usize>> {
     let start = bytes.windows(key.len()).rposition(|window| window == key)? + key.len() + VALUE.len();
     let place = start..start + UNKNOWN.len();
     (bytes.get(start - VALUE.len()..start)? == VALUE && place.end <= bytes.len()).then_some(place)
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// SHA-256 of names, types, nulls and values of a table, in hexadecimal.
@@ -148,7 +145,7 @@ mod tests {
         bytes.extend(2u64.to_le_bytes());
         bytes.extend("µ".bytes());
         bytes.push(0);
-        let expected: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let expected = hex(&Sha256::digest(&bytes));
         assert_eq!(digest(&table([Some(0.5), None], [Some("µ"), None])).unwrap(), expected);
     }
 

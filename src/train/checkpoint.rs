@@ -11,6 +11,7 @@ use safetensors::{SafeTensors, View, serialize};
 use sha2::{Digest, Sha256};
 
 use crate::error::shortened;
+use crate::hex::hex;
 use crate::method::Method;
 use crate::metric::Row;
 use crate::problem::State;
@@ -196,7 +197,7 @@ fn digest<V: View>(header: &BTreeMap<String, String>, tensors: &[(&str, V)]) -> 
         add(format!("{:?} {:?}", view.dtype(), view.shape()).as_bytes());
         add(&view.data());
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
 }
 
 fn header(bytes: &[u8]) -> Option<BTreeMap<String, String>> {

@@ -3,19 +3,29 @@
 
 use super::Estimate;
 
+/// How an estimate was made.
+#[derive(Debug, Clone, Copy)]
+pub struct Probing {
+    /// Smoothing parameter μ.
+    pub mu: f64,
+    /// Unit roundoff of parameters and losses; `None` where changes are propagated, and nothing is subtracted.
+    pub resolution: Option<f64>,
+    /// Whether each number of the estimate comes from losses of its own, rather than from an average of many.
+    pub moves_coordinates: bool,
+}
+
 /// Why `estimate` over the coordinates `active` can hardly be right, if so, in words for a user.
 ///
-/// `loss` is that of the point and `mu` the smoothing parameter. `resolution` is the unit roundoff of losses that are
-/// subtracted from each other, for estimates of single coordinates; `None` where no losses are subtracted, or where
-/// many estimates are averaged.
+/// `params` (d) are the point, `loss` is its loss.
 #[must_use]
 pub fn doubt(
     estimate: &Estimate,
     active: &[usize],
+    params: &[f64],
     loss: f64,
-    mu: f64,
-    resolution: Option<f64>,
+    probing: Probing,
 ) -> Option<String> {
+    let Probing { mu, resolution, moves_coordinates } = probing;
     if active.is_empty() {
         return None;
     }
@@ -34,9 +44,20 @@ pub fn doubt(
             ),
         });
     }
+    let resolution = resolution?;
+    // Half the distance to the next number is at least a quarter of the unit roundoff.
+    let is_lost = |coord: &&usize| mu < resolution / 4.0 * params[**coord].abs();
+    let n_lost = active.iter().filter(is_lost).count();
+    if 2 * n_lost > active.len() {
+        let n = active.len();
+        return Some(format!(
+            "mu = {mu} is too small: added to {n_lost} of {n} parameters it is rounded away; use a larger mu or \
+             precision = f64"
+        ));
+    }
     let rms = (squares / f64::from(n)).sqrt();
-    let error = resolution? * loss.abs() / mu;
-    (error >= rms).then(|| {
+    let error = resolution * loss.abs() / mu;
+    (moves_coordinates && error >= rms).then(|| {
         format!(
             "mu = {mu} is too small to subtract losses: rounding a loss of {loss:.3} alone makes errors near {error:.1e} \
              in estimates near {rms:.1e}; use a larger mu, evaluator = difference or precision = f64"
@@ -50,7 +71,8 @@ mod tests {
 
     fn of(gradient: &[f64], n_left_out: usize, mu: f64, resolution: Option<f64>) -> String {
         let estimate = Estimate { gradient: gradient.to_vec(), n_left_out };
-        doubt(&estimate, &[0, 2], 2.0, mu, resolution).unwrap_or_default()
+        let probing = Probing { mu, resolution, moves_coordinates: true };
+        doubt(&estimate, &[0, 2], &[0.0; 3], 2.0, probing).unwrap_or_default()
     }
 
     /// Oracle: arithmetic. Rounding errors of 2^-23 times 2 over μ, beside estimates of 1e-3.
@@ -64,6 +86,27 @@ mod tests {
         assert!(of(&[0.0, 5.0, 0.0], 0, 1e-3, None).contains("no probe changed the loss"));
         assert!(of(&[0.0, 5.0, 0.0], 7, 1e300, None).contains("loss of 7 probes is NaN"));
         let nothing = Estimate { gradient: vec![0.0], n_left_out: 0 };
-        assert_eq!(doubt(&nothing, &[], 2.0, 1e-3, single), None);
+        let probing = Probing { mu: 1e-3, resolution: single, moves_coordinates: true };
+        assert_eq!(doubt(&nothing, &[], &[0.0], 2.0, probing), None);
+    }
+
+    /// Oracle: single precision itself.
+    #[test]
+    fn steps_that_are_rounded_away_are_doubted() {
+        let estimate = Estimate { gradient: vec![1.0; 3], n_left_out: 0 };
+        let params = [1.0, -2.0, 1e-3];
+        for (mu, n_lost) in [(1e-9_f64, 2), (1e-12, 3), (1e-6, 0)] {
+            assert_eq!(params.iter().filter(|p| (**p + mu) as f32 == **p as f32).count(), n_lost);
+            let resolution = Some(f64::from(f32::EPSILON));
+            let found = doubt(
+                &estimate,
+                &[0, 1, 2],
+                &params,
+                2.0,
+                Probing { mu, resolution, moves_coordinates: false },
+            );
+            let expected = format!("added to {n_lost} of 3 parameters");
+            assert_eq!(found.is_some_and(|text| text.contains(&expected)), n_lost > 0, "{mu}");
+        }
     }
 }

@@ -13,7 +13,7 @@ pub mod optimizer;
 pub mod probe;
 pub mod sparsity;
 
-pub use doubt::doubt;
+pub use doubt::{Probing, doubt};
 pub use estimator::{Estimate, Estimator, Scheme};
 pub use evaluate::Evaluator;
 pub use meter::{Metered, QueryCount};

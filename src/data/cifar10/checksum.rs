@@ -8,9 +8,9 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::{Found, as_data, content, quoted};
-use crate::data::dataset::hex;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::hex::hex;
 
 /// Name of the record, in the folder that its file names are relative to.
 const RECORD: &str = "SHA256SUMS";

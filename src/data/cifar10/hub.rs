@@ -250,8 +250,7 @@ fn is_sound(path: &Path, layout: &Layout, split: usize) -> bool {
 fn keep(file: tempfile::NamedTempFile, path: &Path) -> Result<()> {
     let folder = path.parent().unwrap_or(path);
     std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-    file.as_file().sync_all().map_err(Error::io("write", path))?;
-    file.persist(path).map(drop).map_err(|error| Error::io("write", path)(error.error))
+    files::persist(file, path, true).map_err(Error::io("write", path))
 }
 
 /// The folder that the names of `layout` are relative to, of which `file` is one.

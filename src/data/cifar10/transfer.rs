@@ -18,9 +18,9 @@ use tokio::time::timeout;
 
 use super::quoted;
 use crate::data::Progress;
-use crate::data::dataset::hex;
 use crate::error::Error;
 use crate::files;
+use crate::hex::hex;
 
 /// Attempts after a first failure to connect or an answer that the server is busy; with the delays between them
 /// about a second and a half.
