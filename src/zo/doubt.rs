@@ -96,7 +96,8 @@ mod tests {
         let estimate = Estimate { gradient: vec![1.0; 3], n_left_out: 0 };
         let params = [1.0, -2.0, 1e-3];
         for (mu, n_lost) in [(1e-9_f64, 2), (1e-12, 3), (1e-6, 0)] {
-            assert_eq!(params.iter().filter(|p| (**p + mu) as f32 == **p as f32).count(), n_lost);
+            let is_lost = |p: &&f64| ((**p + mu) as f32).to_bits() == (**p as f32).to_bits();
+            assert_eq!(params.iter().filter(is_lost).count(), n_lost);
             let resolution = Some(f64::from(f32::EPSILON));
             let found = doubt(
                 &estimate,

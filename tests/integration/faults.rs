@@ -293,7 +293,7 @@ fn a_smoothing_parameter_that_cannot_work_is_told() {
         ("--evaluator full --mu 1e-20", "the estimate is zero: no probe changed the loss"),
         ("--evaluator full --mu 1e300", "is NaN or infinite"),
         ("--estimator rge --queries 4", ""),
-        ("--estimator rge --queries 4 --mu 1e-9", "is rounded away"),
+        ("--estimator rge --queries 4 --mu 1e-10", "is rounded away"),
     ] {
         let ran = place.run(&format!("estimate {options} {more}"));
         assert!(
