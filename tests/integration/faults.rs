@@ -374,3 +374,13 @@ fn long_lists_of_changes_have_short_names() {
         assert_eq!(std::fs::read_to_string(&page).unwrap(), written, "{which}");
     }
 }
+
+/// Its plan is of the experiment that is built in, whatever stands in the folder where it runs.
+#[test]
+fn doctor_does_not_read_the_experiments_of_a_folder() {
+    let place = Place::with(&[("fig4", "id = \"fig4\"\n".to_owned())]);
+    assert!(place.run("plan fig4").refusal().contains("fig4.toml"));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_deepzero"));
+    let output = command.args(["doctor", "--json"]).current_dir(place.path("")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
