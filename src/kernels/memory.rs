@@ -21,6 +21,19 @@ pub fn keep_freed_memory() {
     }
 }
 
+/// Asks the processor to bring the number at an index into its nearest cache; an index beyond the end does no harm.
+#[inline(always)]
+pub(super) fn prefetch<V>(values: &[V], idx: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch of any address is a hint, which neither faults nor changes anything.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(idx).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, idx);
+}
+
 /// The system's allocator, with large blocks on cache lines: a register-wide access to a tensor that
 /// starts anywhere else touches two lines each time. Install it in a program:
 ///

@@ -1,5 +1,7 @@
 //! Convolution without bias on blocks of images.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::Scratch;
@@ -27,6 +29,10 @@ pub struct Conv<T> {
     /// Where tap k of input channel i lies in the padded planes: `offsets[i · K² + k]`.
     offsets: Vec<usize>,
 }
+
+/// Rows that go through consecutive layers together, a multiple of those of a tile of minimal filtering: few
+/// enough that they stay in the second-level cache, enough that memory is read in long runs.
+pub const STRIP: usize = 8;
 
 /// Minimal filtering pays from this many 4x4 tiles per plane and channels on.
 const WINOGRAD_TILES: usize = 4;
@@ -90,42 +96,64 @@ impl<T: Element> Conv<T> {
 
     /// `out` (C_out, H', W', lane) of a dense `input` (C_in, H, W, lane).
     pub fn run(&self, input: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
+        self.run_rows(input, 0..self.geometry.out_height(), out, scratch);
+    }
+
+    /// Rows `rows` of it; the first must be a multiple of [`STRIP`].
+    pub fn run_rows(&self, input: &[T], rows: Range<usize>, out: &mut [T], scratch: &mut Scratch<T>) {
         match &self.dense {
-            Dense::Direct(weight) => self.run_direct(weight, input, out, scratch),
-            Dense::Winograd(op) => op.run(self.isa, self.lanes, input, out, scratch),
+            Dense::Direct(weight) => self.run_direct(weight, input, rows, out, scratch),
+            Dense::Winograd(op) => op.run(self.isa, self.lanes, input, rows, out, scratch),
         }
     }
 
-    /// `out` (C_out, H', W', lane) of an input that is `plane` (H, W, lane) in `channel` and zero
-    /// elsewhere.
+    /// Rows `rows` of `out` (C_out, H', W', lane), of an input that is `plane` (H, W, lane) in `channel` and
+    /// zero elsewhere.
     ///
     /// # Panics
     /// Unless made by [`Conv::with_single`].
-    pub fn run_single(&self, channel: usize, plane: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
-        self.run_direct(&self.single[channel], plane, out, scratch);
+    pub fn run_single(
+        &self,
+        channel: usize,
+        plane: &[T],
+        rows: Range<usize>,
+        out: &mut [T],
+        scratch: &mut Scratch<T>,
+    ) {
+        self.run_direct(&self.single[channel], plane, rows, out, scratch);
     }
 
-    fn run_direct(&self, weight: &Packed<T>, input: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
+    fn run_direct(
+        &self,
+        weight: &Packed<T>,
+        input: &[T],
+        rows: Range<usize>,
+        out: &mut [T],
+        scratch: &mut Scratch<T>,
+    ) {
         let g = &self.geometry;
-        let (rows, row) = (g.height + 2 * g.padding, g.width + 2 * g.padding);
+        let row = g.width + 2 * g.padding;
         let channels = input.len() / (g.height * g.width * self.lanes);
         let padded = if g.padding == 0 {
             input
         } else {
-            let padded = scratch.padded.reserve(channels * rows * row * self.lanes);
-            pad(g, self.lanes, input, padded);
+            let padded = scratch.padded.reserve(channels * (g.height + 2 * g.padding) * row * self.lanes);
+            let read = rows.start * g.stride..(rows.end - 1) * g.stride + g.kernel;
+            pad(g, self.lanes, input, read, padded);
             padded
         };
+        let input = &padded[rows.start * g.stride * row * self.lanes..];
+        let out = &mut out[rows.start * g.out_width() * self.lanes..];
         let walk = Walk {
             offsets: Offsets::new(&self.offsets[..channels * g.kernel * g.kernel]),
-            rows: g.out_height(),
+            rows: rows.len(),
             columns: g.out_width(),
             in_row: g.stride * row,
             in_step: g.stride,
             out_channel: self.out_plane(),
             out_row: g.out_width(),
         };
-        self.isa.dispatch(Direct { weight, walk, input: padded, out });
+        self.isa.dispatch(Direct { weight, walk, input, out });
     }
 
     /// Writes to `out` (H', W', lane) what a shift of weight (i, kh, kw) adds to its output channel:
@@ -144,17 +172,21 @@ impl<T: Element> Conv<T> {
     }
 }
 
-/// Copies (C, H, W, lane) into planes with zeros around them.
-fn pad<T: Element>(g: &Geometry, lanes: usize, input: &[T], padded: &mut [T]) {
-    let (rows, row) = (g.height + 2 * g.padding, (g.width + 2 * g.padding) * lanes);
+/// Copies (C, H, W, lane) into planes with zeros around them; of these only rows `rows`.
+fn pad<T: Element>(g: &Geometry, lanes: usize, input: &[T], rows: Range<usize>, padded: &mut [T]) {
+    let (height, row) = (g.height + 2 * g.padding, (g.width + 2 * g.padding) * lanes);
     let (side, line) = (g.padding * lanes, g.width * lanes);
-    for (input, padded) in input.chunks_exact(g.height * line).zip(padded.chunks_exact_mut(rows * row)) {
-        padded[..g.padding * row].fill(T::ZERO);
-        padded[(rows - g.padding) * row..].fill(T::ZERO);
-        for (input, padded) in input.chunks_exact(line).zip(padded[g.padding * row..].chunks_exact_mut(row)) {
-            padded[..side].fill(T::ZERO);
-            padded[side..side + line].copy_from_slice(input);
-            padded[side + line..].fill(T::ZERO);
+    for (input, padded) in input.chunks_exact(g.height * line).zip(padded.chunks_exact_mut(height * row)) {
+        for y in rows.clone() {
+            let padded = &mut padded[y * row..][..row];
+            match y.checked_sub(g.padding).filter(|&y| y < g.height) {
+                Some(y) => {
+                    padded[..side].fill(T::ZERO);
+                    padded[side..side + line].copy_from_slice(&input[y * line..][..line]);
+                    padded[side + line..].fill(T::ZERO);
+                }
+                None => padded.fill(T::ZERO),
+            }
         }
     }
 }
@@ -235,7 +267,7 @@ pub fn add_weight_grad<T: Element>(
         input
     } else {
         let padded = scratch.padded.reserve(g.c_in * rows * row * lanes);
-        pad(g, lanes, input, padded);
+        pad(g, lanes, input, 0..rows, padded);
         padded
     };
     let offsets = offsets(g);
@@ -451,10 +483,22 @@ mod tests {
                         let input = &rearranged[block * n_in * lanes..][..n_in * lanes];
                         if is_single {
                             let plane = &input[channel * plane * lanes..][..plane * lanes];
-                            conv.run_single(channel, plane, &mut out, &mut scratch);
+                            conv.run_single(channel, plane, 0..g.out_height(), &mut out, &mut scratch);
                         } else {
                             conv.run(input, &mut out, &mut scratch);
                         }
+                        // In strips, to the last bit.
+                        let mut again = Buffer::zeroed(n_out * lanes);
+                        for start in (0..g.out_height()).step_by(STRIP) {
+                            let rows = start..g.out_height().min(start + STRIP);
+                            if is_single {
+                                let plane = &input[channel * plane * lanes..][..plane * lanes];
+                                conv.run_single(channel, plane, rows, &mut again, &mut scratch);
+                            } else {
+                                conv.run_rows(input, rows, &mut again, &mut scratch);
+                            }
+                        }
+                        assert!(out[..] == again[..], "{isa:?} {g:?} in strips");
                         for lane in 0..blocks.images_in(block) {
                             for position in 0..n_out {
                                 let found = out[position * lanes + lane].wide();

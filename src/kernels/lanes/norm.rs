@@ -4,7 +4,11 @@
 use pulp::{Simd, WithSimd};
 
 use super::pointwise::relu_change;
+use crate::kernels::memory::prefetch;
 use crate::kernels::{Element, Isa};
+
+/// Registers that are asked for ahead of those that are worked on: planes follow one another in memory.
+const AHEAD: usize = 32;
 
 /// Mean and variance of one channel over batch, rows and columns.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -169,6 +173,8 @@ impl<T: Element> WithSimd for Sums<'_, T> {
             let mut i = 0;
             while i + 4 <= delta.len() {
                 for j in 0..4 {
+                    prefetch(z, i + j + AHEAD);
+                    prefetch(delta, i + j + AHEAD);
                     let d = T::vsub(simd, delta[i + j], pivot);
                     let term = T::mul_add(simd, two, T::vsub(simd, z[i + j], mean), d);
                     sums[j] = T::vadd(simd, sums[j], d);
@@ -306,6 +312,16 @@ impl<T: Element, const DELTA: bool, const ADDED: bool, const RELU: u8> WithSimd
         let (base, constant) = (T::splat(simd, base), T::splat(simd, constant));
         let (scale, shift) = (T::splat(simd, scale), T::splat(simd, shift));
         for i in 0..n {
+            prefetch(z, i + AHEAD);
+            if DELTA {
+                prefetch(delta, i + AHEAD);
+            }
+            if ADDED {
+                prefetch(added, i + AHEAD);
+            }
+            if RELU == 2 {
+                prefetch(other, i + AHEAD);
+            }
             let centered = T::vsub(simd, z[i], mean);
             let mut change = T::mul_add(simd, base, centered, constant);
             if DELTA {

@@ -17,24 +17,26 @@ pub(super) fn relu_change<S: Simd, T: Element>(
     T::vmax(simd, floor, T::vadd(simd, T::vmin(simd, base, zero), delta))
 }
 
-/// Replaces the change `delta` of `base` by the change of max(base, 0).
-pub fn relu<T: Element>(isa: Isa, base: &[T], delta: &mut [T]) {
-    isa.dispatch(Relu { base, delta });
+/// Writes to `out` the change of max(base, 0) when `base` changes by `delta`.
+pub fn relu<T: Element>(isa: Isa, base: &[T], delta: &[T], out: &mut [T]) {
+    isa.dispatch(Relu { base, delta, out });
 }
 
 struct Relu<'a, T> {
     base: &'a [T],
-    delta: &'a mut [T],
+    delta: &'a [T],
+    out: &'a mut [T],
 }
 
 impl<T: Element> WithSimd for Relu<'_, T> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let delta = T::vectors_mut::<S>(self.delta);
-        let base = &T::vectors::<S>(self.base)[..delta.len()];
-        for i in 0..delta.len() {
-            delta[i] = relu_change::<S, T>(simd, base[i], delta[i]);
+        let out = T::vectors_mut::<S>(self.out);
+        let (base, delta) = (T::vectors::<S>(self.base), T::vectors::<S>(self.delta));
+        let (base, delta) = (&base[..out.len()], &delta[..out.len()]);
+        for i in 0..out.len() {
+            out[i] = relu_change::<S, T>(simd, base[i], delta[i]);
         }
     }
 }

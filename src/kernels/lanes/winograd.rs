@@ -1,42 +1,50 @@
 //! 3x3 convolution with stride 1 and padding 1 by minimal filtering F(4x4, 3x3) (Lavin and Gray,
 //! 2016): a 4x4 tile of outputs costs 36 multiplications per pair of channels instead of 144.
+//!
+//! Tiles go in pairs of horizontal neighbours. All input channels of a pair are transformed into
+//! (position, C_in, tile), which stays in the second-level cache; then, for a few output channels at a
+//! time, the 36 products are taken in registers and transformed back along columns and rows within the
+//! first-level cache. No number that was multiplied is stored farther away.
+
+use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::Scratch;
-use super::tile::{FEW_PIXELS, Offsets, PIXELS, Packed, Walk, product};
+use super::{Buffer, Scratch};
+use crate::kernels::memory::prefetch;
 use crate::kernels::{Element, Isa};
 
-/// Positions of a transformed tile.
+/// Positions of a transformed tile, and of one of its rows.
 const POSITIONS: usize = 36;
-/// Numbers per lane that the transformed inputs and outputs of a group of tiles may occupy: about
-/// half of a second-level cache.
-const GROUP_NUMBERS: usize = 10 * 1024;
+const LINE: usize = 6;
+/// Tiles transformed and multiplied together, and their columns of outputs.
+const PAIR: usize = 2;
+const COLUMNS: usize = 4 * PAIR;
+/// Columns of inputs that a pair of tiles reads.
+const READ: usize = COLUMNS + 2;
+/// Most output channels per register tile, with 32 registers and with 16.
+const MAX_CHANNELS: usize = 8;
+const FEW_CHANNELS: usize = 6;
 
-/// Registers from one position to the next, for the tiles of so many channels. One register row more
-/// than needed keeps the positions of a tile, which are written together, out of the same cache sets.
-fn position_stride(channels: usize, group: usize) -> usize {
-    (channels + 1) * group
-}
+/// Input channels whose transformed tiles are asked for ahead of the one that is multiplied.
+const AHEAD: usize = 8;
 
-/// Tiles transformed together.
-fn group(c_in: usize, c_out: usize) -> usize {
-    if POSITIONS * (c_in + c_out) * PIXELS <= GROUP_NUMBERS { PIXELS } else { FEW_PIXELS }
+/// Registers from one position to the next. Three more than needed keep the positions of a tile, which are
+/// written together, out of the same cache sets.
+fn position_stride(c_in: usize) -> usize {
+    c_in * PAIR + 3
 }
 
 /// Transformed weights.
 #[derive(Debug)]
 pub(super) struct Winograd<T> {
     c_in: usize,
-    c_out: usize,
     height: usize,
     width: usize,
-    /// Tiles transformed together.
-    group: usize,
-    /// One matrix (C_out, C_in) per position.
-    weights: Vec<Packed<T>>,
-    /// Distances of the input channels within a position, in registers.
-    offsets: Vec<usize>,
+    /// Output channels of the register tiles.
+    widths: Vec<usize>,
+    /// Per register tile (position, C_in, output channel).
+    weights: Buffer<T>,
 }
 
 /// Rows of the weight transform G.
@@ -57,56 +65,103 @@ impl<T: Element> Winograd<T> {
         [height, width]: [usize; 2],
         weight: &[f64],
     ) -> Self {
-        let group = group(c_in, c_out);
-        let transformed: Vec<[T; POSITIONS]> =
-            weight.chunks_exact(9).map(|weight| transform_weight(weight).map(T::of)).collect();
-        let at = |position: usize| {
-            let transformed = &transformed;
-            move |o: usize, i: usize| transformed[o * c_in + i][position]
-        };
-        let weights =
-            (0..POSITIONS).map(|position| Packed::new(isa, group, c_out, c_in, at(position))).collect();
-        Self { c_in, c_out, height, width, group, weights, offsets: (0..c_in).map(|c| c * group).collect() }
+        let most = if matches!(isa, Isa::Avx512 | Isa::Neon) { MAX_CHANNELS } else { FEW_CHANNELS };
+        let n_blocks = c_out.div_ceil(most);
+        // Blocks of nearly equal width: 9 channels are 5 and 4.
+        let widths: Vec<usize> = (0..n_blocks).map(|block| (c_out + block) / n_blocks).rev().collect();
+        let mut weights = Buffer::zeroed(POSITIONS * c_in * c_out);
+        isa.dispatch(TransformWeights { c_in, widths: &widths, weight, out: &mut weights });
+        Self { c_in, height, width, widths, weights }
     }
 
     /// Multiplications and additions of the products for one image.
     pub(super) fn flops(&self) -> u64 {
         let tiles = self.height.div_ceil(4) * self.width.div_ceil(4);
-        (2 * POSITIONS * tiles * self.c_in * self.c_out) as u64
+        (2 * POSITIONS * tiles * self.c_in * self.widths.iter().sum::<usize>()) as u64
     }
 
-    /// `out` (C_out, H, W, lane) from `input` (C_in, H, W, lane).
-    pub(super) fn run(&self, isa: Isa, lanes: usize, input: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
-        let transformed =
-            scratch.transformed.reserve(POSITIONS * position_stride(self.c_in, self.group) * lanes);
-        let products = scratch.products.reserve(POSITIONS * position_stride(self.c_out, self.group) * lanes);
-        isa.dispatch(Run { op: self, input, out, transformed, products });
+    /// Rows `rows`, from a multiple of four on, of `out` (C_out, H, W, lane) from `input` (C_in, H, W, lane).
+    pub(super) fn run(
+        &self,
+        isa: Isa,
+        lanes: usize,
+        input: &[T],
+        rows: Range<usize>,
+        out: &mut [T],
+        scratch: &mut Scratch<T>,
+    ) {
+        debug_assert!(
+            rows.start.is_multiple_of(4) && (rows.end.is_multiple_of(4) || rows.end == self.height)
+        );
+        let transformed = scratch.transformed.reserve(POSITIONS * position_stride(self.c_in) * lanes);
+        let products = scratch.products.reserve(MAX_CHANNELS * PAIR * (LINE + LINE * 4) * lanes);
+        isa.dispatch(Run { op: self, input, rows, out, transformed, products });
     }
 }
 
-/// G w Gᵀ of one 3x3 weight.
-fn transform_weight(w: &[f64]) -> [f64; POSITIONS] {
-    let mut half = [[0.0; 3]; 6];
-    for (half, g) in half.iter_mut().zip(&G) {
-        for kw in 0..3 {
-            half[kw] = g[0] * w[kw] + g[1] * w[3 + kw] + g[2] * w[6 + kw];
+/// G w Gᵀ of all 3x3 weights.
+struct TransformWeights<'a, T> {
+    c_in: usize,
+    widths: &'a [usize],
+    /// (C_out, C_in, 3, 3)
+    weight: &'a [f64],
+    /// As [`Winograd::weights`].
+    out: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for TransformWeights<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let c_in = self.c_in;
+        let (mut first, mut start) = (0, 0);
+        for block in 0..self.widths.len() {
+            let width = self.widths[block];
+            let out = &mut self.out[start..start + POSITIONS * c_in * width];
+            for c in 0..c_in {
+                // Output channels side by side, so that one operation serves all.
+                let mut w = [[0.0; MAX_CHANNELS]; 9];
+                for o in 0..width {
+                    let from = &self.weight[((first + o) * c_in + c) * 9..][..9];
+                    for k in 0..9 {
+                        w[k][o] = from[k];
+                    }
+                }
+                for i in 0..LINE {
+                    let mut half = [[0.0; MAX_CHANNELS]; 3];
+                    for kw in 0..3 {
+                        for o in 0..MAX_CHANNELS {
+                            half[kw][o] =
+                                G[i][0] * w[kw][o] + G[i][1] * w[3 + kw][o] + G[i][2] * w[6 + kw][o];
+                        }
+                    }
+                    for j in 0..LINE {
+                        let mut line = [0.0; MAX_CHANNELS];
+                        for o in 0..MAX_CHANNELS {
+                            line[o] = half[0][o] * G[j][0] + half[1][o] * G[j][1] + half[2][o] * G[j][2];
+                        }
+                        let out = &mut out[((i * LINE + j) * c_in + c) * width..][..width];
+                        for o in 0..width {
+                            out[o] = T::of(line[o]);
+                        }
+                    }
+                }
+            }
+            (first, start) = (first + width, start + POSITIONS * c_in * width);
         }
     }
-    let mut out = [0.0; POSITIONS];
-    for (position, out) in out.iter_mut().enumerate() {
-        let (half, g) = (half[position / 6], G[position % 6]);
-        *out = half[0] * g[0] + half[1] * g[1] + half[2] * g[2];
-    }
-    out
 }
 
 struct Run<'a, T> {
     op: &'a Winograd<T>,
     input: &'a [T],
+    rows: Range<usize>,
     out: &'a mut [T],
     /// (position, C_in, tile)
     transformed: &'a mut [T],
-    /// (position, C_out, tile)
+    /// One row of positions (position, channel, tile) of a register tile's channels, and all of them
+    /// transformed back along columns (row, channel, tile, column).
     products: &'a mut [T],
 }
 
@@ -115,116 +170,297 @@ impl<T: Element> WithSimd for Run<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        if self.op.group == PIXELS {
-            self.run::<S, PIXELS>(simd);
-        } else {
-            self.run::<S, FEW_PIXELS>(simd);
-        }
-    }
-}
-
-impl<T: Element> Run<'_, T> {
-    #[inline(always)]
-    fn run<S: Simd, const GROUP: usize>(self, simd: S) {
         let op = self.op;
         let input = T::vectors::<S>(self.input);
         let out = T::vectors_mut::<S>(self.out);
         let transformed = T::vectors_mut::<S>(self.transformed);
         let products = T::vectors_mut::<S>(self.products);
-        let (in_stride, out_stride) = (position_stride(op.c_in, GROUP), position_stride(op.c_out, GROUP));
-        let columns = op.width.div_ceil(4);
-        let n_tiles = op.height.div_ceil(4) * columns;
-        let plane = op.height * op.width;
-        let mut first = 0;
-        while first < n_tiles {
-            let n = GROUP.min(n_tiles - first);
-            for c in 0..op.c_in {
-                let input = &input[c * plane..][..plane];
-                for t in 0..n {
-                    let (ty, tx) = ((first + t) / columns, (first + t) % columns);
-                    let tile = load_tile::<S, T>(simd, input, [op.height, op.width], ty, tx);
-                    let tile = transform_input::<S, T>(simd, tile);
-                    for position in 0..POSITIONS {
-                        transformed[position * in_stride + c * GROUP + t] = tile[position / 6][position % 6];
+        let size @ [height, width] = [op.height, op.width];
+        let plane = height * width;
+        for top in self.rows.start / 4..self.rows.end.div_ceil(4) {
+            for pair in 0..width.div_ceil(COLUMNS) {
+                let corner = [4 * top, COLUMNS * pair];
+                for c in 0..op.c_in {
+                    let input = &input[c * plane..][..plane];
+                    transform_pair::<S, T>(simd, input, size, corner, op.c_in, c, transformed);
+                }
+                let (mut first, mut start) = (0, 0);
+                for block in 0..op.widths.len() {
+                    let n = op.widths[block];
+                    let weights = &op.weights[start..start + POSITIONS * op.c_in * n];
+                    let out = &mut out[first * plane..][..n * plane];
+                    let tile = Channels { c_in: op.c_in, weights, size, corner };
+                    match n {
+                        1 => tile.run::<S, 1>(simd, transformed, products, out),
+                        2 => tile.run::<S, 2>(simd, transformed, products, out),
+                        3 => tile.run::<S, 3>(simd, transformed, products, out),
+                        4 => tile.run::<S, 4>(simd, transformed, products, out),
+                        5 => tile.run::<S, 5>(simd, transformed, products, out),
+                        6 => tile.run::<S, 6>(simd, transformed, products, out),
+                        7 => tile.run::<S, 7>(simd, transformed, products, out),
+                        _ => tile.run::<S, MAX_CHANNELS>(simd, transformed, products, out),
                     }
+                    (first, start) = (first + n, start + POSITIONS * op.c_in * n);
                 }
             }
-            let walk = Walk {
-                offsets: Offsets::new(&op.offsets),
-                rows: 1,
-                columns: n,
-                in_row: 0,
-                in_step: 1,
-                out_channel: GROUP,
-                out_row: 0,
-            };
-            for position in 0..POSITIONS {
-                let from = &transformed[position * in_stride..][..op.c_in * GROUP];
-                let to = &mut products[position * out_stride..][..op.c_out * GROUP];
-                product::<S, T>(simd, &op.weights[position], &walk, from, to);
-            }
-            for o in 0..op.c_out {
-                let out = &mut out[o * plane..][..plane];
-                for t in 0..n {
-                    let (ty, tx) = ((first + t) / columns, (first + t) % columns);
-                    let mut tile = [[T::splat(simd, T::ZERO); 6]; 6];
-                    for position in 0..POSITIONS {
-                        tile[position / 6][position % 6] = products[position * out_stride + o * GROUP + t];
-                    }
-                    let tile = transform_output::<S, T>(simd, tile);
-                    store_tile::<S, T>(tile, out, [op.height, op.width], ty, tx);
-                }
-            }
-            first += n;
         }
     }
 }
 
-/// Inputs of the 4x4 outputs of tile (ty, tx): rows and columns -1 to 4, zero outside the image.
+/// One row of inputs of a pair of tiles: what is left of its columns, they, and what is right of them.
+#[derive(Clone, Copy)]
+struct Row<'a, V> {
+    left: &'a V,
+    middle: &'a [V; COLUMNS],
+    right: &'a V,
+}
+
+impl<'a, V: Copy> Row<'a, V> {
+    /// Row `y` less one of an image, zero outside it.
+    #[inline(always)]
+    fn inside(
+        input: &'a [V],
+        [height, width]: [usize; 2],
+        y: usize,
+        x: usize,
+        zeros: &'a [V; COLUMNS],
+    ) -> Self {
+        if y == 0 || y > height {
+            return Self { left: &zeros[0], middle: zeros, right: &zeros[0] };
+        }
+        let row = &input[(y - 1) * width..][..width];
+        let middle = (&row[x..x + COLUMNS]).try_into().expect("as many as columns");
+        let left = if x > 0 { &row[x - 1] } else { &zeros[0] };
+        let right = if x + COLUMNS < width { &row[x + COLUMNS] } else { &zeros[0] };
+        Self { left, middle, right }
+    }
+
+    #[inline(always)]
+    fn at(self, k: usize) -> V {
+        match k {
+            0 => *self.left,
+            k if k <= COLUMNS => self.middle[k - 1],
+            _ => *self.right,
+        }
+    }
+}
+
+/// Writes Bᵀ d B of both tiles at `corner` for channel `c` to `transformed`.
 #[inline(always)]
-fn load_tile<S: Simd, T: Element>(
+fn transform_pair<S: Simd, T: Element>(
     simd: S,
     input: &[T::Vector<S>],
-    [height, width]: [usize; 2],
-    ty: usize,
-    tx: usize,
-) -> [[T::Vector<S>; 6]; 6] {
-    let mut tile = [[T::splat(simd, T::ZERO); 6]; 6];
-    let inside = tx > 0 && 4 * tx + 5 <= width;
-    for dy in 0..6 {
-        let Some(y) = (4 * ty + dy).checked_sub(1).filter(|&y| y < height) else { continue };
-        if inside {
-            let row = &input[y * width + 4 * tx - 1..][..6];
-            for dx in 0..6 {
-                tile[dy][dx] = row[dx];
+    size @ [height, width]: [usize; 2],
+    [y, x]: [usize; 2],
+    c_in: usize,
+    c: usize,
+    transformed: &mut [T::Vector<S>],
+) {
+    let zeros = [T::splat(simd, T::ZERO); COLUMNS];
+    if x + COLUMNS <= width {
+        let mut rows = [Row { left: &zeros[0], middle: &zeros, right: &zeros[0] }; LINE];
+        for r in 0..LINE {
+            rows[r] = Row::inside(input, size, y + r, x, &zeros);
+        }
+        transform_rows::<S, T>(simd, rows, c_in, c, transformed);
+        return;
+    }
+    // The last pair of a row is cut off.
+    let n = width - x;
+    let mut middle = [zeros; LINE];
+    let mut left = zeros;
+    for r in 0..LINE {
+        if y + r > 0 && y + r <= height {
+            let row = &input[(y + r - 1) * width..][..width];
+            for k in 0..n {
+                middle[r][k] = row[x + k];
             }
-        } else {
-            let row = &input[y * width..][..width];
-            for dx in 0..6 {
-                if let Some(x) = (4 * tx + dx).checked_sub(1).filter(|&x| x < width) {
-                    tile[dy][dx] = row[x];
+            if x > 0 {
+                left[r] = row[x - 1];
+            }
+        }
+    }
+    let mut rows = [Row { left: &zeros[0], middle: &zeros, right: &zeros[0] }; LINE];
+    for r in 0..LINE {
+        rows[r] = Row { left: &left[r], middle: &middle[r], right: &zeros[0] };
+    }
+    transform_rows::<S, T>(simd, rows, c_in, c, transformed);
+}
+
+/// Along columns first, whose results both tiles share, then along rows. Rows 1 and 2 of the result, and 3
+/// and 4, share terms.
+#[inline(always)]
+fn transform_rows<S: Simd, T: Element>(
+    simd: S,
+    rows: [Row<T::Vector<S>>; LINE],
+    c_in: usize,
+    c: usize,
+    transformed: &mut [T::Vector<S>],
+) {
+    let zero = T::splat(simd, T::ZERO);
+    let (two, minus_two) = (T::splat(simd, T::of(2.0)), T::splat(simd, T::of(-2.0)));
+    let (four, minus_four) = (T::splat(simd, T::of(4.0)), T::splat(simd, T::of(-4.0)));
+    let minus_five = T::splat(simd, T::of(-5.0));
+    let to = Transformed { first: c * PAIR, stride: position_stride(c_in) };
+    let (mut a, mut b) = ([zero; READ], [zero; READ]);
+    for k in 0..READ {
+        let inner = T::mul_add(simd, minus_five, rows[2].at(k), rows[4].at(k));
+        a[k] = T::mul_add(simd, four, rows[0].at(k), inner);
+    }
+    to.store::<S, T>(simd, 0, &a, transformed);
+    for k in 0..READ {
+        let even = T::mul_add(simd, minus_four, rows[2].at(k), rows[4].at(k));
+        let odd = T::mul_add(simd, minus_four, rows[1].at(k), rows[3].at(k));
+        (a[k], b[k]) = (T::vadd(simd, even, odd), T::vsub(simd, even, odd));
+    }
+    to.store::<S, T>(simd, 1, &a, transformed);
+    to.store::<S, T>(simd, 2, &b, transformed);
+    for k in 0..READ {
+        let even = T::vsub(simd, rows[4].at(k), rows[2].at(k));
+        let odd = T::vsub(simd, rows[3].at(k), rows[1].at(k));
+        (a[k], b[k]) = (T::mul_add(simd, two, odd, even), T::mul_add(simd, minus_two, odd, even));
+    }
+    to.store::<S, T>(simd, 3, &a, transformed);
+    to.store::<S, T>(simd, 4, &b, transformed);
+    for k in 0..READ {
+        let inner = T::mul_add(simd, minus_five, rows[3].at(k), rows[5].at(k));
+        a[k] = T::mul_add(simd, four, rows[1].at(k), inner);
+    }
+    to.store::<S, T>(simd, 5, &a, transformed);
+}
+
+/// Where the transformed tiles of a channel go.
+#[derive(Clone, Copy)]
+struct Transformed {
+    first: usize,
+    stride: usize,
+}
+
+impl Transformed {
+    /// Transforms row `i` of both tiles along the row and stores it.
+    #[inline(always)]
+    fn store<S: Simd, T: Element>(
+        self,
+        simd: S,
+        i: usize,
+        row: &[T::Vector<S>; READ],
+        transformed: &mut [T::Vector<S>],
+    ) {
+        let first = self.first + i * LINE * self.stride;
+        assert!(first + (LINE - 1) * self.stride + PAIR <= transformed.len(), "every position has its place");
+        for t in 0..PAIR {
+            let d =
+                [row[4 * t], row[4 * t + 1], row[4 * t + 2], row[4 * t + 3], row[4 * t + 4], row[4 * t + 5]];
+            let line = input_line::<S, T>(simd, d);
+            for j in 0..LINE {
+                // SAFETY: j is at most LINE - 1 and t at most PAIR - 1; the largest place was checked.
+                unsafe { *transformed.get_unchecked_mut(first + j * self.stride + t) = line[j] };
+            }
+        }
+    }
+}
+
+/// A few output channels of one pair of tiles.
+struct Channels<'a, T> {
+    c_in: usize,
+    /// (position, C_in, channel)
+    weights: &'a [T],
+    /// Of the images.
+    size: [usize; 2],
+    /// First row and column of the outputs.
+    corner: [usize; 2],
+}
+
+impl<T: Element> Channels<'_, T> {
+    #[inline(always)]
+    fn run<S: Simd, const CHANNELS: usize>(
+        &self,
+        simd: S,
+        transformed: &[T::Vector<S>],
+        products: &mut [T::Vector<S>],
+        out: &mut [T::Vector<S>],
+    ) {
+        let ([height, width], [y, x]) = (self.size, self.corner);
+        let (line, rows) = products.split_at_mut(LINE * CHANNELS * PAIR);
+        let rows = &mut rows[..LINE * CHANNELS * COLUMNS];
+        for i in 0..LINE {
+            for j in 0..LINE {
+                // What will be written is far away; asked for now, it is here when the products are done.
+                let row = i * LINE + j;
+                if row < 4 * CHANNELS {
+                    let start = (row / 4 * height + y + row % 4) * width + x;
+                    for k in 0..COLUMNS {
+                        prefetch(out, start + k);
+                    }
+                }
+                let line = &mut line[j * CHANNELS * PAIR..][..CHANNELS * PAIR];
+                self.multiply::<S, CHANNELS>(simd, i * LINE + j, transformed, line);
+            }
+            for at in 0..CHANNELS * PAIR {
+                let mut m = [line[at]; LINE];
+                for j in 1..LINE {
+                    m[j] = line[j * CHANNELS * PAIR + at];
+                }
+                let to: &mut [T::Vector<S>; 4] =
+                    (&mut rows[(i * CHANNELS * PAIR + at) * 4..][..4]).try_into().expect("four outputs");
+                *to = output_line::<S, T>(simd, m);
+            }
+        }
+        let (n_rows, n_columns) = (4.min(height - y), COLUMNS.min(width - x));
+        for o in 0..CHANNELS {
+            let out = &mut out[o * height * width + y * width + x..][..(n_rows - 1) * width + n_columns];
+            let mut m = [&rows[o * COLUMNS..][..COLUMNS]; LINE];
+            for i in 1..LINE {
+                m[i] = &rows[(i * CHANNELS + o) * COLUMNS..][..COLUMNS];
+            }
+            if n_rows == 4 && n_columns == COLUMNS {
+                for k in 0..COLUMNS {
+                    let column =
+                        output_line::<S, T>(simd, [m[0][k], m[1][k], m[2][k], m[3][k], m[4][k], m[5][k]]);
+                    for r in 0..4 {
+                        out[r * width + k] = column[r];
+                    }
+                }
+            } else {
+                for k in 0..n_columns {
+                    let column =
+                        output_line::<S, T>(simd, [m[0][k], m[1][k], m[2][k], m[3][k], m[4][k], m[5][k]]);
+                    for r in 0..n_rows {
+                        out[r * width + k] = column[r];
+                    }
                 }
             }
         }
     }
-    tile
-}
 
-#[inline(always)]
-fn store_tile<S: Simd, T: Element>(
-    tile: [[T::Vector<S>; 4]; 4],
-    out: &mut [T::Vector<S>],
-    [height, width]: [usize; 2],
-    ty: usize,
-    tx: usize,
-) {
-    for dy in 0..4.min(height - 4 * ty) {
-        let row = &mut out[(4 * ty + dy) * width..][..width];
-        if 4 * tx + 4 <= width {
-            row[4 * tx..][..4].copy_from_slice(&tile[dy]);
-        } else {
-            for dx in 0..width - 4 * tx {
-                row[4 * tx + dx] = tile[dy][dx];
+    /// The products of one position (channel, tile).
+    #[inline(always)]
+    fn multiply<S: Simd, const CHANNELS: usize>(
+        &self,
+        simd: S,
+        position: usize,
+        transformed: &[T::Vector<S>],
+        out: &mut [T::Vector<S>],
+    ) {
+        let start = position * position_stride(self.c_in);
+        let inputs = &transformed[start..][..self.c_in * PAIR].as_chunks::<PAIR>().0[..self.c_in];
+        let weights = &self.weights[position * self.c_in * CHANNELS..][..self.c_in * CHANNELS];
+        let weights = &weights.as_chunks::<CHANNELS>().0[..self.c_in];
+        let mut sums = [[T::splat(simd, T::ZERO); PAIR]; CHANNELS];
+        for k in 0..self.c_in {
+            for t in 0..PAIR {
+                prefetch(transformed, start + (k + AHEAD) * PAIR + t);
+            }
+            for o in 0..CHANNELS {
+                let w = T::splat(simd, weights[k][o]);
+                for t in 0..PAIR {
+                    sums[o][t] = T::mul_add(simd, w, inputs[k][t], sums[o][t]);
+                }
+            }
+        }
+        for o in 0..CHANNELS {
+            for t in 0..PAIR {
+                out[o * PAIR + t] = sums[o][t];
             }
         }
     }
@@ -250,22 +486,6 @@ fn input_line<S: Simd, T: Element>(simd: S, d: [T::Vector<S>; 6]) -> [T::Vector<
     ]
 }
 
-/// Bᵀ d B.
-#[inline(always)]
-fn transform_input<S: Simd, T: Element>(simd: S, mut tile: [[T::Vector<S>; 6]; 6]) -> [[T::Vector<S>; 6]; 6] {
-    for dy in 0..6 {
-        tile[dy] = input_line::<S, T>(simd, tile[dy]);
-    }
-    for dx in 0..6 {
-        let column = [tile[0][dx], tile[1][dx], tile[2][dx], tile[3][dx], tile[4][dx], tile[5][dx]];
-        let column = input_line::<S, T>(simd, column);
-        for dy in 0..6 {
-            tile[dy][dx] = column[dy];
-        }
-    }
-    tile
-}
-
 /// Aᵀ m of one column of six.
 #[inline(always)]
 fn output_line<S: Simd, T: Element>(simd: S, m: [T::Vector<S>; 6]) -> [T::Vector<S>; 4] {
@@ -279,23 +499,4 @@ fn output_line<S: Simd, T: Element>(simd: S, m: [T::Vector<S>; 6]) -> [T::Vector
         T::mul_add(simd, four, s2, s1),
         T::vadd(simd, T::mul_add(simd, eight, d2, d1), m[5]),
     ]
-}
-
-/// Aᵀ m A.
-#[inline(always)]
-fn transform_output<S: Simd, T: Element>(simd: S, tile: [[T::Vector<S>; 6]; 6]) -> [[T::Vector<S>; 4]; 4] {
-    let zero = T::splat(simd, T::ZERO);
-    let mut half = [[zero; 4]; 6];
-    for dy in 0..6 {
-        half[dy] = output_line::<S, T>(simd, tile[dy]);
-    }
-    let mut out = [[zero; 4]; 4];
-    for dx in 0..4 {
-        let column = [half[0][dx], half[1][dx], half[2][dx], half[3][dx], half[4][dx], half[5][dx]];
-        let column = output_line::<S, T>(simd, column);
-        for dy in 0..4 {
-            out[dy][dx] = column[dy];
-        }
-    }
-    out
 }

@@ -1,14 +1,22 @@
 //! Which rules a probe runs through, in what order, and what must be kept in between.
 
 use crate::kernels::Element;
-use crate::nn::form::{Rule, Support};
+use crate::nn::form::{Rows, Rule, Support};
 use crate::nn::graph::Network;
+
+/// One fused layer, or two of which the second reads only the first: then they go through the rows together, and
+/// what the first wrote is still in the cache when the second reads it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step {
+    pub(super) first: usize,
+    pub(super) second: Option<usize>,
+}
 
 /// What a change of one fused layer's parameters runs through.
 #[derive(Debug)]
 pub(super) struct ProbePath {
-    /// Fused layers by stage, in order; the first of the first stage is where it starts.
-    pub(super) stages: Vec<Vec<usize>>,
+    /// Steps by stage, in order; the first of the first stage is where it starts.
+    pub(super) stages: Vec<Vec<Step>>,
     /// For every value that must outlive its stage: the last stage that reads it.
     pub(super) kept: Vec<Option<usize>>,
     /// Largest amount of kept numbers at any time, per image.
@@ -29,7 +37,7 @@ impl ProbePath {
         let mut supports = vec![Support::None; n_values];
         let mut produced = vec![None; n_values];
         let mut kept: Vec<Option<usize>> = vec![None; n_values];
-        let mut stages: Vec<Vec<usize>> = Vec::new();
+        let mut stages: Vec<Vec<Step>> = Vec::new();
         let mut flops = 0;
         let all = network.fused();
         for idx in start..all.len() {
@@ -52,7 +60,15 @@ impl ProbePath {
             }
             produced[fused.output] = Some(stage);
             stages.resize_with(stages.len().max(stage + 1), Vec::new);
-            stages[stage].push(idx);
+            let has_rows = |idx: usize| rules[idx].rows_read(Rows::all(1)).is_some();
+            let joins = |step: &&mut Step| {
+                let reads = fused.inputs == [all[step.first].output];
+                step.second.is_none() && step.first != start && reads && has_rows(step.first) && has_rows(idx)
+            };
+            match stages[stage].last_mut().filter(joins) {
+                Some(step) => step.second = Some(idx),
+                None => stages[stage].push(Step { first: idx, second: None }),
+            }
         }
         let size = |value: usize| {
             let [channels, height, width] = network.shape(value);

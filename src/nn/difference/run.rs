@@ -1,5 +1,6 @@
 //! Running probes through their paths.
 
+use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -7,14 +8,15 @@ use candle_core::{Storage, Tensor};
 
 use super::options::Options;
 use super::owners::{Head, Owners};
-use super::program::ProbePath;
+use super::program::{ProbePath, Step};
 use crate::Result;
+use crate::kernels::lanes::conv::STRIP;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::{Blocks, Buffer, Pool, Scratch};
 use crate::kernels::ops::norm;
 use crate::kernels::{Element, Isa, Split};
 use crate::nn::form::{
-    Base, Context, Delta, Mode, Place, Propagate, PropagateBoth, Rule, RuleSetup, Support,
+    Base, Context, Delta, Mode, Place, Propagate, PropagateBoth, Rows, Rule, RuleSetup, Support,
 };
 use crate::nn::graph::{Fused, Network};
 use crate::nn::loss::{LaneChange, Targets};
@@ -22,6 +24,8 @@ use crate::nn::loss::{LaneChange, Targets};
 /// Changes in flight per thread aim at this size: probes that run together share what they read of
 /// the base, until their own changes no longer fit the cache.
 const CACHE: usize = 8 << 20;
+/// Changes of consecutive layers are computed in strips of rows of at least so many bytes.
+const STRIP_BYTES: usize = 128 << 10;
 /// Most probes that run together.
 const MAX_TOGETHER: usize = 16;
 
@@ -38,8 +42,9 @@ pub(super) struct Engine<T> {
     coupled_readers: Vec<Vec<usize>>,
     /// One per fused layer that owns parameters.
     paths: Vec<Option<ProbePath>>,
-    /// Numbers per channel, and channels, of every value.
+    /// Numbers per channel, rows, and channels, of every value.
     planes: Vec<usize>,
+    heights: Vec<usize>,
     channels: Vec<usize>,
     owners: Owners,
     loss: LaneChange,
@@ -132,6 +137,7 @@ where
             coupled_readers,
             paths,
             planes: shapes.iter().map(|[_, height, width]| height * width).collect(),
+            heights: shapes.iter().map(|shape| shape[1]).collect(),
             channels: shapes.iter().map(|shape| shape[0]).collect(),
             owners: Owners::new(network),
             loss: loss.in_lanes(isa, blocks),
@@ -193,8 +199,7 @@ impl<T: Element> Engine<T> {
             if thread.index() >= n_workers {
                 return;
             }
-            let mut workspace = Workspace::default();
-            workspace.scratch.resize_with(self.planes.len(), Buffer::default);
+            let mut workspace = Workspace::new(self.planes.len());
             while let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) {
                 self.run(&base, chunk, &mut workspace);
                 let mut results = results.lock().expect("no thread panics while it holds the lock");
@@ -218,36 +223,35 @@ impl<T: Element> Engine<T> {
     /// Runs probes of one fused layer; the loss changes stand in the workspace's states.
     fn run(&self, base: &Base<T>, seeds: &[Seed], workspace: &mut Workspace<T>) {
         let path = self.path(seeds[0].fused_idx);
-        let Workspace { states, pool, scratch, conv } = workspace;
+        let Workspace { states, memory } = workspace;
         states.resize_with(seeds.len().max(states.len()), State::default);
         let states = &mut states[..seeds.len()];
         for state in states.iter_mut() {
-            state.reset(self.planes.len(), self.fused.len(), pool);
+            state.reset(self.planes.len(), self.fused.len(), &mut memory.pool);
         }
-        for (stage, fused) in path.stages.iter().enumerate() {
+        for (stage, steps) in path.stages.iter().enumerate() {
             for state in states.iter_mut() {
-                self.couple(fused, state, pool);
+                self.couple(steps, state, &mut memory.pool);
             }
             for block in 0..self.blocks.count() {
-                let place = Place { base, block };
                 for (seed, state) in seeds.iter().zip(states.iter_mut()).filter(|(_, state)| !state.is_broken)
                 {
-                    for &fused_idx in fused {
-                        self.run_fused(path, fused_idx, seed, place, state, pool, scratch, conv);
-                    }
+                    let mut probe = Probe { base, path, seed, block, state, memory };
+                    steps.iter().for_each(|&step| self.run_step(step, &mut probe));
                 }
             }
             for (value, last) in path.kept.iter().enumerate() {
                 if *last == Some(stage) {
-                    states.iter_mut().for_each(|state| pool.give(std::mem::take(&mut state.kept[value])));
+                    let kept = states.iter_mut().map(|state| std::mem::take(&mut state.kept[value]));
+                    kept.for_each(|buffer| memory.pool.give(buffer));
                 }
             }
         }
     }
 
     /// Turns the complete sums of the last stage into rules for this one.
-    fn couple(&self, fused: &[usize], state: &mut State<T>, pool: &mut Pool<T>) {
-        for &fused_idx in fused {
+    fn couple(&self, steps: &[Step], state: &mut State<T>, pool: &mut Pool<T>) {
+        for fused_idx in steps.iter().flat_map(|step| [Some(step.first), step.second]).flatten() {
             let Some(coupling) = self.rules[fused_idx].coupling() else { continue };
             let affine = &mut state.affine[fused_idx];
             affine.clear();
@@ -264,22 +268,44 @@ impl<T: Element> Engine<T> {
         }
     }
 
-    /// One fused layer of one probe on one block.
-    #[expect(clippy::too_many_arguments, reason = "the parts of a workspace, borrowed apart")]
-    fn run_fused(
-        &self,
-        path: &ProbePath,
-        fused_idx: usize,
-        seed: &Seed,
-        place: Place<T>,
-        state: &mut State<T>,
-        pool: &mut Pool<T>,
-        scratch: &mut [Buffer<T>],
-        conv: &mut Scratch<T>,
-    ) {
+    /// One step of one probe on one block.
+    fn run_step(&self, step: Step, probe: &mut Probe<T>) {
+        let mut first = self.begin(step.first, probe);
+        let Some(second) = step.second else {
+            let is_seed = step.first == probe.seed.fused_idx;
+            let has_rows = !is_seed && self.rules[step.first].rows_read(Rows::all(1)).is_some();
+            let is_read = !self.coupled_readers[step.first].is_empty();
+            // Strips are for their sums, which find them in the cache.
+            let strip = if has_rows && is_read { first.strip() } else { first.height };
+            for rows in strips(first.height, strip) {
+                self.run_rows(&mut first, None, rows, probe);
+            }
+            self.end(first, probe);
+            return;
+        };
+        let mut second = self.begin(second, probe);
+        let mut done = 0;
+        for rows in strips(second.height, first.strip().min(second.strip())) {
+            let read = self.rules[second.fused_idx].rows_read(rows).unwrap_or(Rows::all(first.height));
+            if done < read.end {
+                self.run_rows(&mut first, None, Rows { start: done, end: read.end }, probe);
+                done = read.end;
+            }
+            self.run_rows(&mut second, Some(&first), rows, probe);
+        }
+        let rest = Rows { start: done, end: first.height };
+        if rest.start < rest.end {
+            self.run_rows(&mut first, None, rest, probe);
+        }
+        self.end(first, probe);
+        self.end(second, probe);
+    }
+
+    /// Support of a layer's change, and a place for it.
+    fn begin(&self, fused_idx: usize, probe: &mut Probe<T>) -> Change<T> {
+        let Probe { path, seed, state, memory, block, .. } = probe;
         let rule = &self.rules[fused_idx];
         let Fused { inputs, output, .. } = &self.fused[fused_idx];
-        let (lanes, block) = (self.blocks.lanes, place.block);
         let support = if fused_idx == seed.fused_idx {
             Support::Channel(rule.seed_channel(seed.coord))
         } else {
@@ -288,41 +314,70 @@ impl<T: Element> Engine<T> {
             rule.support(&supports[..inputs.len()])
         };
         state.supports[*output] = support;
-        let len = support.planes(self.channels[*output]) * self.planes[*output] * lanes;
+        let len = support.planes(self.channels[*output]) * self.planes[*output] * self.blocks.lanes;
         let is_kept = path.kept[*output].is_some();
-        let mut whole = if is_kept {
-            if block == 0 {
-                pool.take(len * self.blocks.count())
-            } else {
-                std::mem::take(&mut state.kept[*output])
-            }
+        let buffer = if !is_kept {
+            let mut buffer = std::mem::take(&mut memory.scratch[*output]);
+            buffer.reserve(len);
+            buffer
+        } else if *block == 0 {
+            memory.pool.take(len * self.blocks.count())
         } else {
-            std::mem::take(&mut scratch[*output])
+            std::mem::take(&mut state.kept[*output])
         };
-        let out = if is_kept { &mut whole[block * len..][..len] } else { whole.reserve(len) };
+        let start = if is_kept { *block * len } else { 0 };
+        Change {
+            fused_idx,
+            value: *output,
+            height: self.heights[*output],
+            support,
+            is_kept,
+            part: start..start + len,
+            buffer,
+        }
+    }
+
+    /// Rows of a layer's change, and what is summed over them. `previous` is the change that the layer reads, if
+    /// that one is still under way.
+    fn run_rows(
+        &self,
+        change: &mut Change<T>,
+        previous: Option<&Change<T>>,
+        rows: Rows,
+        probe: &mut Probe<T>,
+    ) {
+        let Probe { base, path, seed, block, state, memory } = probe;
+        let (block, fused_idx) = (*block, change.fused_idx);
+        let place = Place { base, block, rows };
+        let rule = &self.rules[fused_idx];
+        let inputs = &self.fused[fused_idx].inputs;
+        let support = change.support;
+        let out = &mut change.buffer[change.part.clone()];
         if fused_idx == seed.fused_idx {
             rule.seed(place, seed.coord, seed.shift, out);
         } else {
             let delta_of = |value: usize| {
                 let support = state.supports[value];
-                let len = support.planes(self.channels[value]) * self.planes[value] * lanes;
-                let data = match path.kept[value] {
+                let len = support.planes(self.channels[value]) * self.planes[value] * self.blocks.lanes;
+                let data = match (previous, path.kept[value]) {
                     _ if support == Support::None => &[],
-                    Some(_) => &state.kept[value][block * len..][..len],
-                    None => &scratch[value][..len],
+                    (Some(previous), _) if previous.value == value => &previous.buffer[previous.part.clone()],
+                    (_, Some(_)) => &state.kept[value][block * len..][..len],
+                    (_, None) => &memory.scratch[value][..len],
                 };
                 Delta { support, data }
             };
             let mut deltas = [Delta::NONE; 2];
             inputs.iter().zip(&mut deltas).for_each(|(&value, delta)| *delta = delta_of(value));
-            rule.apply(place, &deltas[..inputs.len()], &state.affine[fused_idx], out, conv);
+            let affine = &state.affine[fused_idx];
+            rule.apply(place, &deltas[..inputs.len()], affine, out, &mut memory.conv);
         }
         for &reader in &self.coupled_readers[fused_idx] {
             let Some(coupling) = self.rules[reader].coupling() else { continue };
             let sums = &mut state.sums[reader];
             if sums.is_empty() {
-                *sums =
-                    pool.take(support.planes(self.channels[*output]) * coupling.sums_per_channel() * lanes);
+                let len = support.planes(self.channels[change.value]) * coupling.sums_per_channel();
+                *sums = memory.pool.take(len * self.blocks.lanes);
                 sums.fill(T::ZERO);
             }
             coupling.add_sums(place, Delta { support, data: out }, sums);
@@ -331,12 +386,49 @@ impl<T: Element> Engine<T> {
             let only = if let Support::Channel(channel) = support { Some(channel) } else { None };
             state.loss += self.loss.of_block(block, only, out, seed.scales);
         }
-        if is_kept {
-            state.kept[*output] = whole;
-        } else {
-            scratch[*output] = whole;
-        }
     }
+
+    /// Puts a complete change where the layers after it look for it.
+    fn end(&self, change: Change<T>, probe: &mut Probe<T>) {
+        let to = if change.is_kept { &mut probe.state.kept } else { &mut probe.memory.scratch };
+        to[change.value] = change.buffer;
+    }
+}
+
+impl<T> Change<T> {
+    /// Rows to compute at a time: a multiple of [`STRIP`] that is worth a call.
+    fn strip(&self) -> usize {
+        let row_bytes = self.part.len() / self.height * size_of::<T>();
+        STRIP * STRIP_BYTES.div_ceil((STRIP * row_bytes).max(1))
+    }
+}
+
+/// Rows 0 to `height`, so many at a time.
+fn strips(height: usize, rows: usize) -> impl Iterator<Item = Rows> {
+    (0..height).step_by(rows).map(move |start| Rows { start, end: height.min(start + rows) })
+}
+
+/// One probe on one block.
+struct Probe<'a, T> {
+    base: &'a Base<'a, T>,
+    path: &'a ProbePath,
+    seed: &'a Seed,
+    block: usize,
+    state: &'a mut State<T>,
+    memory: &'a mut Memory<T>,
+}
+
+/// The change of one layer's output on one block, under way.
+struct Change<T> {
+    fused_idx: usize,
+    value: usize,
+    /// Rows of it.
+    height: usize,
+    support: Support,
+    is_kept: bool,
+    /// The block's part of the buffer.
+    part: Range<usize>,
+    buffer: Buffer<T>,
 }
 
 /// A probe: its number, the fused layer it starts in, the coordinate within it, the shift, and the scale of the
@@ -399,14 +491,25 @@ impl<T: Element> State<T> {
 #[derive(Debug)]
 struct Workspace<T> {
     states: Vec<State<T>>,
+    memory: Memory<T>,
+}
+
+/// The part of it that probes share.
+#[derive(Debug)]
+struct Memory<T> {
     pool: Pool<T>,
     /// Changes of one block, by value.
     scratch: Vec<Buffer<T>>,
     conv: Scratch<T>,
 }
 
-impl<T: Element> Default for Workspace<T> {
-    fn default() -> Self {
-        Self { states: Vec::new(), pool: Pool::default(), scratch: Vec::new(), conv: Scratch::default() }
+impl<T> Workspace<T> {
+    fn new(n_values: usize) -> Self
+    where
+        T: Element,
+    {
+        let scratch = std::iter::repeat_with(Buffer::default).take(n_values).collect();
+        let memory = Memory { pool: Pool::default(), scratch, conv: Scratch::default() };
+        Self { states: Vec::new(), memory }
     }
 }

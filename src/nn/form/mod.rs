@@ -10,7 +10,7 @@ mod rule;
 mod streamed;
 
 pub use batched::{BatchedRule, BatchedSetup, PropagateBatched, only};
-pub use rule::{Base, Coupling, Delta, Place, Propagate, PropagateBoth, Rule, RuleSetup, Support};
+pub use rule::{Base, Coupling, Delta, Place, Propagate, PropagateBoth, Rows, Rule, RuleSetup, Support};
 pub use streamed::{Blockwise, BlockwiseBoth, StreamSetup, Streamed};
 
 use super::stats::RunningStats;

@@ -78,11 +78,41 @@ pub struct Base<'a, T> {
     pub(in crate::nn) values: Vec<&'a [T]>,
 }
 
-/// One block of images at the base point.
+/// Some rows of planes: `start` and those up to `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rows {
+    /// First row.
+    pub start: usize,
+    /// First row after them.
+    pub end: usize,
+}
+
+impl Rows {
+    /// All rows of planes of this height.
+    #[must_use]
+    pub fn all(height: usize) -> Self {
+        Self { start: 0, end: height }
+    }
+
+    /// The part of a plane (H, W, lane) with `row` numbers per row.
+    #[must_use]
+    pub fn of<T>(self, plane: &[T], row: usize) -> &[T] {
+        &plane[self.start * row..self.end * row]
+    }
+
+    /// The same, to write to.
+    #[must_use]
+    pub fn of_mut<T>(self, plane: &mut [T], row: usize) -> &mut [T] {
+        &mut plane[self.start * row..self.end * row]
+    }
+}
+
+/// Where a rule is applied: one block of images at the base point, and rows of the rule's output.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'a, T> {
     pub(in crate::nn) base: &'a Base<'a, T>,
     pub(in crate::nn) block: usize,
+    pub(in crate::nn) rows: Rows,
 }
 
 impl<'a, T> Place<'a, T> {
@@ -92,10 +122,16 @@ impl<'a, T> Place<'a, T> {
         self.base.blocks.images_in(self.block)
     }
 
-    /// Whether it is the first block of the batch.
+    /// Rows that are asked for.
+    #[must_use]
+    pub fn rows(&self) -> Rows {
+        self.rows
+    }
+
+    /// Whether these are the first rows of the first block of the batch.
     #[must_use]
     pub fn is_first(&self) -> bool {
-        self.block == 0
+        self.block == 0 && self.rows.start == 0
     }
 
     /// A value (C, H, W, lane) that the network was asked to keep.
@@ -154,8 +190,14 @@ pub trait Rule<T: Element>: Send + Sync + std::fmt::Debug {
         inputs[0]
     }
 
-    /// Writes to `out` (channels of [`Rule::support`], H, W, lane) the change of the output.
-    /// `coupled` has one entry per stored channel of the first input if the rule is
+    /// Rows of the inputs that rows of the output depend on, if the rule can compute some rows alone. None if it
+    /// is asked for whole planes only.
+    fn rows_read(&self, _rows: Rows) -> Option<Rows> {
+        None
+    }
+
+    /// Writes to the rows of `out` (channels of [`Rule::support`], H, W, lane) that `place` asks for the change of
+    /// the output. `coupled` has one entry per stored channel of the first input if the rule is
     /// [coupled](Rule::coupling).
     fn apply(
         &self,
@@ -181,7 +223,8 @@ pub trait Coupling<T> {
     /// Registers of sums per channel.
     fn sums_per_channel(&self) -> usize;
 
-    /// Adds the sums of one block to `sums` (channels stored, sums, lane); blocks come in order.
+    /// Adds the sums of the rows of one block to `sums` (channels stored, sums, lane); blocks come in order, and
+    /// rows within them.
     fn add_sums(&self, place: Place<T>, input: Delta<T>, sums: &mut [T]);
 
     /// One entry per stored channel, from the complete `sums`.

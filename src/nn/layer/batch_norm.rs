@@ -11,7 +11,7 @@ use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
 use crate::kernels::ops::{Execution, stack as joined};
 use crate::kernels::{Element, Isa};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Coupling, Delta, Place, Propagate, PropagateBatched, Rule,
+    BatchedRule, BatchedSetup, Blockwise, Coupling, Delta, Place, Propagate, PropagateBatched, Rows, Rule,
     RuleSetup, StreamSetup, Streamed, Support,
 };
 use crate::params::{ParamKind, ParamSpec};
@@ -151,8 +151,9 @@ struct BatchNormRule {
     isa: Isa,
     input: usize,
     lanes: usize,
-    /// Numbers per channel and image.
+    /// Numbers per channel and image, and per row of it.
     plane: usize,
+    width: usize,
     n_images: usize,
     channels: Vec<Channel>,
     is_train: bool,
@@ -183,6 +184,7 @@ impl<T: Element> Propagate<T> for BatchNorm {
             input: setup.inputs[0],
             lanes: setup.blocks.lanes,
             plane: setup.shapes[0][1] * setup.shapes[0][2],
+            width: setup.shapes[0][2],
             n_images: setup.blocks.images,
             channels,
             is_train: matches!(setup.mode, Mode::Train),
@@ -197,7 +199,12 @@ impl BatchNormRule {
         self.plane * self.lanes
     }
 
-    /// Change of one channel of the output, and of what the rule took over.
+    /// Numbers per row.
+    fn row(&self) -> usize {
+        self.width * self.lanes
+    }
+
+    /// Change of rows of one channel of the output, and of what the rule took over.
     fn run_plane<T: Element>(
         &self,
         place: Place<T>,
@@ -209,12 +216,13 @@ impl BatchNormRule {
     ) {
         let at = &self.channels[channel];
         let (scale, shift) = (T::of(at.scale * at.inverse_std()), T::of(at.shift));
+        let part = |value: usize| place.rows().of(place.plane(value, channel, self.len()), self.row());
         let relu = match (self.epilogue, self.other) {
             (Epilogue::None, _) => Relu::No,
             (_, None) => Relu::OfNorm { scale, shift },
-            (_, Some(other)) => Relu::OfSum { scale, shift, other: place.plane(other, channel, self.len()) },
+            (_, Some(other)) => Relu::OfSum { scale, shift, other: part(other) },
         };
-        let z = place.plane(self.input, channel, self.len());
+        let z = part(self.input);
         Plane { z, mean: T::of(at.mean), affine, delta, added, relu }.run(self.isa, out);
     }
 }
@@ -249,11 +257,12 @@ impl<T: Element> Rule<T> for BatchNormRule {
     ) {
         let added = inputs.get(1).copied().unwrap_or(Delta::NONE);
         let support = inputs[0].support.union(added.support);
-        let len = self.len();
+        let (len, rows) = (self.len(), place.rows());
         for (idx, out) in out.chunks_exact_mut(len).enumerate() {
             let channel = support.channel(idx);
-            let delta = inputs[0].plane(channel, len);
-            let added = added.plane(channel, len);
+            let out = rows.of_mut(out, self.row());
+            let delta = inputs[0].plane(channel, len).map(|plane| rows.of(plane, self.row()));
+            let added = added.plane(channel, len).map(|plane| rows.of(plane, self.row()));
             let affine = match (delta, self.is_train) {
                 (None, _) => Affine::default(),
                 (Some(_), true) => coupled[if coupled.len() == 1 { 0 } else { channel }],
@@ -268,6 +277,10 @@ impl<T: Element> Rule<T> for BatchNormRule {
                 self.run_plane(place, channel, affine, delta, added, out);
             }
         }
+    }
+
+    fn rows_read(&self, rows: Rows) -> Option<Rows> {
+        Some(rows)
     }
 
     fn coupling(&self) -> Option<&dyn Coupling<T>> {
@@ -289,8 +302,9 @@ impl<T: Element> Coupling<T> for BatchNormRule {
         let planes = input.data.chunks_exact(self.len()).zip(sums.chunks_exact_mut(SUMS * self.lanes));
         for (idx, (delta, sums)) in planes.enumerate() {
             let channel = input.support.channel(idx);
-            let z = place.plane(self.input, channel, self.len());
-            let mean = T::of(self.channels[channel].mean);
+            let rows = place.rows();
+            let (z, delta) = (place.plane(self.input, channel, self.len()), rows.of(delta, self.row()));
+            let (z, mean) = (rows.of(z, self.row()), T::of(self.channels[channel].mean));
             add_sums(self.isa, PlaneChange { z, mean, delta }, place.is_first(), place.n_images(), sums);
         }
     }

@@ -11,7 +11,7 @@ use crate::kernels::lanes::{Buffer, Scratch, pointwise};
 use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, Rounding, ops};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateBatched, Rule, RuleSetup,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateBatched, Rows, Rule, RuleSetup,
     StreamSetup, Streamed, Support, only,
 };
 use crate::params::{ParamKind, ParamSpec};
@@ -254,21 +254,31 @@ impl<T: Element> Rule<T> for ConvRule<T> {
         }
     }
 
+    fn rows_read(&self, rows: Rows) -> Option<Rows> {
+        let Geometry { height, kernel, stride, padding, .. } = self.geometry;
+        let start = (rows.start * stride).saturating_sub(padding);
+        let end = (rows.end - 1) * stride + kernel;
+        // Rounding copies its input.
+        self.rounded.is_none().then(|| Rows { start, end: end.saturating_sub(padding).min(height) })
+    }
+
     fn apply(
         &self,
-        _: Place<T>,
+        place: Place<T>,
         inputs: &[Delta<T>],
         _: &[Affine<T>],
         out: &mut [T],
         scratch: &mut Scratch<T>,
     ) {
+        let Rows { start, end } = place.rows();
+        let data = inputs[0].data;
         match (inputs[0].support, &self.rounded) {
-            (Support::Channel(channel), _) => self.op.run_single(channel, inputs[0].data, out, scratch),
-            (Support::None | Support::Dense, None) => self.op.run(inputs[0].data, out, scratch),
+            (Support::Channel(channel), _) => self.op.run_single(channel, data, start..end, out, scratch),
+            (Support::None | Support::Dense, None) => self.op.run_rows(data, start..end, out, scratch),
             (Support::None | Support::Dense, Some(op)) => {
-                let mut input = Buffer::zeroed(inputs[0].data.len());
+                let mut input = Buffer::zeroed(data.len());
                 let round = |(to, &from): (&mut T, &T)| *to = self.rounding.apply_to(from);
-                input.iter_mut().zip(inputs[0].data).for_each(round);
+                input.iter_mut().zip(data).for_each(round);
                 op.run(&input, out, scratch);
             }
         }

@@ -10,7 +10,7 @@ use crate::kernels::lanes::pointwise;
 use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateBatched, Rule, RuleSetup,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateBatched, Rows, Rule, RuleSetup,
     StreamSetup, Streamed, Support, only,
 };
 
@@ -86,11 +86,17 @@ impl<T: Element> Rule<T> for ReluRule {
         _: &mut Scratch<T>,
     ) {
         let [_, height, width] = self.shape;
-        let len = height * width * self.lanes;
-        out.copy_from_slice(inputs[0].data);
-        for (idx, out) in out.chunks_exact_mut(len).enumerate() {
-            pointwise::relu(self.isa, place.plane(self.input, inputs[0].support.channel(idx), len), out);
+        let (row, rows) = (width * self.lanes, place.rows());
+        let len = height * row;
+        for (idx, (out, delta)) in out.chunks_exact_mut(len).zip(inputs[0].data.chunks_exact(len)).enumerate()
+        {
+            let base = place.plane(self.input, inputs[0].support.channel(idx), len);
+            pointwise::relu(self.isa, rows.of(base, row), rows.of(delta, row), rows.of_mut(out, row));
         }
+    }
+
+    fn rows_read(&self, rows: Rows) -> Option<Rows> {
+        Some(rows)
     }
 
     fn flops(&self, inputs: &[Support]) -> u64 {
