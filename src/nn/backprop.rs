@@ -154,6 +154,8 @@ mod tests {
             let params = network.layout().initial_values(3);
             let mut pixels = vec![0.0; 5 * 3 * 32 * 32];
             Stream::new(6, Purpose::Test, 0).fill_normal(&mut pixels);
+            // A flat part, where the largest of a window is not alone.
+            pixels[..512].fill(1.0);
             let images = Tensor::from_vec(pixels, (5, 3, 32, 32), &Device::Cpu)?;
             let labels = [1, 0, 9, 3, 3];
             let tensors = network.tensors(&params, DType::F64, &Device::Cpu)?;

@@ -68,7 +68,7 @@ impl Operation for MomentsOf<'_> {
         let [probes, images, channels, plane] = self.sizes;
         let mut args = vec![Arg::In(self.x), Arg::Out];
         args.extend([images, channels, plane].map(Arg::Int));
-        per_channel("moments", self.x, probes * channels, args)
+        per_channel("moments", self.x, [probes * channels, images * plane], args)
     }
 
     fn definition(&self) -> Result<Tensor> {
@@ -77,16 +77,20 @@ impl Operation for MomentsOf<'_> {
 }
 
 /// A call with one block of threads per channel, which add up.
-fn per_channel<'a>(kernel: &'static str, x: &Tensor, n: usize, args: Vec<Arg<'a>>) -> Call<'a> {
-    Call {
-        kernel,
-        real: x.dtype(),
-        grid: [n, 1, 1],
-        threads: THREADS,
-        shared: THREADS * size_of::<f64>(),
-        args,
-    }
+fn per_channel<'a>(
+    kernel: &'static str,
+    x: &Tensor,
+    [n, numbers]: [usize; 2],
+    args: Vec<Arg<'a>>,
+) -> Call<'a> {
+    // Few probes leave most of a GPU idle, the more so the fewer threads a channel has.
+    let threads = if numbers >= MANY_NUMBERS { MANY_THREADS } else { THREADS };
+    Call { kernel, real: x.dtype(), grid: [n, 1, 1], threads, shared: threads * size_of::<f64>(), args }
 }
+
+/// Numbers of a channel from which on it has more threads, and how many.
+const MANY_NUMBERS: usize = 8192;
+const MANY_THREADS: usize = 1024;
 
 /// (x − mean) · scale / sqrt(variance + ε) + shift of x (P or 1, B, C, H, W), plus `other` of the same sizes, and
 /// a ReLU; `moments` (P or 1, C, 2) in f64, `scale` and `shift` (P or 1, C).
@@ -295,7 +299,7 @@ impl Operation for AffineOf<'_> {
         ];
         args.extend([images, n_stored, self.base.z.dims()[2], plane].map(Arg::Int));
         args.push(Arg::Double(self.base.epsilon));
-        per_channel("norm_affine", &self.base.z, probes * n_stored, args)
+        per_channel("norm_affine", &self.base.z, [probes * n_stored, images * plane], args)
     }
 
     fn definition(&self) -> Result<Tensor> {

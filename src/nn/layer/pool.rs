@@ -15,6 +15,13 @@ use crate::nn::form::{
 };
 use crate::nn::layer::{Epilogue, Mode};
 
+/// The larger of the two along a dimension of size two, which goes away; the first if they are equal.
+fn larger(x: &Tensor, dim: usize) -> Result<Tensor> {
+    let part = |idx| x.narrow(dim, idx, 1)?.squeeze(dim)?.contiguous();
+    let (first, second) = (part(0)?, part(1)?);
+    second.gt(&first)?.where_cond(&second, &first)
+}
+
 /// Maximum over 2 x 2 windows with stride 2.
 #[derive(Debug, Clone)]
 pub struct MaxPool2;
@@ -31,15 +38,15 @@ impl Layer for MaxPool2 {
 
     fn forward(&self, _: &LayerPass, _: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let x = inputs[0];
-        // candle's own pooling loses a factor of four in its backward pass; the maximum over
-        // reshaped windows does not.
+        // candle's own pooling loses a factor of four in its backward pass, and its maximum gives the gradient to
+        // all that are equal, as pixels of flat parts of an image are. A choice gives it to the first.
         let (batch, channels, height, width) = x.dims4()?;
-        x.narrow(2, 0, height / 2 * 2)?
+        let windows = x
+            .narrow(2, 0, height / 2 * 2)?
             .narrow(3, 0, width / 2 * 2)?
             .contiguous()?
-            .reshape((batch, channels, height / 2, 2, width / 2, 2))?
-            .max(5)?
-            .max(3)
+            .reshape((batch, channels, height / 2, 2, width / 2, 2))?;
+        larger(&larger(&windows, 5)?, 3)
     }
 
     fn forward_lanes(

@@ -11,6 +11,7 @@
 
 #define __device__
 #define __global__
+#define __launch_bounds__(n)
 #define __shared__
 
 struct Position {
@@ -28,7 +29,7 @@ static T min(T a, T b) {
     return a < b ? a : b;
 }
 
-static const unsigned MAX_THREADS = 256;
+static const unsigned MAX_THREADS = 1024;
 static const size_t STACK = 64 * 1024;
 static char stacks[MAX_THREADS][STACK];
 static ucontext_t scheduler, threads[MAX_THREADS];

@@ -1,19 +1,36 @@
 // Batch normalization.
 
+// Where a thread stands in a channel, and its step to the numbers that are blockDim.x on: a division of 64-bit
+// numbers per number would cost more than all the rest.
+struct Walk {
+    wide image, at, images, pixels;
+    int plane;
+    __device__ Walk(int plane) : image(threadIdx.x / plane), at(threadIdx.x % plane), images(blockDim.x / plane), pixels(blockDim.x % plane), plane(plane) {}
+    __device__ void step() {
+        image += images;
+        at += pixels;
+        if (at >= plane) {
+            at -= plane;
+            image++;
+        }
+    }
+};
+
 // Mean and biased variance of every channel (blockIdx.x) of every probe's activation.
-extern "C" __global__ void moments(const REAL* x, double* out, int n_images, int n_channels, int plane) {
+extern "C" __global__ __launch_bounds__(1024) void moments(const REAL* x, double* out, int n_images, int n_channels, int plane) {
     extern __shared__ double shared[];
     int channel = blockIdx.x % n_channels, probe = blockIdx.x / n_channels;
     wide n = (wide)n_images * plane;
     const REAL* first = x + ((wide)probe * n_images * n_channels + channel) * plane;
     double sum = 0;
-    for (wide i = threadIdx.x; i < n; i += blockDim.x) sum += first[i / plane * n_channels * plane + i % plane];
+    wide stride = (wide)n_channels * plane;
+    for (Walk walk(plane); walk.image < n_images; walk.step()) sum += first[walk.image * stride + walk.at];
     double mean = block_sum(sum, shared) / n;
     // Deviations from the rounded mean; what the rounding moves is put right exactly.
     REAL center = (REAL)mean;
     sum = 0;
-    for (wide i = threadIdx.x; i < n; i += blockDim.x) {
-        double deviation = first[i / plane * n_channels * plane + i % plane] - center;
+    for (Walk walk(plane); walk.image < n_images; walk.step()) {
+        double deviation = first[walk.image * stride + walk.at] - center;
         sum += deviation * deviation;
     }
     double squares = block_sum(sum, shared) / n;
@@ -45,7 +62,7 @@ extern "C" __global__ void normalize(
 // Per stored channel of every probe's change, with batch statistics: the map delta · (δ − pivot) +
 // base · (z − mean) + constant that the change of the output is. Sums are of d = δ − pivot and of
 // d (2 (z − mean) + d); the pivot, a number near δ, keeps the variance of a nearly uniform change.
-extern "C" __global__ void norm_affine(
+extern "C" __global__ __launch_bounds__(1024) void norm_affine(
     const REAL* delta, const uint* channels, const REAL* z, const double* moments, const double* scales, REAL* out,
     int n_images, int n_stored, int n_channels, int plane, double epsilon
 ) {
@@ -57,11 +74,11 @@ extern "C" __global__ void norm_affine(
     const REAL* first_z = z + (wide)channel * plane;
     REAL pivot = first[0], center = (REAL)moments[2 * channel];
     double sum = 0, sum_square = 0;
-    for (wide i = threadIdx.x; i < n; i += blockDim.x) {
-        wide image = i / plane, at = i % plane;
-        REAL d = first[image * n_stored * plane + at] - pivot;
+    wide stride = (wide)n_stored * plane, z_stride = (wide)n_channels * plane;
+    for (Walk walk(plane); walk.image < n_images; walk.step()) {
+        REAL d = first[walk.image * stride + walk.at] - pivot;
         sum += d;
-        sum_square += d * (2 * (first_z[image * n_channels * plane + at] - center) + d);
+        sum_square += d * (2 * (first_z[walk.image * z_stride + walk.at] - center) + d);
     }
     double mean = block_sum(sum, shared) / n;
     double square = block_sum(sum_square, shared) / n;
