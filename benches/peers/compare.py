@@ -1,8 +1,8 @@
 """PyTorch and deepzero side by side on this machine, as a Markdown table.
 
-Every comparison runs the peer (pytorch_cge.py, in both memory layouts) and `deepzero bench` in
-turns, so that a machine whose speed drifts treats both alike: peer NCHW, ours, peer NHWC, ours, and
-so on for --rounds rounds. Every run is a process of its own, and the median over the runs counts.
+Every comparison runs the peer (pytorch_cge.py, in both memory layouts, and through torch.compile where it
+has networks) and `deepzero bench` in turns, so that a machine whose speed drifts treats all alike: peer
+NCHW, ours, peer NHWC, ours, peer compiled, ours, and so on for --rounds rounds. Every run is a process of its own, and the median over the runs counts.
 A run that fails leaves a gap in the table and its error on stderr, and the exit status is 1.
 
     python compare.py                               everything, some minutes
@@ -25,9 +25,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER = Path(__file__).resolve().with_name("pytorch_cge.py")
-SIDES = ["PyTorch NCHW", "PyTorch NHWC", "deepzero"]
+PEERS = {
+    "PyTorch NCHW": ["--layout", "nchw"],
+    "PyTorch NHWC": ["--layout", "nhwc"],
+    "PyTorch compiled": ["--layout", "nhwc", "--compile"],
+}
+SIDES = [*PEERS, "deepzero"]
 # One round: deepzero runs right after the peer it is compared with.
-TURNS = ["PyTorch NCHW", "deepzero", "PyTorch NHWC", "deepzero"]
+TURNS = [turn for peer in PEERS for turn in (peer, "deepzero")]
 # Above this load average something else is running. PyTorch's threads wait for each other by spinning,
 # so that it suffers more than its share.
 BUSY_LOAD = 0.5
@@ -49,9 +54,9 @@ class Row:
 
     @property
     def speedup(self):
-        """How many times as fast as PyTorch in its better layout deepzero is."""
+        """How many times as fast as PyTorch at its best deepzero is."""
         ours = self.median("deepzero")
-        peers = [value for side in SIDES[:2] if (value := self.median(side)) is not None]
+        peers = [value for side in PEERS if (value := self.median(side)) is not None]
         if ours is None or not peers:
             return None
         return ours / max(peers) if self.unit == "GFLOP/s" else min(peers) / ours
@@ -64,6 +69,10 @@ class Comparison:
     peer: str
     ours: str
     rows: list
+
+    def has(self, side):
+        """There is nothing to compile in a single operation."""
+        return side != "PyTorch compiled" or not self.peer.startswith("conv")
 
 
 def comparisons(n_coords):
@@ -120,8 +129,7 @@ def command_line(side, comparison, args):
     if side == "deepzero":
         command = [args.deepzero, "bench", *comparison.ours.split(), "--json"]
     else:
-        layout = side.split()[-1].lower()
-        command = [sys.executable, str(PEER), *comparison.peer.split(), "--layout", layout]
+        command = [sys.executable, str(PEER), *comparison.peer.split(), *PEERS[side]]
     return [*command, "--threads", str(args.threads)]
 
 
@@ -156,7 +164,7 @@ def measure(comparison, args):
     failures = {}
     for _ in range(args.rounds):
         for side in TURNS:
-            if side in failures:
+            if side in failures or not comparison.has(side):
                 continue
             command = command_line(side, comparison, args)
             print(f"  {shlex.join(command)}", file=sys.stderr, flush=True)
@@ -220,8 +228,8 @@ def markdown(about, rows):
         f"load before {about['load_before']:.1f}; "
         f"{ours}, PyTorch {torch}; medians over rounds: {about['rounds']}.",
         "",
-        "| | unit | PyTorch NCHW | PyTorch NHWC | deepzero | times as fast as the better PyTorch |",
-        "|---|---|---:|---:|---:|---:|",
+        f"| | unit | {' | '.join(SIDES)} | times as fast as the best PyTorch |",
+        f"|---|---|{'---:|' * len(SIDES)}---:|",
     ]
     for row in rows:
         values = [number(row.median(side)) for side in SIDES] + [number(row.speedup)]
@@ -241,7 +249,7 @@ def as_json(name, comparison, failures, args):
         }
         for row in comparison.rows
     ]
-    commands = {side: shlex.join(command_line(side, comparison, args)) for side in SIDES}
+    commands = {side: shlex.join(command_line(side, comparison, args)) for side in SIDES if comparison.has(side)}
     return {"name": name, "rows": rows, "commands": commands, "failures": failures}
 
 

@@ -6,8 +6,8 @@ theta, and a perturbation inside block k runs the network again from block k on.
 float32 on the CPU, one perturbation at a time, batch norm in train mode.
 
 Where PyTorch offers a choice, the faster one is taken: activations in place, no running statistics
-where no one reads them, channels first or last (--layout). Images and labels are random; the time
-does not depend on them.
+where no one reads them, channels first or last (--layout), eager or through torch.compile (--compile;
+it needs a C++ compiler). Images and labels are random; the time does not depend on them.
 
 Every command prints one JSON object:
 
@@ -123,6 +123,11 @@ def classifier(fc):
 MODELS = {"resnet20": ResNet20, "cnn-d3": partial(Cnn, 3)}
 
 
+def compiled(module, args):
+    """The module itself, or what torch.compile makes of it: the same parameters, fused operations."""
+    return torch.compile(module) if args.compile else module
+
+
 def build(model, layout, running_stats=False):
     """A freshly initialized network in train mode."""
     network = MODELS[model](partial(nn.BatchNorm2d, track_running_stats=running_stats))
@@ -148,10 +153,11 @@ def run(stages, x):
 
 
 @torch.no_grad()
-def cge(network, images, labels, coords, mu=MU, reuse=True):
+def cge(network, images, labels, coords, mu=MU, reuse=True, stages=None):
     """Forward differences (l(theta + mu e_j) - l(theta)) / mu at `coords`, pairs of a parameter's
-    name and a flat index (row-major, whatever the layout). One query each and one for the base."""
-    stages = network.stages()
+    name and a flat index (row-major, whatever the layout). One query each and one for the base.
+    `stages` are those of the network, or their compiled forms."""
+    stages = stages or network.stages()
     params = dict(network.named_parameters())
     stage_of = {id(param): k for k, stage in enumerate(stages) for param in stage.parameters()}
 
@@ -176,18 +182,20 @@ def cge(network, images, labels, coords, mu=MU, reuse=True):
 
 
 @torch.no_grad()
-def rge(network, images, labels, n_queries, mu=MU):
+def rge(network, images, labels, n_queries, mu=MU, forward=None):
     """Random gradient estimation over all parameters: the mean of (l(theta + mu u) - l(theta)) / mu
-    times u, for standard normal u. One tensor for each parameter."""
+    times u, for standard normal u. One tensor for each parameter. `forward` is the network or its
+    compiled form."""
+    forward = network if forward is None else forward
     params = list(network.parameters())
     theta = [param.clone() for param in params]
     gradient = [torch.zeros_like(param) for param in params]
-    base = F.cross_entropy(network(images), labels)
+    base = F.cross_entropy(forward(images), labels)
     for _ in range(n_queries):
         direction = [torch.randn_like(param) for param in params]
         for param, center, u in zip(params, theta, direction):
             torch.add(center, u, alpha=mu, out=param)
-        loss = F.cross_entropy(network(images), labels)
+        loss = F.cross_entropy(forward(images), labels)
         slope = ((loss - base) / (mu * n_queries)).item()
         for g, u in zip(gradient, direction):
             g.add_(u, alpha=slope)
@@ -290,13 +298,16 @@ def bench_cge(args):
         coords = read_coords(args.coords_file)
     else:
         coords = draw_coords(network, args.distribution, args.coords)
-    wall_s = median_s(lambda: cge(network, images, labels, coords, reuse=not args.no_reuse), args.repeats)
+    # Modules of a block each: what a block fuses serves every query that runs through it.
+    stages = [compiled(stage, args) for stage in network.stages()]
+    reuse = not args.no_reuse
+    wall_s = median_s(lambda: cge(network, images, labels, coords, reuse=reuse, stages=stages), args.repeats)
     with torch.no_grad():
         base_s = median_s(lambda: F.cross_entropy(network(images), labels), args.repeats)
     return {
         "distribution": "file" if args.coords_file else args.distribution,
         "n_coords": len(coords),
-        "reuse": not args.no_reuse,
+        "reuse": reuse,
         # With the base forward, whose part is base_us_per_image / n_coords.
         "us_per_query_image": 1e6 * wall_s / (len(coords) * args.batch_size),
         "base_us_per_image": 1e6 * base_s / args.batch_size,
@@ -306,7 +317,8 @@ def bench_cge(args):
 def bench_rge(args):
     network = build(args.model, args.layout)
     images, labels = random_batch(args.batch_size, args.layout)
-    wall_s = median_s(lambda: rge(network, images, labels, args.queries), args.repeats)
+    forward = compiled(network, args)
+    wall_s = median_s(lambda: rge(network, images, labels, args.queries, forward=forward), args.repeats)
     return {
         "n_queries": args.queries,
         "us_per_query_image": 1e6 * wall_s / (args.queries * args.batch_size),
@@ -318,10 +330,11 @@ def bench_fo(args):
     network = build(args.model, args.layout, running_stats=True)
     images, labels = random_batch(args.batch_size, args.layout)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    forward = compiled(network, args)
 
     def step():
         optimizer.zero_grad()
-        F.cross_entropy(network(images), labels).backward()
+        F.cross_entropy(forward(images), labels).backward()
         optimizer.step()
 
     return {"n_steps": args.steps, "ms_per_step": 1e3 * median_s(step, args.steps)}
@@ -414,6 +427,7 @@ def parse_args():
             sub.add_argument("--batch-size", type=int, default=128)
         if name in ("cge", "rge", "fo"):
             sub.add_argument("--model", choices=MODELS, default="resnet20")
+            sub.add_argument("--compile", action="store_true", help="through torch.compile")
         if name in ("cge", "rge", "conv"):
             sub.add_argument("--repeats", type=int, default=repeats, help="timed runs; the median counts")
         return sub

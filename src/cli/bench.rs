@@ -14,8 +14,9 @@ use deepzero::task::job;
 use deepzero::zo::Scheme;
 use deepzero::zo::evaluate::EvaluatorKind;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::against::{Former, Ratio};
 use super::{Common, Exit, key_value, say};
 
 #[derive(Debug, Args)]
@@ -24,6 +25,7 @@ use super::{Common, Exit, key_value, say};
   deepzero bench rge --queries 8 --threads 1
   deepzero bench conv --json
   deepzero bench fo --steps 5
+  deepzero bench cge --json > then.json, and later: deepzero bench cge --against then.json
 
 Everything is measured on all threads of the CPU, or on the GPU that --device names (but conv: our kernels for
 the CPU); nothing else should run meanwhile. The peak of the CPU is measured too: fused multiply-adds in f32 on
@@ -33,6 +35,9 @@ forward passes would need, the executed ones those that it does.")]
 pub(super) struct BenchArgs {
     #[command(subcommand)]
     verb: BenchVerb,
+    /// Also compare with a former measurement: what the same command wrote with --json.
+    #[arg(long, global = true, value_name = "FILE")]
+    against: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -177,11 +182,17 @@ impl BenchArgs {
     }
 }
 
-fn run_job(common: &Common, args: &JobArgs, ranks: &Ranks) -> Result<Exit> {
+/// How measurements are shown.
+struct Show<'a> {
+    common: &'a Common,
+    former: Option<Former>,
+}
+
+fn run_job(show: &Show, args: &JobArgs, ranks: &Ranks) -> Result<Exit> {
     let overrides = args.overrides.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let settings = settings::from_pairs(std::iter::once(("task", "workers")).chain(overrides))?;
     let measured = job::measure(ranks, &settings, args.seed, args.steps)?;
-    if ranks.is_first() { show(common, "job", &measured, say_job) } else { Ok(Exit::Ok) }
+    if ranks.is_first() { show.measured("job", &measured, say_job) } else { Ok(Exit::Ok) }
 }
 
 fn say_job(m: &job::Measurement) -> std::io::Result<()> {
@@ -212,28 +223,31 @@ fn say_job(m: &job::Measurement) -> std::io::Result<()> {
 pub(super) fn run(common: &Common, args: &BenchArgs, ranks: &Ranks) -> Result<Exit> {
     let (device, _) = common.device()?;
     let memory = common.memory(&device)?;
+    // A file that cannot be read is told before anything is measured.
+    let former = args.against.as_deref().map(Former::read).transpose()?;
+    let show = Show { common, former };
     match &args.verb {
         BenchVerb::Cge(args) => {
             let config = args.config(memory)?;
             let measured = cge::measure(&args.workload.workload(device)?, &config)?;
-            show(common, "cge", &measured, say_cge)
+            show.measured("cge", &measured, say_cge)
         }
         BenchVerb::Rge(args) => {
             let RgeArgs { evaluator, queries: n_dirs, repeats, .. } = *args;
             let config = rge::Config { evaluator, n_dirs, repeats, memory };
             let measured = rge::measure(&args.workload.workload(device)?, &config)?;
-            show(common, "rge", &measured, say_rge)
+            show.measured("rge", &measured, say_rge)
         }
-        BenchVerb::Job(args) => run_job(common, args, ranks),
+        BenchVerb::Job(args) => run_job(&show, args, ranks),
         BenchVerb::Conv(args) => {
             if !device.is_cpu() {
                 bail!("bench conv measures kernels for the CPU; leave out --device");
             }
-            show(common, "conv", &conv::measure(args.batch_size, args.repeats)?, say_conv)
+            show.measured("conv", &conv::measure(args.batch_size, args.repeats)?, say_conv)
         }
         BenchVerb::Fo(args) => {
             let measured = first_order::measure(&args.workload.workload(device)?, args.steps)?;
-            show(common, "fo", &measured, say_fo)
+            show.measured("fo", &measured, say_fo)
         }
     }
 }
@@ -284,18 +298,46 @@ struct Output<'a, T> {
     measured: &'a T,
 }
 
-fn show<T: Serialize>(
-    common: &Common,
-    bench: &str,
-    measured: &T,
-    say_it: impl FnOnce(&T) -> std::io::Result<()>,
-) -> Result<Exit> {
-    if common.json {
-        say!("{}", serde_json::to_string_pretty(&Output { bench, measured })?)?;
-    } else {
-        say_it(measured)?;
+impl Show<'_> {
+    fn measured<T: Serialize>(
+        &self,
+        bench: &str,
+        measured: &T,
+        say_it: impl FnOnce(&T) -> std::io::Result<()>,
+    ) -> Result<Exit> {
+        let mut output = json!(Output { bench, measured });
+        let compared = match (&self.former, &output) {
+            (Some(former), Value::Object(now)) => Some(former.compare(now)),
+            _ => None,
+        };
+        if self.common.json {
+            if let Some(Ok(ratios)) = &compared {
+                let gains = ratios.iter().map(|ratio| (ratio.name.clone(), json!(ratio.gain)));
+                output["gains"] = Value::Object(gains.collect());
+            }
+            say!("{}", serde_json::to_string_pretty(&output)?)?;
+        } else {
+            say_it(measured)?;
+        }
+        // What was measured is told whatever the comparison says.
+        let ratios = compared.transpose()?.unwrap_or_default();
+        if self.common.json {
+            return Ok(Exit::Ok);
+        }
+        if !ratios.is_empty() {
+            say!(
+                "{:<44} {:>10} {:>10} {:>12}",
+                "against the former measurement",
+                "then",
+                "now",
+                "times better"
+            )?;
+        }
+        for Ratio { name, then, now, gain } in &ratios {
+            say!("  {name:<42} {then:>10.4} {now:>10.4} {gain:>12.2}")?;
+        }
+        Ok(Exit::Ok)
     }
-    Ok(Exit::Ok)
 }
 
 fn say_cge(m: &cge::Measurement) -> std::io::Result<()> {

@@ -1,5 +1,6 @@
 //! The command line: types that clap fills, one file per verb.
 
+mod against;
 mod bench;
 mod data;
 mod doctor;

@@ -640,6 +640,30 @@ fn bench_cge_measures_every_evaluator() {
 }
 
 #[test]
+fn measurements_are_compared_with_former_ones() {
+    let place = Place::new();
+    let bench = "bench cge --model cnn-d1-w2 --coords 1 --repeats 1 --error-coords 0";
+    let then = place.run(&format!("{bench} --batch-size 2 --json")).json();
+    let file = place.path("then.json");
+    std::fs::write(&file, then.to_string()).unwrap();
+    let against = format!("--against {}", file.display());
+    let text = place.run(&format!("{bench} --batch-size 2 {against}")).ok();
+    assert!(text.contains("times better") && text.contains("differences s"), "{text}");
+    let now = place.run(&format!("{bench} --batch-size 2 --json {against}")).json();
+    let gain = then["differences_s"].as_f64().unwrap() / now["differences_s"].as_f64().unwrap();
+    assert!((now["gains"]["differences s"].as_f64().unwrap() / gain - 1.0).abs() < 1e-9, "{now}");
+
+    // What was measured is told even if it cannot be compared.
+    let other = place.run(&format!("{bench} --batch-size 3 {against}"));
+    assert!(other.code == 1 && other.stdout.contains("per query and image"), "{}", other.stdout);
+    assert!(other.stderr.contains("measured something else: batch_size 2 there, 3 here"), "{}", other.stderr);
+    std::fs::write(&file, "[]").unwrap();
+    let broken = place.run(&format!("{bench} --batch-size 2 {against}"));
+    assert!(broken.code == 1 && broken.stdout.is_empty(), "{}", broken.stdout);
+    assert!(broken.stderr.contains("then.json is no measurement"), "{}", broken.stderr);
+}
+
+#[test]
 fn bench_measures_the_rest() {
     let place = Place::new();
     let small = "--model resnet8-w2 --batch-size 4 --json";
