@@ -2,7 +2,8 @@
 
 Every comparison runs the peer (pytorch_cge.py, in both memory layouts, and through torch.compile where it
 has networks) and `deepzero bench` in turns, so that a machine whose speed drifts treats all alike: peer
-NCHW, ours, peer NHWC, ours, peer compiled, ours, and so on for --rounds rounds. Every run is a process of its own, and the median over the runs counts.
+NCHW, ours, peer NHWC, ours, peer compiled, ours, and so on for --rounds rounds. Every run is a process
+of its own, and the median over the runs counts.
 A run that fails leaves a gap in the table and its error on stderr, and the exit status is 1.
 
     python compare.py                               everything, some minutes

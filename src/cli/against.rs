@@ -61,9 +61,9 @@ impl Former {
             let name = format!("{at}{}", key.replace('_', " "));
             let Some(then) = then.get(key) else { continue };
             match (direction(key), then, now) {
-                (Some(is_time), Value::Number(_), Value::Number(_)) => {
+                (Some(is_cost), Value::Number(_), Value::Number(_)) => {
                     let (Some(then), Some(now)) = (then.as_f64(), now.as_f64()) else { continue };
-                    let gain = if is_time { then / now } else { now / then };
+                    let gain = if is_cost { then / now } else { now / then };
                     ratios.push(Ratio { name, then, now, gain });
                 }
                 (None, Value::Array(then), Value::Array(now)) => {

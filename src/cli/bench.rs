@@ -320,24 +320,22 @@ impl Show<'_> {
             say_it(measured)?;
         }
         // What was measured is told whatever the comparison says.
-        let ratios = compared.transpose()?.unwrap_or_default();
-        if self.common.json {
-            return Ok(Exit::Ok);
-        }
-        if !ratios.is_empty() {
-            say!(
-                "{:<44} {:>10} {:>10} {:>12}",
-                "against the former measurement",
-                "then",
-                "now",
-                "times better"
-            )?;
-        }
-        for Ratio { name, then, now, gain } in &ratios {
-            say!("  {name:<42} {then:>10.4} {now:>10.4} {gain:>12.2}")?;
+        if let Some(ratios) = compared.transpose()?
+            && !self.common.json
+        {
+            say_ratios(&ratios)?;
         }
         Ok(Exit::Ok)
     }
+}
+
+fn say_ratios(ratios: &[Ratio]) -> std::io::Result<()> {
+    let title = "against the former measurement";
+    say!("{title:<44} {:>10} {:>10} {:>12}", "then", "now", "times better")?;
+    for Ratio { name, then, now, gain } in ratios {
+        say!("  {name:<42} {then:>10.4} {now:>10.4} {gain:>12.2}")?;
+    }
+    Ok(())
 }
 
 fn say_cge(m: &cge::Measurement) -> std::io::Result<()> {

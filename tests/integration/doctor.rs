@@ -29,6 +29,7 @@ fn the_doctor_speaks_json() {
     };
     // What propagation is for: digits that the subtraction of two losses loses.
     assert!(error("difference", "f32") < 0.1 * error("full", "f32"));
+    assert!(error("difference", "f32") < 0.1 * error("difference", "tf32").max(1e-3));
     // Each rounding costs what it says, about 2^-11 and 2^-8 beside 2^-24.
     let rounded = ["f32", "tf32", "bf16"].map(|precision| error("difference", precision));
     assert!(rounded.is_sorted_by(|a, b| 2.0 * a < *b), "{rounded:?}");
@@ -114,7 +115,7 @@ mod on_a_gpu {
             return;
         };
         type Of = fn(&Tensor, &Tensor) -> Result<Tensor>;
-        let operations: [(&str, Of); 9] = [
+        let operations: [(&str, Of); 8] = [
             ("convolution", |x, w| x.conv2d(w, 1, 1, 1, 1)),
             ("strided convolution", |x, w| x.conv2d(w, 1, 2, 1, 1)),
             ("relu", |x, _| x.relu()),
@@ -129,13 +130,12 @@ mod on_a_gpu {
                     2,
                 ))
             }),
-            ("largest of the last dimension", |x, _| {
+            ("larger of two rows", |x, _| {
                 let (b, c, h, w) = x.dims4()?;
-                x.reshape((b, c, h / 2, 2, w / 2, 2))?.max(5)
-            }),
-            ("largest of an inner dimension", |x, _| {
-                let (b, c, h, w) = x.dims4()?;
-                x.reshape((b, c, h / 2, 2, w))?.max(3)
+                let pairs = x.reshape((b, c, h / 2, 2, w))?;
+                let row = |idx| pairs.narrow(3, idx, 1)?.squeeze(3)?.contiguous();
+                let (first, second) = (row(0)?, row(1)?);
+                second.gt(&first)?.where_cond(&second, &first)
             }),
             ("mean of planes", |x, _| x.flatten_from(2)?.mean(2)),
             ("sum over a batch", |x, _| x.sum_keepdim((0, 2, 3))),
@@ -178,10 +178,7 @@ mod on_a_gpu {
                         |t: &Tensor| t.sqr().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap().sqrt();
                     let error = norm(&(expected - found).unwrap()) / norm(expected);
                     eprintln!("{name} of {channels} x {size}x{size}, part {part}: {error:.1e}");
-                    assert!(
-                        error < 1e-10 || std::env::var("DEEPZERO_REPORT_ONLY").is_ok(),
-                        "{name} of {channels} x {size}x{size}, part {part}: {error}"
-                    );
+                    assert!(error < 1e-10, "{name} of {channels} x {size}x{size}, part {part}: {error}");
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! Which rules a probe runs through, in what order, and what must be kept in between.
 
 use crate::kernels::Element;
-use crate::nn::form::{Rows, Rule, Support};
+use crate::nn::form::{Rule, Support};
 use crate::nn::graph::Network;
 
 /// One fused layer, or two of which the second reads only the first: then they go through the rows together, and
@@ -60,10 +60,13 @@ impl ProbePath {
             }
             produced[fused.output] = Some(stage);
             stages.resize_with(stages.len().max(stage + 1), Vec::new);
-            let has_rows = |idx: usize| rules[idx].rows_read(Rows::all(1)).is_some();
             let joins = |step: &&mut Step| {
                 let reads = fused.inputs == [all[step.first].output];
-                step.second.is_none() && step.first != start && reads && has_rows(step.first) && has_rows(idx)
+                step.second.is_none()
+                    && step.first != start
+                    && reads
+                    && rules[step.first].has_rows()
+                    && rules[idx].has_rows()
             };
             match stages[stage].last_mut().filter(joins) {
                 Some(step) => step.second = Some(idx),

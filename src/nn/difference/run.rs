@@ -273,7 +273,7 @@ impl<T: Element> Engine<T> {
         let mut first = self.begin(step.first, probe);
         let Some(second) = step.second else {
             let is_seed = step.first == probe.seed.fused_idx;
-            let has_rows = !is_seed && self.rules[step.first].rows_read(Rows::all(1)).is_some();
+            let has_rows = !is_seed && self.rules[step.first].has_rows();
             let is_read = !self.coupled_readers[step.first].is_empty();
             // Strips are for their sums, which find them in the cache.
             let strip = if has_rows && is_read { first.strip() } else { first.height };

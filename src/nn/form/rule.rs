@@ -196,6 +196,11 @@ pub trait Rule<T: Element>: Send + Sync + std::fmt::Debug {
         None
     }
 
+    /// Whether it can.
+    fn has_rows(&self) -> bool {
+        self.rows_read(Rows::all(1)).is_some()
+    }
+
     /// Writes to the rows of `out` (channels of [`Rule::support`], H, W, lane) that `place` asks for the change of
     /// the output. `coupled` has one entry per stored channel of the first input if the rule is
     /// [coupled](Rule::coupling).
