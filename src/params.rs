@@ -39,8 +39,20 @@ impl ParamKind {
     }
 }
 
+/// How one parameter tensor starts, where [`Init::Kaiming`] is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Start {
+    /// As its kind does.
+    #[default]
+    Usual,
+    /// Normal with mean zero and this standard deviation.
+    Normal(f64),
+    /// At zero.
+    Zero,
+}
+
 /// One parameter tensor.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ParamSpec {
     /// PyTorch-style name, such as `layer1.0.conv1.weight`.
     pub name: String,
@@ -50,6 +62,8 @@ pub struct ParamSpec {
     pub shape: Vec<usize>,
     /// Inputs that one output sums over; 1 for batch norm.
     pub fan_in: usize,
+    /// How it starts.
+    pub start: Start,
 }
 
 impl ParamSpec {
@@ -67,7 +81,7 @@ impl ParamSpec {
 }
 
 /// Names, shapes and positions of all parameters of a network.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Layout {
     specs: Vec<ParamSpec>,
     /// Start of each tensor in the flat vector, and the total at the end.
@@ -157,7 +171,8 @@ impl Layout {
     }
 
     /// The usual initial values: Kaiming-normal convolution and linear weights (standard deviation
-    /// sqrt(2 / fan-in), He et al. 2015), biases uniform in ± 1/sqrt(fan-in), batch norm 1 and 0.
+    /// sqrt(2 / fan-in), He et al. 2015), biases uniform in ± 1/sqrt(fan-in), batch norm 1 and 0; a tensor with a
+    /// start of its own has that one.
     #[must_use]
     pub fn initial_values(&self, seed: u64) -> Vec<f64> {
         let stream = Stream::new(seed, Purpose::Init, 0);
@@ -165,20 +180,23 @@ impl Layout {
         for (param_idx, spec) in self.specs.iter().enumerate() {
             let lane = stream.lane(param_idx as u32);
             let tensor = &mut values[self.range(param_idx)];
-            match spec.kind {
-                ParamKind::ConvWeight | ParamKind::LinearWeight => {
-                    lane.fill_normal(tensor);
-                    let std = (2.0 / spec.fan_in as f64).sqrt();
-                    tensor.iter_mut().for_each(|value| *value *= std);
+            let mut normal = |std: f64| {
+                lane.fill_normal(tensor);
+                tensor.iter_mut().for_each(|value| *value *= std);
+            };
+            match (spec.start, spec.kind) {
+                (Start::Zero, _) | (Start::Usual, ParamKind::NormShift) => {}
+                (Start::Normal(std), _) => normal(std),
+                (Start::Usual, ParamKind::ConvWeight | ParamKind::LinearWeight) => {
+                    normal((2.0 / spec.fan_in as f64).sqrt());
                 }
-                ParamKind::Bias => {
+                (Start::Usual, ParamKind::Bias) => {
                     let bound = (spec.fan_in as f64).sqrt().recip();
                     for (idx, value) in tensor.iter_mut().enumerate() {
                         *value = bound * (2.0 * lane.uniform_at(idx as u64) - 1.0);
                     }
                 }
-                ParamKind::NormScale => tensor.fill(1.0),
-                ParamKind::NormShift => {}
+                (Start::Usual, ParamKind::NormScale) => tensor.fill(1.0),
             }
         }
         values
@@ -195,6 +213,7 @@ mod tests {
             kind,
             shape: shape.to_vec(),
             fan_in,
+            start: Start::Usual,
         };
         Layout::new(vec![
             spec("conv.weight", ParamKind::ConvWeight, &[64, 32, 3, 3], 288),
@@ -228,6 +247,24 @@ mod tests {
         assert!(values[layout.range(1)].iter().all(|&v| (v - 1.0).abs() < f64::EPSILON));
         assert!(values[layout.range(2)].iter().all(|v| v.abs() <= 0.125 && v.abs() > 0.0));
         assert_eq!(layout.initial(Init::Kaiming, 1), values);
+    }
+
+    /// Oracle: the law that is asked for; five standard errors.
+    #[test]
+    fn a_tensor_can_have_a_start_of_its_own() {
+        let spec = |start| ParamSpec {
+            name: "w".to_owned(),
+            kind: ParamKind::LinearWeight,
+            shape: vec![4096],
+            fan_in: 64,
+            start,
+        };
+        let layout = Layout::new(vec![spec(Start::Normal(3.0)), spec(Start::Zero)]);
+        let values = layout.initial_values(1);
+        let (normal, zero) = values.split_at(4096);
+        let variance = normal.iter().map(|v| v * v).sum::<f64>() / 4096.0;
+        assert!((variance / 9.0 - 1.0).abs() < 5.0 * (2.0 / 4096.0f64).sqrt(), "{variance}");
+        assert!(zero.iter().all(|&v| v == 0.0));
     }
 
     /// Oracle: mean 0 and variance 1/3 of the law, whose squares have variance 4/45; five standard errors.

@@ -305,9 +305,12 @@ fn run_verb(cli: &Cli, ranks: &Ranks) -> Result<Exit> {
         Some(threads) => Some(usize::from(threads)),
         None => launcher::threads_of_rank(ranks),
     };
-    if let Some(threads) = threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("start the threads")?;
-    }
+    // The calling thread belongs to the pool: outside of it, it would sleep and be woken in every operation.
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.unwrap_or(0))
+        .use_current_thread()
+        .build_global()
+        .context("start the threads")?;
     ranks.agree(
         "version of the program",
         &format!("{} {}", env!("CARGO_PKG_VERSION"), env!("DEEPZERO_COMMIT")),

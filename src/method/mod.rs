@@ -1,10 +1,11 @@
 //! Methods: how parameters move.
 //!
-//! [`descent`] follows gradients, from zeroth-order estimates or from back-propagation; [`pattern_search`] tries
-//! moves. A [`Kind`] is a method as settings name it: what it reads, what a step costs, how a run of it starts. One
+//! [`descent`] follows gradients, from zeroth-order estimates, from back-propagation or from another rule
+//! ([`baseline`]); [`pattern_search`] tries moves. A [`Kind`] is a method as settings name it: what it reads, what a step costs, how a run of it starts. One
 //! line of [`kinds`] registers it; an estimator is one without any, by its line in [`estimator::KINDS`].
 
 mod active;
+pub mod baseline;
 pub mod descent;
 pub mod first_order;
 pub mod pattern_search;
@@ -209,9 +210,12 @@ impl PartialEq for dyn Kind {
 pub fn kinds() -> Vec<&'static dyn Kind> {
     static ESTIMATING: LazyLock<Vec<descent::Estimating>> =
         LazyLock::new(|| estimator::KINDS.iter().copied().map(descent::Estimating).collect());
+    static FOLLOWING: LazyLock<Vec<baseline::Following>> =
+        LazyLock::new(|| baseline::RULES.iter().copied().map(baseline::Following).collect());
     let estimating = ESTIMATING.iter().map(|kind| kind as &'static dyn Kind);
     let others: [&'static dyn Kind; 2] = [&first_order::FirstOrder, &pattern_search::Searching];
-    estimating.chain(others).collect()
+    let following = FOLLOWING.iter().map(|kind| kind as &'static dyn Kind);
+    estimating.chain(others).chain(following).collect()
 }
 
 /// The paper's: the first.

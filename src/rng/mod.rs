@@ -35,6 +35,10 @@ pub enum Purpose {
     Cycle = 10,
     /// Moves of Pattern Search.
     Moves = 11,
+    /// Fixed feedback weights of learning rules.
+    Feedback = 12,
+    /// Tangents of forward gradients.
+    Tangent = 13,
 }
 
 /// Random signs from one block: one per bit.

@@ -14,7 +14,7 @@ use crate::nn::form::{
     BatchedRule, BatchedSetup, Blockwise, Coupling, Delta, Place, Propagate, PropagateBatched, Rows, Rule,
     RuleSetup, StreamSetup, Streamed, Support,
 };
-use crate::params::{ParamKind, ParamSpec};
+use crate::params::{ParamKind, ParamSpec, Start};
 
 /// Added to the variance, as in PyTorch.
 pub const EPSILON: f64 = 1e-5;
@@ -36,6 +36,7 @@ impl Layer for BatchNorm {
                 kind,
                 shape: vec![self.channels],
                 fan_in: 1,
+                start: Start::Usual,
             })
             .into()
     }

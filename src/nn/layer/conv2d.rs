@@ -14,7 +14,7 @@ use crate::nn::form::{
     BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateBatched, Rows, Rule, RuleSetup,
     StreamSetup, Streamed, Support, only,
 };
-use crate::params::{ParamKind, ParamSpec};
+use crate::params::{ParamKind, ParamSpec, Start};
 
 /// Convolution with a square kernel.
 #[derive(Debug, Clone)]
@@ -48,6 +48,7 @@ impl Layer for Conv2d {
             kind: ParamKind::ConvWeight,
             shape: vec![self.c_out, self.c_in, self.kernel, self.kernel],
             fan_in,
+            start: Start::Usual,
         }];
         if self.has_bias {
             specs.push(ParamSpec {
@@ -55,6 +56,7 @@ impl Layer for Conv2d {
                 kind: ParamKind::Bias,
                 shape: vec![self.c_out],
                 fan_in,
+                start: Start::Usual,
             });
         }
         specs

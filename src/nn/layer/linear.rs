@@ -10,7 +10,7 @@ use crate::kernels::{Element, ops};
 use crate::nn::form::{
     BatchedRule, BatchedSetup, Blockwise, Propagate, PropagateBatched, Rule, RuleSetup, StreamSetup, Streamed,
 };
-use crate::params::{ParamKind, ParamSpec};
+use crate::params::{ParamKind, ParamSpec, Start};
 
 /// y = x Wᵀ + b for x (B, in), W (out, in), b (out).
 #[derive(Debug, Clone)]
@@ -29,12 +29,14 @@ impl Layer for Linear {
                 kind: ParamKind::LinearWeight,
                 shape: vec![self.n_out, self.n_in],
                 fan_in: self.n_in,
+                start: Start::Usual,
             },
             ParamSpec {
                 name: "bias".to_owned(),
                 kind: ParamKind::Bias,
                 shape: vec![self.n_out],
                 fan_in: self.n_in,
+                start: Start::Usual,
             },
         ]
     }

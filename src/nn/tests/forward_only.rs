@@ -12,7 +12,7 @@ use crate::nn::loss::Loss;
 use crate::nn::objective::NetworkObjective;
 use crate::nn::pass::batched::Batch;
 use crate::nn::{Context, Layer, Mode, Network, Propagator, backprop};
-use crate::params::{ParamKind, ParamSpec};
+use crate::params::{ParamKind, ParamSpec, Start};
 use crate::rng::{Purpose, Stream};
 use crate::zo::evaluate::{self, Evaluator, EvaluatorKind};
 use crate::zo::{Metered, Objective, Probe, QueryCount};
@@ -27,7 +27,7 @@ struct Squash {
 impl Layer for Squash {
     fn params(&self) -> Vec<ParamSpec> {
         let (name, kind) = ("weight".to_owned(), ParamKind::NormScale);
-        vec![ParamSpec { name, kind, shape: vec![self.channels], fan_in: 1 }]
+        vec![ParamSpec { name, kind, shape: vec![self.channels], fan_in: 1, start: Start::Usual }]
     }
 
     fn output_shape(&self, inputs: &[ActivationShape]) -> ActivationShape {

@@ -245,11 +245,11 @@ pub fn within<'a>(active: &'a [usize], range: &Range<usize>) -> &'a [usize] {
 /// Layouts as networks have them: nothing here needs the networks themselves.
 #[cfg(test)]
 pub(crate) mod layouts {
-    use crate::params::{Layout, ParamKind, ParamSpec};
+    use crate::params::{Layout, ParamKind, ParamSpec, Start};
 
     fn push(specs: &mut Vec<ParamSpec>, name: String, kind: ParamKind, shape: &[usize]) {
         let fan_in = shape[1..].iter().product();
-        specs.push(ParamSpec { name, kind, shape: shape.to_vec(), fan_in });
+        specs.push(ParamSpec { name, kind, shape: shape.to_vec(), fan_in, start: Start::Usual });
     }
 
     fn push_norm(specs: &mut Vec<ParamSpec>, name: &str, channels: usize) {

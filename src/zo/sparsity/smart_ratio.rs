@@ -88,8 +88,13 @@ mod tests {
     /// a full first layer leaves.
     #[test]
     fn totals_are_met_and_excess_is_passed_on() {
-        let spec =
-            |kind, n| crate::params::ParamSpec { name: "w".into(), kind, shape: vec![n, 1], fan_in: 1 };
+        let spec = |kind, n| crate::params::ParamSpec {
+            name: "w".into(),
+            kind,
+            shape: vec![n, 1],
+            fan_in: 1,
+            start: crate::params::Start::Usual,
+        };
         let (conv, linear) = (ParamKind::ConvWeight, ParamKind::LinearWeight);
         let layout =
             Layout::new(vec![spec(conv, 6), spec(ParamKind::Bias, 5), spec(conv, 8), spec(linear, 10)]);
