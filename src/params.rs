@@ -154,15 +154,21 @@ impl Layout {
     /// Initial values by the law `init`.
     #[must_use]
     pub fn initial(&self, init: Init, seed: u64) -> Vec<f64> {
+        self.drawn(init, seed, Purpose::Init)
+    }
+
+    /// Other values by the same law, with draws of their own for every purpose.
+    #[must_use]
+    pub fn drawn(&self, init: Init, seed: u64, purpose: Purpose) -> Vec<f64> {
+        let stream = Stream::new(seed, purpose, 0);
         match init {
-            Init::Kaiming => self.initial_values(seed),
-            Init::Uniform => self.uniform_values(seed),
+            Init::Kaiming => self.usual_values(stream),
+            Init::Uniform => self.uniform_values(stream),
         }
     }
 
     /// Every parameter uniform in [-1, 1].
-    fn uniform_values(&self, seed: u64) -> Vec<f64> {
-        let stream = Stream::new(seed, Purpose::Init, 0);
+    fn uniform_values(&self, stream: Stream) -> Vec<f64> {
         let of_tensor = |param_idx: usize| {
             let lane = stream.lane(param_idx as u32);
             (0..self.range(param_idx).len()).map(move |idx| 2.0 * lane.uniform_at(idx as u64) - 1.0)
@@ -175,7 +181,10 @@ impl Layout {
     /// start of its own has that one.
     #[must_use]
     pub fn initial_values(&self, seed: u64) -> Vec<f64> {
-        let stream = Stream::new(seed, Purpose::Init, 0);
+        self.usual_values(Stream::new(seed, Purpose::Init, 0))
+    }
+
+    fn usual_values(&self, stream: Stream) -> Vec<f64> {
         let mut values = vec![0.0; self.n_coords()];
         for (param_idx, spec) in self.specs.iter().enumerate() {
             let lane = stream.lane(param_idx as u32);

@@ -3,6 +3,16 @@
 use super::{Source, cifar10};
 use crate::{Error, Result};
 
+crate::choice! {
+    /// What numbers the pixels of an image become.
+    pub enum Pixels {
+        /// Mean 0 and standard deviation 1 per channel, over the source's training images.
+        Standardized = "standardized",
+        /// From 0 to 1.
+        Unit = "unit",
+    }
+}
+
 crate::section! {
     /// Images to train on, to choose by, and to measure on.
     pub struct Config {
@@ -16,6 +26,8 @@ crate::section! {
         pub n_test: usize = 0,
         /// Crop-4 and flip augmentation.
         pub augment: bool = true,
+        /// What numbers pixels become.
+        pub pixels: Pixels = Pixels::Standardized,
     }
 }
 

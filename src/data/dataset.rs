@@ -25,6 +25,13 @@ impl Normalization {
         Self { mean: Cow::Borrowed(mean), std: Cow::Borrowed(std) }
     }
 
+    /// That of as many channels which leaves pixels between 0 and 1.
+    #[must_use]
+    pub fn unit(&self) -> Self {
+        let n = self.mean.len();
+        Self { mean: vec![0.0; n].into(), std: vec![1.0; n].into() }
+    }
+
     /// What byte `value` of `channel` becomes: (value / 255 − mean) / std.
     #[must_use]
     pub fn apply(&self, channel: usize, value: u8) -> f64 {

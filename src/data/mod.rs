@@ -17,7 +17,7 @@ mod synthetic;
 
 pub use augment::{Augmentation, CROP_PADDING, Placement};
 pub use cifar10::{CLASS_NAMES, FileInfo, Format, Hub, Info, Limits, SplitInfo, fetch, info, verify};
-pub use config::Config;
+pub use config::{Config, Pixels};
 pub use dataset::{Dataset, Normalization, Splits};
 pub use given::given_batch;
 pub use loader::{Batch, class_batch, epoch_order, make_batch};

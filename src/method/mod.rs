@@ -18,8 +18,8 @@ pub use descent::{Asked, Gradient, GradientSource};
 
 use crate::cost::{Cost, Steps};
 use crate::metric::Row;
-use crate::nn::loss::Loss;
 use crate::nn::objective::BasePass;
+use crate::nn::{self, loss::Loss};
 use crate::params::Layout;
 use crate::problem::{Minibatch, Problem, Resources, State};
 use crate::profile::Profile;
@@ -167,12 +167,13 @@ pub trait Kind: Debug + Sync {
         Err(no_gradients(self.name()))
     }
 
-    /// The loss of the logits that it minimizes.
+    /// The loss of the logits that it minimizes; by default the one that the settings say.
     ///
     /// # Errors
     /// If the settings do not allow it.
-    fn loss(&self, _settings: &Settings) -> Result<Loss> {
-        Ok(Loss::CrossEntropy)
+    fn loss(&self, settings: &Settings) -> Result<Loss> {
+        let nn::Config { loss, .. } = settings.read()?;
+        Ok(loss.loss())
     }
 
     /// Whether its steps ask for probes, which the ranks of a job can share.

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::kernels::Split;
 use crate::kernels::ops::Tape;
 use crate::nn::loss::{LogitScale, Loss, Targets};
-use crate::nn::{Activations, Context, Mode, Network};
+use crate::nn::{Activations, Context, Mode, Network, chain};
 
 /// Loss and exact gradient at one point.
 #[derive(Debug)]
@@ -56,13 +56,7 @@ pub fn gradient_of<'a>(
     } else {
         by_autograd(network, &tensors, images, goal)?
     };
-    let mut gradient = Vec::with_capacity(params.len());
-    for (grad, spec) in grads.iter().zip(layout.specs()) {
-        match grad {
-            Some(grad) => gradient.extend(grad.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?),
-            None => gradient.resize(gradient.len() + spec.len(), 0.0),
-        }
-    }
+    let mut gradient = chain::flat(network, &grads)?;
     if let Some(scale) = scale {
         // The loss sees the weights through the factor too, whose logarithm falls by w / ‖W‖² with a weight w.
         let logits = activations.logits().detach();
@@ -149,7 +143,7 @@ mod tests {
     /// Oracle: candle's autograd over candle's operations, in f64; a batch that fills no block.
     #[test]
     fn the_tape_agrees_with_autograd() -> Result<()> {
-        for name in ["resnet8-w4", "cnn-d2-w5", "resnet-b10-w3", "lenet"] {
+        for name in ["resnet8-w4", "cnn-d2-w5", "resnet-b10-w3", "lenet", "wide-cnn8-w3", "ntk-cnn8-w3"] {
             let network = model::from_name(name, &model::Io::CIFAR)?;
             let params = network.layout().initial_values(3);
             let mut pixels = vec![0.0; 5 * 3 * 32 * 32];

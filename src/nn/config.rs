@@ -1,9 +1,32 @@
 //! The section of settings that describes a network.
 
+use super::loss::Loss;
 use super::model::{Family, MAX_DEPTH, MAX_WIDTH, resnet};
 use crate::kernels::Precision;
 use crate::params::Init;
 use crate::setting::Domain::Int;
+
+crate::choice! {
+    /// What training lowers.
+    pub enum Criterion {
+        /// Cross-entropy of the labels.
+        CrossEntropy = "cross-entropy",
+        /// Mean square, over images and outputs, of output less target; the target is one for the label and zero
+        /// elsewhere, less one over the number of classes.
+        SquaredError = "squared-error",
+    }
+}
+
+impl Criterion {
+    /// As a loss of a network's outputs.
+    #[must_use]
+    pub fn loss(self) -> Loss {
+        match self {
+            Self::CrossEntropy => Loss::CrossEntropy,
+            Self::SquaredError => Loss::SquaredError,
+        }
+    }
+}
 
 crate::section! {
     /// A network and its arithmetic.
@@ -18,5 +41,7 @@ crate::section! {
         pub precision: Precision = Precision::F32,
         /// How parameters start.
         pub init: Init = Init::Kaiming,
+        /// What training lowers.
+        pub loss: Criterion = Criterion::CrossEntropy,
     }
 }

@@ -18,9 +18,10 @@ mod tests;
 pub mod weights;
 
 pub use activations::Activations;
-pub use config::Config;
+pub use config::{Config, Criterion};
 pub use difference::Propagator;
 pub use form::{Context, Mode};
 pub use graph::Network;
 pub use layer::Layer;
+pub use pass::chain::{self, Chain};
 pub use stats::{BatchStats, RunningStats};

@@ -166,7 +166,9 @@ pub fn save(network: &Network, params: &[f64], stats: &RunningStats, path: &Path
     {
         tensors.insert(spec.name.clone(), tensor);
     }
-    for (name, layer) in network.norm_names().into_iter().zip(&stats.layers) {
+    let running =
+        network.norm_names().into_iter().zip(&stats.layers).filter(|(_, layer)| !layer.mean.is_empty());
+    for (name, layer) in running {
         for (suffix, values) in [("running_mean", &layer.mean), ("running_var", &layer.variance)] {
             let tensor = Tensor::from_slice(values, values.len(), &Device::Cpu)?.to_dtype(DType::F32)?;
             tensors.insert(format!("{name}.{suffix}"), tensor);

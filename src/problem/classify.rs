@@ -39,7 +39,7 @@ impl<'a> Classify<'a> {
         resources: Resources<'a>,
     ) -> Self {
         let (init, precision) = (config.init, config.precision);
-        let (augment, loss) = (false, Loss::CrossEntropy);
+        let (augment, loss) = (false, config.loss.loss());
         Self { network, images, init, precision, augment, seed, loss, resources }
     }
 
@@ -63,22 +63,26 @@ impl<'a> Classify<'a> {
     }
 }
 
-/// Images of a batch on a CPU, where they should fill the cores and fit their caches, and on a GPU.
+/// Images of a batch on a CPU, where they should fill the cores and fit their caches, and on a GPU. A network that
+/// normalizes by the batch in evaluation too is evaluated on as many as on a CPU.
 const CPU_IMAGES: usize = 100;
 const GPU_IMAGES: usize = 1_000;
 
-/// Mean loss and accuracy of a network at `at` on `data` with running statistics; NaN on no images.
+/// Mean loss and accuracy of a network at `at` on `data` with running statistics; NaN on no images. Of logits that are
+/// scaled before their cross-entropy, that of the plain ones.
 ///
 /// # Errors
 /// If the device fails.
 pub fn evaluate(
     network: &Network,
+    loss: Loss,
     at: &State,
     data: &Dataset,
     precision: Precision,
     device: &candle_core::Device,
 ) -> Result<(f64, f64)> {
-    let batch_size = if device.is_cpu() { CPU_IMAGES } else { GPU_IMAGES };
+    let is_large = !device.is_cpu() && network.has_running_stats();
+    let batch_size = if is_large { GPU_IMAGES } else { CPU_IMAGES };
     let dtype = precision.dtype();
     let tensors = network.tensors(&at.params, dtype, device)?;
     let context = Context { mode: Mode::Eval(&at.stats), split: Split::Threads };
@@ -87,7 +91,7 @@ pub fn evaluate(
     for rows in rows.chunks(batch_size) {
         let batch = data::make_batch(data, rows, None, dtype, device)?;
         let logits = network.forward(&context, &tensors, &batch.images)?;
-        total += loss::cross_entropy(&logits, &batch.labels)? * rows.len() as f64;
+        total += loss.value(&logits, (&batch.labels).into(), None)? * rows.len() as f64;
         n_correct += loss::n_correct(&logits, &batch.labels)?;
     }
     let n = data.len() as f64;
@@ -128,7 +132,7 @@ impl Problem for Classify<'_> {
             (&self.images.test, &metric::TEST_LOSS, &metric::TEST_ACCURACY),
         ];
         for (data, loss, accuracy) in measured {
-            let found = evaluate(self.network, at, data, self.precision, self.resources.device)?;
+            let found = evaluate(self.network, self.loss, at, data, self.precision, self.resources.device)?;
             // The last step of an epoch can break the parameters too; no training loss would show it.
             if !data.is_empty() && !found.0.is_finite() {
                 return Err(Error::Diverged { loss: found.0, at: String::new() });
@@ -141,7 +145,7 @@ impl Problem for Classify<'_> {
 
     fn is_fitted(&self, at: &State) -> Result<bool> {
         let train = &self.images.train;
-        Ok(evaluate(self.network, at, train, self.precision, self.resources.device)?.1 >= 1.0)
+        Ok(evaluate(self.network, self.loss, at, train, self.precision, self.resources.device)?.1 >= 1.0)
     }
 }
 
@@ -187,7 +191,11 @@ impl Minibatch for Labelled<'_> {
     }
 
     fn backprop(&self, params: &[f64]) -> Result<Backprop> {
-        backprop::gradient(self.network, params, &self.batch.images, &self.batch.labels, 1.0)
+        backprop::gradient_of(self.loss, self.network, params, &self.batch.images, &self.batch.labels, 1.0)
+    }
+
+    fn slope(&self, outputs: &Tensor) -> Result<(f64, Tensor)> {
+        self.loss.gradient(outputs, (&self.batch.labels).into(), 1.0, None)
     }
 
     fn pass_of(&self, exact: &Backprop) -> Result<BasePass> {

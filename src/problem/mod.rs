@@ -130,6 +130,12 @@ pub trait Minibatch: Sync {
     /// If there is no such gradient, or the device fails.
     fn backprop(&self, params: &[f64]) -> Result<Backprop>;
 
+    /// The loss of a network's `outputs` (B, numbers) on these items, and its gradient with respect to them.
+    ///
+    /// # Errors
+    /// If there is no network, or the device fails.
+    fn slope(&self, outputs: &Tensor) -> Result<(f64, Tensor)>;
+
     /// The pass that an exact gradient came with.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::data::{self, Dataset, Source, Splits};
+use crate::data::{self, Dataset, Pixels, Source, Splits};
 use crate::hex::hex;
 use crate::nn::model::Io;
 use crate::rng::{Purpose, Stream};
@@ -61,6 +61,10 @@ impl Prepared {
         let test = subset(&splits.test, config.n_test, Stream::new(0, Purpose::Subset, 2))?;
         let val = splits.train.select(&val_rows);
         let checksum = checksum([&train, &val, &test]);
+        let [train, val, test] = [train, val, test].map(|data| match config.pixels {
+            Pixels::Standardized => data,
+            Pixels::Unit => Dataset { normalization: data.normalization.unit(), ..data },
+        });
         Ok(Self { train, val, test, checksum })
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stderr, reason = "what is skipped is said")]
 
+mod baseline;
 mod cli;
 mod corpora;
 mod data;

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use deepzero::data;
 use deepzero::experiment::settings;
-use deepzero::metric::{Row, WALL_S};
+use deepzero::method::baseline;
+use deepzero::metric::{Row, TRAIN_LOSS, WALL_S};
 use deepzero::problem::Prepared;
 use deepzero::profile::Profile;
 use deepzero::results::{TrialRecord, compare_ignoring_time};
@@ -341,21 +342,39 @@ fn every_method_goes_on_bit_for_bit() {
         "method=cge sparsity=0.5 layer-ratios=snip redraw-every=1 mask=rescore",
     ] {
         let of_descent = if more.contains("pattern-search") { "" } else { of_descent };
-        let pairs = [base, of_descent, more].into_iter().flat_map(str::split_whitespace);
-        let settings = settings::from_pairs(pairs.map(|pair| pair.split_once('=').unwrap())).unwrap();
-        let whole = train(&settings, None, None).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let state = folder.path().join("x.state");
-        for epoch in [1, 2] {
-            let stopped = train(&settings, Some(&state), Some(epoch)).unwrap_err();
-            assert!(matches!(stopped, Error::Interrupted), "{more}: {stopped}");
-        }
-        let resumed = train(&settings, Some(&state), None).unwrap();
-        let end = |outcome: &Outcome| outcome.trained.as_ref().map(|(_, state)| state.clone()).unwrap();
-        assert_eq!(end(&resumed), end(&whole), "{more}");
-        let untimed = |outcome: &Outcome| -> Vec<Row> {
-            outcome.rows.iter().map(|row| row.with(&WALL_S, 0.0)).collect()
+        goes_on(&[base, of_descent, more].join(" "));
+    }
+}
+
+/// Trains for three epochs, once without a stop and once stopped after the first and the second.
+fn goes_on(settings: &str) {
+    let pairs = settings.split_whitespace().map(|pair| pair.split_once('=').unwrap());
+    let parsed = settings::from_pairs(pairs).unwrap();
+    let whole = train(&parsed, None, None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("x.state");
+    for epoch in [1, 2] {
+        let stopped = train(&parsed, Some(&state), Some(epoch)).unwrap_err();
+        assert!(matches!(stopped, Error::Interrupted), "{settings}: {stopped}");
+    }
+    let resumed = train(&parsed, Some(&state), None).unwrap();
+    let end = |outcome: &Outcome| outcome.trained.as_ref().map(|(_, state)| state.clone()).unwrap();
+    assert_eq!(end(&resumed), end(&whole), "{settings}");
+    let untimed =
+        |outcome: &Outcome| -> Vec<Row> { outcome.rows.iter().map(|row| row.with(&WALL_S, 0.0)).collect() };
+    assert_eq!(untimed(&resumed), untimed(&whole), "{settings}");
+    assert_ne!(whole.rows[0].get(&TRAIN_LOSS), whole.rows[2].get(&TRAIN_LOSS), "{settings}");
+}
+
+/// Every learning rule on the first family of networks that it takes.
+#[test]
+fn every_rule_goes_on_bit_for_bit() {
+    for rule in baseline::RULES {
+        let sizes = match rule.families()[0].name() {
+            "ntk-cnn" => "model=ntk-cnn depth=8 width=2 loss=squared-error pixels=unit",
+            other => panic!("sizes of a small {other}?"),
         };
-        assert_eq!(untimed(&resumed), untimed(&whole), "{more}");
+        let images = "data=synthetic n-train=40 n-val=20 n-test=20 epochs=3 batch-size=20 warmup-epochs=0";
+        goes_on(&format!("{images} {sizes} method={}", rule.name()));
     }
 }

@@ -2,6 +2,13 @@
 
 use candle_core::Result;
 
+/// Where tap `tap` of a kernel of `small` rows and columns stands in the last ones of a kernel of `large`.
+#[must_use]
+pub fn tap_in_larger(tap: usize, small: usize, large: usize) -> usize {
+    let before = large - small;
+    (before + tap / small) * large + before + tap % small
+}
+
 /// Sizes of one convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {

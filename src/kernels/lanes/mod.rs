@@ -19,6 +19,7 @@ pub mod geometry;
 pub mod loss;
 pub mod norm;
 pub mod pointwise;
+pub mod position;
 #[cfg(test)]
 pub(super) mod reference;
 mod scratch;

@@ -83,7 +83,12 @@ impl Op for Forward {
         } else {
             None
         };
-        Ok(vec![of_input, Some(grad_weight(execution, geometry, grad, inputs[0].tensor)?)])
+        let of_weight = if inputs[1].needs_grad {
+            Some(grad_weight(execution, geometry, grad, inputs[0].tensor)?)
+        } else {
+            None
+        };
+        Ok(vec![of_input, of_weight])
     }
 }
 

@@ -23,6 +23,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Re
 use rayon::prelude::*;
 
 use super::lanes::Blocks;
+use super::lanes::geometry::tap_in_larger;
 use super::{Element, Isa, Split};
 
 /// How operations on one batch run.
@@ -162,6 +163,16 @@ pub fn as_conv(weight: &Tensor) -> Result<Tensor> {
     apply(AsConv, &[weight])
 }
 
+/// A weight (F_out, F_in, K, K) times `scale`, in the last rows and columns of a larger kernel (F_out, F_in, `kernel`,
+/// `kernel`) of zeros. A convolution pads before and after alike; with a row and a column of zeros in front it reads
+/// one place further on.
+///
+/// # Errors
+/// If the shape or the data type does not fit.
+pub fn grown(weight: &Tensor, kernel: usize, scale: f64) -> Result<Tensor> {
+    apply(Grown { kernel, scale }, &[weight])
+}
+
 /// Features (block, C · H · W, 1, 1, lane) from planes (block, C, H, W, lane).
 ///
 /// # Errors
@@ -220,6 +231,39 @@ impl Op for AsConv {
 
     fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(grad.reshape(inputs[0].tensor.shape())?)])
+    }
+}
+
+struct Grown {
+    kernel: usize,
+    scale: f64,
+}
+
+impl Op for Grown {
+    const NAME: &'static str = "grown";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let &[c_out, c_in, small, columns] = inputs[0].dims else {
+            bail!("expected a weight (C_out, C_in, K, K), got {:?}", inputs[0].dims);
+        };
+        if small != columns || small == 0 || self.kernel < small {
+            bail!("a kernel of {small} x {columns} does not fit into one of {0} x {0}", self.kernel);
+        }
+        let taps = self.kernel * self.kernel;
+        let mut out = vec![T::ZERO; c_out * c_in * taps];
+        for (to, from) in out.chunks_exact_mut(taps).zip(inputs[0].data.chunks_exact(small * small)) {
+            for (tap, &value) in from.iter().enumerate() {
+                to[tap_in_larger(tap, small, self.kernel)] = T::of(self.scale * value.wide());
+            }
+        }
+        Ok((out, Shape::from((c_out, c_in, self.kernel, self.kernel))))
+    }
+
+    fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let (_, _, small, _) = inputs[0].tensor.dims4()?;
+        let before = self.kernel - small;
+        let part = grad.narrow(2, before, small)?.narrow(3, before, small)?;
+        Ok(vec![Some((part * self.scale)?.contiguous()?)])
     }
 }
 

@@ -4,6 +4,14 @@
 //! gradient source as estimators are: the same trainer, optimizer, checkpoint and report serve it. One file a rule,
 //! and a line of [`RULES`].
 
+pub mod align_ada;
+pub mod align_prop;
+pub mod align_zero;
+pub mod dfa;
+pub mod fa;
+pub mod last_layer;
+mod row;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -20,7 +28,14 @@ use crate::zo::optimizer;
 use crate::{Error, Result};
 
 /// Every rule. A new one is a file beside these, and a line here.
-pub static RULES: &[&dyn Rule] = &[];
+pub static RULES: &[&dyn Rule] = &[
+    &fa::Fa,
+    &dfa::Dfa,
+    &align_ada::AlignAda,
+    &align_zero::AlignZero,
+    &align_prop::AlignProp,
+    &last_layer::LastLayer,
+];
 
 /// A learning rule as settings name it.
 pub trait Rule: Debug + Sync {

@@ -18,7 +18,7 @@ use crate::setting::Domain::{Above, Int};
 use crate::setting::{Entry, Plain, Section, Settings};
 use crate::zo::estimator::Budget;
 use crate::zo::evaluate::{self, EvaluatorKind};
-use crate::{Error, Result};
+use crate::{Error, Result, nn};
 
 crate::choice! {
     /// Which moves Pattern Search keeps.
@@ -89,7 +89,11 @@ impl Kind for Searching {
     fn check(&self, settings: &Settings) -> Result<()> {
         let (config, budget): (Config, Budget) = (settings.read()?, settings.read()?);
         let evaluate::Config { evaluator } = settings.read()?;
-        let crate::nn::Config { precision, .. } = settings.read()?;
+        let nn::Config { precision, loss, .. } = settings.read()?;
+        if config.normalize_logits && loss != nn::Criterion::CrossEntropy {
+            let reason = format!("{} has no logits to normalize; set normalize-logits = false", loss.name());
+            return Err(Error::setting("loss", reason));
+        }
         check_rounding(precision, evaluator, true)?;
         if config.normalize_logits && evaluator != EvaluatorKind::Difference {
             let reason = format!("normalize-logits = true needs difference; got {}", evaluator.name());
@@ -112,8 +116,8 @@ impl Kind for Searching {
     }
 
     fn loss(&self, settings: &Settings) -> Result<Loss> {
-        let Config { normalize_logits, .. } = settings.read()?;
-        Ok(if normalize_logits { Loss::NormalizedCrossEntropy } else { Loss::CrossEntropy })
+        let (Config { normalize_logits, .. }, nn::Config { loss, .. }) = (settings.read()?, settings.read()?);
+        Ok(if normalize_logits { Loss::NormalizedCrossEntropy } else { loss.loss() })
     }
 
     fn moves_coordinates(&self) -> bool {

@@ -19,6 +19,7 @@ use crate::nn::form::{
     Base, Context, Delta, Mode, Place, Propagate, PropagateBoth, Rows, Rule, RuleSetup, Support,
 };
 use crate::nn::graph::{Fused, Network};
+use crate::nn::layer::Statistics;
 use crate::nn::loss::{LaneChange, Targets};
 
 /// Changes in flight per thread aim at this size: probes that run together share what they read of
@@ -68,7 +69,9 @@ where
         let n_images = targets.n_images(images)?;
         let blocks = Blocks::new::<T>(isa, n_images);
         let all = network.fused().to_vec();
-        let is_norm = |fused: &Fused| network.layer(fused.node).norm().is_some();
+        let norm_of = |value: usize| {
+            all.iter().filter(|fused| fused.inputs[0] == value).find_map(|fused| network.norm_of(fused))
+        };
         let reads = |fused: &Fused| {
             let n = if network.layer(fused.node).reads_base() { fused.inputs.len() } else { 0 };
             fused.inputs[..n].to_vec()
@@ -84,8 +87,9 @@ where
                 if kept.contains(&value) {
                     base[value] = Some(tensor.clone());
                 }
-                if all.iter().any(|fused| is_norm(fused) && fused.inputs[0] == value) {
-                    moments[value] = Some(norm::moments(execution, tensor)?);
+                if let Some(norm) = norm_of(value) {
+                    let is_per_position = norm.statistics == Statistics::PerPosition;
+                    moments[value] = Some(norm::moments(execution, tensor, is_per_position)?);
                 }
                 Ok(())
             })?;

@@ -134,6 +134,12 @@ impl<'a, T> Place<'a, T> {
         self.block == 0 && self.rows.start == 0
     }
 
+    /// Whether this is the first block of the batch.
+    #[must_use]
+    pub fn is_in_first_block(&self) -> bool {
+        self.block == 0
+    }
+
     /// A value (C, H, W, lane) that the network was asked to keep.
     #[must_use]
     pub fn value(&self, value: usize) -> &'a [T] {

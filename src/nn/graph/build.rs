@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::fuse::fuse;
 use super::{Network, Node};
 use crate::nn::form::ActivationShape;
-use crate::nn::layer::{BatchNorm, Layer};
+use crate::nn::layer::{BatchNorm, Layer, PositionNorm};
 use crate::params::{Layout, ParamSpec};
 
 /// Collects layers into a [`Network`].
@@ -45,7 +45,9 @@ impl Builder {
         if let Some(norm) = layer.norm() {
             let n_norms = self.norm_channels.len().max(norm.idx + 1);
             self.norm_channels.resize(n_norms, 0);
-            self.norm_channels[norm.idx] = norm.statistics.view(shapes[0])[0];
+            if norm.is_running {
+                self.norm_channels[norm.idx] = norm.statistics.view(shapes[0])[0];
+            }
         }
         let idx = self.nodes.len();
         let params = first..self.specs.len();
@@ -58,6 +60,12 @@ impl Builder {
         let channels = self.shapes[input.0][0];
         let norm_idx = self.norm_channels.len();
         self.push(name, BatchNorm { channels, norm_idx }, &[input])
+    }
+
+    /// Appends a normalization of every position over the images alone, without running statistics.
+    pub fn push_position_norm(&mut self, name: impl Into<String>, input: Value) -> Value {
+        let norm_idx = self.norm_channels.len();
+        self.push(name, PositionNorm { norm_idx }, &[input])
     }
 
     /// Channels of a value.

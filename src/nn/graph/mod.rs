@@ -11,7 +11,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::form::{ActivationShape, Mode};
-use super::layer::{Forms, Layer};
+use super::layer::{Forms, Layer, Norm};
 use super::stats::{BatchStats, NormStats, RunningStats};
 use crate::kernels::lanes::norm::Moments;
 use crate::params::Layout;
@@ -39,6 +39,7 @@ pub struct Network {
     layout: Arc<Layout>,
     /// Sizes of every value, input first.
     shapes: Vec<ActivationShape>,
+    /// By normalization: how many running means it has.
     norm_channels: Vec<usize>,
 }
 
@@ -170,11 +171,22 @@ impl Network {
         changed
     }
 
+    /// Whether everything that a normalization depends on beyond its own image is in the running statistics.
+    #[must_use]
+    pub fn has_running_stats(&self) -> bool {
+        self.nodes.iter().all(|node| node.layer.norm().is_none_or(|norm| norm.is_running))
+    }
+
+    /// The normalization that a fused layer is, if it is one.
+    pub(super) fn norm_of(&self, fused: &Fused) -> Option<Norm> {
+        self.layer(fused.node).norm()
+    }
+
     /// Moments of the inputs of all batch norms, from moments by value.
     pub(super) fn batch_stats(&self, n_images: usize, moments: &[Option<Vec<Moments>>]) -> BatchStats {
         let mut layers = vec![(0.0, Vec::new()); self.norm_channels.len()];
         for node in &self.nodes {
-            let Some(norm) = node.layer.norm() else { continue };
+            let Some(norm) = node.layer.norm().filter(|norm| norm.is_running) else { continue };
             let [_, height, width] = norm.statistics.view(self.shapes[node.inputs[0]]);
             let moments = moments[node.inputs[0]].clone().unwrap_or_default();
             layers[norm.idx] = ((n_images * height * width) as f64, moments);
@@ -216,13 +228,18 @@ impl Network {
         &*self.nodes[node_idx].layer
     }
 
+    /// Whether a fused layer takes statistics of the batch.
+    pub(super) fn is_coupled(&self, fused: &Fused, mode: Mode) -> bool {
+        self.norm_of(fused).is_some_and(|norm| matches!(mode, Mode::Train) || !norm.is_running)
+    }
+
     /// By fused layer: the number of train-mode batch norms in a row that its output depends on. Within a stage
     /// a block of images needs nothing of the others.
     pub(super) fn stages(&self, mode: Mode) -> Vec<usize> {
         let mut of_value = vec![0; self.nodes.len() + 1];
         let mut stages = Vec::new();
         for fused in &self.fused {
-            let is_coupled = self.layer(fused.node).norm().is_some() && matches!(mode, Mode::Train);
+            let is_coupled = self.is_coupled(fused, mode);
             let first = of_value[fused.inputs[0]] + usize::from(is_coupled);
             let stage = fused.inputs[1..].iter().fold(first, |stage, &value| stage.max(of_value[value]));
             of_value[fused.output] = stage;

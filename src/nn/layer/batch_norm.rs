@@ -109,7 +109,7 @@ impl Layer for BatchNorm {
     }
 
     fn norm(&self) -> Option<Norm> {
-        Some(Norm { idx: self.norm_idx, statistics: Statistics::PerChannel })
+        Some(Norm { idx: self.norm_idx, statistics: Statistics::PerChannel, is_running: true })
     }
 
     fn role(&self) -> Role {

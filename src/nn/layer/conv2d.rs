@@ -93,6 +93,17 @@ impl Layer for Conv2d {
         }
     }
 
+    fn transport_lanes(
+        &self,
+        execution: Execution,
+        params: &[Tensor],
+        input: ActivationShape,
+        grad: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        let geometry = self.geometry(execution.blocks.images, input);
+        ops::conv::grad_input(execution, geometry, grad, &params[0]).map(Some)
+    }
+
     fn forward_batched(&self, _: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let out = batched::conv(inputs[0], &params[0], None, self.how(Rounding::None))?;
         match params.get(1) {

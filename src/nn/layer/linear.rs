@@ -66,6 +66,17 @@ impl Layer for Linear {
         ops::pointwise::add_bias(execution, &out, &params[1])
     }
 
+    fn transport_lanes(
+        &self,
+        execution: Execution,
+        params: &[Tensor],
+        _: ActivationShape,
+        grad: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        let geometry = self.geometry(execution.blocks.images);
+        ops::conv::grad_input(execution, geometry, grad, &ops::as_conv(&params[0])?).map(Some)
+    }
+
     fn forward_batched(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
         let params = [self.as_conv_weight(&params[0])?, params[1].clone()];
         self.as_conv().forward_batched(pass, &params, inputs)

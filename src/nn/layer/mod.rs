@@ -9,7 +9,10 @@ mod batch_norm;
 mod conv2d;
 mod flatten;
 mod linear;
+mod ntk_conv;
+mod ntk_linear;
 mod pool;
+mod position_norm;
 mod relu;
 mod shortcut;
 
@@ -18,7 +21,10 @@ pub use batch_norm::{BatchNorm, EPSILON};
 pub use conv2d::Conv2d;
 pub use flatten::Flatten;
 pub use linear::Linear;
+pub use ntk_conv::NtkConv;
+pub use ntk_linear::NtkLinear;
 pub use pool::{GlobalAvgPool, MaxPool2};
+pub use position_norm::PositionNorm;
 pub use relu::Relu;
 pub use shortcut::ShortcutA;
 
@@ -43,14 +49,12 @@ pub enum Role {
 }
 
 /// Over what a normalization takes each of its means and variances.
-///
-/// The network counts statistics by [`Statistics::view`]; passes take moments per channel, the only kind there is.
-/// Another kind, such as every position for itself over the images alone, is a variant here that views (C, H, W) as
-/// (C · H · W, 1, 1), which with images in lanes is the same memory, and that view where passes take moments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Statistics {
     /// Images, rows and columns: one mean and variance per channel.
     PerChannel,
+    /// Images alone: one mean and variance per channel, row and column.
+    PerPosition,
 }
 
 impl Statistics {
@@ -59,6 +63,7 @@ impl Statistics {
     pub fn view(self, shape: ActivationShape) -> ActivationShape {
         match self {
             Self::PerChannel => shape,
+            Self::PerPosition => [shape.iter().product(), 1, 1],
         }
     }
 }
@@ -70,6 +75,8 @@ pub struct Norm {
     pub idx: usize,
     /// The statistics of its input that it uses.
     pub statistics: Statistics,
+    /// Whether running statistics are kept of it. One without uses those of the batch in evaluation too.
+    pub is_running: bool,
 }
 
 /// The fast forms that a layer has besides its forward pass. What is missing is done without, or refused by name.
@@ -134,6 +141,21 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
         let images = images.collect::<Result<Vec<_>>>()?;
         let output = self.forward(pass, params, &images.iter().collect::<Vec<_>>())?;
         ops::to_lanes(&output, execution.blocks)
+    }
+
+    /// Of a layer that is linear in its only input, the gradient of that input, of shape `input`, from the gradient
+    /// `grad` of the output, as if its parameters were `params`: both with images in lanes. None of other layers.
+    ///
+    /// # Errors
+    /// If a shape does not fit.
+    fn transport_lanes(
+        &self,
+        _execution: Execution,
+        _params: &[Tensor],
+        _input: ActivationShape,
+        _grad: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        Ok(None)
     }
 
     /// The same for batched points: `params` and `inputs` lead by their number P, or by 1 where all points share

@@ -22,7 +22,8 @@ pub enum Loss {
     CrossEntropy,
     /// Cross-entropy of logits times a factor that makes it blind to the size of the weights ([`LogitScale`]).
     NormalizedCrossEntropy,
-    /// Square of output less target, averaged over the numbers of an image too.
+    /// Square of output less target, averaged over the numbers of an image too. Labels stand for one-hot targets less
+    /// one over the number of classes, which have mean zero.
     SquaredError,
 }
 
@@ -82,8 +83,9 @@ impl<'a> Targets<'a> {
 
     /// Values as numbers, one list of `n` per image.
     pub(super) fn values(self, n: usize) -> Result<Vec<Vec<f64>>> {
-        let Self::Values(values) = self else {
-            return Err(Error::Objective("the squared error needs values to aim at, not labels".to_owned()));
+        let values = match self {
+            Self::Values(values) => values,
+            Self::Labels(labels) => return one_hot(labels, n),
         };
         let rows = rows(&values.flatten_from(1)?)?;
         match rows.iter().find(|row| row.len() != n) {
@@ -91,6 +93,18 @@ impl<'a> Targets<'a> {
             Some(row) => Err(Error::Objective(format!("{n} outputs per image but {} targets", row.len()))),
         }
     }
+}
+
+/// One for the label, zero for the other classes of `n`, less 1/n.
+fn one_hot(labels: &[u32], n: usize) -> Result<Vec<Vec<f64>>> {
+    if let Some(label) = labels.iter().find(|&&label| label as usize >= n) {
+        return Err(Error::Objective(format!("label {label} of {n} classes")));
+    }
+    let row = |&label: &u32| {
+        let hot = |class| if class == label as usize { 1.0 } else { 0.0 };
+        (0..n).map(|class| hot(class) - (n as f64).recip()).collect()
+    };
+    Ok(labels.iter().map(row).collect())
 }
 
 impl Loss {
@@ -155,13 +169,13 @@ impl Loss {
         scale: Option<f64>,
     ) -> Result<Tensor> {
         let temperature = temperature / scale.unwrap_or(1.0);
-        match (self, targets) {
-            (Self::SquaredError, Targets::Values(values)) => {
-                let values = values.reshape(outputs.shape())?.to_dtype(outputs.dtype())?;
-                Ok(((outputs / temperature)? - values.to_device(outputs.device())?)?.sqr()?.mean_all()?)
-            }
-            _ => cross_entropy_tensor(outputs, targets.labels()?, temperature),
+        if self != Self::SquaredError {
+            return cross_entropy_tensor(outputs, targets.labels()?, temperature);
         }
+        let n = outputs.elem_count() / outputs.dim(0)?.max(1);
+        let targets = Tensor::from_vec(targets.values(n)?.concat(), outputs.shape(), outputs.device())?;
+        let targets = targets.to_dtype(outputs.dtype())?;
+        Ok(((outputs / temperature)? - targets)?.sqr()?.mean_all()?)
     }
 }
 

@@ -3,8 +3,10 @@
 pub mod cnn;
 mod family;
 pub mod lenet;
+pub mod ntk_cnn;
 pub mod resnet;
 pub mod resnet_b;
+pub mod wide_cnn;
 
 pub use cnn::cnn;
 pub use family::{Family, Io, MAX_DEPTH, MAX_PARAMS, MAX_WIDTH};
@@ -18,7 +20,8 @@ use crate::setting::Settings;
 use crate::{Error, Result};
 
 /// Every family. A new one is a file beside these, and a line here.
-pub static FAMILIES: &[&Family] = &[&resnet::FAMILY, &resnet_b::FAMILY, &cnn::FAMILY, &lenet::FAMILY];
+pub static FAMILIES: &[&Family] =
+    &[&resnet::FAMILY, &resnet_b::FAMILY, &cnn::FAMILY, &lenet::FAMILY, &wide_cnn::FAMILY, &ntk_cnn::FAMILY];
 
 crate::registered!(Family, FAMILIES);
 
@@ -74,6 +77,30 @@ mod tests {
         assert_eq!(resnet(20, 16, &Io::CIFAR).unwrap().layout().n_coords(), 269_722);
         assert_eq!(resnet_b(18, 64, &Io::CIFAR).unwrap().layout().n_coords(), 11_173_962);
         assert_eq!(lenet(&Io::CIFAR).unwrap().layout().n_coords(), 62_006);
+    }
+
+    /// Oracle: 9·3w + w + 6 (9 w² + w) + 10 w + 10; at width 512 the 14.18 million of Fig. 1.
+    #[test]
+    fn the_wide_cnn_has_the_published_size() {
+        let published = [
+            (8, 3_818),
+            (16, 14_538),
+            (32, 56_714),
+            (64, 224_010),
+            (128, 890_378),
+            (256, 3_550_218),
+            (512, 14_178_314),
+        ];
+        for (width, n_coords) in published {
+            let network = ntk_cnn::FAMILY.build(8, width, &Io::CIFAR).unwrap();
+            assert_eq!(network.layout().n_coords(), n_coords);
+            // Batch norm's scales and shifts beside.
+            let network = wide_cnn::FAMILY.build(8, width, &Io::CIFAR).unwrap();
+            assert_eq!(network.layout().n_coords(), n_coords + 14 * width);
+        }
+        for (depth, width) in [(7, 8), (8, 0)] {
+            assert!(wide_cnn::FAMILY.build(depth, width, &Io::CIFAR).is_err());
+        }
     }
 
     /// Oracle: `state_dict` of the common PyTorch code, without batch-norm buffers; `linear` is `fc` here.

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 impl Network {
     /// How operations on `images` run.
-    fn execution(context: &Context, images: &Tensor) -> Result<Execution> {
+    pub(super) fn execution(context: &Context, images: &Tensor) -> Result<Execution> {
         let isa = Isa::current();
         let n_images = images.dim(0)?;
         let blocks = match images.dtype() {

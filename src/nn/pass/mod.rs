@@ -1,7 +1,9 @@
 //! Passes over a network: block by block keeping nothing (`streamed`), keeping every value or going on from kept ones
-//! (`kept`), as candle's autograd follows (`tracked`), and of many points at once (`batched`).
+//! (`kept`), as candle's autograd follows (`tracked`), link by link for learning rules (`chain`), and of many points at
+//! once (`batched`).
 
 pub mod batched;
+pub mod chain;
 mod kept;
 pub(super) mod statistics;
 mod streamed;

@@ -7,7 +7,7 @@ use crate::kernels::lanes::norm::Moments;
 use crate::kernels::ops::{self, Execution};
 use crate::kernels::{Split, batched};
 use crate::nn::activations::{Activations, Kind};
-use crate::nn::graph::Network;
+use crate::nn::graph::{Fused, Network};
 use crate::nn::stats::BatchStats;
 
 impl Network {
@@ -30,9 +30,9 @@ impl Network {
             }
         };
         let mut moments = vec![None; activations.values.len()];
-        for fused in self.fused().iter().filter(|fused| self.layer(fused.node).norm().is_some()) {
+        for fused in running(self) {
             let Some(input) = &activations.values[fused.inputs[0]] else { continue };
-            moments[fused.inputs[0]] = Some(ops::norm::moments(execution, input)?);
+            moments[fused.inputs[0]] = Some(ops::norm::moments(execution, input, false)?);
         }
         Ok(self.batch_stats(execution.blocks.images, &moments))
     }
@@ -55,10 +55,15 @@ impl Network {
 /// Moments (C, 2), in f64 on the device, of every value that a train-mode batch norm reads.
 pub(in crate::nn) fn moments(network: &Network, values: &[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> {
     let mut moments = vec![None; values.len()];
-    for fused in network.fused().iter().filter(|fused| network.layer(fused.node).norm().is_some()) {
+    for fused in running(network) {
         if let Some(input) = &values[fused.inputs[0]] {
             moments[fused.inputs[0]] = Some(batched::moments(input)?.squeeze(0)?);
         }
     }
     Ok(moments)
+}
+
+/// Fused layers of whose inputs running statistics are kept.
+fn running(network: &Network) -> impl Iterator<Item = &Fused> {
+    network.fused().iter().filter(|fused| network.norm_of(fused).is_some_and(|norm| norm.is_running))
 }

@@ -132,7 +132,7 @@ impl<'a, T: Element> StreamPass<'a, T> {
             for &value in &fused.inputs {
                 last_read[value] = last_read[value].max(stage_of[idx]);
             }
-            is_coupled.push(network.layer(fused.node).norm().is_some() && matches!(mode, Mode::Train));
+            is_coupled.push(network.is_coupled(fused, mode));
             is_measured[fused.inputs[0]] |= is_coupled[idx];
             let shapes: Vec<ActivationShape> =
                 fused.inputs.iter().map(|&value| network.shape(value)).collect();

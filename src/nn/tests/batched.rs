@@ -23,7 +23,7 @@ struct Scene {
     labels: Vec<u32>,
 }
 
-const MODELS: [&str; 4] = ["resnet8-w4", "cnn-d2-w5", "resnet-b10-w3", "lenet"];
+const MODELS: [&str; 5] = ["resnet8-w4", "cnn-d2-w5", "resnet-b10-w3", "lenet", "wide-cnn8-w3"];
 
 impl Scene {
     fn new(name: &str, n_images: usize, dtype: DType) -> Result<Self> {
