@@ -193,6 +193,9 @@ impl Planner {
 /// Runs of everything before and while timing; the median counts.
 const WARM_UP_RUNS: usize = 2;
 const TIMED_RUNS: usize = 5;
+/// A network with more operations than that per image is timed once, on few images.
+const LARGE_FLOPS: u64 = 5_000_000_000;
+const LARGE_BATCH: usize = 16;
 
 fn measure(
     network: &Network,
@@ -201,9 +204,11 @@ fn measure(
     device: &Device,
     memory: usize,
 ) -> Result<Speed> {
-    let images =
-        calibration_images(network, CALIBRATION_BATCH)?.to_dtype(precision.dtype())?.to_device(device)?;
-    let labels = calibration_labels(network, CALIBRATION_BATCH);
+    let is_large = network.flops() > LARGE_FLOPS;
+    let (n_images, n_warm_up, n_timed) =
+        if is_large { (LARGE_BATCH, 1, 1) } else { (CALIBRATION_BATCH, WARM_UP_RUNS, TIMED_RUNS) };
+    let images = calibration_images(network, n_images)?.to_dtype(precision.dtype())?.to_device(device)?;
+    let labels = calibration_labels(network, n_images);
     let layout = network.layout();
     let params = layout.initial_values(0);
     let objective = NetworkObjective {
@@ -212,15 +217,15 @@ fn measure(
         ..NetworkObjective::new(network, &images, &labels)
     };
     let per_image = |run: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
-        (0..WARM_UP_RUNS).try_for_each(|_| run())?;
-        let mut seconds = [0.0; TIMED_RUNS];
+        (0..n_warm_up).try_for_each(|_| run())?;
+        let mut seconds = vec![0.0; n_timed];
         for seconds in &mut seconds {
             let start = Instant::now();
             run()?;
             *seconds = start.elapsed().as_secs_f64();
         }
         seconds.sort_by(f64::total_cmp);
-        Ok(seconds[TIMED_RUNS / 2] / CALIBRATION_BATCH as f64)
+        Ok(seconds[n_timed / 2] / n_images as f64)
     };
     let threads = rayon::current_num_threads();
     // One evaluation per thread on the CPU; on a GPU as many at a time as it needs.

@@ -1,9 +1,12 @@
-//! The difference rule of a normalization of every position over the images alone: what [`super::norm`] does with a
-//! channel's plane, with one register of images.
+//! A normalization of every position over the images alone: moments of the batch, the map itself, its gradient, and its
+//! difference rule. What [`super::norm`] does with a channel's plane, with one register of images.
+
+use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::norm::{Affine, SUMS};
+use super::Blocks;
+use super::norm::{Affine, Moments, SUMS};
 use crate::kernels::{Element, Isa};
 
 /// Some positions (position, lane) of the input of such a normalization, and their change.
@@ -71,7 +74,8 @@ impl<T: Element> WithSimd for Sums<'_, T> {
     }
 }
 
-/// Writes the change of the output of some positions, each by its own map.
+/// Writes delta · (δ − pivot) + base · (z − mean) + constant for some positions, each by its own map: the change of the
+/// output. The map itself and its gradient are of this form too.
 pub fn run<T: Element>(isa: Isa, change: PositionChange<'_, T>, maps: &[Affine<T>], out: &mut [T]) {
     isa.dispatch(Run { change, maps, out });
 }
@@ -97,6 +101,121 @@ impl<T: Element> WithSimd for Run<'_, T> {
             let moved = T::mul_add(simd, T::splat(simd, base), centered, T::splat(simd, constant));
             let shifted = T::vsub(simd, delta[i], T::splat(simd, pivot));
             out[i] = T::mul_add(simd, T::splat(simd, of_delta), shifted, moved);
+        }
+    }
+}
+
+/// The blocks of an activation, each (position, lane).
+#[derive(Debug, Clone, Copy)]
+pub struct BlocksOf<'a, T> {
+    /// All of them, one after the other.
+    pub values: &'a [T],
+    /// How the batch is cut.
+    pub blocks: Blocks,
+}
+
+impl<'a, T> BlocksOf<'a, T> {
+    /// `range` positions of a block.
+    #[inline(always)]
+    fn part(&self, block: usize, range: &Range<usize>) -> &'a [T] {
+        let (len, lanes) = (self.values.len() / self.blocks.count(), self.blocks.lanes);
+        &self.values[block * len..][range.start * lanes..range.end * lanes]
+    }
+}
+
+/// Mean and variance over the batch of some positions.
+pub fn moments<T: Element>(isa: Isa, x: BlocksOf<T>, range: Range<usize>, out: &mut [Moments]) {
+    isa.dispatch(OverBatch { x, range, out });
+}
+
+struct OverBatch<'a, T> {
+    x: BlocksOf<'a, T>,
+    range: Range<usize>,
+    out: &'a mut [Moments],
+}
+
+impl<T: Element> WithSimd for OverBatch<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Blocks { images, lanes } = self.x.blocks;
+        // Whole blocks, and the images of one that is not.
+        let (whole, rest) = (images / lanes, images % lanes);
+        let n = images as f64;
+        for (idx, out) in self.out.iter_mut().enumerate() {
+            let at = self.range.start + idx;
+            let at = at..at + 1;
+            let mut sum = T::splat(simd, T::ZERO);
+            for block in 0..whole {
+                sum = T::vadd(simd, sum, T::vectors::<S>(self.x.part(block, &at))[0]);
+            }
+            let mut total = T::reduce_sum(simd, sum).wide();
+            if rest > 0 {
+                let last = self.x.part(whole, &at);
+                for lane in 0..rest {
+                    total += last[lane].wide();
+                }
+            }
+            let mean = total / n;
+            // Deviations from the rounded mean; what the rounding moves is put right exactly.
+            let center = T::of(mean);
+            let splat = T::splat(simd, center);
+            let mut sum = T::splat(simd, T::ZERO);
+            for block in 0..whole {
+                let d = T::vsub(simd, T::vectors::<S>(self.x.part(block, &at))[0], splat);
+                sum = T::mul_add(simd, d, d, sum);
+            }
+            let mut squares = T::reduce_sum(simd, sum).wide();
+            if rest > 0 {
+                let last = self.x.part(whole, &at);
+                for lane in 0..rest {
+                    let d = last[lane].wide() - center.wide();
+                    squares += d * d;
+                }
+            }
+            let shift = mean - center.wide();
+            *out = Moments { mean, variance: (squares / n - shift * shift).max(0.0) };
+        }
+    }
+}
+
+/// Sums over the batch of g and of g · (x − mean) for some positions of a gradient g, which is zero in lanes without an
+/// image.
+pub fn gradient_sums<T: Element>(
+    isa: Isa,
+    [x, grad]: [BlocksOf<T>; 2],
+    means: &[T],
+    range: Range<usize>,
+    out: &mut [[f64; 2]],
+) {
+    isa.dispatch(GradientSums { x, grad, means, range, out });
+}
+
+struct GradientSums<'a, T> {
+    x: BlocksOf<'a, T>,
+    grad: BlocksOf<'a, T>,
+    means: &'a [T],
+    range: Range<usize>,
+    out: &'a mut [[f64; 2]],
+}
+
+impl<T: Element> WithSimd for GradientSums<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let count = self.x.blocks.count();
+        for (idx, out) in self.out.iter_mut().enumerate() {
+            let at = self.range.start + idx;
+            let mean = T::splat(simd, self.means[at]);
+            let at = at..at + 1;
+            let (mut sum, mut product) = (T::splat(simd, T::ZERO), T::splat(simd, T::ZERO));
+            for block in 0..count {
+                let grad = T::vectors::<S>(self.grad.part(block, &at))[0];
+                let x = T::vectors::<S>(self.x.part(block, &at))[0];
+                sum = T::vadd(simd, sum, grad);
+                product = T::mul_add(simd, grad, T::vsub(simd, x, mean), product);
+            }
+            *out = [T::reduce_sum(simd, sum).wide(), T::reduce_sum(simd, product).wide()];
         }
     }
 }

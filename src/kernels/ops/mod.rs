@@ -10,6 +10,7 @@
 pub mod conv;
 pub mod norm;
 pub mod pointwise;
+pub mod position_norm;
 mod tape;
 #[cfg(test)]
 mod tests;

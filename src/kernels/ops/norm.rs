@@ -38,34 +38,20 @@ pub fn batch_norm(
         Stats::Batch => OnceLock::new(),
         Stats::Given(moments) => OnceLock::from(moments),
     };
-    let op = BatchNorm { execution, epsilon, is_relu, is_train, is_per_position: false, moments };
+    let op = BatchNorm { execution, epsilon, is_relu, is_train, moments };
     match other {
         Some(other) => apply(op, &[x, params, other]),
         None => apply(op, &[x, params]),
     }
 }
 
-/// (x − m) / sqrt(v + ε) for `x` (block, C, H, W, lane), with a mean and variance of the batch for every channel, row
-/// and column.
-///
-/// # Errors
-/// If the shapes or the data types do not fit.
-pub fn position_norm(execution: Execution, x: &Tensor, epsilon: f64) -> Result<Tensor> {
-    let n: usize = sizes(x.dims())?.iter().product();
-    let params =
-        Tensor::cat(&[Tensor::ones(n, x.dtype(), x.device())?, Tensor::zeros(n, x.dtype(), x.device())?], 0)?;
-    let moments = OnceLock::new();
-    let op = BatchNorm { execution, epsilon, is_relu: false, is_train: true, is_per_position: true, moments };
-    apply(op, &[x, &params])
-}
-
-/// Mean and variance of every channel of `x` (block, C, H, W, lane), or of every position of every channel.
+/// Mean and variance of every channel of `x` (block, C, H, W, lane).
 ///
 /// # Errors
 /// If the tensor has another shape, type or place.
-pub fn moments(execution: Execution, x: &Tensor, is_per_position: bool) -> Result<Vec<Moments>> {
+pub fn moments(execution: Execution, x: &Tensor) -> Result<Vec<Moments>> {
     let x = x.contiguous()?;
-    let [channels, _, _] = view(sizes(x.dims())?, is_per_position);
+    let [channels, _, _] = sizes(x.dims())?;
     let (storage, layout) = x.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else {
         candle_core::bail!("channel moments are computed on the CPU");
@@ -88,17 +74,11 @@ fn moments_of<T: Element>(execution: Execution, channels: usize, x: &[T]) -> Vec
     (0..channels).map(|channel| join(channel).moments()).collect()
 }
 
-/// Sizes in which every channel has one mean and variance; with images in lanes it is the same memory.
-fn view([channels, height, width]: [usize; 3], is_per_position: bool) -> [usize; 3] {
-    if is_per_position { [channels * height * width, 1, 1] } else { [channels, height, width] }
-}
-
 struct BatchNorm {
     execution: Execution,
     epsilon: f64,
     is_relu: bool,
     is_train: bool,
-    is_per_position: bool,
     /// Found going forward, used going backward.
     moments: OnceLock<Vec<Moments>>,
 }
@@ -110,7 +90,7 @@ impl Op for BatchNorm {
         let execution = self.execution;
         let (x, params) = (inputs[0].data, inputs[1].data);
         let sizes = sizes(inputs[0].dims)?;
-        let [channels, _, _] = view(sizes, self.is_per_position);
+        let channels = sizes[0];
         if params.len() != 2 * channels {
             candle_core::bail!("batch norm of {channels} channels with {} parameters", params.len());
         }
@@ -133,8 +113,7 @@ impl Op for BatchNorm {
         }
         let grad = if self.is_relu { relu_grad(self.execution, out, grad)? } else { grad.clone() };
         let moments = self.moments.get().cloned().unwrap_or_default();
-        let (epsilon, is_per_position) = (self.epsilon, self.is_per_position);
-        let op = BatchNormGrad { execution: self.execution, epsilon, is_per_position, moments };
+        let op = BatchNormGrad { execution: self.execution, epsilon: self.epsilon, moments };
         let (x, params) = (inputs[0].tensor, inputs[1].tensor);
         // The gradient of x, then of γ and β, in one flat list.
         let all = apply_detached(op, &[x, &grad, params])?;
@@ -150,7 +129,6 @@ impl Op for BatchNorm {
 struct BatchNormGrad {
     execution: Execution,
     epsilon: f64,
-    is_per_position: bool,
     moments: Vec<Moments>,
 }
 
@@ -159,7 +137,7 @@ impl Op for BatchNormGrad {
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
         let execution = self.execution;
-        let [channels, height, width] = view(sizes(inputs[0].dims)?, self.is_per_position);
+        let [channels, height, width] = sizes(inputs[0].dims)?;
         let (x, grad, params) = (inputs[0].data, inputs[1].data, inputs[2].data);
         let plane = height * width * execution.blocks.lanes;
         let at = |channel: usize| channel * plane..(channel + 1) * plane;

@@ -136,7 +136,7 @@ fn moments_leave_out_lanes_without_images() -> Result<()> {
     let x = Tensor::from_vec(draw(5 * 2 * 9, 0), (5, 2, 3, 3), &Device::Cpu)?;
     for isa in Isa::available() {
         let execution = execution::<f64>(isa, 5, Split::Threads);
-        let found = norm::moments(execution, &to_lanes(&x, execution.blocks)?, false)?;
+        let found = norm::moments(execution, &to_lanes(&x, execution.blocks)?)?;
         for (channel, found) in found.iter().enumerate() {
             let values = x.narrow(1, channel, 1)?.flatten_all()?.to_vec1::<f64>()?;
             let n = values.len() as f64;

@@ -14,6 +14,7 @@ use crate::kernels::lanes::conv::STRIP;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::{Blocks, Buffer, Pool, Scratch};
 use crate::kernels::ops::norm;
+use crate::kernels::ops::position_norm::position_moments;
 use crate::kernels::{Element, Isa, Split};
 use crate::nn::form::{
     Base, Context, Delta, Mode, Place, Propagate, PropagateBoth, Rows, Rule, RuleSetup, Support,
@@ -88,8 +89,10 @@ where
                     base[value] = Some(tensor.clone());
                 }
                 if let Some(norm) = norm_of(value) {
-                    let is_per_position = norm.statistics == Statistics::PerPosition;
-                    moments[value] = Some(norm::moments(execution, tensor, is_per_position)?);
+                    moments[value] = Some(match norm.statistics {
+                        Statistics::PerChannel => norm::moments(execution, tensor)?,
+                        Statistics::PerPosition => position_moments(execution, tensor)?,
+                    });
                 }
                 Ok(())
             })?;

@@ -45,7 +45,7 @@ impl Layer for PositionNorm {
         _: &[Tensor],
         inputs: &[&Tensor],
     ) -> Result<Tensor> {
-        ops::norm::position_norm(execution, inputs[0], EPSILON)
+        ops::position_norm::position_norm(execution, inputs[0], EPSILON)
     }
 
     fn forms(&self) -> Forms<'_> {

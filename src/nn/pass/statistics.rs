@@ -32,7 +32,7 @@ impl Network {
         let mut moments = vec![None; activations.values.len()];
         for fused in running(self) {
             let Some(input) = &activations.values[fused.inputs[0]] else { continue };
-            moments[fused.inputs[0]] = Some(ops::norm::moments(execution, input, false)?);
+            moments[fused.inputs[0]] = Some(ops::norm::moments(execution, input)?);
         }
         Ok(self.batch_stats(execution.blocks.images, &moments))
     }
