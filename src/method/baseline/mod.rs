@@ -4,6 +4,14 @@
 //! gradient source as estimators are: the same trainer, optimizer, checkpoint and report serve it. One file a rule,
 //! and a line of [`RULES`].
 
+pub mod fg_a;
+pub mod fg_w;
+pub mod forward_gradient;
+pub mod lg_bp;
+pub mod lg_fg_a;
+pub mod mixer;
+pub mod tangent;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -20,7 +28,7 @@ use crate::zo::optimizer;
 use crate::{Error, Result};
 
 /// Every rule. A new one is a file beside these, and a line here.
-pub static RULES: &[&dyn Rule] = &[];
+pub static RULES: &[&dyn Rule] = &[&fg_w::FgW, &fg_a::FgA, &lg_fg_a::LgFgA, &lg_bp::LgBp];
 
 /// A learning rule as settings name it.
 pub trait Rule: Debug + Sync {

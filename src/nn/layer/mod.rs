@@ -6,21 +6,37 @@
 
 mod add;
 mod batch_norm;
+mod channel_mixing;
 mod conv2d;
 mod flatten;
+mod grouped_linear;
+mod layer_norm;
 mod linear;
+mod local_head;
+mod patches;
 mod pool;
 mod relu;
 mod shortcut;
+mod token_mean;
+mod token_mixing;
 
 pub use add::Add;
 pub use batch_norm::{BatchNorm, EPSILON};
+pub use channel_mixing::ChannelMixing;
+pub(crate) use channel_mixing::mixer_start;
 pub use conv2d::Conv2d;
 pub use flatten::Flatten;
+pub use grouped_linear::GroupedLinear;
+pub(crate) use layer_norm::normalize;
+pub use layer_norm::{LAYER_NORM_EPSILON, LayerNorm};
 pub use linear::Linear;
+pub use local_head::LocalHead;
+pub use patches::Patches;
 pub use pool::{GlobalAvgPool, MaxPool2};
 pub use relu::Relu;
 pub use shortcut::ShortcutA;
+pub use token_mean::TokenMean;
+pub use token_mixing::TokenMixing;
 
 use candle_core::{Result, Tensor};
 
