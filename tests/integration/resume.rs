@@ -341,21 +341,25 @@ fn every_method_goes_on_bit_for_bit() {
         "method=cge sparsity=0.5 layer-ratios=snip redraw-every=1 mask=rescore",
     ] {
         let of_descent = if more.contains("pattern-search") { "" } else { of_descent };
-        let pairs = [base, of_descent, more].into_iter().flat_map(str::split_whitespace);
-        let settings = settings::from_pairs(pairs.map(|pair| pair.split_once('=').unwrap())).unwrap();
-        let whole = train(&settings, None, None).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let state = folder.path().join("x.state");
-        for epoch in [1, 2] {
-            let stopped = train(&settings, Some(&state), Some(epoch)).unwrap_err();
-            assert!(matches!(stopped, Error::Interrupted), "{more}: {stopped}");
-        }
-        let resumed = train(&settings, Some(&state), None).unwrap();
-        let end = |outcome: &Outcome| outcome.trained.as_ref().map(|(_, state)| state.clone()).unwrap();
-        assert_eq!(end(&resumed), end(&whole), "{more}");
-        let untimed = |outcome: &Outcome| -> Vec<Row> {
-            outcome.rows.iter().map(|row| row.with(&WALL_S, 0.0)).collect()
-        };
-        assert_eq!(untimed(&resumed), untimed(&whole), "{more}");
+        goes_on_bit_for_bit(&[base, of_descent, more].join(" "));
     }
+}
+
+/// Training with these settings, stopped after every epoch, ends as the run that was not stopped.
+pub(crate) fn goes_on_bit_for_bit(settings: &str) {
+    let pairs = settings.split_whitespace().map(|pair| pair.split_once('=').unwrap());
+    let parsed = settings::from_pairs(pairs).unwrap();
+    let whole = train(&parsed, None, None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("x.state");
+    for epoch in [1, 2] {
+        let stopped = train(&parsed, Some(&state), Some(epoch)).unwrap_err();
+        assert!(matches!(stopped, Error::Interrupted), "{settings}: {stopped}");
+    }
+    let resumed = train(&parsed, Some(&state), None).unwrap();
+    let end = |outcome: &Outcome| outcome.trained.as_ref().map(|(_, state)| state.clone()).unwrap();
+    assert_eq!(end(&resumed), end(&whole), "{settings}");
+    let untimed =
+        |outcome: &Outcome| -> Vec<Row> { outcome.rows.iter().map(|row| row.with(&WALL_S, 0.0)).collect() };
+    assert_eq!(untimed(&resumed), untimed(&whole), "{settings}");
 }

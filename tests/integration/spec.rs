@@ -619,13 +619,13 @@ fn every_setting_is_described() {
         .collect();
     assert_snapshot!(lines.join("\n"), @r#"
     task = train (one of train, stages, quality, workers, workers-model)
-    method = cge (one of cge, rge, cocd, fo, pattern-search)
+    method = cge (one of cge, rge, cocd, fo, pattern-search, fg-w, fg-a, lg-fg-a, lg-bp)
     data = cifar10 (one of synthetic, cifar10)
     n-train = 0 (an integer from 0 to 1000000)
     n-val = 0 (an integer from 0 to 1000000)
     n-test = 0 (an integer from 0 to 1000000)
     augment = true (true or false)
-    model = resnet (one of resnet, resnet-b, cnn, lenet)
+    model = resnet (one of resnet, resnet-b, cnn, lenet, local-mixer)
     depth = 20 (an integer from 1 to 2000)
     width = 16 (an integer from 1 to 4096)
     precision = f32 (one of f32, f64, tf32, bf16)
@@ -659,6 +659,8 @@ fn every_setting_is_described() {
     search-steps = 1 (an integer from 1 to 1000000; with method = pattern-search)
     normalize-logits = false (true or false; with method = pattern-search)
     stop-when-fitted = false (true or false; with method = pattern-search)
+    last-layer-rate = 0.1 (a finite number of at least 0; with method = fg-w, fg-a, lg-fg-a, lg-bp)
+    bias-twice = false (true or false; with method = fg-w, fg-a, lg-fg-a, lg-bp)
     pretrain-epochs = 0 (an integer from 0 to 1000000; with task = quality)
     workers = 1 (an integer from 1 to 65536; with task = workers, workers-model)
     "#);
