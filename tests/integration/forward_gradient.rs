@@ -366,7 +366,7 @@ fn every_rule_goes_on_bit_for_bit() {
         "method=lg-fg-a precision=f64 bias-twice=true optimizer=adam",
         "method=lg-bp",
         "method=fo sparsity=0",
-        "method=rge sparsity=0 queries=3",
+        "method=rge sparsity=0 queries=3 evaluator=full",
     ] {
         goes_on_bit_for_bit(&format!("{TINY} {more}"));
     }
@@ -407,7 +407,7 @@ fn what_is_not_defined_is_refused() {
         let line = refusal(&format!("data=synthetic model=cnn depth=1 width=2 method={rule}"));
         assert!(line.contains(&format!("{rule} takes local-mixer")) && line.contains("`cnn`"), "{line}");
     }
-    let line = refusal(&format!("{TINY} method=cge evaluator=difference"));
+    let line = refusal(&format!("{TINY} method=cge sparsity=0 evaluator=difference"));
     assert!(
         line.contains("evaluator") && line.contains("has no") && line.contains("use full or reuse"),
         "{line}"

@@ -16,7 +16,7 @@
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::ops::{log_softmax, softmax};
 
-use crate::nn::layer::{ChannelMixing, GroupedLinear, TokenMixing, normalize, normalize_jacobian};
+use crate::nn::layer::{ChannelMixing, GroupedLinear, TokenMean, TokenMixing, normalize, normalize_jacobian};
 use crate::nn::model::local_mixer::Mixing;
 
 /// A value and its tangent, of the same shape; none is zero.
@@ -99,14 +99,20 @@ pub fn linear_gradients(mixing: Mixing, weight: &Tensor, x: &Tensor, error: &Ten
         Mixing::Tokens => Ok([error.matmul(&x.t()?)?.sum(0)?, error.sum(D::Minus1)?.sum(0)?]),
         Mixing::Channels => {
             let (x, error) = (x.flatten(0, 1)?, error.flatten(0, 1)?);
-            Ok([error.t()?.matmul(&x)?, error.sum(0)?])
+            Ok([error.t()?.matmul(&x)?, column_sums(&error)?])
         }
         Mixing::Groups => {
-            let by_group = |tensor| GroupedLinear::by_group(tensor, weight.dim(0)?);
-            let (x, error) = (by_group(x)?, by_group(error)?);
-            Ok([error.t()?.matmul(&x)?, error.sum(1)?])
+            let (groups, n_out, _) = weight.dims3()?;
+            let of_bias = column_sums(&error.flatten(0, 1)?)?.reshape((groups, n_out))?;
+            let (x, error) = (GroupedLinear::by_group(x, groups)?, GroupedLinear::by_group(error, groups)?);
+            Ok([error.t()?.matmul(&x)?, of_bias])
         }
     }
+}
+
+/// Sums (D) over the rows of (R, D). As a product: candle's own sum over a first axis divides for every number.
+fn column_sums(rows: &Tensor) -> Result<Tensor> {
+    Tensor::ones((1, rows.dim(0)?), rows.dtype(), rows.device())?.matmul(rows)?.squeeze(0)
 }
 
 /// The error (B, T, D) at the input of a linear layer with this error (B, T, D') at its output.
@@ -178,7 +184,7 @@ pub fn add(a: &Dual, b: &Dual) -> Result<Dual> {
 /// # Errors
 /// If the device fails.
 pub fn token_mean(x: &Dual) -> Result<Dual> {
-    x.map(|x| x.mean_keepdim(1))
+    x.map(TokenMean::of)
 }
 
 /// Cross-entropy of a batch.

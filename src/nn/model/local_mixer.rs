@@ -127,7 +127,7 @@ pub fn local_mixer(sizes: &Sizes, io: &Io) -> Result<Network> {
 }
 
 fn check(depth: usize, width: usize, io: &Io) -> Result<()> {
-    if width == 0 || width % GROUP != 0 {
+    if width == 0 || !width.is_multiple_of(GROUP) {
         let reason = format!(
             "a local-mixer has groups of {GROUP} channels: use a multiple of {GROUP}, such as 512 for M/8/16 or 2048 \
              for L/8/64 (both with depth 4); got {width}"
