@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn the_other_operations() {
-        let (x, y) = (dual(0, &[3, 4, 12]), dual(1, &[3, 4, 12]));
+        let (x, y) = (dual(0, &[3, 4, 24]), dual(1, &[3, 4, 24]));
         for groups in [1, 2, 3] {
             check(&[x.clone()], &|x| Ok(layer_norm(&x[0], groups)?.0));
         }
