@@ -33,9 +33,9 @@ crate::section! {
     pub struct Config {
         /// Network family.
         pub model: &'static Family = &resnet::FAMILY,
-        /// Depth: blocks of the CNN, 6n+2 of the ResNet, 8n+2 of ResNet-B.
+        /// Depth: blocks of the CNN, 6n+2 of the ResNet, 8n+2 of ResNet-B, 8 of the 8-layer CNN, blocks of LocalMixer.
         pub depth: usize = 20 => Int(1, MAX_DEPTH as i64),
-        /// Channels of the CNN, or of a ResNet's first stage.
+        /// Channels of the CNN or LocalMixer, or of a ResNet's first stage.
         pub width: usize = 16 => Int(1, MAX_WIDTH as i64),
         /// Arithmetic of the forward pass.
         pub precision: Precision = Precision::F32,

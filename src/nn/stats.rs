@@ -30,8 +30,8 @@ pub struct RunningStats {
     pub layers: Vec<NormStats>,
 }
 
-/// Moments of the inputs of all batch norms on one batch.
-#[derive(Debug, Clone, PartialEq)]
+/// Moments of the inputs of all batch norms on one batch; by default of none.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct BatchStats {
     /// Per batch norm: numbers per channel, and the moments of its channels.
     pub(super) layers: Vec<(f64, Vec<Moments>)>,

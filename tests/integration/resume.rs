@@ -11,7 +11,7 @@ use candle_core::Device;
 use deepzero::data;
 use deepzero::experiment::settings;
 use deepzero::method::baseline;
-use deepzero::metric::{Row, TRAIN_LOSS, WALL_S};
+use deepzero::metric::{Row, WALL_S};
 use deepzero::problem::Prepared;
 use deepzero::profile::Profile;
 use deepzero::results::{TrialRecord, compare_ignoring_time};
@@ -342,12 +342,12 @@ fn every_method_goes_on_bit_for_bit() {
         "method=cge sparsity=0.5 layer-ratios=snip redraw-every=1 mask=rescore",
     ] {
         let of_descent = if more.contains("pattern-search") { "" } else { of_descent };
-        goes_on(&[base, of_descent, more].join(" "));
+        goes_on_bit_for_bit(&[base, of_descent, more].join(" "));
     }
 }
 
-/// Trains for three epochs, once without a stop and once stopped after the first and the second.
-fn goes_on(settings: &str) {
+/// Training with these settings, stopped after every epoch, ends as the run that was not stopped.
+pub(crate) fn goes_on_bit_for_bit(settings: &str) {
     let pairs = settings.split_whitespace().map(|pair| pair.split_once('=').unwrap());
     let parsed = settings::from_pairs(pairs).unwrap();
     let whole = train(&parsed, None, None).unwrap();
@@ -363,18 +363,19 @@ fn goes_on(settings: &str) {
     let untimed =
         |outcome: &Outcome| -> Vec<Row> { outcome.rows.iter().map(|row| row.with(&WALL_S, 0.0)).collect() };
     assert_eq!(untimed(&resumed), untimed(&whole), "{settings}");
-    assert_ne!(whole.rows[0].get(&TRAIN_LOSS), whole.rows[2].get(&TRAIN_LOSS), "{settings}");
 }
 
-/// Every learning rule on the first family of networks that it takes.
+/// Every learning rule on the first family of networks that it takes, but for those of LocalMixer, which are tested with
+/// it.
 #[test]
 fn every_rule_goes_on_bit_for_bit() {
+    let images = "data=synthetic n-train=40 n-val=20 n-test=20 epochs=3 batch-size=20 warmup-epochs=0";
     for rule in baseline::RULES {
         let sizes = match rule.families()[0].name() {
             "ntk-cnn" => "model=ntk-cnn depth=8 width=2 loss=squared-error pixels=unit",
+            "local-mixer" => continue,
             other => panic!("sizes of a small {other}?"),
         };
-        let images = "data=synthetic n-train=40 n-val=20 n-test=20 epochs=3 batch-size=20 warmup-epochs=0";
-        goes_on(&format!("{images} {sizes} method={}", rule.name()));
+        goes_on_bit_for_bit(&format!("{images} {sizes} method={}", rule.name()));
     }
 }

@@ -8,6 +8,7 @@
 //! calling thread unless told otherwise.
 
 pub mod conv;
+pub mod layer_norm;
 pub mod norm;
 pub mod pointwise;
 pub mod position_norm;

@@ -9,8 +9,15 @@ pub mod align_prop;
 pub mod align_zero;
 pub mod dfa;
 pub mod fa;
+pub mod fg_a;
+pub mod fg_w;
+pub mod forward_gradient;
 pub mod last_layer;
+pub mod lg_bp;
+pub mod lg_fg_a;
+pub mod mixer;
 mod row;
+pub mod tangent;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -35,6 +42,10 @@ pub static RULES: &[&dyn Rule] = &[
     &align_zero::AlignZero,
     &align_prop::AlignProp,
     &last_layer::LastLayer,
+    &fg_w::FgW,
+    &fg_a::FgA,
+    &lg_fg_a::LgFgA,
+    &lg_bp::LgBp,
 ];
 
 /// A learning rule as settings name it.

@@ -6,27 +6,43 @@
 
 mod add;
 mod batch_norm;
+mod channel_mixing;
 mod conv2d;
 mod flatten;
+mod grouped_linear;
+mod layer_norm;
 mod linear;
+mod local_head;
 mod ntk_conv;
 mod ntk_linear;
+mod patches;
 mod pool;
 mod position_norm;
 mod relu;
 mod shortcut;
+mod token_mean;
+mod token_mixing;
 
 pub use add::Add;
 pub use batch_norm::{BatchNorm, EPSILON};
+pub use channel_mixing::ChannelMixing;
+pub(crate) use channel_mixing::mixer_start;
 pub use conv2d::Conv2d;
 pub use flatten::Flatten;
+pub use grouped_linear::GroupedLinear;
+pub use layer_norm::{LAYER_NORM_EPSILON, LayerNorm};
+pub(crate) use layer_norm::{normalize, normalize_jacobian};
 pub use linear::Linear;
+pub use local_head::LocalHead;
 pub use ntk_conv::NtkConv;
 pub use ntk_linear::NtkLinear;
+pub use patches::Patches;
 pub use pool::{GlobalAvgPool, MaxPool2};
 pub use position_norm::PositionNorm;
 pub use relu::Relu;
 pub use shortcut::ShortcutA;
+pub use token_mean::TokenMean;
+pub use token_mixing::TokenMixing;
 
 use candle_core::{Result, Tensor};
 

@@ -3,6 +3,7 @@
 pub mod cnn;
 mod family;
 pub mod lenet;
+pub mod local_mixer;
 pub mod ntk_cnn;
 pub mod resnet;
 pub mod resnet_b;
@@ -11,6 +12,7 @@ pub mod wide_cnn;
 pub use cnn::cnn;
 pub use family::{Family, Io, MAX_DEPTH, MAX_PARAMS, MAX_WIDTH};
 pub use lenet::lenet;
+pub use local_mixer::local_mixer;
 pub use resnet::resnet;
 pub use resnet_b::resnet_b;
 
@@ -20,8 +22,15 @@ use crate::setting::Settings;
 use crate::{Error, Result};
 
 /// Every family. A new one is a file beside these, and a line here.
-pub static FAMILIES: &[&Family] =
-    &[&resnet::FAMILY, &resnet_b::FAMILY, &cnn::FAMILY, &lenet::FAMILY, &wide_cnn::FAMILY, &ntk_cnn::FAMILY];
+pub static FAMILIES: &[&Family] = &[
+    &resnet::FAMILY,
+    &resnet_b::FAMILY,
+    &cnn::FAMILY,
+    &lenet::FAMILY,
+    &wide_cnn::FAMILY,
+    &ntk_cnn::FAMILY,
+    &local_mixer::FAMILY,
+];
 
 crate::registered!(Family, FAMILIES);
 
@@ -198,7 +207,8 @@ mod tests {
         assert!(lenet(&Io { input: [3, 15, 16], n_outputs: 2 }).is_err());
         assert!(from_name("resnet8", &tiny).is_ok());
         assert!(from_name("resnet8", &Io { input: [0, 32, 32], n_outputs: 2 }).is_err());
-        let unknown = "use resnetN, resnet-bN or cnn-dN, with -wC for another width, or lenet";
+        let unknown =
+            "use resnetN, resnet-bN, cnn-dN or local-mixer-dN, with -wC for another width, or lenet";
         assert!(reason("vgg", &mnist).contains(unknown));
         for &family in FAMILIES {
             let found = <&Family as Plain>::from_value(&family.name.into()).unwrap();
