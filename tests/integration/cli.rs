@@ -824,7 +824,10 @@ fn mistakes_get_advice() {
         ("sweep weight-decay", "a sweep over it needs values"),
         ("sweep weight-decay --values 0,-1", "got -1"),
         ("sweep mu --values 0.1,1e-1", "setting `mu`: the value 1e-1 is given twice"),
-        ("sweep estimator --values cge,adam", "expected one of cge, rge, cocd, fo, pattern-search; got adam"),
+        (
+            "sweep estimator --values cge,adam",
+            "expected one of cge, rge, cocd, fo, pattern-search, fg-w, fg-a, lg-fg-a, lg-bp; got adam",
+        ),
         ("train --set metod=fo", "did you mean `method`"),
         (
             "train --set queries=5",

@@ -283,7 +283,7 @@ fn golden_local_gradient_is_the_mean_of_draws() {
     let Unbiased { draws, cosine_all } = golden.expected.unbiased;
     let params = golden.params();
     // Images are independent: copies of the batch are draws of their own.
-    let images = Tensor::cat(&vec![&golden.images; COPIES], 0).unwrap();
+    let images = Tensor::cat(&[&golden.images; COPIES], 0).unwrap();
     let labels = golden.labels.repeat(COPIES);
     let mixer = Mixer::new(&golden.network, &params, &images, &labels).unwrap();
     let mut mean = vec![0.0; params.len()];
