@@ -53,7 +53,20 @@
 //! id = "deepzero"
 //! label = "DeepZero"
 //! constant = false               # true: one trial, no x, drawn as a level line
+//! trials = true                  # false: its points are those of [[from]] and [[quoted]], see below
 //! set = { method = "cge" }       # settings of this series
+//!
+//! [[from]]                       # points taken from another experiment's results at the same scale
+//! experiment = "fig4"            # whose; not one that takes points from others itself
+//! series = "deepzero"            # which of its series
+//! at = 0.9                       # its trials at that x: a number, a name or "largest"; left out: all
+//! as = "deepzero"                # series of this figure; left out: the same id
+//!
+//! [[quoted]]                     # a published point of a series without trials
+//! series = "deepzero"
+//! x = 269722
+//! y = 86.46
+//! source = "Fig. 1D"
 //!
 //! [[expected]]                   # published numbers of one series
 //! series = "deepzero"
@@ -94,6 +107,13 @@
 //! of that series at the same x. The named series has no points itself. `values` are as published, in
 //! `unit`; `tolerance`, `margin`, `low` and `high` are in units of what is drawn, so ratios.
 //!
+//! **Points of others.** A series with `trials = false` has no settings and no trials. Its points come from the results
+//! of other experiments (`[[from]]`), which stand at their networks' numbers of parameters, so that the figure's x is
+//! `n-params`, and from publications (`[[quoted]]`), which are drawn hollow. Where another experiment has no result at a
+//! scale, the page says what to run. `at = "largest"` takes the largest x that has a finished trial; without `at`, no two x
+//! of that series may have networks of one size. If no series has trials, there is no `base`, no `figure.axis`, `values` or
+//! `coordinates`, no trace, layers or profile figure, and a scale has `deviations` alone.
+//!
 //! **At.** The x whose trials a trace, layers or profile figure shows: a number, or the name of a value on an axis
 //! of names. A scale without it shows the middle x among those where most series have finished trials,
 //! and so does a figure without `at`. `"best"` takes for every series its own x with the highest
@@ -129,6 +149,9 @@ pub(super) const SWEEP_PREFIX: &str = "sweep-";
 /// Stands for a series' own best x.
 pub(super) const BEST: &str = "best";
 
+/// Stands for the largest x with a finished trial.
+pub(super) const LARGEST: &str = "largest";
+
 /// Settings by name, not yet checked.
 pub(super) type Assignments = BTreeMap<String, toml::Value>;
 
@@ -160,6 +183,10 @@ pub(super) struct WireExperiment {
     #[serde(default)]
     pub(super) series: Vec<WireSeries>,
     #[serde(default)]
+    pub(super) from: Vec<WireFrom>,
+    #[serde(default)]
+    pub(super) quoted: Vec<WireQuoted>,
+    #[serde(default)]
     pub(super) expected: Vec<WireExpected>,
     #[serde(default)]
     pub(super) check: Vec<WireCheck>,
@@ -176,6 +203,7 @@ pub(super) struct WireFigure {
     pub(super) y: Option<String>,
     pub(super) y_label: Option<String>,
     pub(super) categorical: Option<bool>,
+    #[serde(default)]
     pub(super) values: Vec<toml::Value>,
     pub(super) coordinates: Option<Vec<f64>>,
     pub(super) relative_to: Option<String>,
@@ -246,8 +274,34 @@ pub(super) struct WireSeries {
     pub(super) label: String,
     #[serde(default)]
     pub(super) constant: bool,
+    #[serde(default = "yes")]
+    pub(super) trials: bool,
     #[serde(default)]
     pub(super) set: Assignments,
+}
+
+/// What holds unless a file says otherwise.
+fn yes() -> bool {
+    true
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct WireFrom {
+    pub(super) experiment: String,
+    pub(super) series: String,
+    pub(super) at: Option<toml::Value>,
+    #[serde(rename = "as")]
+    pub(super) own: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct WireQuoted {
+    pub(super) series: String,
+    pub(super) x: f64,
+    pub(super) y: f64,
+    pub(super) source: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]

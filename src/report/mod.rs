@@ -6,6 +6,7 @@
 pub mod chart;
 mod exhibits;
 mod html;
+pub mod loan;
 mod markdown;
 pub mod measured;
 pub mod plot;

@@ -91,6 +91,8 @@ pub enum Verdict {
     NotRun,
     /// The experiment claims nothing.
     NoClaim,
+    /// Points of other experiments, which are judged there.
+    NotJudged,
 }
 
 impl Verdict {
@@ -104,6 +106,7 @@ impl Verdict {
             Self::TrendNotConfirmed => "trend not confirmed",
             Self::NotRun => "not run",
             Self::NoClaim => "no claim to test",
+            Self::NotJudged => "not judged here",
         }
     }
 }
@@ -111,14 +114,13 @@ impl Verdict {
 /// Judges one point.
 #[must_use]
 pub fn judge_point(scale: Scale, point: &Point) -> PointVerdict {
-    let Some(published) = point.published.as_ref().filter(|_| scale == Scale::Paper) else {
+    let published = point.published.as_ref().filter(|_| scale == Scale::Paper);
+    let Some((published, tolerance)) = published.and_then(|one| Some((one, one.tolerance?))) else {
         return PointVerdict::None;
     };
     match point.summary() {
         None => PointVerdict::NotRun,
-        Some(ours) if (ours.mean - published.value).abs() <= published.tolerance + ROUNDING => {
-            PointVerdict::Reproduced
-        }
+        Some(ours) if (ours.mean - published.value).abs() <= tolerance + ROUNDING => PointVerdict::Reproduced,
         Some(_) => PointVerdict::NotReproduced,
     }
 }
@@ -136,7 +138,8 @@ pub fn judge(panels: &[Measured], checks: &[CheckResult]) -> (Verdict, String) {
     let verdict = if panels.iter().all(|measured| measured.finished().next().is_none()) {
         Verdict::NotRun
     } else if points.is_empty() && checks.is_empty() {
-        Verdict::NoClaim
+        let is_compiled = panels.iter().any(|measured| measured.experiment.is_compiled());
+        if is_compiled { Verdict::NotJudged } else { Verdict::NoClaim }
     } else if points.is_empty() {
         match () {
             () if has_check(Outcome::NotConfirmed) => Verdict::TrendNotConfirmed,

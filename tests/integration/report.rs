@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use deepzero::experiment::{
-    At, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Scale,
-    ScalePlan, Series, TensorMeasure, Trace, TraceAxis, Trend, Trial, settings,
+    At, Borrowed, BorrowedAt, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel,
+    ProfileFigure, Quoted, Scale, ScalePlan, Series, TensorMeasure, Trace, TraceAxis, Trend, Trial, settings,
 };
 use deepzero::metric::{
     COSINE, GRADIENT_NORM, INFERENCE_S, LEARNING_RATE, Metric, N_ACTIVE, QUERIES, QUERIES_NON_FINITE, RADIUS,
@@ -24,13 +24,13 @@ use deepzero::train::Status;
 const SPARSITIES: [(f64, &str); 4] = [(0.80, "80 %"), (0.90, "90 %"), (0.95, "95 %"), (0.99, "99 %")];
 
 fn series(id: &str, label: &str, constant: bool) -> Series {
-    Series { id: id.into(), label: label.into(), constant }
+    Series { id: id.into(), label: label.into(), constant, has_trials: true }
 }
 
 fn expected(series: &str, x: Option<f64>, value: f64) -> Expected {
     let panel = String::new();
     let source = "made up".into();
-    Expected { panel, series: series.into(), x, value, unit: "%".into(), tolerance: 1.0, source }
+    Expected { panel, series: series.into(), x, value, unit: "%".into(), tolerance: Some(1.0), source }
 }
 
 fn cells(series: &[Series], xs: &[(f64, &str)]) -> Vec<Cell> {
@@ -131,6 +131,8 @@ fn made_up_experiment() -> Experiment {
             log_x: false,
             log_y: false,
         },
+        borrowed: Vec::new(),
+        quoted: Vec::new(),
         expected: vec![
             expected("deepzero", Some(0.8), 70.0),
             expected("deepzero", Some(0.9), 68.0),
@@ -740,7 +742,7 @@ fn published_hours(experiment: &mut Experiment) {
             experiment.expected.push(Expected {
                 panel: "time".into(),
                 unit: "h".into(),
-                tolerance: 0.2,
+                tolerance: Some(0.2),
                 ..expected(series, Some(place.0), value)
             });
         }
@@ -1243,4 +1245,91 @@ fn demonstration() {
     let dir = std::env::temp_dir().join("report-demo");
     let paths = write_reports(&runs, &dir).unwrap().paths;
     println!("{}", paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join("\n"));
+}
+
+/// The made-up experiment with two points of others: of one series of `lender`, and of one that has not been run; and
+/// a published point.
+fn compiled(at: BorrowedAt) -> Experiment {
+    let taken = |experiment: &str, at: BorrowedAt| Borrowed {
+        experiment: experiment.into(),
+        source: "deepzero".into(),
+        at,
+        series: "taken".into(),
+    };
+    let mut experiment = made_up_experiment();
+    experiment.id = "compiled".into();
+    experiment.figure.x = Figure::N_PARAMS.into();
+    experiment.figure.x_label = "Parameters".into();
+    experiment.figure.categorical = false;
+    experiment.figure.log_x = true;
+    experiment.series = vec![Series { has_trials: false, ..series("taken", "Taken", false) }];
+    (experiment.checks, experiment.expected) = (Vec::new(), Vec::new());
+    experiment.borrowed = vec![taken("made-up", at), taken("absent", BorrowedAt::Named("3".into()))];
+    let source = "Fig. 0 of nobody".into();
+    experiment.quoted = vec![Quoted { series: "taken".into(), x: 1e6, y: 50.0, source }];
+    experiment.scales.values_mut().for_each(|plan| plan.cells.clear());
+    experiment
+}
+
+fn compiled_page(at: BorrowedAt) -> (tempfile::TempDir, Option<String>, Vec<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let lender = (made_up_experiment(), at_scale(Scale::Laptop, made_up_records(Scale::Laptop, 3)));
+    let written = write_reports(&[(compiled(at), BTreeMap::new()), lender], dir.path()).unwrap();
+    let page = std::fs::read_to_string(dir.path().join("compiled.md")).ok();
+    let faults = written.faults.iter().map(|(id, error)| format!("{id}: {error}")).collect();
+    (dir, page, faults)
+}
+
+#[test]
+fn points_come_from_the_results_of_others() {
+    let (dir, page, faults) = compiled_page(BorrowedAt::Named("0.9".into()));
+    assert!(faults.is_empty(), "{faults:?}");
+    let page = page.unwrap();
+    insta::assert_snapshot!(part(&page, "### Values"), @r#"
+    ### Values
+
+    | series | Parameters | published (%) | ours, mean ± std (%) | 95 % interval | n | from |
+    |---|---:|---:|---:|---:|---:|---:|
+    | Taken | 269,722 | — | 68.60 ± 0.30 | 67.85 to 69.35 | 3 | made-up, DeepZero at Sparsity = 90 % |
+    | Taken | 1,000,000 | 50.00 | — | — | — | published: Fig. 0 of nobody |
+    | Taken | — | — | — | — | — | absent, deepzero at x = 3: no result yet |
+    "#);
+    insta::assert_snapshot!(part(&page, "### Where"), @r#"
+    ### Where the points come from
+
+    - Taken: made-up, DeepZero at Sparsity = 0.9; see [made-up](made-up.md).
+    - Taken: absent, deepzero at x = 3; no result yet: run `deepzero reproduce absent --scale laptop`.
+    "#);
+    insta::assert_snapshot!(part(&page, "## Scale"), @r#"
+    ## Scale `laptop`: not judged here
+
+        deepzero reproduce compiled --scale laptop
+
+    1 points from the results of other experiments, 1 without a result yet; 1 published ones.
+
+    > Reduced scale: published and measured values come from different protocols, and nothing is judged here.
+    "#);
+    assert!(page.contains("| Trials | None of its own; see [made-up](made-up.md), [absent](absent.md). |"));
+    // The same records in another order give the same page, and the index has it.
+    assert_eq!(
+        compiled_page(BorrowedAt::Named("90 %".into())).1.unwrap().lines().count(),
+        page.lines().count()
+    );
+    let index = std::fs::read_to_string(dir.path().join("index.html")).unwrap();
+    assert!(index.contains("no result yet: run <code>deepzero reproduce absent --scale laptop</code>"));
+    let svg = std::fs::read_to_string(dir.path().join("compiled-laptop.svg")).unwrap();
+    assert!(svg.contains(">published</text>") && !svg.contains(">paper</text>"));
+}
+
+#[test]
+fn the_largest_x_is_taken_or_one_must_be_said() {
+    let page = compiled_page(BorrowedAt::Largest).1.unwrap();
+    assert!(page.contains("made-up, DeepZero at Sparsity = 99 %"), "{page}");
+    let (_, page, faults) = compiled_page(BorrowedAt::All);
+    assert!(page.is_none());
+    insta::assert_snapshot!(faults.join("\n"), @"compiled: setting `from`: the networks of made-up deepzero at Sparsity = 80 % and 90 % have the same size; say with `at` which to take");
+    // Alone, it has nothing to show.
+    assert!(
+        markdown(&compiled(BorrowedAt::All), &BTreeMap::new()).unwrap().contains("**Not run** at any scale.")
+    );
 }
