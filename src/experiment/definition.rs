@@ -252,12 +252,14 @@ pub struct Check {
     pub panel: String,
     /// Compare each series at its own best x (see [`At::Best`]) rather than both at every x.
     pub at_best: bool,
+    /// Take the spread of differences from the two-way layout of all series of the panel by seeds.
+    pub of_layout: bool,
     /// The test.
     pub comparison: Comparison,
 }
 
 /// What a [`Check`] compares; every comparison is of means over seeds, of two series at equal x unless
-/// the check is at the best x.
+/// the check is at the best x, and is decided by what seeds leave uncertain.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Comparison {
     /// mean(left) > mean(right) + margin at every x in `min_x..=max_x`.
@@ -273,7 +275,7 @@ pub enum Comparison {
         /// Highest x looked at.
         max_x: f64,
     },
-    /// |mean(left) − mean(right)| ≤ margin at every x in `min_x..=max_x`.
+    /// |mean(left) − mean(right)| < margin at every x in `min_x..=max_x`.
     Close {
         /// One series.
         left: String,
@@ -286,14 +288,14 @@ pub enum Comparison {
         /// Highest x looked at.
         max_x: f64,
     },
-    /// mean(left) − mean(right) is larger at the largest x than at the smallest.
+    /// left − right rises along x, by the least-squares line of every seed.
     Widens {
         /// Series that should pull away.
         left: String,
         /// Series that should fall behind.
         right: String,
     },
-    /// `low` ≤ mean(series) ≤ `high` at every x in `min_x..=max_x`.
+    /// `low` < mean(series) < `high` at every x in `min_x..=max_x`.
     Within {
         /// The series.
         series: String,
@@ -306,7 +308,7 @@ pub enum Comparison {
         /// Highest x looked at.
         max_x: f64,
     },
-    /// How mean(series) at the largest x in `min_x..=max_x` compares with that at the smallest.
+    /// How the least-squares line of every seed goes from the smallest x in `min_x..=max_x` to the largest.
     Trend {
         /// The series.
         series: String,

@@ -12,7 +12,9 @@ use super::settings;
 use super::source::{Source, Sources};
 use super::trial::{MAX_SEEDS, number_text};
 use super::wire::SWEEP_PREFIX;
-use super::wire::{Assignments, BEST, LARGEST, WireCheck, WireExperiment, WireScale, number_of, same_value};
+use super::wire::{
+    Assignments, BEST, LARGEST, LAYOUT, WireCheck, WireExperiment, WireScale, number_of, same_value,
+};
 use crate::error::shortened;
 use crate::metric::Metric;
 use crate::profile::Profile;
@@ -665,6 +667,7 @@ impl Expander {
                 text: wire.text.clone(),
                 comparison: self.comparison(&path, wire, &panel)?,
                 at_best: wire.at.is_some(),
+                of_layout: self.is_of_layout(&path, wire, &panel)?,
                 panel: panel.id,
             })
         });
@@ -706,12 +709,26 @@ impl Expander {
         Ok(Comparison::Trend { series, trend, margin, min_x, max_x })
     }
 
+    /// Whether the spread is to come from the layout of all series, which needs three of them at the same x.
+    fn is_of_layout(&self, path: &str, wire: &WireCheck, panel: &Panel) -> Result<bool> {
+        let path = format!("{path}.spread");
+        match wire.spread.as_deref() {
+            None => Ok(false),
+            Some(LAYOUT) if wire.at.is_some() => self.error(&path, "has no meaning beside at"),
+            Some(LAYOUT) if panel.series.len() < 3 => {
+                self.error(&path, "a layout needs three series at least")
+            }
+            Some(LAYOUT) => Ok(true),
+            Some(other) => self.error(&path, format!("expected {LAYOUT}; got {}", shortened(other))),
+        }
+    }
+
     /// The kind of a check; an error unless there is exactly one, with none but its own keys.
     fn kind(&self, path: &str, wire: &WireCheck) -> Result<&'static str> {
         const RANGE: [&str; 2] = ["min-x", "max-x"];
         let kinds = [
-            ("above", wire.above.is_some(), &["margin", "at"][..]),
-            ("close", wire.close.is_some(), &["margin", "at"]),
+            ("above", wire.above.is_some(), &["margin", "at", "spread"][..]),
+            ("close", wire.close.is_some(), &["margin", "at", "spread"]),
             ("widens", wire.widens.is_some(), &[]),
             ("within", wire.within.is_some(), &["low", "high"]),
             ("falls", wire.falls.is_some(), &["margin"]),
@@ -730,6 +747,7 @@ impl Expander {
             ("min-x", wire.min_x.is_some()),
             ("max-x", wire.max_x.is_some()),
             ("at", wire.at.is_some()),
+            ("spread", wire.spread.is_some()),
         ];
         for (key, _) in keys.iter().filter(|(_, is_given)| *is_given) {
             let has_range = *kind != "widens" && wire.at.is_none();

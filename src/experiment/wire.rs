@@ -80,18 +80,19 @@
 //! text = "…"
 //! panel = "time"                 # whose values; left out: the main figure
 //! above = ["deepzero", "fo"]     # left > right + margin, at every x in min-x..=max-x
-//! close = ["deepzero", "fo"]     # |left − right| ≤ margin, likewise
-//! widens = ["deepzero", "fo"]    # left − right is larger at the largest x than at the smallest
-//! within = "deepzero"            # low ≤ mean ≤ high, at every x in min-x..=max-x
-//! falls = "deepzero"             # lower by more than margin at the largest x of min-x..=max-x
-//! rises = "deepzero"             # than at the smallest; or higher
-//! flat = "deepzero"              # or different by no more than margin
+//! close = ["deepzero", "fo"]     # |left − right| < margin, likewise
+//! widens = ["deepzero", "fo"]    # left − right rises along x
+//! within = "deepzero"            # low < mean < high, at every x in min-x..=max-x
+//! falls = "deepzero"             # the least-squares line goes down by more than margin, from the smallest x of
+//! rises = "deepzero"             # min-x..=max-x to the largest; or up
+//! flat = "deepzero"              # or by less than margin, up or down
 //! margin = 2.0                   # needed for close and flat, else 0 unless given; not for widens, within
 //! low = 0.9
 //! high = 1.1
 //! min-x = 0.9
 //! max-x = 0.99
 //! at = "best"                    # above and close: each series at its own best x, not every x
+//! spread = "layout"              # above and close: the error from all series by seeds, not this pair alone
 //!
 //! [scale.smoke]                  # likewise laptop and paper
 //! seeds = 2                      # seeds 0 and 1
@@ -148,6 +149,9 @@ pub(super) const SWEEP_PREFIX: &str = "sweep-";
 
 /// Stands for a series' own best x.
 pub(super) const BEST: &str = "best";
+
+/// The spread from the two-way layout of series and seeds.
+pub(super) const LAYOUT: &str = "layout";
 
 /// Stands for the largest x with a finished trial.
 pub(super) const LARGEST: &str = "largest";
@@ -335,6 +339,7 @@ pub(super) struct WireCheck {
     pub(super) min_x: Option<f64>,
     pub(super) max_x: Option<f64>,
     pub(super) at: Option<String>,
+    pub(super) spread: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

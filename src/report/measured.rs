@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::Result;
 use crate::experiment::{Expected, Experiment, Figure, Panel, Scale, ScalePlan};
-use crate::metric::{Metric, TEST_ACCURACY};
+use crate::metric::{Metric, SPEED_UP, STEPS_PER_HOUR, TEST_ACCURACY, Unit};
 use crate::results::TrialRecord;
 use crate::train::Status;
 
 use super::loan::Loan;
-use super::stats::Summary;
+use super::stats::{Range, Summary};
 use super::text::{self, position, significant};
 
 /// One series at one x: what was measured there and what was published.
@@ -227,6 +227,23 @@ impl<'a> Measured<'a> {
     pub fn reference_label(&self) -> Option<&'a str> {
         let idx = series_idx(self.experiment, self.panel.relative_to.as_ref()?)?;
         Some(self.label(idx))
+    }
+
+    /// Where the figure's values can lie.
+    #[must_use]
+    pub fn range(&self) -> Range {
+        match self.metric.unit {
+            _ if self.is_relative() || self.is_time() => Range::Positive,
+            Unit::Percent => Range::Percent,
+            _ => Range::Free,
+        }
+    }
+
+    /// Whether values are times, or speeds, so that what counts is their ratio.
+    #[must_use]
+    pub fn is_time(&self) -> bool {
+        let speeds = [STEPS_PER_HOUR.name, SPEED_UP.name];
+        matches!(self.metric.unit, Unit::Seconds | Unit::Hours) || speeds.contains(&self.metric.name)
     }
 
     /// A value of the figure in its precision, without a unit.

@@ -4,6 +4,8 @@
 //! same bytes. [`write_reports`] writes what the other modules compute.
 
 pub mod chart;
+pub mod check;
+pub mod decide;
 mod exhibits;
 mod html;
 pub mod loan;
@@ -11,6 +13,7 @@ mod markdown;
 pub mod measured;
 pub mod plot;
 pub mod position;
+pub mod power;
 mod prose;
 pub mod stats;
 mod text;

@@ -12,11 +12,12 @@ use crate::setting::Settings;
 use crate::train::Status;
 
 use super::chart::{Chart, traces};
+use super::check::evaluate_checks;
 use super::html::Run;
 use super::loan::Loan;
 use super::measured::{Measured, Point};
 use super::text::{count, duration, position, signed, significant};
-use super::verdict::{PointVerdict, Verdict, evaluate_checks, judge, judge_point};
+use super::verdict::{Outcome, PointVerdict, Verdict, judge, judge_points};
 
 /// Characters of a checksum or commit that tell it apart.
 const N_SHORT: usize = 12;
@@ -146,9 +147,9 @@ impl Section {
             command: command(measured),
             verdict: verdict.label(),
             tone: match verdict {
-                Verdict::Reproduced | Verdict::TrendConfirmed => "good",
-                Verdict::NotReproduced | Verdict::TrendNotConfirmed => "bad",
-                Verdict::NotRun | Verdict::NoClaim | Verdict::NotJudged => "open",
+                Verdict::Reproduced | Verdict::Confirmed => "good",
+                Verdict::NotReproduced | Verdict::Contradicted => "bad",
+                Verdict::Undecided | Verdict::NotRun | Verdict::NoClaim | Verdict::NotJudged => "open",
             },
             counts,
             caution: caution(measured.scale, measured.experiment.is_compiled()),
@@ -158,9 +159,9 @@ impl Section {
                     text: check.text,
                     outcome: check.outcome.label(),
                     tone: match check.outcome {
-                        super::verdict::Outcome::Confirmed => "good",
-                        super::verdict::Outcome::NotConfirmed => "bad",
-                        super::verdict::Outcome::NotRun => "open",
+                        Outcome::Confirmed => "good",
+                        Outcome::Contradicted => "bad",
+                        Outcome::Undecided | Outcome::NotRun => "open",
                     },
                     reason: check.reason,
                     details: check.details,
@@ -340,9 +341,12 @@ fn table(measured: &Measured, loans: &[Loan], several: bool) -> Table {
     if has_best {
         header.insert(6, "test accuracy at best validation epoch (%)".into());
     }
-    let mut rows: Vec<Row> = measured.points.iter().map(|point| row(measured, point, has_best)).collect();
+    let judged = measured.points.iter().zip(judge_points(measured));
+    let mut rows: Vec<Row> =
+        judged.map(|(point, (verdict, _))| row(measured, point, verdict, has_best)).collect();
     if measured.is_relative() {
-        rows.extend(measured.reference.iter().map(|point| row(measured, point, has_best)));
+        let reference = measured.reference.iter();
+        rows.extend(reference.map(|point| row(measured, point, PointVerdict::None, has_best)));
         let absolute = with_unit("ours before division, mean ± std", measured.metric.unit.suffix().trim());
         header.splice(4..4, [absolute, "paper, as published".to_owned()]);
         for (row, point) in rows.iter_mut().zip(measured.points.iter().chain(&measured.reference)) {
@@ -372,7 +376,7 @@ fn compiled_table(measured: &Measured, loans: &[Loan]) -> Table {
     ];
     let mut rows: Vec<(usize, Row)> = Vec::new();
     for point in &measured.points {
-        let mut cells = row(measured, point, false).cells;
+        let mut cells = row(measured, point, PointVerdict::None, false).cells;
         // Neither a difference nor a verdict: these stand in the exhibits that the points are of.
         cells.truncate(header.len() - 1);
         let own = if point.origins.is_empty() { "own trials".to_owned() } else { point.origins.join("; ") };
@@ -434,18 +438,19 @@ fn absolute_cells(measured: &Measured, point: &Point) -> [String; 2] {
 /// In place of a number that there is not.
 const ABSENT: &str = "—";
 
-fn row(measured: &Measured, point: &Point, has_best: bool) -> Row {
+fn row(measured: &Measured, point: &Point, verdict: PointVerdict, has_best: bool) -> Row {
     let number = |value: f64| measured.number(value);
     let summary = point.summary();
-    let verdict = judge_point(measured.scale, point);
     let published = point.published.as_ref();
     let ours = match &summary {
         None => ABSENT.to_owned(),
         Some(s) => mean_and_std(number, s.mean, s.std),
     };
-    let interval = summary
-        .and_then(|s| Some((s.mean, s.ci95_half?)))
-        .map_or(ABSENT.into(), |(mean, half)| format!("{} to {}", number(mean - half), number(mean + half)));
+    let interval =
+        summary.and_then(|s| Some((s.mean, s.ci95_half?))).map_or(ABSENT.into(), |(mean, half)| {
+            let (low, high) = measured.range().interval(mean, half);
+            format!("{} to {}", number(low), number(high))
+        });
     let difference = match (&summary, published) {
         (Some(s), Some(p)) => signed(&number(s.mean - p.value)),
         _ => ABSENT.to_owned(),
@@ -487,7 +492,7 @@ fn row(measured: &Measured, point: &Point, has_best: bool) -> Row {
     let tone = match verdict {
         PointVerdict::Reproduced => "good",
         PointVerdict::NotReproduced => "bad",
-        PointVerdict::NotRun | PointVerdict::None => "open",
+        PointVerdict::Undecided | PointVerdict::NotRun | PointVerdict::None => "open",
     };
     Row { cells, tone }
 }

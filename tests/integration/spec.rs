@@ -271,6 +271,9 @@ fn file_errors_name_file_line_and_key() {
     assert_snapshot!(broken("[\"dense\", \"zo\"]", "[\"dense\", \"oz\"]"), @"demo.toml:31: check[0].above: no series `oz`; expected one of zo, dense");
     assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "close = [\"dense\", \"zo\"]"), @"demo.toml:29: check[0]: close needs a margin");
     assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "margin = 1"), @"demo.toml:29: check[0]: expected exactly one of above, close, widens, within, falls, rises, flat");
+    assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "above = [\"dense\", \"zo\"]\nspread = \"layout\""), @"demo.toml:32: check[0].spread: a layout needs three series at least");
+    assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "above = [\"dense\", \"zo\"]\nspread = \"pair\""), @"demo.toml:32: check[0].spread: expected layout; got pair");
+    assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "widens = [\"dense\", \"zo\"]\nspread = \"layout\""), @"demo.toml:32: check[0].spread: has no meaning beside widens");
     assert_snapshot!(broken("seeds = 2", "seeds = -2"), @"demo.toml:34: scale.smoke.seeds: invalid value: integer `-2`, expected usize");
     assert_snapshot!(broken("seeds = 2\n", ""), @"demo.toml:33: scale.smoke.seeds: missing");
     assert_snapshot!(broken("[scale.smoke]", "[scale.tiny]"), @"demo.toml:33: scale.tiny: unknown field `tiny`, expected one of `smoke`, `laptop`, `paper`");
