@@ -464,7 +464,7 @@ fn layout_at(measured: &Measured, x: Option<f64>, line: Range) -> Option<(f64, f
     let common: Vec<u64> = common.copied().collect();
     let row =
         |point: &&Point| common.iter().map(|seed| line.on_line(point.values[seed])).collect::<Vec<f64>>();
-    layout_spread(&here.iter().map(row).collect::<Vec<_>>())
+    layout_spread(&here.iter().map(row).collect::<Vec<_>>()).filter(|(spread, _)| spread.is_finite())
 }
 
 /// Where a position stands for a least-squares line: as it is drawn.

@@ -48,12 +48,16 @@ impl Estimate {
     #[must_use]
     pub fn half(&self, tail: f64) -> f64 {
         let error = self.error();
-        if error > 0.0 { t_quantile(1.0 - tail, self.degrees) * error } else { 0.0 }
+        // What is not a number stays none.
+        if error > 0.0 && error.is_finite() { t_quantile(1.0 - tail, self.degrees) * error } else { error }
     }
 
     /// Probability of a mean as low as this one or lower, if the true one is `limit`.
     fn p_below(&self, limit: f64) -> f64 {
         let (distance, error) = (limit - self.mean, self.error());
+        if !(distance.is_finite() && error.is_finite()) {
+            return 1.0;
+        }
         match error > 0.0 {
             true => t_tail(distance / error, self.degrees),
             // Without any spread it is certain, but for rounding.
@@ -343,6 +347,16 @@ mod tests {
             assert_eq!((judged.decision, judged.p_against), (Decision::Undecided, 1.0));
         }
         assert_eq!(decide(&[]).decision, Decision::Undecided);
+    }
+
+    /// Sums that overflow decide nothing either.
+    #[test]
+    fn what_is_not_finite_decides_nothing() {
+        for values in [[f64::MAX; 3], [-f64::MAX; 3], [f64::MAX, -f64::MAX, 1.0]] {
+            for demand in [Demand::Above(0.0), Demand::Between(-1.0, 1.0)] {
+                assert_eq!(one(&values, demand).decision, Decision::Undecided, "{values:?}");
+            }
+        }
     }
 
     /// Differences without any spread are beyond a limit or not.

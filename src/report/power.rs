@@ -119,15 +119,17 @@ pub fn seen_distance(spread: f64, n: usize) -> Option<f64> {
     if spread <= 0.0 {
         return Some(0.0);
     }
-    let (mut low, mut high) = (0.0, spread);
-    while Aim::Beyond(high).power(spread, n) < POWER {
+    let (quantile, root) = (t_quantile(0.975, (n - 1) as f64), (n as f64).sqrt());
+    let is_seen = |in_spreads: f64| 1.0 - noncentral_t_cdf(quantile, n - 1, in_spreads * root) >= POWER;
+    let (mut low, mut high) = (0.0, 1.0);
+    while !is_seen(high) {
         high *= 2.0;
     }
-    for _ in 0..40 {
+    for _ in 0..25 {
         let middle = f64::midpoint(low, high);
-        if Aim::Beyond(middle).power(spread, n) < POWER { low = middle } else { high = middle }
+        if is_seen(middle) { high = middle } else { low = middle }
     }
-    Some(high)
+    Some(high * spread)
 }
 
 #[cfg(test)]

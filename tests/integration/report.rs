@@ -18,6 +18,7 @@ use deepzero::report::position::{Positions, best};
 use deepzero::report::verdict::{Outcome, PointVerdict, Verdict, judge, judge_points};
 use deepzero::report::{Run, html, markdown, plot, write_reports};
 use deepzero::results::{Provenance, TrialRecord};
+use deepzero::rng::{Purpose, Stream};
 use deepzero::train::Status;
 
 const SPARSITIES: [(f64, &str); 4] = [(0.80, "80 %"), (0.90, "90 %"), (0.95, "95 %"), (0.99, "99 %")];
@@ -1383,4 +1384,71 @@ fn the_largest_x_is_taken_or_one_must_be_said() {
     assert!(
         markdown(&compiled(BorrowedAt::All), &BTreeMap::new()).unwrap().contains("**Not run** at any scale.")
     );
+}
+
+/// Records of three series over two x, of `n` seeds: mean accuracies in percent, by series and x, and noise of one point
+/// that is drawn anew for each `draw`; what a seed has in common moves all of its trials alike.
+fn simulated(draw: u32, n: usize, means: [[f64; 2]; 3]) -> Vec<TrialRecord> {
+    let mut records = Vec::new();
+    for (row, (series, means)) in ["deepzero", "fo-weights", "other"].into_iter().zip(means).enumerate() {
+        for (idx, mean) in means.into_iter().enumerate() {
+            let noise = Stream::new(3, Purpose::Test, draw).lane((2 * row + idx) as u32);
+            let shared = Stream::new(3, Purpose::Test, draw).lane(9);
+            for seed in 0..n as u64 {
+                let value = mean + noise.normal_at(seed) + 5.0 * shared.normal_at(seed);
+                records.push(record(Scale::Laptop, (series, Some(SPARSITIES[idx])), seed, value / 100.0, 1));
+            }
+        }
+    }
+    records
+}
+
+/// How often the only check comes out so, over simulated records.
+fn shares(experiment: &Experiment, n: usize, means: [[f64; 2]; 3]) -> (f64, f64) {
+    const N_DRAWS: u32 = 300;
+    let outcomes: Vec<Outcome> = (0..N_DRAWS)
+        .map(|draw| {
+            let records = simulated(draw, n, means);
+            let measured = Measured::gather(experiment, Scale::Laptop, &records).unwrap();
+            evaluate_checks(std::slice::from_ref(&measured))[0].outcome
+        })
+        .collect();
+    let share = |outcome| outcomes.iter().filter(|o| **o == outcome).count() as f64 / f64::from(N_DRAWS);
+    (share(Outcome::Confirmed), share(Outcome::Contradicted))
+}
+
+/// Where there is no effect a check is confirmed in at most 5 % of cases, and where it holds by a hair it is contradicted in
+/// at most 2.5 %. With effects that twelve seeds are enough for, it is confirmed in most.
+#[test]
+fn verdicts_on_simulated_records() {
+    let mut experiment = made_up_experiment();
+    experiment.series =
+        vec![series("deepzero", "A", false), series("fo-weights", "B", false), series("other", "C", false)];
+    experiment.expected.clear();
+    experiment.scales = BTreeMap::from([(
+        Scale::Laptop,
+        ScalePlan { n_seeds: 5, deviations: vec![], cells: cells(&experiment.series, &SPARSITIES[..2]) },
+    )]);
+    let base = [[50.0, 50.0], [50.0, 50.0], [50.0, 50.0]];
+    let with = |first: [f64; 2]| [first, base[1], base[2]];
+    let layout = Check { of_layout: true, ..above("deepzero", "fo-weights", 0.0) };
+    // The check, means without an effect, means with one.
+    let cases = [
+        (above("deepzero", "fo-weights", 0.0), base, with([52.0, 52.5])),
+        (layout, base, with([52.0, 52.5])),
+        (check("Close.", close("deepzero", "fo-weights", 2.0)), with([52.0, 50.0]), base),
+        (check("Widens.", widens("deepzero", "fo-weights")), base, with([50.0, 53.0])),
+        (check("Rises.", trend("deepzero", Trend::Rises, 0.0)), base, with([50.0, 53.0])),
+        (check("Flat.", trend("deepzero", Trend::Flat, 2.0)), with([50.0, 52.0]), base),
+        (check("Within.", within("deepzero", 30.0, 50.0)), base, with([40.0, 41.0])),
+    ];
+    for (check, without, effect) in cases {
+        let text = check.text.clone();
+        experiment.checks = vec![check];
+        let (confirmed, contradicted) = shares(&experiment, 5, without);
+        // Two standard deviations are 2.5 and 1.8 percent.
+        assert!(confirmed <= 0.075 && contradicted <= 0.043, "{text} {confirmed} {contradicted}");
+        let (confirmed, contradicted) = shares(&experiment, 12, effect);
+        assert!(confirmed >= 0.75 && contradicted <= 0.01, "{text} {confirmed} {contradicted}");
+    }
 }
