@@ -41,6 +41,7 @@ pub(super) fn run(common: &Common, _: &ListArgs) -> Result<Exit> {
                     "y": experiment.figure.y,
                     "scales": experiment.scales.keys().map(|scale| scale.name()).collect::<Vec<_>>(),
                     "results": results,
+                    "from": experiment.lenders(),
                 })
             })
             .collect();
@@ -52,6 +53,10 @@ pub(super) fn run(common: &Common, _: &ListArgs) -> Result<Exit> {
         say!("{:<22} {:<8} {}", experiment.id, paper, experiment.title)?;
         let series: Vec<&str> = experiment.series.iter().map(|series| series.label.as_str()).collect();
         say!("{:<22} {:<8} compares {}; x: {}", "", "", series.join(", "), experiment.figure.x)?;
+        let lenders = experiment.lenders();
+        if !lenders.is_empty() {
+            say!("{:<22} {:<8} from the results of {}", "", "", lenders.join(", "))?;
+        }
         let results: Vec<String> = results.iter().map(|(scale, n)| format!("{scale} ({n} trials)")).collect();
         let results = if results.is_empty() { "none yet".to_owned() } else { results.join(", ") };
         say!("{:<22} {:<8} results: {results}", "", "")?;

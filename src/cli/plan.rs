@@ -9,7 +9,7 @@ use deepzero::train::Checkpoint;
 use serde_json::json;
 
 use super::reproduce::selected;
-use super::{Common, Exit, Selection, say};
+use super::{Common, Exit, Selection, report, say};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -73,6 +73,16 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
             continue;
         }
         say!("{} at {} scale: {} trials", experiment.id, args.selection.scale, trials.len())?;
+        let lenders = experiment.lenders().join(" ");
+        if !lenders.is_empty() {
+            say!("its points are results of others, which cost: deepzero plan {lenders}")?;
+            for line in report::lent(common, &experiment, args.selection.scale)?.0 {
+                say!("{line}")?;
+            }
+        }
+        if trials.is_empty() {
+            continue;
+        }
         say!(
             "{:<22} {:>8} {:>4} {:>12} {:>12} {:>10}  state",
             "series",

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Error, Result, bail};
 use clap::Args;
 use deepzero::experiment::{Experiment, Scale, split_id};
+use deepzero::report::loan::Loan;
 use deepzero::report::{self, Run};
 use deepzero::results::TrialRecord;
 
@@ -26,7 +27,7 @@ pub(super) fn run(common: &Common, args: &ReportArgs) -> Result<Exit> {
         args.ids.iter().map(|id| common.store().id_of(id)).collect::<deepzero::Result<_>>()?;
     for id in &ids {
         common.library()?.require(split_id(id).0)?;
-        if common.store().scales(id)?.is_empty() {
+        if common.store().scales(id)?.is_empty() && !takes_results(common, id)? {
             bail!("{id} has no results in {}", common.results.display());
         }
     }
@@ -91,6 +92,41 @@ pub(super) fn write(common: &Common, ids: &[String]) -> Result<Vec<PathBuf>> {
         }
         None => Ok(paths),
     }
+}
+
+/// Whether there are results that an experiment takes its points from.
+fn takes_results(common: &Common, id: &str) -> Result<bool> {
+    let Ok(experiment) = common.library()?.get(id) else { return Ok(false) };
+    for scale in experiment.scales.keys() {
+        if lent(common, &experiment, *scale)?.1 > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What an experiment takes from others and has no result yet at a scale, a line for each of them, and how many of its
+/// entries have one. One with a fault of its own counts as without results; the fault is told where it is used.
+pub(super) fn lent(common: &Common, experiment: &Experiment, scale: Scale) -> Result<(Vec<String>, usize)> {
+    let mut runs: Vec<Run> = Vec::new();
+    for id in experiment.lenders() {
+        runs.extend(gather(common, id).ok());
+    }
+    let loans = Loan::all(experiment, scale, &runs)?;
+    let mut missing = Vec::new();
+    for id in experiment.lenders() {
+        let of_it = loans.iter().filter(|loan| loan.borrowed.experiment == id && !loan.has_result());
+        let mut series: Vec<&str> = of_it.map(|loan| loan.borrowed.source.as_str()).collect();
+        series.dedup();
+        if !series.is_empty() {
+            missing.push(format!(
+                "no result yet of {} in {id}: run `deepzero reproduce {id} --scale {scale}`",
+                series.join(", ")
+            ));
+        }
+    }
+    let n_there = loans.iter().filter(|loan| loan.has_result()).count();
+    Ok((missing, n_there))
 }
 
 /// The experiments that have results. One whose folder cannot be looked into is told, and left out.

@@ -138,6 +138,12 @@ fn run_all(
             trials.len(),
             pending.len()
         );
+        let mut is_empty = false;
+        if experiment.is_compiled() {
+            let (missing, n_there) = report::lent(common, experiment, selection.scale)?;
+            missing.iter().for_each(|line| tell!("{}: {line}", experiment.id));
+            is_empty = trials.is_empty() && n_there == 0;
+        }
         let n_pending = pending.len();
         for (position, trial) in pending.into_iter().enumerate() {
             if !run_trial(&mut runner, trial, position + 1, n_pending)? {
@@ -147,6 +153,10 @@ fn run_all(
         for trial in &trials {
             let bad = |record: &deepzero::results::TrialRecord| record.status != Status::Done;
             n_bad += usize::from(store.find(trial)?.as_ref().is_some_and(bad));
+        }
+        if is_empty {
+            tell!("{} at {} scale has no points yet, so that it has no page", experiment.id, selection.scale);
+            continue;
         }
         // The trials of further experiments do not wait for a page that cannot be written.
         match report::write(common, std::slice::from_ref(&experiment.id)) {
@@ -160,7 +170,10 @@ fn run_all(
         }
     }
     runner.dismiss()?;
-    pages.push(common.reports.join("index.html"));
+    let is_nothing = pages.is_empty();
+    if !is_nothing {
+        pages.push(common.reports.join("index.html"));
+    }
     if common.json {
         let pages: Vec<_> = pages.iter().map(|page| page.to_string_lossy()).collect();
         let summary =
@@ -170,7 +183,9 @@ fn run_all(
         for page in pages {
             say!("{}", page.display())?;
         }
-        say_where_to_look(common, &pictures);
+        if !is_nothing {
+            say_where_to_look(common, &pictures);
+        }
     }
     if n_elsewhere > 0 {
         tell!(

@@ -9,7 +9,7 @@ use deepzero::train::Checkpoint;
 use deepzero::train::Status;
 use serde_json::json;
 
-use super::{Common, Exit, in_one_line, say, tell};
+use super::{Common, Exit, in_one_line, report, say, tell};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  deepzero status\n  deepzero status fig4 --json")]
@@ -29,10 +29,14 @@ pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit> {
     };
     let mut all = Vec::new();
     for id in ids {
-        match library.get(id).and_then(|experiment| progress(&store, &experiment)) {
+        match library
+            .get(id)
+            .map_err(anyhow::Error::from)
+            .and_then(|experiment| progress(common, &store, &experiment, is_named))
+        {
             Ok(scales) => all.extend(scales),
-            Err(error) if is_named => return Err(error.into()),
-            Err(error) => tell!("{id} is left out: {}", in_one_line(&error.into())),
+            Err(error) if is_named => return Err(error),
+            Err(error) => tell!("{id} is left out: {}", in_one_line(&error)),
         }
     }
     if !is_there {
@@ -83,8 +87,13 @@ impl Progress {
     }
 }
 
-/// How far an experiment is at each of its scales.
-fn progress(store: &Store, experiment: &Experiment) -> deepzero::Result<Vec<Progress>> {
+/// How far an experiment is at each of its scales; what others have not given it yet only if it was asked for.
+fn progress(
+    common: &Common,
+    store: &Store,
+    experiment: &Experiment,
+    is_named: bool,
+) -> Result<Vec<Progress>> {
     let at = |&scale: &Scale| {
         let trials = experiment.trials(scale, None, &[])?;
         let id = experiment.id.clone();
@@ -95,6 +104,9 @@ fn progress(store: &Store, experiment: &Experiment) -> deepzero::Result<Vec<Prog
                 progress.counts[record.status as usize] += 1;
             }
             progress.notes.extend(note(store, trial, record.as_ref()));
+        }
+        if is_named {
+            progress.notes.extend(report::lent(common, experiment, scale)?.0);
         }
         Ok(progress)
     };

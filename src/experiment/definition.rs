@@ -29,6 +29,61 @@ pub struct Series {
     pub label: String,
     /// The series does not depend on the x axis: one trial, drawn as a level line.
     pub constant: bool,
+    /// Whether it has trials; otherwise its points are [`Experiment::borrowed`] and [`Experiment::quoted`].
+    pub has_trials: bool,
+}
+
+/// Points of a series taken from another experiment's results at the same scale; each stands at the number of parameters
+/// of its networks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Borrowed {
+    /// Id of the other experiment.
+    pub experiment: String,
+    /// One of its series.
+    pub source: String,
+    /// Which of its trials.
+    pub at: BorrowedAt,
+    /// Series of this experiment that gets the points.
+    pub series: String,
+}
+
+/// Which trials of another experiment's series are taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BorrowedAt {
+    /// All.
+    All,
+    /// Those at the largest x with a finished trial.
+    Largest,
+    /// Those at the x of that number or name.
+    Named(String),
+}
+
+impl BorrowedAt {
+    /// Whether a trial at that x, which may have a name, is one of those; which x is the largest is a matter of all.
+    #[must_use]
+    pub fn is_at(&self, x: Option<f64>, x_text: &str) -> bool {
+        match self {
+            Self::All | Self::Largest => true,
+            Self::Named(at) if at == x_text => true,
+            Self::Named(at) => {
+                let number = at.parse::<f64>().ok();
+                number.zip(x).is_some_and(|(at, x)| at.total_cmp(&x).is_eq())
+            }
+        }
+    }
+}
+
+/// A published point of a series without trials.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quoted {
+    /// The series.
+    pub series: String,
+    /// Position on the x axis.
+    pub x: f64,
+    /// The published value, in units of the figure's y axis.
+    pub y: f64,
+    /// Where it was published.
+    pub source: String,
 }
 
 /// Which numbers a figure shows.
@@ -182,8 +237,8 @@ pub struct Expected {
     /// Unit of the value: that of the metric, or in a relative figure any other.
     pub unit: String,
     /// Difference up to which our value at paper scale counts as reproduced, in units of the figure's y
-    /// axis (ratios in a relative figure).
-    pub tolerance: f64,
+    /// axis (ratios in a relative figure); `None` for one that is shown and not judged.
+    pub tolerance: Option<f64>,
     /// Where the number was published.
     pub source: String,
 }
@@ -197,12 +252,14 @@ pub struct Check {
     pub panel: String,
     /// Compare each series at its own best x (see [`At::Best`]) rather than both at every x.
     pub at_best: bool,
+    /// Take the spread of differences from the two-way layout of all series of the panel by seeds.
+    pub of_layout: bool,
     /// The test.
     pub comparison: Comparison,
 }
 
 /// What a [`Check`] compares; every comparison is of means over seeds, of two series at equal x unless
-/// the check is at the best x.
+/// the check is at the best x, and is decided by what seeds leave uncertain.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Comparison {
     /// mean(left) > mean(right) + margin at every x in `min_x..=max_x`.
@@ -218,7 +275,7 @@ pub enum Comparison {
         /// Highest x looked at.
         max_x: f64,
     },
-    /// |mean(left) − mean(right)| ≤ margin at every x in `min_x..=max_x`.
+    /// |mean(left) − mean(right)| < margin at every x in `min_x..=max_x`.
     Close {
         /// One series.
         left: String,
@@ -231,14 +288,14 @@ pub enum Comparison {
         /// Highest x looked at.
         max_x: f64,
     },
-    /// mean(left) − mean(right) is larger at the largest x than at the smallest.
+    /// left − right rises along x, by the least-squares line of every seed.
     Widens {
         /// Series that should pull away.
         left: String,
         /// Series that should fall behind.
         right: String,
     },
-    /// `low` ≤ mean(series) ≤ `high` at every x in `min_x..=max_x`.
+    /// `low` < mean(series) < `high` at every x in `min_x..=max_x`.
     Within {
         /// The series.
         series: String,
@@ -251,7 +308,7 @@ pub enum Comparison {
         /// Highest x looked at.
         max_x: f64,
     },
-    /// How mean(series) at the largest x in `min_x..=max_x` compares with that at the smallest.
+    /// How the least-squares line of every seed goes from the smallest x in `min_x..=max_x` to the largest.
     Trend {
         /// The series.
         series: String,
@@ -333,6 +390,10 @@ pub struct Experiment {
     pub profiles: Vec<ProfileFigure>,
     /// Curves.
     pub series: Vec<Series>,
+    /// Points taken from the results of other experiments.
+    pub borrowed: Vec<Borrowed>,
+    /// Published points of series without trials.
+    pub quoted: Vec<Quoted>,
     /// Published values.
     pub expected: Vec<Expected>,
     /// The three scales.
@@ -340,6 +401,24 @@ pub struct Experiment {
 }
 
 impl Experiment {
+    /// Whether some of its points are not of its own trials.
+    #[must_use]
+    pub fn is_compiled(&self) -> bool {
+        !self.borrowed.is_empty() || !self.quoted.is_empty()
+    }
+
+    /// The experiments that its points are taken from, each once.
+    #[must_use]
+    pub fn lenders(&self) -> Vec<&str> {
+        let mut ids: Vec<&str> = Vec::new();
+        for borrowed in &self.borrowed {
+            if !ids.contains(&borrowed.experiment.as_str()) {
+                ids.push(&borrowed.experiment);
+            }
+        }
+        ids
+    }
+
     /// The main figure as a panel, with all series.
     #[must_use]
     pub fn main_panel(&self) -> Panel {

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::definition::{
-    At, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Scale,
-    ScalePlan, Series, TensorMeasure, Trace, TraceAxis, Trend,
+    At, Borrowed, BorrowedAt, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel,
+    ProfileFigure, Quoted, Scale, ScalePlan, Series, TensorMeasure, Trace, TraceAxis, Trend,
 };
 use super::settings;
 use super::source::{Source, Sources};
 use super::trial::{MAX_SEEDS, number_text};
 use super::wire::SWEEP_PREFIX;
-use super::wire::{Assignments, BEST, WireCheck, WireExperiment, WireScale, number_of, same_value};
+use super::wire::{
+    Assignments, BEST, LARGEST, LAYOUT, WireCheck, WireExperiment, WireScale, number_of, same_value,
+};
 use crate::error::shortened;
 use crate::metric::Metric;
 use crate::profile::Profile;
@@ -44,8 +46,11 @@ impl Experiment {
 pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experiment> {
     check_sizes(&wire, &sources)?;
     let expander = Expander { axis: axis_of(&wire, &sources)?, wire, sources };
+    expander.check_without_trials()?;
     let figure = expander.figure()?;
     let series = expander.series()?;
+    let borrowed = expander.borrowed()?;
+    let quoted = expander.quoted()?;
     let scales = expander.scales()?;
     expander.check_shared(&scales)?;
     let panels = expander.panels(figure.categorical)?;
@@ -69,6 +74,8 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
         layers,
         profiles,
         series,
+        borrowed,
+        quoted,
         expected: Vec::new(),
         scales,
     };
@@ -92,6 +99,8 @@ fn check_sizes(wire: &WireExperiment, sources: &Sources) -> Result<()> {
         ("trace", wire.trace.len(), MAX_TABLES),
         ("layers", wire.layers.len(), MAX_TABLES),
         ("profile", wire.profile.len(), MAX_TABLES),
+        ("from", wire.from.len(), MAX_TABLES),
+        ("quoted", wire.quoted.len(), MAX_TABLES),
         ("expected", wire.expected.len(), MAX_TABLES),
         ("check", wire.check.len(), MAX_TABLES),
     ];
@@ -101,9 +110,10 @@ fn check_sizes(wire: &WireExperiment, sources: &Sources) -> Result<()> {
     }
 }
 
-/// The setting that varies along x.
+/// The setting that varies along x; none where no series has trials.
 fn axis_of(wire: &WireExperiment, sources: &Sources) -> Result<&'static str> {
     let (path, name) = match &wire.figure.axis {
+        None if !has_trials(wire) => return Ok(""),
         Some(axis) => ("figure.axis", axis),
         None if wire.figure.x == Figure::N_PARAMS => {
             return Err(sources.error(
@@ -114,6 +124,11 @@ fn axis_of(wire: &WireExperiment, sources: &Sources) -> Result<&'static str> {
         None => ("figure.x", &wire.figure.x),
     };
     settings::find(name).map(|entry| entry.name).map_err(|error| sources.error(path, reason_of(error)))
+}
+
+/// Whether any series has trials; a file without series is refused later.
+fn has_trials(wire: &WireExperiment) -> bool {
+    wire.series.is_empty() || wire.series.iter().any(|series| series.trials)
 }
 
 struct Expander {
@@ -143,14 +158,16 @@ impl Expander {
         } else {
             settings::find(&wire.x).or_else(|error| self.error("figure.x", reason_of(error)))?.name
         };
-        if (x != self.axis) != wire.coordinates.is_some() {
+        if has_trials(&self.wire) && (x != self.axis) != wire.coordinates.is_some() {
             return self.error("figure.coordinates", "needed exactly when x is not the axis that varies");
         }
         let Some(y) = wire.y.clone() else {
             return self.error("figure.y", format!("missing; one of {}", Metric::names().join(", ")));
         };
         self.check_metric("figure.y", &y)?;
-        self.check_list("figure.values", &wire.values)?;
+        if has_trials(&self.wire) {
+            self.check_list("figure.values", &wire.values)?;
+        }
         let named = wire.values.iter().any(|value| number_of(value).is_none());
         let categorical = named || wire.categorical.unwrap_or(false);
         if wire.log_x && categorical {
@@ -167,6 +184,116 @@ impl Expander {
             log_x: wire.log_x,
             log_y: wire.log_y,
         })
+    }
+
+    /// Requires a file to say nothing in vain about series that have no trials.
+    fn check_without_trials(&self) -> Result<()> {
+        let wire = &self.wire;
+        if (!wire.from.is_empty() || !has_trials(wire)) && wire.figure.x != Figure::N_PARAMS {
+            let reason = format!("expected {}, where the points of [[from]] stand", Figure::N_PARAMS);
+            return self.error("figure.x", reason);
+        }
+        for (idx, series) in wire.series.iter().enumerate().filter(|(_, series)| !series.trials) {
+            let path = format!("series[{idx}]");
+            let is_named =
+                wire.from.iter().any(|from| from.own.as_ref().unwrap_or(&from.series) == &series.id)
+                    || wire.quoted.iter().any(|quoted| quoted.series == series.id);
+            if !is_named {
+                let reason = "it has no trials, and no [[from]] or [[quoted]] gives it a point";
+                return self.error(&format!("{path}.trials"), reason);
+            }
+            if !series.set.is_empty() {
+                return self.error(&format!("{path}.set"), NO_TRIALS);
+            }
+            if series.constant {
+                return self.error(&format!("{path}.constant"), NO_TRIALS);
+            }
+        }
+        let named =
+            [("smoke", &wire.scale.smoke), ("laptop", &wire.scale.laptop), ("paper", &wire.scale.paper)];
+        let scales = || named.iter().filter_map(|(name, scale)| Some((name, scale.as_ref()?)));
+        for (name, scale) in scales() {
+            let id = scale.series.keys().find(|id| wire.series.iter().any(|s| s.id == **id && !s.trials));
+            if let Some(id) = id {
+                return self.error(&format!("scale.{name}.series.{id}"), NO_TRIALS);
+            }
+        }
+        if has_trials(wire) {
+            return Ok(());
+        }
+        let mut given = vec![
+            ("figure.axis".to_owned(), wire.figure.axis.is_some()),
+            ("figure.values".to_owned(), !wire.figure.values.is_empty()),
+            ("figure.coordinates".to_owned(), wire.figure.coordinates.is_some()),
+            ("base".to_owned(), !wire.base.is_empty()),
+            ("trace".to_owned(), !wire.trace.is_empty()),
+            ("layers".to_owned(), !wire.layers.is_empty()),
+            ("profile".to_owned(), !wire.profile.is_empty()),
+        ];
+        for (name, scale) in scales() {
+            given.extend([
+                (format!("scale.{name}.seeds"), scale.seeds.is_some()),
+                (format!("scale.{name}.values"), scale.values.is_some()),
+                (format!("scale.{name}.coordinates"), scale.coordinates.is_some()),
+                (format!("scale.{name}.set"), !scale.set.is_empty()),
+            ]);
+        }
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((path, _)) => {
+                self.error(path, "no series of this figure has trials, so that it plays no part")
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Requires `id` to be a series without trials.
+    fn series_without_trials(&self, path: &str, id: &str) -> Result<String> {
+        let id = self.known_series(path, id)?;
+        match self.wire.series.iter().any(|series| series.id == id && !series.trials) {
+            true => Ok(id),
+            false => self.error(path, format!("`{id}` has trials of its own; only one with trials = false")),
+        }
+    }
+
+    fn borrowed(&self) -> Result<Vec<Borrowed>> {
+        let borrowed = self.wire.from.iter().enumerate().map(|(idx, wire)| {
+            let path = format!("from[{idx}]");
+            let (own_path, own) = match &wire.own {
+                Some(own) => (format!("{path}.as"), own),
+                None => (format!("{path}.series"), &wire.series),
+            };
+            let at = match &wire.at {
+                None => BorrowedAt::All,
+                Some(at) if at.as_str() == Some(LARGEST) => BorrowedAt::Largest,
+                Some(at) => BorrowedAt::Named(text_of(at)),
+            };
+            Ok(Borrowed {
+                experiment: wire.experiment.clone(),
+                source: wire.series.clone(),
+                at,
+                series: self.series_without_trials(&own_path, own)?,
+            })
+        });
+        borrowed.collect()
+    }
+
+    fn quoted(&self) -> Result<Vec<Quoted>> {
+        let mut all: Vec<Quoted> = Vec::new();
+        for (idx, wire) in self.wire.quoted.iter().enumerate() {
+            let path = format!("quoted[{idx}]");
+            let series = self.series_without_trials(&format!("{path}.series"), &wire.series)?;
+            for (key, value) in [("x", wire.x), ("y", wire.y)] {
+                if !value.is_finite() {
+                    return self
+                        .error(&format!("{path}.{key}"), format!("expected a finite number; got {value}"));
+                }
+            }
+            if all.iter().any(|other| other.series == series && other.x.total_cmp(&wire.x).is_eq()) {
+                return self.error(&format!("{path}.x"), format!("`{series}` is quoted twice there"));
+            }
+            all.push(Quoted { series, x: wire.x, y: wire.y, source: wire.source.clone() });
+        }
+        Ok(all)
     }
 
     fn check_metric(&self, path: &str, name: &str) -> Result<()> {
@@ -345,6 +472,9 @@ impl Expander {
             self.check_text(&format!("expected[{idx}].unit"), expected.unit.as_ref())?;
             self.check_text(&format!("expected[{idx}].source"), Some(&expected.source))?;
         }
+        for (idx, quoted) in wire.quoted.iter().enumerate() {
+            self.check_text(&format!("quoted[{idx}].source"), Some(&quoted.source))?;
+        }
         Ok(())
     }
 
@@ -431,7 +561,12 @@ impl Expander {
         }
         let series = self.wire.series.iter();
         Ok(series
-            .map(|s| Series { id: s.id.clone(), label: s.label.clone(), constant: s.constant })
+            .map(|s| Series {
+                id: s.id.clone(),
+                label: s.label.clone(),
+                constant: s.constant,
+                has_trials: s.trials,
+            })
             .collect())
     }
 
@@ -483,6 +618,9 @@ impl Expander {
                 true => self.known_series(&series_path, &wire.series)?,
                 false => self.shown_series(&series_path, &panel, &wire.series)?,
             };
+            if self.wire.series.iter().any(|s| s.id == series && !s.trials) {
+                return self.error(&series_path, format!("`{series}` has no trials; [[quoted]] is for it"));
+            }
             let constant = self.wire.series.iter().any(|s| s.id == series && s.constant);
             let xs = if constant { vec![None] } else { points.iter().map(|point| Some(point.x)).collect() };
             if xs.len() != wire.values.len() {
@@ -514,7 +652,7 @@ impl Expander {
                 x,
                 value: *value,
                 unit: unit.to_owned(),
-                tolerance: wire.tolerance,
+                tolerance: Some(wire.tolerance),
                 source: wire.source.clone(),
             }));
         }
@@ -529,6 +667,7 @@ impl Expander {
                 text: wire.text.clone(),
                 comparison: self.comparison(&path, wire, &panel)?,
                 at_best: wire.at.is_some(),
+                of_layout: self.is_of_layout(&path, wire, &panel)?,
                 panel: panel.id,
             })
         });
@@ -570,12 +709,26 @@ impl Expander {
         Ok(Comparison::Trend { series, trend, margin, min_x, max_x })
     }
 
+    /// Whether the spread is to come from the layout of all series, which needs three of them at the same x.
+    fn is_of_layout(&self, path: &str, wire: &WireCheck, panel: &Panel) -> Result<bool> {
+        let path = format!("{path}.spread");
+        match wire.spread.as_deref() {
+            None => Ok(false),
+            Some(LAYOUT) if wire.at.is_some() => self.error(&path, "has no meaning beside at"),
+            Some(LAYOUT) if panel.series.len() < 3 => {
+                self.error(&path, "a layout needs three series at least")
+            }
+            Some(LAYOUT) => Ok(true),
+            Some(other) => self.error(&path, format!("expected {LAYOUT}; got {}", shortened(other))),
+        }
+    }
+
     /// The kind of a check; an error unless there is exactly one, with none but its own keys.
     fn kind(&self, path: &str, wire: &WireCheck) -> Result<&'static str> {
         const RANGE: [&str; 2] = ["min-x", "max-x"];
         let kinds = [
-            ("above", wire.above.is_some(), &["margin", "at"][..]),
-            ("close", wire.close.is_some(), &["margin", "at"]),
+            ("above", wire.above.is_some(), &["margin", "at", "spread"][..]),
+            ("close", wire.close.is_some(), &["margin", "at", "spread"]),
             ("widens", wire.widens.is_some(), &[]),
             ("within", wire.within.is_some(), &["low", "high"]),
             ("falls", wire.falls.is_some(), &["margin"]),
@@ -594,6 +747,7 @@ impl Expander {
             ("min-x", wire.min_x.is_some()),
             ("max-x", wire.max_x.is_some()),
             ("at", wire.at.is_some()),
+            ("spread", wire.spread.is_some()),
         ];
         for (key, _) in keys.iter().filter(|(_, is_given)| *is_given) {
             let has_range = *kind != "widens" && wire.at.is_none();
@@ -634,6 +788,7 @@ impl Expander {
                 return self.error(&format!("{path}.seeds"), reason);
             }
             Some(n_seeds) => n_seeds,
+            None if !has_trials(&self.wire) => 1,
             None => return self.error(&format!("{path}.seeds"), "missing"),
         };
         for id in wire.series.keys() {
@@ -641,7 +796,7 @@ impl Expander {
         }
         let points = self.points(&path, Some(wire))?;
         let mut cells = Vec::new();
-        for (series_idx, series) in self.wire.series.iter().enumerate() {
+        for (series_idx, series) in self.wire.series.iter().enumerate().filter(|(_, series)| series.trials) {
             if series.constant {
                 let (settings, assigned) = self.settings(&path, wire, series_idx, None)?;
                 cells.push(Cell { series_idx, x: None, x_text: String::new(), settings, assigned });
@@ -808,6 +963,9 @@ impl Expander {
         Ok(())
     }
 }
+
+/// Why something of a series is refused.
+const NO_TRIALS: &str = "has no meaning beside trials = false";
 
 /// Layers of settings that all series share; those above belong to one.
 const SHARED_LAYERS: usize = 2;

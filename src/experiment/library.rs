@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::definition::Experiment;
+use super::definition::{BorrowedAt, Experiment};
 use super::expand::expand;
 use super::settings::{self, ALIASES};
 use super::source::{Source, Sources};
-use super::wire::{SWEEP_PREFIX, WireExperiment};
+use super::wire::{LARGEST, SWEEP_PREFIX, WireExperiment};
 use crate::error::shortened;
 use crate::setting::{Entry, did_you_mean, text_of, value_of};
 use crate::{Error, Result, files};
@@ -143,13 +143,14 @@ impl Library {
 
     /// The file of that id.
     fn known(&self, id: &str) -> Result<&File> {
-        self.file(id).ok_or_else(|| {
-            let ids: Vec<_> = self.ids().collect();
-            let hint = did_you_mean(id, ids.iter().copied());
-            let id = shortened(id);
-            let reason = format!("no experiment `{id}`; {hint}the experiments are {}", ids.join(", "));
-            Error::setting("experiment", reason)
-        })
+        self.file(id).ok_or_else(|| Error::setting("experiment", self.no_such(id)))
+    }
+
+    /// That there is no experiment of that name, and which there are.
+    fn no_such(&self, id: &str) -> String {
+        let ids: Vec<_> = self.ids().collect();
+        let hint = did_you_mean(id, ids.iter().copied());
+        format!("no experiment `{}`; {hint}the experiments are {}", shortened(id), ids.join(", "))
     }
 
     /// All experiments, sorted by id.
@@ -219,7 +220,60 @@ impl Library {
         if let Some(values) = values {
             wire.replace_values(values);
         }
-        expand(wire, sources)
+        let lenders = (!wire.from.is_empty()).then(|| Sources(vec![sources.0[0].clone()]));
+        let experiment = expand(wire, sources)?;
+        if let Some(sources) = lenders {
+            self.check_lenders(&experiment, &sources)?;
+        }
+        Ok(experiment)
+    }
+
+    /// Requires what an experiment takes from others to be there. What is wrong with another's file is told where that one
+    /// is used.
+    fn check_lenders(&self, experiment: &Experiment, sources: &Sources) -> Result<()> {
+        let embedded = Self::embedded();
+        for (idx, borrowed) in experiment.borrowed.iter().enumerate() {
+            let refuse =
+                |key: &str, reason: String| Err(sources.error(&format!("from[{idx}].{key}"), reason));
+            let id = &borrowed.experiment;
+            let Some(file) = self.file(id).or(embedded.file(id)) else {
+                return refuse("experiment", self.no_such(id));
+            };
+            let Ok(source) = file.source() else { continue };
+            let Ok(wire) = source.parse::<WireExperiment>() else { continue };
+            if !wire.from.is_empty() {
+                return refuse("experiment", format!("`{id}` takes points from other experiments itself"));
+            }
+            let Ok(other) = self.build(source, None) else { continue };
+            let Some(series) = other.series.iter().position(|series| series.id == borrowed.source) else {
+                let known: Vec<&str> = other.series.iter().map(|series| series.id.as_str()).collect();
+                let got = shortened(&borrowed.source);
+                return refuse("series", format!("{id} has no series `{got}`, but {}", known.join(", ")));
+            };
+            let cells =
+                || other.scales.values().flat_map(|plan| &plan.cells).filter(|c| c.series_idx == series);
+            match &borrowed.at {
+                BorrowedAt::All => {}
+                _ if other.series[series].constant => {
+                    return refuse("at", format!("{} of {id} does not depend on x", borrowed.source));
+                }
+                BorrowedAt::Named(at) if !cells().any(|cell| borrowed.at.is_at(cell.x, &cell.x_text)) => {
+                    let mut known: Vec<&str> = Vec::new();
+                    for cell in cells() {
+                        if !known.contains(&cell.x_text.as_str()) {
+                            known.push(&cell.x_text);
+                        }
+                    }
+                    let known = known.join(", ");
+                    return refuse(
+                        "at",
+                        format!("expected one of {known}, or {LARGEST}; got {}", shortened(at)),
+                    );
+                }
+                BorrowedAt::Largest | BorrowedAt::Named(_) => {}
+            }
+        }
+        Ok(())
     }
 }
 

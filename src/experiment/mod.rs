@@ -10,8 +10,8 @@ mod variant;
 mod wire;
 
 pub use definition::{
-    At, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel, ProfileFigure, Scale,
-    ScalePlan, Series, TensorMeasure, Trace, TraceAxis, Trend, Trial,
+    At, Borrowed, BorrowedAt, Cell, Check, Comparison, Expected, Experiment, Figure, Layers, Panel,
+    ProfileFigure, Quoted, Scale, ScalePlan, Series, TensorMeasure, Trace, TraceAxis, Trend, Trial,
 };
 pub use library::Library;
 pub use settings::Description;

@@ -125,6 +125,11 @@ impl Experiment {
         }
         for (key, _) in overrides {
             let name = settings::find(key)?.name;
+            if plan.cells.is_empty() {
+                let reason =
+                    format!("{} has no trials: its points are results of other experiments", self.id);
+                return Err(Error::setting(key, reason));
+            }
             if let Some(trial) = trials.first().filter(|_| trials.iter().all(|t| !t.settings.is_read(name))) {
                 settings::refuse_unread(&trial.settings, key, name)?;
             }

@@ -53,7 +53,20 @@
 //! id = "deepzero"
 //! label = "DeepZero"
 //! constant = false               # true: one trial, no x, drawn as a level line
+//! trials = true                  # false: its points are those of [[from]] and [[quoted]], see below
 //! set = { method = "cge" }       # settings of this series
+//!
+//! [[from]]                       # points taken from another experiment's results at the same scale
+//! experiment = "fig4"            # whose; not one that takes points from others itself
+//! series = "deepzero"            # which of its series
+//! at = 0.9                       # its trials at that x: a number, a name or "largest"; left out: all
+//! as = "deepzero"                # series of this figure; left out: the same id
+//!
+//! [[quoted]]                     # a published point of a series without trials
+//! series = "deepzero"
+//! x = 269722
+//! y = 86.46
+//! source = "Fig. 1D"
 //!
 //! [[expected]]                   # published numbers of one series
 //! series = "deepzero"
@@ -67,18 +80,19 @@
 //! text = "…"
 //! panel = "time"                 # whose values; left out: the main figure
 //! above = ["deepzero", "fo"]     # left > right + margin, at every x in min-x..=max-x
-//! close = ["deepzero", "fo"]     # |left − right| ≤ margin, likewise
-//! widens = ["deepzero", "fo"]    # left − right is larger at the largest x than at the smallest
-//! within = "deepzero"            # low ≤ mean ≤ high, at every x in min-x..=max-x
-//! falls = "deepzero"             # lower by more than margin at the largest x of min-x..=max-x
-//! rises = "deepzero"             # than at the smallest; or higher
-//! flat = "deepzero"              # or different by no more than margin
+//! close = ["deepzero", "fo"]     # |left − right| < margin, likewise
+//! widens = ["deepzero", "fo"]    # left − right rises along x
+//! within = "deepzero"            # low < mean < high, at every x in min-x..=max-x
+//! falls = "deepzero"             # the least-squares line goes down by more than margin, from the smallest x of
+//! rises = "deepzero"             # min-x..=max-x to the largest; or up
+//! flat = "deepzero"              # or by less than margin, up or down
 //! margin = 2.0                   # needed for close and flat, else 0 unless given; not for widens, within
 //! low = 0.9
 //! high = 1.1
 //! min-x = 0.9
 //! max-x = 0.99
 //! at = "best"                    # above and close: each series at its own best x, not every x
+//! spread = "layout"              # above and close: the error from all series by seeds, not this pair alone
 //!
 //! [scale.smoke]                  # likewise laptop and paper
 //! seeds = 2                      # seeds 0 and 1
@@ -93,6 +107,13 @@
 //! same x and seed (by its only one, if it is constant), and every published value by the published one
 //! of that series at the same x. The named series has no points itself. `values` are as published, in
 //! `unit`; `tolerance`, `margin`, `low` and `high` are in units of what is drawn, so ratios.
+//!
+//! **Points of others.** A series with `trials = false` has no settings and no trials. Its points come from the results
+//! of other experiments (`[[from]]`), which stand at their networks' numbers of parameters, so that the figure's x is
+//! `n-params`, and from publications (`[[quoted]]`), which are drawn hollow. Where another experiment has no result at a
+//! scale, the page says what to run. `at = "largest"` takes the largest x that has a finished trial; without `at`, no two x
+//! of that series may have networks of one size. If no series has trials, there is no `base`, no `figure.axis`, `values` or
+//! `coordinates`, no trace, layers or profile figure, and a scale has `deviations` alone.
 //!
 //! **At.** The x whose trials a trace, layers or profile figure shows: a number, or the name of a value on an axis
 //! of names. A scale without it shows the middle x among those where most series have finished trials,
@@ -129,6 +150,12 @@ pub(super) const SWEEP_PREFIX: &str = "sweep-";
 /// Stands for a series' own best x.
 pub(super) const BEST: &str = "best";
 
+/// The spread from the two-way layout of series and seeds.
+pub(super) const LAYOUT: &str = "layout";
+
+/// Stands for the largest x with a finished trial.
+pub(super) const LARGEST: &str = "largest";
+
 /// Settings by name, not yet checked.
 pub(super) type Assignments = BTreeMap<String, toml::Value>;
 
@@ -160,6 +187,10 @@ pub(super) struct WireExperiment {
     #[serde(default)]
     pub(super) series: Vec<WireSeries>,
     #[serde(default)]
+    pub(super) from: Vec<WireFrom>,
+    #[serde(default)]
+    pub(super) quoted: Vec<WireQuoted>,
+    #[serde(default)]
     pub(super) expected: Vec<WireExpected>,
     #[serde(default)]
     pub(super) check: Vec<WireCheck>,
@@ -176,6 +207,7 @@ pub(super) struct WireFigure {
     pub(super) y: Option<String>,
     pub(super) y_label: Option<String>,
     pub(super) categorical: Option<bool>,
+    #[serde(default)]
     pub(super) values: Vec<toml::Value>,
     pub(super) coordinates: Option<Vec<f64>>,
     pub(super) relative_to: Option<String>,
@@ -246,8 +278,34 @@ pub(super) struct WireSeries {
     pub(super) label: String,
     #[serde(default)]
     pub(super) constant: bool,
+    #[serde(default = "yes")]
+    pub(super) trials: bool,
     #[serde(default)]
     pub(super) set: Assignments,
+}
+
+/// What holds unless a file says otherwise.
+fn yes() -> bool {
+    true
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct WireFrom {
+    pub(super) experiment: String,
+    pub(super) series: String,
+    pub(super) at: Option<toml::Value>,
+    #[serde(rename = "as")]
+    pub(super) own: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct WireQuoted {
+    pub(super) series: String,
+    pub(super) x: f64,
+    pub(super) y: f64,
+    pub(super) source: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -281,6 +339,7 @@ pub(super) struct WireCheck {
     pub(super) min_x: Option<f64>,
     pub(super) max_x: Option<f64>,
     pub(super) at: Option<String>,
+    pub(super) spread: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -31,9 +31,14 @@ pub struct Chart {
     pub log_y: bool,
     /// Values that y cannot leave, such as 0 and 100 for percent.
     pub y_bounds: (f64, f64),
+    /// Name of the published values in the legend.
+    pub published: &'static str,
     /// What is drawn, in the order of the legend.
     pub curves: Vec<Curve>,
 }
+
+/// Name of published values that stand beside ours.
+const PAPER: &str = "paper";
 
 /// One series of a figure.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,7 +111,7 @@ impl Chart {
             Curve {
                 label: series.label.clone(),
                 look: idx,
-                shape: Shape::Markers,
+                shape: if series.has_trials { Shape::Markers } else { Shape::Dots },
                 points: marks,
                 level: level.first().copied(),
                 published: published.collect(),
@@ -124,8 +129,12 @@ impl Chart {
             log_x: measured.panel.log_x,
             log_y: measured.panel.log_y,
             y_bounds: if measured.is_relative() { (0.0, f64::INFINITY) } else { measured.metric.bounds },
+            published: if measured.experiment.quoted.is_empty() { PAPER } else { "published" },
             curves: curves.into_iter().filter(Curve::is_drawn).collect(),
-            x_ticks: if figure.categorical {
+            // Sizes from everywhere are no places to label.
+            x_ticks: if measured.experiment.is_compiled() {
+                Vec::new()
+            } else if figure.categorical {
                 x_ticks.into_iter().enumerate().map(|(idx, (_, text))| (idx as f64, text)).collect()
             } else {
                 x_ticks
@@ -168,6 +177,7 @@ impl Chart {
             log_x: trace.log_x,
             log_y: false,
             y_bounds: metric.bounds,
+            published: PAPER,
             curves,
         };
         Ok(Some((chart, positions)))
@@ -202,6 +212,7 @@ impl Chart {
                 TensorMeasure::Cosine => COSINE.bounds,
                 TensorMeasure::RelativeError => RELATIVE_ERROR.bounds,
             },
+            published: PAPER,
             curves,
         };
         Some((chart, positions))
@@ -249,6 +260,7 @@ impl Chart {
             log_x: figure.log_x && is_on_axis,
             log_y: figure.log_y,
             y_bounds: metric.map_or((f64::NEG_INFINITY, f64::INFINITY), |metric| metric.bounds),
+            published: PAPER,
             curves,
         };
         Ok(Some((chart, positions)))

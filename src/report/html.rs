@@ -27,7 +27,7 @@ pub type Run = (Experiment, BTreeMap<Scale, Vec<TrialRecord>>);
 pub fn html(runs: &[Run]) -> Result<String> {
     let reports = runs
         .iter()
-        .map(|(experiment, scales)| Report::new(experiment, scales))
+        .map(|(experiment, scales)| Report::new(experiment, scales, runs))
         .collect::<Result<Vec<_>>>()?;
     Ok(render(&reports))
 }

@@ -10,13 +10,13 @@ use crate::results::TrialRecord;
 use super::prose;
 use super::view::{Report, Section};
 
-/// The report on one experiment; figures are linked as `<id>-<scale>.png` and
+/// The report on one experiment, from its own results alone; figures are linked as `<id>-<scale>.png` and
 /// `<id>-<scale>-<figure>.png` beside it.
 ///
 /// # Errors
 /// [`crate::Error::Setting`] if the figure's y axis names no known metric.
 pub fn markdown(experiment: &Experiment, scales: &BTreeMap<Scale, Vec<TrialRecord>>) -> Result<String> {
-    Ok(render(&Report::new(experiment, scales)?))
+    Ok(render(&Report::new(experiment, scales, &[])?))
 }
 
 /// The report as a page.
@@ -93,6 +93,12 @@ fn write_section(page: &mut String, section: &Section) {
         for row in &table.rows {
             line(table_row(&row.cells));
         }
+    }
+    if !section.origins.is_empty() {
+        line("\n### Where the points come from\n".into());
+    }
+    for origin in &section.origins {
+        line(format!("- {}", inline(origin)));
     }
     if !section.problems.is_empty() {
         line("\n### Trials without a value\n".into());

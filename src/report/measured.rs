@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::Result;
 use crate::experiment::{Expected, Experiment, Figure, Panel, Scale, ScalePlan};
-use crate::metric::{Metric, TEST_ACCURACY};
+use crate::metric::{Metric, SPEED_UP, STEPS_PER_HOUR, TEST_ACCURACY, Unit};
 use crate::results::TrialRecord;
 use crate::train::Status;
 
-use super::stats::Summary;
+use super::loan::Loan;
+use super::stats::{Range, Summary};
 use super::text::{self, position, significant};
 
 /// One series at one x: what was measured there and what was published.
@@ -34,6 +35,8 @@ pub struct Point {
     pub n_failed: usize,
     /// Trials that ended well but have no finite value.
     pub n_without_value: usize,
+    /// Where it comes from, if not from a trial of the experiment: another experiment, a publication.
+    pub origins: Vec<String>,
     /// The published value, in y units.
     pub published: Option<Expected>,
     /// In a relative figure, the published value before the division.
@@ -51,6 +54,21 @@ impl Point {
     #[must_use]
     pub fn was_tried(&self) -> bool {
         !self.values.is_empty() || !self.absolute.is_empty() || self.n_lost() > 0
+    }
+
+    /// Adds what a trial gave.
+    fn add(&mut self, record: &TrialRecord, metric: &Metric) {
+        match (record.status, metric.of(&record.epochs)) {
+            (Status::Done, Some(value)) => {
+                self.values.insert(record.trial.seed, value);
+                if let Some(best) = best_test_accuracy(record) {
+                    self.best.insert(record.trial.seed, best);
+                }
+            }
+            (Status::Done, None) => self.n_without_value += 1,
+            (Status::Diverged, _) => self.n_diverged += 1,
+            (Status::Failed, _) => self.n_failed += 1,
+        }
     }
 
     /// Divides values by those of `reference` at the same seed, and the published value by the published
@@ -120,7 +138,7 @@ impl<'a> Measured<'a> {
     /// # Errors
     /// [`crate::Error::Setting`] if the figure's y axis names no known metric.
     pub fn gather(experiment: &'a Experiment, scale: Scale, records: &'a [TrialRecord]) -> Result<Self> {
-        Self::of_panel(experiment, scale, records, experiment.main_panel())
+        Self::of_panel(experiment, scale, records, &[], experiment.main_panel())
     }
 
     /// As [`Measured::gather`], for the main figure and all panels, in this order.
@@ -132,8 +150,21 @@ impl<'a> Measured<'a> {
         scale: Scale,
         records: &'a [TrialRecord],
     ) -> Result<Vec<Self>> {
+        Self::gather_with(experiment, scale, records, &[])
+    }
+
+    /// As [`Measured::gather_all`], with points from the results of other experiments.
+    ///
+    /// # Errors
+    /// As [`Measured::gather`].
+    pub fn gather_with(
+        experiment: &'a Experiment,
+        scale: Scale,
+        records: &'a [TrialRecord],
+        loans: &[Loan],
+    ) -> Result<Vec<Self>> {
         let panels = std::iter::once(experiment.main_panel()).chain(experiment.panels.iter().cloned());
-        panels.map(|panel| Self::of_panel(experiment, scale, records, panel)).collect()
+        panels.map(|panel| Self::of_panel(experiment, scale, records, loans, panel)).collect()
     }
 
     /// Groups the records of one scale; others are ignored. There is at most one record per series, x
@@ -145,6 +176,7 @@ impl<'a> Measured<'a> {
         experiment: &'a Experiment,
         scale: Scale,
         records: &'a [TrialRecord],
+        loans: &[Loan],
         panel: Panel,
     ) -> Result<Self> {
         let metric = Metric::parse(&panel.y)?;
@@ -173,7 +205,9 @@ impl<'a> Measured<'a> {
         };
         gathered.add_planned();
         gathered.add_records();
+        gathered.add_loans(loans);
         gathered.add_published();
+        gathered.add_quoted();
         gathered.divide();
         gathered.points.sort_by(|a, b| {
             let x = |p: &Point| p.x.unwrap_or(f64::NEG_INFINITY);
@@ -193,6 +227,23 @@ impl<'a> Measured<'a> {
     pub fn reference_label(&self) -> Option<&'a str> {
         let idx = series_idx(self.experiment, self.panel.relative_to.as_ref()?)?;
         Some(self.label(idx))
+    }
+
+    /// Where the figure's values can lie.
+    #[must_use]
+    pub fn range(&self) -> Range {
+        match self.metric.unit {
+            _ if self.is_relative() || self.is_time() => Range::Positive,
+            Unit::Percent => Range::Percent,
+            _ => Range::Free,
+        }
+    }
+
+    /// Whether values are times, or speeds, so that what counts is their ratio.
+    #[must_use]
+    pub fn is_time(&self) -> bool {
+        let speeds = [STEPS_PER_HOUR.name, SPEED_UP.name];
+        matches!(self.metric.unit, Unit::Seconds | Unit::Hours) || speeds.contains(&self.metric.name)
     }
 
     /// A value of the figure in its precision, without a unit.
@@ -292,18 +343,51 @@ impl<'a> Measured<'a> {
             let x = x_of(self.experiment, record);
             let x_text = self.x_text(x, &record.trial.x_text);
             let metric = self.metric;
-            let point = self.point(series_idx, x, x_text);
-            match (record.status, metric.of(&record.epochs)) {
-                (Status::Done, Some(value)) => {
-                    point.values.insert(record.trial.seed, value);
-                    if let Some(best) = best_test_accuracy(record) {
-                        point.best.insert(record.trial.seed, best);
-                    }
-                }
-                (Status::Done, None) => point.n_without_value += 1,
-                (Status::Diverged, _) => point.n_diverged += 1,
-                (Status::Failed, _) => point.n_failed += 1,
+            self.point(series_idx, x, x_text).add(record, metric);
+        }
+    }
+
+    /// Trials of other experiments stand at the sizes of their networks.
+    fn add_loans(&mut self, loans: &[Loan]) {
+        for loan in loans {
+            let Some(series_idx) = series_idx(self.experiment, &loan.borrowed.series) else { continue };
+            if !self.needs(series_idx) {
+                continue;
             }
+            for record in &loan.records {
+                let x = Some(record.n_params as f64);
+                let x_text = self.x_text(x, "");
+                let metric = self.metric;
+                let point = self.point(series_idx, x, x_text);
+                point.add(record, metric);
+                let origin = loan.origin(Some(record));
+                if !point.origins.contains(&origin) {
+                    point.origins.push(origin);
+                }
+            }
+        }
+    }
+
+    /// Published points of series without trials; they belong to the main figure.
+    fn add_quoted(&mut self) {
+        if !self.panel.id.is_empty() {
+            return;
+        }
+        let unit = self.metric.unit.suffix().trim();
+        for quoted in &self.experiment.quoted {
+            let Some(series_idx) = series_idx(self.experiment, &quoted.series) else { continue };
+            let x_text = self.x_text(Some(quoted.x), "");
+            let point = self.point(series_idx, Some(quoted.x), x_text);
+            point.published = Some(Expected {
+                panel: String::new(),
+                series: quoted.series.clone(),
+                x: Some(quoted.x),
+                value: quoted.y,
+                unit: unit.to_owned(),
+                tolerance: None,
+                source: quoted.source.clone(),
+            });
+            point.origins.push(format!("published: {}", quoted.source));
         }
     }
 
@@ -332,6 +416,7 @@ impl<'a> Measured<'a> {
                 n_diverged: 0,
                 n_failed: 0,
                 n_without_value: 0,
+                origins: Vec::new(),
                 published: None,
                 published_absolute: None,
             });

@@ -4,12 +4,16 @@
 //! same bytes. [`write_reports`] writes what the other modules compute.
 
 pub mod chart;
+pub mod check;
+pub mod decide;
 mod exhibits;
 mod html;
+pub mod loan;
 mod markdown;
 pub mod measured;
 pub mod plot;
 pub mod position;
+pub mod power;
 mod prose;
 pub mod stats;
 mod text;

@@ -1,9 +1,9 @@
 //! Means, spreads and intervals over seeds.
 //!
-//! Formulas: standard deviation with n − 1, two-sided Student-t interval of the mean, and the
-//! paired t test, as in the NIST/SEMATECH e-Handbook of Statistical Methods, sections 1.3.5.2
-//! ("Confidence Limits for the Mean") and 7.3.1 ("Do two processes have the same mean?", paired
-//! observations). Quantiles come from `statrs`.
+//! Formulas: standard deviation with n − 1 and two-sided Student-t interval of the mean, as in the NIST/SEMATECH
+//! e-Handbook of Statistical Methods, section 1.3.5.2 ("Confidence Limits for the Mean"). Quantiles come from `statrs`.
+//! Intervals of what cannot be below 0 or above 100 % are made where there are no such ends, on logarithms or logits, to
+//! first order in the error of the mean.
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
@@ -36,58 +36,84 @@ impl Summary {
             let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
             (squares / (n - 1) as f64).sqrt()
         });
-        let ci95_half = std.map(|std| t_quantile(n - 1) * std / (n as f64).sqrt());
+        let ci95_half = std.map(|std| two_sided(n - 1) * std / (n as f64).sqrt());
         Some(Self { n, mean, std, ci95_half })
     }
 }
 
-/// The difference of two quantities measured at the same seeds.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PairedTest {
-    /// Number of pairs.
-    pub n: usize,
-    /// Mean of left − right.
-    pub mean_difference: f64,
-    /// Half width of the 95 % interval of the mean difference.
-    pub ci95_half: f64,
-    /// t statistic with n − 1 degrees of freedom; infinite or NaN if all differences are equal.
-    pub t: f64,
-    /// Two-sided p value of "no difference".
-    pub p_value: f64,
-}
-
-impl PairedTest {
-    /// Whether the interval of the mean difference leaves out zero.
-    #[must_use]
-    pub fn exceeds_uncertainty(&self) -> bool {
-        self.mean_difference.abs() > self.ci95_half
-    }
-}
-
-/// Paired t test of two series whose entries belong to the same seeds, in the same order.
-///
-/// `None` for fewer than two pairs.
-///
-/// # Panics
-/// If the series have different lengths.
-#[must_use]
-pub fn paired_t_test(left: &[f64], right: &[f64]) -> Option<PairedTest> {
-    assert_eq!(left.len(), right.len(), "pairs need equal seeds");
-    let differences: Vec<f64> = left.iter().zip(right).map(|(l, r)| l - r).collect();
-    let summary = Summary::of(&differences)?;
-    let ci95_half = summary.ci95_half?;
-    let t = summary.mean / (summary.std? / (summary.n as f64).sqrt());
-    let p_value = if t.is_nan() { 1.0 } else { 2.0 * student(summary.n - 1).sf(t.abs()) };
-    Some(PairedTest { n: summary.n, mean_difference: summary.mean, ci95_half, t, p_value })
-}
-
 /// Two-sided quantile of Student's t for [`CONFIDENCE`].
-fn t_quantile(degrees: usize) -> f64 {
-    student(degrees).inverse_cdf(0.5 + CONFIDENCE / 2.0)
+fn two_sided(degrees: usize) -> f64 {
+    t_quantile(0.5 + CONFIDENCE / 2.0, degrees as f64)
 }
 
-fn student(degrees: usize) -> StudentsT {
-    StudentsT::new(0.0, 1.0, degrees as f64).expect("there is at least one degree of freedom")
+/// Quantile of Student's t.
+pub(super) fn t_quantile(probability: f64, degrees: f64) -> f64 {
+    student(degrees).inverse_cdf(probability)
+}
+
+/// Probability that Student's t is larger than `value`.
+pub(super) fn t_tail(value: f64, degrees: f64) -> f64 {
+    student(degrees).sf(value)
+}
+
+fn student(degrees: f64) -> StudentsT {
+    StudentsT::new(0.0, 1.0, degrees).expect("there is at least one degree of freedom")
+}
+
+/// Where values of a quantity can lie, and so its intervals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Range {
+    /// Anywhere.
+    Free,
+    /// From 0 to 100.
+    Percent,
+    /// From 0 up.
+    Positive,
+}
+
+impl Range {
+    /// The value on a line without ends: its logit, its logarithm, itself. What lies at an end or beyond is infinitely far.
+    #[must_use]
+    pub fn on_line(self, value: f64) -> f64 {
+        match self {
+            Self::Free => value,
+            Self::Percent if value <= 0.0 => f64::NEG_INFINITY,
+            Self::Percent if value >= 100.0 => f64::INFINITY,
+            Self::Percent => (value / (100.0 - value)).ln(),
+            Self::Positive if value <= 0.0 => f64::NEG_INFINITY,
+            Self::Positive => value.ln(),
+        }
+    }
+
+    /// The value at a place on that line.
+    pub(super) fn off_line(self, place: f64) -> f64 {
+        match self {
+            Self::Free => place,
+            Self::Percent => 100.0 / (1.0 + (-place).exp()),
+            Self::Positive => place.exp(),
+        }
+    }
+
+    /// How much faster the line is passed than the values, at `value`.
+    #[must_use]
+    pub fn rate(self, value: f64) -> f64 {
+        match self {
+            Self::Free => 1.0,
+            Self::Percent => 100.0 / (value * (100.0 - value)),
+            Self::Positive => 1.0 / value,
+        }
+    }
+
+    /// The interval around a mean that has this half width where there are no ends: made on the line and brought back, so
+    /// that it stays within the range. A mean at an end has none to bring back.
+    #[must_use]
+    pub fn interval(self, mean: f64, half: f64) -> (f64, f64) {
+        let (place, width) = (self.on_line(mean), half * self.rate(mean));
+        match place.is_finite() && width.is_finite() {
+            true => (self.off_line(place - width), self.off_line(place + width)),
+            false => (mean, mean),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -103,7 +129,7 @@ mod tests {
         for (degrees, expected) in
             [(1, 12.706), (2, 4.303), (4, 2.776), (9, 2.262), (30, 2.042), (100, 1.984)]
         {
-            assert!((t_quantile(degrees) - expected).abs() < TABLE_PRECISION, "{degrees} degrees");
+            assert!((two_sided(degrees) - expected).abs() < TABLE_PRECISION, "{degrees} degrees");
         }
     }
 
@@ -115,34 +141,26 @@ mod tests {
         assert!((s.ci95_half.unwrap() - 2.484).abs() < TABLE_PRECISION);
     }
 
+    /// Oracle: logit(50 %) = 0 and its rate there 4 / 100, so that 50 ± 25 becomes 100 / (1 + e^∓1); ln 2 ± 1.
+    #[test]
+    fn intervals_stay_within_their_range() {
+        let (low, high) = Range::Percent.interval(50.0, 25.0);
+        assert!((low - 26.894_142).abs() < 1e-6 && (high - 73.105_858).abs() < 1e-6, "{low} {high}");
+        let (low, high) = Range::Positive.interval(2.0, 2.0);
+        let e = std::f64::consts::E;
+        assert!((low - 2.0 / e).abs() < 1e-12 && (high - 2.0 * e).abs() < 1e-12, "{low} {high}");
+        assert_eq!(Range::Free.interval(2.0, 3.0), (-1.0, 5.0));
+        for (range, mean, end) in
+            [(Range::Percent, 99.9, 100.0), (Range::Percent, 100.0, 100.0), (Range::Positive, 1e9, f64::MAX)]
+        {
+            let (low, high) = range.interval(mean, 50.0);
+            assert!(low >= 0.0 && low <= mean && high >= mean && high <= end, "{low} {high}");
+        }
+    }
+
     #[test]
     fn one_value_has_no_spread_and_none_no_summary() {
         assert_eq!(Summary::of(&[4.0]), Some(Summary { n: 1, mean: 4.0, std: None, ci95_half: None }));
         assert_eq!(Summary::of(&[]), None);
-        assert_eq!(paired_t_test(&[1.0], &[2.0]), None);
-    }
-
-    /// Oracle: Student's sleep data (Student, "The Probable Error of a Mean", Biometrika 1908; the
-    /// data set `sleep` of R): t = −4.0621 at 9 degrees, p = 0.002833, interval (−2.4599, −0.7001).
-    #[test]
-    fn paired_test_on_students_sleep_data() {
-        let first = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0];
-        let second = [1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4];
-        let test = paired_t_test(&first, &second).unwrap();
-        assert!((test.t + 4.0621).abs() < 1e-4);
-        assert!((test.p_value - 0.002_833).abs() < 1e-6);
-        assert!((test.mean_difference - test.ci95_half + 2.4599).abs() < 1e-4);
-        assert!((test.mean_difference + test.ci95_half + 0.7001).abs() < 1e-4);
-        assert!(test.exceeds_uncertainty());
-    }
-
-    #[test]
-    fn equal_differences_are_certain() {
-        let same = paired_t_test(&[1.0, 2.0], &[1.0, 2.0]).unwrap();
-        assert!(!same.exceeds_uncertainty());
-        assert!(same.p_value > 0.999);
-        let shifted = paired_t_test(&[2.0, 3.0], &[1.0, 2.0]).unwrap();
-        assert!(shifted.exceeds_uncertainty());
-        assert!(shifted.p_value < 1e-9);
     }
 }

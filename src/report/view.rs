@@ -12,9 +12,12 @@ use crate::setting::Settings;
 use crate::train::Status;
 
 use super::chart::{Chart, traces};
+use super::check::evaluate_checks;
+use super::html::Run;
+use super::loan::Loan;
 use super::measured::{Measured, Point};
 use super::text::{count, duration, position, signed, significant};
-use super::verdict::{PointVerdict, Verdict, evaluate_checks, judge, judge_point};
+use super::verdict::{Outcome, PointVerdict, Verdict, judge, judge_points};
 
 /// Characters of a checksum or commit that tell it apart.
 const N_SHORT: usize = 12;
@@ -53,6 +56,8 @@ pub(super) struct Section {
     pub tables: Vec<Table>,
     /// Trials done out of those planned.
     pub progress: String,
+    /// Of points that are not of the experiment's own trials.
+    pub origins: Vec<String>,
     pub deviations: Vec<String>,
     pub problems: Vec<String>,
     pub cost: Vec<(&'static str, String)>,
@@ -98,17 +103,25 @@ pub(super) struct Row {
 }
 
 impl Report {
-    /// Computes all that a report on the experiment says.
+    /// Computes all that a report on the experiment says; `runs` are those that it may take points from.
     ///
     /// # Errors
-    /// [`crate::Error::Setting`] if the figure's y axis names no known metric.
-    pub(super) fn new(experiment: &Experiment, scales: &BTreeMap<Scale, Vec<TrialRecord>>) -> Result<Self> {
-        let sections = scales
-            .iter()
-            .rev()
-            .filter(|(scale, records)| records.iter().any(|r| r.trial.scale == **scale))
-            .map(|(scale, records)| Section::new(&Measured::gather_all(experiment, *scale, records)?))
-            .collect::<Result<_>>()?;
+    /// [`crate::Error::Setting`] if the figure's y axis names no known metric, or points of other experiments would
+    /// stand at the same place.
+    pub(super) fn new(
+        experiment: &Experiment,
+        scales: &BTreeMap<Scale, Vec<TrialRecord>>,
+        runs: &[Run],
+    ) -> Result<Self> {
+        let mut sections = Vec::new();
+        for scale in Scale::ALL.into_iter().rev() {
+            let records = scales.get(&scale).map_or(&[][..], Vec::as_slice);
+            let loans = Loan::all(experiment, scale, runs)?;
+            if records.iter().any(|r| r.trial.scale == scale) || loans.iter().any(Loan::has_result) {
+                let panels = Measured::gather_with(experiment, scale, records, &loans)?;
+                sections.push(Section::new(&panels, &loans)?);
+            }
+        }
         Ok(Self {
             id: experiment.id.clone(),
             title: experiment.title.clone(),
@@ -122,7 +135,7 @@ impl Report {
 }
 
 impl Section {
-    fn new(panels: &[Measured]) -> Result<Self> {
+    fn new(panels: &[Measured], loans: &[Loan]) -> Result<Self> {
         let measured = &panels[0];
         let checks = evaluate_checks(panels);
         let (verdict, counts) = judge(panels, &checks);
@@ -134,33 +147,37 @@ impl Section {
             command: command(measured),
             verdict: verdict.label(),
             tone: match verdict {
-                Verdict::Reproduced | Verdict::TrendConfirmed => "good",
-                Verdict::NotReproduced | Verdict::TrendNotConfirmed => "bad",
-                Verdict::NotRun | Verdict::NoClaim => "open",
+                Verdict::Reproduced | Verdict::Confirmed => "good",
+                Verdict::NotReproduced | Verdict::Contradicted => "bad",
+                Verdict::Undecided | Verdict::NotRun | Verdict::NoClaim | Verdict::NotJudged => "open",
             },
             counts,
-            caution: caution(measured.scale),
+            caution: caution(measured.scale, measured.experiment.is_compiled()),
             checks: checks
                 .into_iter()
                 .map(|check| CheckView {
                     text: check.text,
                     outcome: check.outcome.label(),
                     tone: match check.outcome {
-                        super::verdict::Outcome::Confirmed => "good",
-                        super::verdict::Outcome::NotConfirmed => "bad",
-                        super::verdict::Outcome::NotRun => "open",
+                        Outcome::Confirmed => "good",
+                        Outcome::Contradicted => "bad",
+                        Outcome::Undecided | Outcome::NotRun => "open",
                     },
                     reason: check.reason,
                     details: check.details,
                 })
                 .collect(),
             figures: figures(panels)?,
-            tables: panels.iter().map(|measured| table(measured, panels.len() > 1)).collect(),
-            progress: progress(measured),
+            tables: panels.iter().map(|measured| table(measured, loans, panels.len() > 1)).collect(),
+            progress: progress(measured, loans),
+            origins: origins(measured, loans),
             deviations: measured.plan().map(|plan| plan.deviations.clone()).unwrap_or_default(),
             problems: problems(measured),
             cost: cost(measured, n_queries, seconds),
-            cost_short: cost_short(n_queries, seconds, ", "),
+            cost_short: match measured.records.is_empty() {
+                true => "none of its own".to_owned(),
+                false => cost_short(n_queries, seconds, ", "),
+            },
             n_queries,
             seconds,
             settings: settings(&measured.records),
@@ -203,11 +220,14 @@ pub(super) fn scale_name(scale: Scale) -> &'static str {
     }
 }
 
-fn caution(scale: Scale) -> &'static str {
+fn caution(scale: Scale, is_compiled: bool) -> &'static str {
     match scale {
         Scale::Smoke => {
             "Smoke scale: synthetic images and minutes of computing. It shows that the experiment runs from end \
              to end; its numbers are no evidence for or against the paper."
+        }
+        Scale::Laptop if is_compiled => {
+            "Reduced scale: published and measured values come from different protocols, and nothing is judged here."
         }
         Scale::Laptop => {
             "Reduced scale: published and measured values come from different protocols, so their difference is \
@@ -269,12 +289,15 @@ fn figures(panels: &[Measured]) -> Result<Vec<FigureView>> {
 fn figure(measured: &Measured, stem: &str, spread: &str) -> Option<FigureView> {
     let chart = Chart::of(measured)?;
     let id = &measured.panel.id;
+    let is_compiled = measured.experiment.is_compiled();
     let paper = if measured.points.iter().all(|point| point.published.is_none()) {
         ""
+    } else if is_compiled {
+        " Hollow diamonds: published values, in the color of their series."
     } else {
         " Hollow diamonds: values published in the paper, in the color of their series."
     };
-    let side_by_side = if chart.curves.iter().filter(|c| c.level.is_none()).count() > 1 {
+    let side_by_side = if !is_compiled && chart.curves.iter().filter(|c| c.level.is_none()).count() > 1 {
         " Series are drawn slightly apart at the same x."
     } else {
         ""
@@ -295,7 +318,10 @@ fn figure(measured: &Measured, stem: &str, spread: &str) -> Option<FigureView> {
 }
 
 /// The values of a panel; `several` if it is not the only one.
-fn table(measured: &Measured, several: bool) -> Table {
+fn table(measured: &Measured, loans: &[Loan], several: bool) -> Table {
+    if measured.experiment.is_compiled() {
+        return compiled_table(measured, loans);
+    }
     let is_main = measured.panel.id.is_empty();
     let has_best = is_main && measured.points.iter().any(|p| !p.best.is_empty());
     let unit = if measured.is_relative() { "ratio" } else { measured.metric.unit.suffix().trim() };
@@ -315,9 +341,12 @@ fn table(measured: &Measured, several: bool) -> Table {
     if has_best {
         header.insert(6, "test accuracy at best validation epoch (%)".into());
     }
-    let mut rows: Vec<Row> = measured.points.iter().map(|point| row(measured, point, has_best)).collect();
+    let judged = measured.points.iter().zip(judge_points(measured));
+    let mut rows: Vec<Row> =
+        judged.map(|(point, (verdict, _))| row(measured, point, verdict, has_best)).collect();
     if measured.is_relative() {
-        rows.extend(measured.reference.iter().map(|point| row(measured, point, has_best)));
+        let reference = measured.reference.iter();
+        rows.extend(reference.map(|point| row(measured, point, PointVerdict::None, has_best)));
         let absolute = with_unit("ours before division, mean ± std", measured.metric.unit.suffix().trim());
         header.splice(4..4, [absolute, "paper, as published".to_owned()]);
         for (row, point) in rows.iter_mut().zip(measured.points.iter().chain(&measured.reference)) {
@@ -330,6 +359,68 @@ fn table(measured: &Measured, several: bool) -> Table {
         false => "Values".to_owned(),
     };
     Table { heading, header, rows }
+}
+
+/// The values of a panel whose points are not all of its own trials, with where they come from.
+fn compiled_table(measured: &Measured, loans: &[Loan]) -> Table {
+    let unit = measured.metric.unit.suffix().trim();
+    let with_unit = |name: &str| if unit.is_empty() { name.to_owned() } else { format!("{name} ({unit})") };
+    let header = vec![
+        "series".to_owned(),
+        measured.experiment.figure.x_label.clone(),
+        with_unit("published"),
+        with_unit("ours, mean ± std"),
+        "95 % interval".into(),
+        "n".into(),
+        "from".into(),
+    ];
+    let mut rows: Vec<(usize, Row)> = Vec::new();
+    for point in &measured.points {
+        let mut cells = row(measured, point, PointVerdict::None, false).cells;
+        // Neither a difference nor a verdict: these stand in the exhibits that the points are of.
+        cells.truncate(header.len() - 1);
+        let own = if point.origins.is_empty() { "own trials".to_owned() } else { point.origins.join("; ") };
+        if !point.was_tried() {
+            cells[5] = ABSENT.to_owned();
+        }
+        cells.push(own);
+        rows.push((point.series_idx, Row { cells, tone: "open" }));
+    }
+    let missing = loans.iter().filter(|loan| !loan.has_result());
+    rows.extend(missing.filter_map(|loan| {
+        let idx = super::measured::series_idx(measured.experiment, &loan.borrowed.series)?;
+        let absent = || ABSENT.to_owned();
+        let origin = format!("{}: no result yet", loan.origin(None));
+        let label = measured.label(idx).to_owned();
+        let cells = vec![label, absent(), absent(), absent(), absent(), absent(), origin];
+        Some((idx, Row { cells, tone: "open" }))
+    }));
+    rows.sort_by_key(|(idx, _)| *idx);
+    let rows = rows.into_iter().map(|(_, row)| row).collect();
+    let heading = match measured.panel.id.is_empty() {
+        true => "Values".to_owned(),
+        false => format!("Values: {}", measured.panel.y_label),
+    };
+    Table { heading, header, rows }
+}
+
+/// What the points taken from others are, and what to run for those that are missing.
+fn origins(measured: &Measured, loans: &[Loan]) -> Vec<String> {
+    let label = |id: &str| {
+        super::measured::series_idx(measured.experiment, id)
+            .map_or(String::new(), |idx| measured.label(idx).into())
+    };
+    let loans = loans.iter().map(|loan| {
+        let id = &loan.borrowed.experiment;
+        let what = match loan.has_result() {
+            true => format!("see [{id}]({}.md)", file_name(id)),
+            false => {
+                format!("no result yet: run `deepzero reproduce {id} --scale {}`", scale_name(measured.scale))
+            }
+        };
+        format!("{}: {}; {what}.", label(&loan.borrowed.series), loan.origin(None))
+    });
+    loans.collect()
 }
 
 /// In a relative figure, our value and the published one before the division.
@@ -347,18 +438,19 @@ fn absolute_cells(measured: &Measured, point: &Point) -> [String; 2] {
 /// In place of a number that there is not.
 const ABSENT: &str = "—";
 
-fn row(measured: &Measured, point: &Point, has_best: bool) -> Row {
+fn row(measured: &Measured, point: &Point, verdict: PointVerdict, has_best: bool) -> Row {
     let number = |value: f64| measured.number(value);
     let summary = point.summary();
-    let verdict = judge_point(measured.scale, point);
     let published = point.published.as_ref();
     let ours = match &summary {
         None => ABSENT.to_owned(),
         Some(s) => mean_and_std(number, s.mean, s.std),
     };
-    let interval = summary
-        .and_then(|s| Some((s.mean, s.ci95_half?)))
-        .map_or(ABSENT.into(), |(mean, half)| format!("{} to {}", number(mean - half), number(mean + half)));
+    let interval =
+        summary.and_then(|s| Some((s.mean, s.ci95_half?))).map_or(ABSENT.into(), |(mean, half)| {
+            let (low, high) = measured.range().interval(mean, half);
+            format!("{} to {}", number(low), number(high))
+        });
     let difference = match (&summary, published) {
         (Some(s), Some(p)) => signed(&number(s.mean - p.value)),
         _ => ABSENT.to_owned(),
@@ -370,7 +462,9 @@ fn row(measured: &Measured, point: &Point, has_best: bool) -> Row {
     };
     let judged = match (verdict, published) {
         (PointVerdict::Reproduced | PointVerdict::NotReproduced, Some(p)) => {
-            format!("{} (± {})", verdict.label(), number(p.tolerance))
+            let tolerance =
+                p.tolerance.map_or(String::new(), |tolerance| format!(" (± {})", number(tolerance)));
+            format!("{}{tolerance}", verdict.label())
         }
         _ => verdict.label().to_owned(),
     };
@@ -398,7 +492,7 @@ fn row(measured: &Measured, point: &Point, has_best: bool) -> Row {
     let tone = match verdict {
         PointVerdict::Reproduced => "good",
         PointVerdict::NotReproduced => "bad",
-        PointVerdict::NotRun | PointVerdict::None => "open",
+        PointVerdict::Undecided | PointVerdict::NotRun | PointVerdict::None => "open",
     };
     Row { cells, tone }
 }
@@ -411,8 +505,24 @@ fn mean_and_std(number: impl Fn(f64) -> String, mean: f64, std: Option<f64>) -> 
 }
 
 /// `34 of 36 planned trials finished (seeds 0, 1, 2); 1 diverged, 1 failed.`
-fn progress(measured: &Measured) -> String {
+fn progress(measured: &Measured, loans: &[Loan]) -> String {
     let records = &measured.records;
+    let taken = if measured.experiment.is_compiled() {
+        let n_missing = loans.iter().filter(|loan| !loan.has_result()).count();
+        let n_points =
+            measured.points.iter().filter(|p| !p.values.is_empty() && !p.origins.is_empty()).count();
+        let missing =
+            if n_missing > 0 { format!(", {n_missing} without a result yet") } else { String::new() };
+        let n_quoted = measured.experiment.quoted.len();
+        format!(
+            "{n_points} points from the results of other experiments{missing}; {n_quoted} published ones."
+        )
+    } else {
+        String::new()
+    };
+    if records.is_empty() && measured.plan().is_none_or(|plan| plan.cells.is_empty()) {
+        return taken;
+    }
     let with = |status| records.iter().filter(|r| r.status == status).count();
     let seeds: BTreeSet<u64> = records.iter().map(|r| r.trial.seed).collect();
     let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
@@ -428,6 +538,9 @@ fn progress(measured: &Measured) -> String {
         }
     }
     text.push('.');
+    if !taken.is_empty() {
+        text.push_str(&format!(" {taken}"));
+    }
     text
 }
 
@@ -480,6 +593,12 @@ fn wall_s(record: &TrialRecord) -> f64 {
 
 fn cost(measured: &Measured, n_queries: u64, seconds: f64) -> Vec<(&'static str, String)> {
     let records = &measured.records;
+    if records.is_empty() {
+        let pages: Vec<String> = (measured.experiment.lenders().iter())
+            .map(|id| format!("[{id}]({}.md)", file_name(id)))
+            .collect();
+        return vec![("Trials", format!("None of its own; see {}.", pages.join(", ")))];
+    }
     let n = records.len().max(1);
     let range = |values: Vec<f64>, show: &dyn Fn(f64) -> String| {
         let low = values.iter().copied().fold(f64::INFINITY, f64::min);

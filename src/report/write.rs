@@ -31,7 +31,7 @@ pub fn write_reports(experiments: &[Run], out_dir: &Path) -> Result<Written> {
     let mut reports = Vec::new();
     let mut written = Written { paths: Vec::new(), faults: Vec::new() };
     for (experiment, scales) in experiments {
-        match Report::new(experiment, scales) {
+        match Report::new(experiment, scales, experiments) {
             Ok(report) => reports.push(report),
             Err(error) => written.faults.push((experiment.id.clone(), error)),
         }

@@ -771,6 +771,32 @@ fn list_shows_every_experiment() {
     assert!(place.names("").is_empty());
 }
 
+/// A figure of other experiments' results runs nothing of theirs, and says what to run.
+#[test]
+fn a_figure_of_results_of_others() {
+    let figure = "id = \"whole\"\ntitle = \"All\"\n[figure]\nx = \"n-params\"\nx-label = \"Parameters\"\n\
+                  y = \"test-accuracy\"\n[[series]]\nid = \"one\"\nlabel = \"One\"\ntrials = false\n\
+                  [[from]]\nexperiment = \"tiny\"\nseries = \"SERIES\"\nas = \"one\"\n[scale.smoke]\n";
+    let tiny = experiment("tiny", "mu", "[0.01]", "");
+    let place = Place::with(&[("whole", figure.replace("SERIES", "only")), ("tiny", tiny)]);
+    let advice = "run `deepzero reproduce tiny --scale smoke`";
+    let ran = place.run("reproduce whole --scale smoke");
+    assert!(
+        ran.code == 0 && ran.stderr.contains("0 trials, 0 to run") && ran.stderr.contains(advice),
+        "{}",
+        ran.stderr
+    );
+    assert!(place.run("status whole").ok().contains(advice));
+    assert!(place.run("plan whole --scale smoke").ok().contains("deepzero plan tiny"));
+    assert!(place.run("report whole").refusal().contains("whole has no results"));
+    assert!(!place.names("").contains(&"reports".to_owned()));
+    place.run("reproduce tiny --scale smoke").ok();
+    assert!(place.names("reports").contains(&"whole.md".to_owned()), "{:?}", place.names("reports"));
+    assert!(!place.run("status whole").ok().contains(advice));
+    assert!(place.run("report whole").ok().contains("whole-smoke.png"));
+    assert!(place.run("reproduce whole --scale smoke").ok().contains("whole.md"));
+}
+
 #[test]
 fn plan_costs_without_data_and_writes_nothing() {
     let place = Place::new();

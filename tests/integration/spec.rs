@@ -4,7 +4,7 @@ use std::path::Path;
 
 use deepzero::Error;
 use deepzero::experiment::{
-    At, Comparison, Experiment, Library, Scale, TensorMeasure, TraceAxis, Trend, settings,
+    At, BorrowedAt, Comparison, Experiment, Library, Scale, TensorMeasure, TraceAxis, Trend, settings,
 };
 use deepzero::setting::{Settings, Values, text_of, value_of};
 use deepzero::zo::{optimizer, sparsity};
@@ -262,15 +262,18 @@ fn file_errors_name_file_line_and_key() {
     assert_snapshot!(broken("x = \"sparsity\"", "x = \"sparsness\""), @"demo.toml:5: figure.x: no such setting; did you mean `sparsity`?");
     assert_snapshot!(broken("y = \"test-accuracy\"", "y = \"accuracy\""), @"demo.toml:7: figure.y: expected one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes; got accuracy");
     assert_snapshot!(broken("y = \"test-accuracy\"\n", ""), @"demo.toml:4: figure.y: missing; one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes");
-    assert_snapshot!(broken("title =", "titel ="), @"demo.toml:2: titel: unknown field `titel`, expected one of `id`, `title`, `paper`, `claim`, `finding`, `notes`, `extends`, `figure`, `panel`, `trace`, `layers`, `profile`, `base`, `series`, `expected`, `check`, `scale`");
+    assert_snapshot!(broken("title =", "titel ="), @"demo.toml:2: titel: unknown field `titel`, expected one of `id`, `title`, `paper`, `claim`, `finding`, `notes`, `extends`, `figure`, `panel`, `trace`, `layers`, `profile`, `base`, `series`, `from`, `quoted`, `expected`, `check`, `scale`");
     assert_snapshot!(broken("title = \"Demonstration\"", ""), @"demo.toml:1: title: missing field `title`");
-    assert_snapshot!(broken("label = \"ZO\"", "lable = \"ZO\""), @"demo.toml:15: series[0].lable: unknown field `lable`, expected one of `id`, `label`, `constant`, `set`");
+    assert_snapshot!(broken("label = \"ZO\"", "lable = \"ZO\""), @"demo.toml:15: series[0].lable: unknown field `lable`, expected one of `id`, `label`, `constant`, `trials`, `set`");
     assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { sparsity = 0.5 }"), @"demo.toml:16: series[0].set.sparsity: this is the x axis; only a constant series sets it");
     assert_snapshot!(broken("id = \"dense\"", "id = \"zo\""), @"demo.toml:18: series[1].id: `zo` occurs twice");
     assert_snapshot!(broken("values = [86.94, 86.46]", "values = [86.94]"), @"demo.toml:25: expected[0].values: expected 2, one per x; got 1");
     assert_snapshot!(broken("[\"dense\", \"zo\"]", "[\"dense\", \"oz\"]"), @"demo.toml:31: check[0].above: no series `oz`; expected one of zo, dense");
     assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "close = [\"dense\", \"zo\"]"), @"demo.toml:29: check[0]: close needs a margin");
     assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "margin = 1"), @"demo.toml:29: check[0]: expected exactly one of above, close, widens, within, falls, rises, flat");
+    assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "above = [\"dense\", \"zo\"]\nspread = \"layout\""), @"demo.toml:32: check[0].spread: a layout needs three series at least");
+    assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "above = [\"dense\", \"zo\"]\nspread = \"pair\""), @"demo.toml:32: check[0].spread: expected layout; got pair");
+    assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "widens = [\"dense\", \"zo\"]\nspread = \"layout\""), @"demo.toml:32: check[0].spread: has no meaning beside widens");
     assert_snapshot!(broken("seeds = 2", "seeds = -2"), @"demo.toml:34: scale.smoke.seeds: invalid value: integer `-2`, expected usize");
     assert_snapshot!(broken("seeds = 2\n", ""), @"demo.toml:33: scale.smoke.seeds: missing");
     assert_snapshot!(broken("[scale.smoke]", "[scale.tiny]"), @"demo.toml:33: scale.tiny: unknown field `tiny`, expected one of `smoke`, `laptop`, `paper`");
@@ -470,6 +473,96 @@ fn errors_of_further_figures() {
     assert_snapshot!(parse(&epochs).unwrap_err(), @"demo.toml:43: panel[0].id: `epochs` is the figure that there is without any [[trace]]");
 }
 
+/// A figure of points from elsewhere; tests replace parts of it.
+const COMPILED: &str = r#"id = "demo"
+title = "Demonstration"
+
+[figure]
+x = "n-params"
+x-label = "Parameters"
+y = "test-accuracy"
+log-x = true
+
+[[series]]
+id = "deepzero"
+label = "DeepZero"
+trials = false
+
+[[from]]
+experiment = "fig4"
+series = "deepzero"
+at = 0.9
+
+[[from]]
+experiment = "fig5"
+series = "search-queries"
+at = "largest"
+as = "deepzero"
+
+[[quoted]]
+series = "deepzero"
+x = 269722
+y = 86.46
+source = "nowhere"
+
+[scale.smoke]
+deviations = ["Small."]
+"#;
+
+#[test]
+fn points_of_other_experiments() {
+    let experiment = parse(COMPILED).unwrap();
+    assert!(experiment.is_compiled() && experiment.trials(Scale::Smoke, None, &[]).unwrap().is_empty());
+    assert_eq!(experiment.lenders(), ["fig4", "fig5"]);
+    let at: Vec<&BorrowedAt> = experiment.borrowed.iter().map(|borrowed| &borrowed.at).collect();
+    assert_eq!(at, [&BorrowedAt::Named("0.9".into()), &BorrowedAt::Largest]);
+    assert!(at[0].is_at(Some(0.9), "90 %") && at[0].is_at(None, "0.9") && !at[0].is_at(Some(0.95), "0.95"));
+    assert_eq!(experiment.borrowed[1].series, "deepzero");
+    assert_eq!(experiment.quoted[0].source, "nowhere");
+    let overridden = experiment.trials(Scale::Smoke, None, &[("mu".into(), "0.1".into())]).unwrap_err();
+    assert_snapshot!(overridden, @"setting `mu`: demo has no trials: its points are results of other experiments");
+    // A series of its own stands beside them.
+    let own = COMPILED
+        .replace("x-label", "axis = \"depth\"\nvalues = [8]\ncoordinates = [1000]\nx-label")
+        .replace(
+            "[[from]]\nexperiment = \"fig4\"",
+            "[[series]]\nid = \"own\"\nlabel = \"Own\"\n\n[[from]]\nexperiment = \"fig4\"",
+        )
+        .replace("[scale.smoke]", "[scale.smoke]\nseeds = 2\nset = { model = \"resnet\" }");
+    let trials = parse(&own).unwrap().trials(Scale::Smoke, None, &[]).unwrap();
+    assert_eq!(trials.iter().map(|trial| trial.series.as_str()).collect::<Vec<_>>(), ["own", "own"]);
+}
+
+#[test]
+fn errors_of_points_of_other_experiments() {
+    let broken = |from: &str, to: &str| {
+        assert!(COMPILED.contains(from), "{from}");
+        parse(&COMPILED.replacen(from, to, 1)).unwrap_err().to_string()
+    };
+    let of_a_file = broken("\"fig4\"", "\"fig44\"");
+    assert!(
+        of_a_file.starts_with("demo.toml:16: from[0].experiment: no experiment `fig44`; did you mean `fig4`"),
+        "{of_a_file}"
+    );
+    assert_snapshot!(broken("series = \"deepzero\"\nat", "series = \"fo\"\nas = \"deepzero\"\nat"), @"demo.toml:17: from[0].series: fig4 has no series `fo`, but deepzero, fo-dense, fo-sparse-gradient, fo-sparse-weights");
+    assert_snapshot!(broken("at = 0.9", "at = 0.5"), @"demo.toml:18: from[0].at: expected one of 0.8, 0.9, 0.95, 0.99, or largest; got 0.5");
+    assert_snapshot!(broken("series = \"deepzero\"\nat = 0.9", "series = \"fo-dense\"\nas = \"deepzero\"\nat = 0.9"), @"demo.toml:19: from[0].at: fo-dense of fig4 does not depend on x");
+    assert_snapshot!(broken("as = \"deepzero\"", "as = \"other\""), @"demo.toml:24: from[1].as: no series `other`; expected one of deepzero");
+    assert_snapshot!(broken("as = \"deepzero\"", "is = \"deepzero\""), @"demo.toml:24: from[1].is: unknown field `is`, expected one of `experiment`, `series`, `at`, `as`");
+    assert_snapshot!(broken("\"fig4\"", "\"fig1\""), @"demo.toml:16: from[0].experiment: `fig1` takes points from other experiments itself");
+    assert_snapshot!(broken("x = \"n-params\"", "x = \"depth\""), @"demo.toml:5: figure.x: expected n-params, where the points of [[from]] stand");
+    assert_snapshot!(broken("trials = false", "trials = false\nset = { mu = 0.1 }"), @"demo.toml:14: series[0].set: has no meaning beside trials = false");
+    assert_snapshot!(broken("trials = false", "trials = false\nconstant = true"), @"demo.toml:14: series[0].constant: has no meaning beside trials = false");
+    assert_snapshot!(broken("trials = false", "trials = false\n[[series]]\nid = \"two\"\nlabel = \"Two\"\ntrials = false"), @"demo.toml:17: series[1].trials: it has no trials, and no [[from]] or [[quoted]] gives it a point");
+    assert_snapshot!(broken("log-x = true", "values = [1]"), @"demo.toml:8: figure.values: no series of this figure has trials, so that it plays no part");
+    assert_snapshot!(broken("[scale.smoke]", "[base]\nmu = 0.1\n[scale.smoke]"), @"demo.toml:32: base: no series of this figure has trials, so that it plays no part");
+    assert_snapshot!(broken("[scale.smoke]", "[scale.smoke]\nseeds = 3"), @"demo.toml:33: scale.smoke.seeds: no series of this figure has trials, so that it plays no part");
+    assert_snapshot!(broken("[scale.smoke]", "[scale.smoke]\nseries.deepzero = { mu = 0.1 }"), @"demo.toml:33: scale.smoke.series.deepzero: has no meaning beside trials = false");
+    assert_snapshot!(broken("y = 86.46", "y = inf"), @"demo.toml:29: quoted[0].y: expected a finite number; got inf");
+    assert_snapshot!(broken("[scale.smoke]", "[[quoted]]\nseries = \"deepzero\"\nx = 269722\ny = 1\nsource = \"\"\n[scale.smoke]"), @"demo.toml:34: quoted[1].x: `deepzero` is quoted twice there");
+    assert_snapshot!(broken("trials = false", ""), @r#"demo.toml:4: figure.axis: x = "n-params" needs the setting that varies, such as depth"#);
+}
+
 #[test]
 fn named_values_stand_at_their_positions() {
     let text = SOUND
@@ -519,7 +612,7 @@ fn every_experiment_expands_at_every_scale() {
     for experiment in Library::open(None).unwrap().all().unwrap() {
         for scale in Scale::ALL {
             let trials = experiment.trials(scale, None, &[]).unwrap();
-            assert!(!trials.is_empty());
+            assert_eq!(trials.is_empty(), experiment.series.iter().all(|series| !series.has_trials));
             let mut hashes: Vec<String> = trials.iter().map(|trial| trial.hash()).collect();
             hashes.sort();
             hashes.dedup();

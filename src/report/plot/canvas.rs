@@ -261,7 +261,9 @@ fn draw_entry<DB: DrawingBackend>(chart: &Chart, entry: &Entry, canvas: &Canvas<
             if curve.shape != Shape::Dots {
                 canvas.dashed(&[(x, middle), (x + LEGEND_SAMPLE, middle)], dashes, color, 1.8);
             }
-            if curve.shape != Shape::Band {
+            if curve.points.is_empty() && curve.level.is_none() {
+                draw_diamond((x + LEGEND_SAMPLE / 2.0, middle), color, canvas);
+            } else if curve.shape != Shape::Band {
                 draw_marker(curve.look, (x + LEGEND_SAMPLE / 2.0, middle), canvas);
             }
         }

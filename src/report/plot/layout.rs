@@ -174,7 +174,7 @@ impl Layout {
         let mut texts: Vec<(String, Option<usize>)> =
             chart.curves.iter().enumerate().map(|(idx, curve)| (curve.label.clone(), Some(idx))).collect();
         if chart.curves.iter().any(|curve| !curve.published.is_empty()) {
-            texts.push(("paper".into(), None));
+            texts.push((chart.published.into(), None));
         }
         let (mut x, mut y) = (self.left, top);
         let mut entries = Vec::new();
@@ -216,6 +216,7 @@ mod tests {
             log_x: false,
             log_y: true,
             y_bounds: (0.0, f64::INFINITY),
+            published: "paper",
             curves: vec![curve],
         };
         // From 10, whose error bar ends below zero, to 1000: two decades and 6 % on either side.
