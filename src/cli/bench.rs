@@ -57,7 +57,7 @@ enum BenchVerb {
 /// What network measurements run on.
 #[derive(Debug, Args)]
 struct WorkloadArgs {
-    /// resnetN, resnet-bN, cnn-dN, local-mixer-dN or lenet, with -wC for another width: resnet20, cnn-d3, resnet8-w4.
+    /// resnetN, resnet-bN, cnn-dN, wide-cnn8, ntk-cnn8, local-mixer-dN or lenet, with -wC for another width: resnet20, cnn-d3, resnet8-w4.
     #[arg(long, default_value = "resnet20")]
     model: String,
     /// Procedural images per query.

@@ -37,7 +37,7 @@ Files:
   out      JSON: loss, estimates in the order of coords, queries, wall seconds; with --backprop
            also the exact gradient, its cosine with and the relative error of the estimates")]
 pub(super) struct EstimateArgs {
-    /// resnetN, resnet-bN, cnn-dN, local-mixer-dN or lenet, with -wC for another width: resnet20, cnn-d3, resnet8-w4.
+    /// resnetN, resnet-bN, cnn-dN, wide-cnn8, ntk-cnn8, local-mixer-dN or lenet, with -wC for another width: resnet20, cnn-d3, resnet8-w4.
     #[arg(long)]
     model: String,
     #[arg(long, value_name = "FILE", help = "Weights")]

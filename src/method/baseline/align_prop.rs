@@ -25,6 +25,10 @@ impl Rule for AlignProp {
         row::ROWS
     }
 
+    fn relative_time(&self) -> f64 {
+        0.8
+    }
+
     fn start(&self, settings: &Settings, seed: u64, layout: &Arc<Layout>) -> Result<Box<dyn GradientSource>> {
         let nn::Config { init, .. } = settings.read()?;
         Ok(Box::new(Feedback { weights: layout.initial(init, seed) }))

@@ -34,6 +34,10 @@ impl Rule for Dfa {
         row::ROWS
     }
 
+    fn relative_time(&self) -> f64 {
+        0.6
+    }
+
     fn start(&self, _: &Settings, seed: u64, _: &Arc<Layout>) -> Result<Box<dyn GradientSource>> {
         Ok(Box::new(DirectFeedback { seed, weights: Vec::new() }))
     }

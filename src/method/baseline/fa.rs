@@ -31,6 +31,10 @@ impl Rule for Fa {
         row::ROWS
     }
 
+    fn relative_time(&self) -> f64 {
+        0.8
+    }
+
     fn start(&self, settings: &Settings, seed: u64, layout: &Arc<Layout>) -> Result<Box<dyn GradientSource>> {
         let nn::Config { init, .. } = settings.read()?;
         Ok(Box::new(Feedback { weights: layout.drawn(init, seed, Purpose::Feedback) }))

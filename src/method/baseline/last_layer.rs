@@ -24,6 +24,10 @@ impl Rule for LastLayer {
         row::ROWS
     }
 
+    fn relative_time(&self) -> f64 {
+        0.3
+    }
+
     fn start(&self, _: &Settings, _: u64, _: &Arc<Layout>) -> Result<Box<dyn GradientSource>> {
         Ok(Box::new(Last))
     }

@@ -174,7 +174,7 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
         Ok(None)
     }
 
-    /// The same for batched points: `params` and `inputs` lead by their number P, or by 1 where all points share
+    /// As [`Layer::forward`] for batched points: `params` and `inputs` lead by their number P, or by 1 where all points share
     /// them, and so does the output; features are (P, B, F, 1, 1). By default a stack without parameters and with one
     /// input is one large batch, and of others the members pass one after the other.
     ///

@@ -207,8 +207,7 @@ mod tests {
         assert!(lenet(&Io { input: [3, 15, 16], n_outputs: 2 }).is_err());
         assert!(from_name("resnet8", &tiny).is_ok());
         assert!(from_name("resnet8", &Io { input: [0, 32, 32], n_outputs: 2 }).is_err());
-        let unknown =
-            "use resnetN, resnet-bN, cnn-dN or local-mixer-dN, with -wC for another width, or lenet";
+        let unknown = "use resnetN, resnet-bN, cnn-dN, wide-cnnN, ntk-cnnN or local-mixer-dN, with -wC for another width, or lenet";
         assert!(reason("vgg", &mnist).contains(unknown));
         for &family in FAMILIES {
             let found = <&Family as Plain>::from_value(&family.name.into()).unwrap();
