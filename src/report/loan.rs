@@ -23,10 +23,30 @@ impl<'a> Loan<'a> {
     /// What every entry of the experiment finds at a scale among `runs`.
     ///
     /// # Errors
-    /// [`Error::Setting`] if an entry finds trials at several x whose networks are of one size, so that they would stand
-    /// at the same place.
+    /// [`Error::Setting`] if an entry finds trials at several x whose networks are of one size, or two entries of a
+    /// series do, so that they would stand at the same place.
     pub fn all(experiment: &'a Experiment, scale: Scale, runs: &'a [Run]) -> Result<Vec<Self>> {
-        experiment.borrowed.iter().map(|borrowed| Self::of(borrowed, scale, runs)).collect()
+        let mut loans: Vec<Self> = Vec::new();
+        for borrowed in &experiment.borrowed {
+            let loan = Self::of(borrowed, scale, runs)?;
+            let has_size = |other: &&Self, n_params| other.records.iter().any(|one| one.n_params == n_params);
+            let same_series = loans.iter().filter(|other| other.borrowed.series == borrowed.series);
+            for other in same_series {
+                if let Some(record) = loan.records.iter().find(|record| has_size(&other, record.n_params)) {
+                    let reason = format!(
+                        "{} and {} would both give {} a point at {} parameters; take one of them, or give it a series of \
+                         its own",
+                        other.origin(None),
+                        loan.origin(None),
+                        borrowed.series,
+                        record.n_params,
+                    );
+                    return Err(Error::setting("from", reason));
+                }
+            }
+            loans.push(loan);
+        }
+        Ok(loans)
     }
 
     fn of(borrowed: &'a Borrowed, scale: Scale, runs: &'a [Run]) -> Result<Self> {

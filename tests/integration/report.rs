@@ -1380,6 +1380,13 @@ fn the_largest_x_is_taken_or_one_must_be_said() {
     let (_, page, faults) = compiled_page(BorrowedAt::All);
     assert!(page.is_none());
     insta::assert_snapshot!(faults.join("\n"), @"compiled: setting `from`: the networks of made-up deepzero at Sparsity = 80 % and 90 % have the same size; say with `at` which to take");
+    // Two entries of a series may not stand at the same place either.
+    let mut experiment = compiled(BorrowedAt::Largest);
+    experiment.borrowed[1] =
+        Borrowed { source: "fo-weights".into(), at: BorrowedAt::Largest, ..experiment.borrowed[0].clone() };
+    let lender = (made_up_experiment(), at_scale(Scale::Laptop, made_up_records(Scale::Laptop, 1)));
+    let error = html(&[(experiment, BTreeMap::new()), lender]).unwrap_err();
+    insta::assert_snapshot!(error, @"setting `from`: made-up, DeepZero at the largest Sparsity and made-up, FO, sparse weights at the largest Sparsity would both give taken a point at 269722 parameters; take one of them, or give it a series of its own");
     // Alone, it has nothing to show.
     assert!(
         markdown(&compiled(BorrowedAt::All), &BTreeMap::new()).unwrap().contains("**Not run** at any scale.")
