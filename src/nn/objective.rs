@@ -388,7 +388,10 @@ mod tests {
         let (value, grad) = Loss::SquaredError.gradient(&outputs, targets, 1.0, None)?;
         assert!((value - 3.5).abs() < 1e-15);
         assert_eq!(grad.to_vec2::<f64>()?, [[0.5, -1.0], [1.5, 0.0]]);
-        assert!(Loss::SquaredError.value(&outputs, Targets::Labels(&[0, 1]), None).is_err());
+        // Labels stand for 1 and 0 less a half: errors 1.5, −0.5 and 3.5, 4.5.
+        let value = Loss::SquaredError.value(&outputs, Targets::Labels(&[0, 1]), None)?;
+        assert!((value - (2.25 + 0.25 + 12.25 + 20.25) / 4.0).abs() < 1e-15, "{value}");
+        assert!(Loss::SquaredError.value(&outputs, Targets::Labels(&[0, 2]), None).is_err());
         assert!(Loss::CrossEntropy.value(&outputs, targets, None).is_err());
         Ok(())
     }

@@ -183,4 +183,6 @@ fn rules_name_the_networks_they_take() {
     }
     let ran = with("method=fa model=cnn depth=2 width=4 precision=tf32");
     assert!(ran.refusal().contains("precision"), "{}", ran.stderr);
+    let ran = with("method=fg-w model=local-mixer depth=2 width=32 loss=squared-error");
+    assert!(ran.refusal().contains("takes cross-entropy"), "{}", ran.stderr);
 }

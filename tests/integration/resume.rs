@@ -365,17 +365,21 @@ pub(crate) fn goes_on_bit_for_bit(settings: &str) {
     assert_eq!(untimed(&resumed), untimed(&whole), "{settings}");
 }
 
-/// Every learning rule on the first family of networks that it takes, but for those of LocalMixer, which are tested with
-/// it.
+/// Every learning rule on every family of networks that it takes, but for those of LocalMixer, which are tested with it.
 #[test]
 fn every_rule_goes_on_bit_for_bit() {
     let images = "data=synthetic n-train=40 n-val=20 n-test=20 epochs=3 batch-size=20 warmup-epochs=0";
     for rule in baseline::RULES {
-        let sizes = match rule.families()[0].name() {
-            "ntk-cnn" => "model=ntk-cnn depth=8 width=2 loss=squared-error pixels=unit",
-            "local-mixer" => continue,
-            other => panic!("sizes of a small {other}?"),
-        };
-        goes_on_bit_for_bit(&format!("{images} {sizes} method={}", rule.name()));
+        for family in rule.families() {
+            let sizes = match family.name() {
+                "ntk-cnn" => "model=ntk-cnn depth=8 width=2 loss=squared-error pixels=unit",
+                "wide-cnn" => "model=wide-cnn depth=8 width=2",
+                "cnn" => "model=cnn depth=2 width=2 loss=squared-error",
+                "lenet" => "model=lenet learning-rate=0.01",
+                "local-mixer" => continue,
+                other => panic!("sizes of a small {other}?"),
+            };
+            goes_on_bit_for_bit(&format!("{images} {sizes} method={}", rule.name()));
+        }
     }
 }

@@ -122,7 +122,7 @@ fn impossible_requests_for_trials() {
 #[test]
 fn settings_errors_name_what_is_possible() {
     assert_snapshot!(set("batch-sise", "3"), @"setting `batch-sise`: no such setting; did you mean `batch-size`?");
-    assert_snapshot!(set("zzz", "3"), @"setting `zzz`: no such setting; the settings are task, method, data, n-train, n-val, n-test, augment, model, depth, width, precision, init, epochs, batch-size, mu, difference, evaluator, sparsity, layer-ratios, mask, redraw-every, sparse-target, always-active, grasp-queries, grasp-images-per-class, optimizer, learning-rate, momentum, weight-decay, warmup-epochs, schedule, queries, directions, step-scale, decay, search, radius, population, search-steps, normalize-logits, stop-when-fitted, last-layer-rate, bias-twice, pretrain-epochs, workers");
+    assert_snapshot!(set("zzz", "3"), @"setting `zzz`: no such setting; the settings are task, method, data, n-train, n-val, n-test, augment, pixels, model, depth, width, precision, init, loss, epochs, batch-size, mu, difference, evaluator, sparsity, layer-ratios, mask, redraw-every, sparse-target, always-active, grasp-queries, grasp-images-per-class, optimizer, learning-rate, momentum, weight-decay, warmup-epochs, schedule, queries, directions, step-scale, decay, search, radius, population, search-steps, normalize-logits, stop-when-fitted, last-layer-rate, bias-twice, pretrain-epochs, workers");
     assert_snapshot!(set("batch-size", "0"), @"setting `batch-size`: expected an integer from 1 to 1000000; got 0");
     assert_snapshot!(set("batch_size", "many"), @"setting `batch_size`: expected an integer from 1 to 1000000; got many");
     assert_snapshot!(set("sparsity", "1"), @"setting `sparsity`: expected a number in [0, 1); got 1");

@@ -66,8 +66,11 @@ impl GradientSource for Feedback {
             let Some(of_output) = grad else { break };
             let own = chain.params_of(link);
             let of_input = found.back(&mut chain, link, &of_output)?;
-            grad =
-                if own.is_empty() { of_input } else { chain.transport(link, &feedback[own], &of_output)? };
+            grad = if chain.has_weights(link) {
+                chain.transport(link, &feedback[own], &of_output)?
+            } else {
+                of_input
+            };
         }
         found.finish(network, &chain, loss)
     }

@@ -20,6 +20,7 @@ use super::Rule;
 use super::forward_gradient::{Config, Source, activity_noise};
 use super::mixer::{Estimate, Mixer, Moving, Noise};
 use crate::method::GradientSource;
+use crate::nn;
 use crate::nn::model::{Family, local_mixer};
 use crate::params::Layout;
 use crate::rng::Stream;
@@ -67,6 +68,10 @@ impl Rule for FgA {
 
     fn families(&self) -> &'static [&'static Family] {
         &[&local_mixer::FAMILY]
+    }
+
+    fn only_loss(&self) -> Option<nn::Criterion> {
+        Some(nn::Criterion::CrossEntropy)
     }
 
     fn sections(&self) -> Vec<&'static [Entry]> {

@@ -19,6 +19,7 @@ use super::forward_gradient::{Config, Source, normal};
 use super::mixer::{Estimate, Mixer, Moving};
 use crate::Result;
 use crate::method::GradientSource;
+use crate::nn;
 use crate::nn::model::{Family, local_mixer};
 use crate::params::Layout;
 use crate::rng::Stream;
@@ -72,6 +73,10 @@ impl Rule for FgW {
 
     fn families(&self) -> &'static [&'static Family] {
         &[&local_mixer::FAMILY]
+    }
+
+    fn only_loss(&self) -> Option<nn::Criterion> {
+        Some(nn::Criterion::CrossEntropy)
     }
 
     fn sections(&self) -> Vec<&'static [Entry]> {

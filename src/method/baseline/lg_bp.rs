@@ -18,6 +18,7 @@ use super::mixer::{Estimate, Mixer, Moving};
 use super::tangent::Dual;
 use crate::Result;
 use crate::method::GradientSource;
+use crate::nn;
 use crate::nn::model::{Family, local_mixer};
 use crate::params::Layout;
 use crate::rng::Stream;
@@ -71,6 +72,10 @@ impl Rule for LgBp {
 
     fn families(&self) -> &'static [&'static Family] {
         &[&local_mixer::FAMILY]
+    }
+
+    fn only_loss(&self) -> Option<nn::Criterion> {
+        Some(nn::Criterion::CrossEntropy)
     }
 
     fn sections(&self) -> Vec<&'static [Entry]> {

@@ -28,6 +28,7 @@ use super::mixer::{Estimate, Mixer, Moving, Noise};
 use super::tangent::Dual;
 use crate::Result;
 use crate::method::GradientSource;
+use crate::nn;
 use crate::nn::model::Family;
 use crate::nn::model::local_mixer::{self, Mixing};
 use crate::params::Layout;
@@ -91,6 +92,10 @@ impl Rule for LgFgA {
 
     fn families(&self) -> &'static [&'static Family] {
         &[&local_mixer::FAMILY]
+    }
+
+    fn only_loss(&self) -> Option<nn::Criterion> {
+        Some(nn::Criterion::CrossEntropy)
     }
 
     fn sections(&self) -> Vec<&'static [Entry]> {

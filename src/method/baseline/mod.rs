@@ -56,6 +56,11 @@ pub trait Rule: Debug + Sync {
     /// The families of networks that it is defined for.
     fn families(&self) -> &'static [&'static Family];
 
+    /// The only loss that it is defined for, if it is not defined for all.
+    fn only_loss(&self) -> Option<nn::Criterion> {
+        None
+    }
+
     /// The sections that it reads beyond those of every method.
     fn sections(&self) -> Vec<&'static [Entry]> {
         Vec::new()
@@ -90,7 +95,7 @@ impl Kind for Following {
     }
 
     fn check(&self, settings: &Settings) -> Result<()> {
-        let nn::Config { model, precision, .. } = settings.read()?;
+        let nn::Config { model, precision, loss, .. } = settings.read()?;
         let families = self.0.families();
         if !families.iter().any(|family| family.name() == model.name()) {
             let takes: Vec<&str> = families.iter().map(|family| family.name()).collect();
@@ -102,6 +107,10 @@ impl Kind for Following {
                 takes.join(" or ")
             );
             return Err(Error::setting("model", reason));
+        }
+        if let Some(only) = self.0.only_loss().filter(|&only| only != loss) {
+            let reason = format!("method = {} takes {}; got {}", self.name(), only.name(), loss.name());
+            return Err(Error::setting("loss", reason));
         }
         check_rounding(precision, EvaluatorKind::Full, false)
     }

@@ -52,7 +52,7 @@ impl Found {
         Ok(found.input)
     }
 
-    /// Goes back from `link` as far as gradients of inputs are given, which is up to the first layer with parameters
+    /// Goes back from `link` as far as gradients of inputs are given, which is up to the first layer with weights
     /// unless gradients pass through these.
     pub(super) fn back_from(&mut self, chain: &mut Chain, link: usize, grad: Tensor) -> Result<()> {
         let mut grad = Some(grad);

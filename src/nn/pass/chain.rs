@@ -18,7 +18,7 @@ use crate::{Error, Result};
 pub struct Wanted {
     /// Parameters.
     pub weights: bool,
-    /// Inputs of layers with parameters. Those of others always are.
+    /// Inputs of layers with weights, which are convolutions and linear layers. Those of others always are.
     pub through: bool,
 }
 
@@ -112,7 +112,7 @@ impl<'a> Chain<'a> {
             let input = links.last().map_or(&input, |link| &link.out);
             let own = &params[network.params_of(one.node)];
             // Images have no gradient.
-            let of_input = !links.is_empty() && (own.is_empty() || wanted.through);
+            let of_input = !links.is_empty() && (wanted.through || !has_weights(network, one.node));
             let of_params = wanted.weights && !own.is_empty();
             let (out, record) = match way {
                 Way::Lanes(execution) => {
@@ -168,6 +168,12 @@ impl<'a> Chain<'a> {
     #[must_use]
     pub fn params_of(&self, link: usize) -> std::ops::Range<usize> {
         self.network.params_of(self.links[link].node)
+    }
+
+    /// Whether a link is a convolution or a linear layer.
+    #[must_use]
+    pub fn has_weights(&self, link: usize) -> bool {
+        has_weights(self.network, self.links[link].node)
     }
 
     /// The links whose output a ReLU made, first to last.
@@ -240,7 +246,7 @@ impl<'a> Chain<'a> {
         }
     }
 
-    /// The gradient of the input of a link with parameters, as if these were `params`; none where there is none.
+    /// The gradient of the input of a link with weights, as if these were `params`; none where there is none.
     ///
     /// # Errors
     /// If the layer is not linear in its input, or the device fails.
@@ -282,6 +288,11 @@ impl<'a> Chain<'a> {
         };
         Ok(Activations { values, logits: self.outputs()?, kind, n_images: self.n_images })
     }
+}
+
+fn has_weights(network: &Network, node: usize) -> bool {
+    let specs = &network.layout().specs()[network.params_of(node)];
+    specs.iter().any(|spec| spec.kind.is_prunable())
 }
 
 /// A gradient of parameter tensors as a flat list in f64; zeros for tensors without one.
@@ -334,7 +345,7 @@ mod tests {
                     let LinkGradients { params, input } = chain.back(link, &of_output)?;
                     let own = chain.params_of(link);
                     own.clone().zip(params).for_each(|(idx, gradient)| found[idx] = Some(gradient));
-                    let is_carried = !through && !own.is_empty();
+                    let is_carried = !through && chain.has_weights(link);
                     grad = if is_carried { chain.transport(link, &other[own], &of_output)? } else { input };
                 }
                 Ok((loss, flat(&network, &found)?))
