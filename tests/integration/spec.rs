@@ -130,7 +130,7 @@ fn settings_errors_name_what_is_possible() {
     assert_snapshot!(set("learning-rate", "inf"), @"setting `learning-rate`: expected a finite number above 0; got inf");
     assert_snapshot!(set("augment", "1"), @"setting `augment`: expected true or false; got 1");
     assert_snapshot!(set("layer-ratios", "grasp"), @"setting `layer-ratios`: expected one of uniform, zo-grasp, zo-grasp-released, fo-grasp, snip, magnitude, smart-ratio; got grasp; did you mean `fo-grasp` or `zo-grasp` or `zo-grasp-released`?");
-    assert_snapshot!(set("estimator", "zo"), @"setting `estimator`: expected one of cge, rge, cocd, fo, pattern-search, fg-w, fg-a, lg-fg-a, lg-bp; got zo; did you mean `fo`?");
+    assert_snapshot!(set("estimator", "zo"), @"setting `estimator`: expected one of cge, rge, cocd, fo, pattern-search, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp; got zo; did you mean `fo`?");
 }
 
 #[test]
