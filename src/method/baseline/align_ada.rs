@@ -3,8 +3,8 @@
 //!
 //! x_l are the normalized values before the ReLU of layer l in the trained network, z_l those of the frozen one with
 //! weights W_l(0), L the last hidden layer, and e the error at the trained network's outputs. In the frozen network
-//! q_L = poolᵀ W(0)ᵀ e, f_l = q_l · 1[z_l > 0], q_{l-1} = W_l(0)ᵀ norm'(z)ᵀ f_l. The error at x_l is
-//! d_L = q_L · 1[x_L > 0] and d_l = f_l below, as the released code has it; from there it goes back through the trained
+//! q_L = poolᵀ W(0)ᵀ e, f_l = q_l where z_l > 0 and 0 elsewhere, q_{l-1} = W_l(0)ᵀ norm'(z)ᵀ f_l. The error at x_l is
+//! d_L = q_L where x_L > 0 and d_l = f_l below, as the released code has it; from there it goes back through the trained
 //! network's own normalization to its weights. The last layer has its exact gradient.
 
 use std::sync::Arc;
