@@ -347,7 +347,8 @@ fn columns_of_settings_hold_what_is_read() {
 }
 
 /// Oracle: the files in the repository. A result is found again by its trial's name, so what a file says its trial is,
-/// its name and what the experiment plans must agree, and no file may be left that no plan asks for.
+/// its name and what the experiment plans must agree, and no file may be left that no plan asks for. A plan may be done
+/// in part: long runs are committed as they come.
 #[test]
 fn committed_results_are_those_of_planned_trials() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -355,17 +356,18 @@ fn committed_results_are_those_of_planned_trials() {
     let mut n_found = 0;
     for experiment in Library::open(Some(&root.join("experiments"))).unwrap().all().unwrap() {
         for scale in store.scales(&experiment.id).unwrap() {
-            let mut found: Vec<Trial> = store
+            let found: Vec<Trial> = store
                 .read_all(&experiment.id, scale)
                 .unwrap()
                 .into_iter()
                 .map(|record| record.trial)
                 .collect();
-            let mut planned = experiment.trials(scale, None, &[]).unwrap();
-            found.sort_by_cached_key(Trial::hash);
-            planned.sort_by_cached_key(Trial::hash);
+            let planned = experiment.trials(scale, None, &[]).unwrap();
             assert!(found.iter().all(|trial| store.exists(trial)), "{} {scale}", experiment.id);
-            assert_eq!(found, planned, "{} {scale}", experiment.id);
+            for trial in &found {
+                let (series, hash) = (&trial.series, trial.hash());
+                assert!(planned.contains(trial), "{} {scale}: {series}, {hash}", experiment.id);
+            }
             n_found += found.len();
         }
     }
