@@ -56,7 +56,7 @@ impl GradientSource for Adapted {
         _: &Asked,
         _: &Resources,
     ) -> Result<Gradient> {
-        let (network, _) = row::network(batch)?;
+        let (network, ..) = super::network_of(batch)?;
         let mut trained = row::pass(batch, params, Wanted { weights: true, through: false })?;
         let mut frozen = row::pass(batch, &self.frozen, Wanted { weights: false, through: true })?;
         let (loss, error) = batch.slope(&trained.outputs()?)?;

@@ -26,6 +26,7 @@ impl Rule for AlignProp {
     }
 
     fn relative_time(&self) -> f64 {
+        // As for FA, which does the same work.
         0.8
     }
 

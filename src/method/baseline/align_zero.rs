@@ -48,7 +48,7 @@ impl GradientSource for Frozen {
         _: &Asked,
         _: &Resources,
     ) -> Result<Gradient> {
-        let (network, _) = row::network(batch)?;
+        let (network, ..) = super::network_of(batch)?;
         let trained = row::pass(batch, params, Wanted { weights: false, through: false })?;
         let (loss, error) = batch.slope(&trained.outputs()?)?;
         let mut frozen = row::pass(batch, &self.params, Wanted { weights: true, through: true })?;

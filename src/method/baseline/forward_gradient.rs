@@ -51,10 +51,7 @@ impl GradientSource for Source {
         asked: &Asked,
         _: &Resources,
     ) -> Result<Gradient> {
-        let Some((network, images, labels)) = batch.graph() else {
-            let reason = "this rule looks inside a network, and a black box shows nothing; use method = cge";
-            return Err(Error::setting("method", reason));
-        };
+        let (network, images, labels) = super::network_of(batch)?;
         let mixer = Mixer::new(network, params, images, labels)?;
         let noise = Stream::new(self.seed, Purpose::Tangent, asked.step);
         let mut estimate = (self.rule)(&mixer, &self.config, noise)?;

@@ -22,13 +22,16 @@ pub mod tangent;
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use candle_core::Tensor;
+
 use super::descent::{Descent, GradientSource};
 use super::{Active, Kind, Method};
 use crate::cost::{Cost, Steps};
-use crate::nn;
 use crate::nn::model::Family;
 use crate::nn::objective::check_rounding;
+use crate::nn::{self, Network};
 use crate::params::Layout;
+use crate::problem::Minibatch;
 use crate::setting::{Entry, Section, Settings};
 use crate::zo::evaluate::EvaluatorKind;
 use crate::zo::optimizer;
@@ -77,6 +80,17 @@ pub trait Rule: Debug + Sync {
     fn relative_time(&self) -> f64 {
         1.0
     }
+}
+
+/// The network of a batch, its images and its labels.
+///
+/// # Errors
+/// If there is none.
+fn network_of(batch: &dyn Minibatch) -> Result<(&Network, &Tensor, &[u32])> {
+    batch.graph().ok_or_else(|| {
+        let reason = "this rule looks into a network, and a black box shows nothing; use method = cge";
+        Error::setting("method", reason)
+    })
 }
 
 /// A method: descent along what a rule makes.

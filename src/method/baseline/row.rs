@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use super::super::Gradient;
+use super::network_of;
 use crate::nn::chain::{Wanted, flat};
 use crate::nn::model::{Family, cnn, lenet, ntk_cnn, wide_cnn};
 use crate::nn::objective::BasePass;
@@ -13,23 +14,15 @@ use crate::{Error, Result};
 /// Families whose layers stand in a row.
 pub(super) static ROWS: &[&Family] = &[&ntk_cnn::FAMILY, &wide_cnn::FAMILY, &cnn::FAMILY, &lenet::FAMILY];
 
-/// The network of a batch and its images.
-pub(super) fn network(batch: &dyn Minibatch) -> Result<(&Network, &Tensor)> {
-    match batch.graph() {
-        Some((network, images, _)) => Ok((network, images)),
-        None => Err(Error::Objective("this rule looks into a network; a black box has none".to_owned())),
-    }
-}
-
 /// A pass of the network with `params` (d).
 pub(super) fn pass<'b>(batch: &'b dyn Minibatch, params: &[f64], wanted: Wanted) -> Result<Chain<'b>> {
-    let (network, images) = network(batch)?;
+    let (network, images, _) = network_of(batch)?;
     Chain::run(network, &tensors(batch, params)?, images, wanted)
 }
 
 /// Values (d) as tensors of the network of a batch.
 pub(super) fn tensors(batch: &dyn Minibatch, params: &[f64]) -> Result<Vec<Tensor>> {
-    let (network, images) = network(batch)?;
+    let (network, images, _) = network_of(batch)?;
     network.tensors(params, images.dtype(), images.device())
 }
 
