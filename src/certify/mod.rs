@@ -15,7 +15,7 @@ mod stats;
 pub use curve::{average_radius, certified_accuracy, curve, n_abstained, profile, radii, too_few};
 pub use network::{Denoise, NetworkClassifier};
 pub use run::{Certificate, Certifier, Classifier, Progress, rows};
-pub use state::{load, save};
+pub use state::{identity, load, save};
 pub use stats::{Decision, copies_needed, decide, largest_radius, lower_bound, p_value, predict, radius};
 
 use crate::setting::Domain::{Above, Int};

@@ -540,6 +540,7 @@ fn verbs_explain_themselves() {
         "sweep",
         "train",
         "estimate",
+        "certify",
         "report",
         "status",
         "data",
