@@ -36,6 +36,14 @@ fn sized(index: usize, width: u32, height: u32) -> RgbImage {
     })
 }
 
+/// Files of Imagenette with so many training and test images of 64x64 pixels, classes in turn.
+pub(crate) fn imagenette_files(n_train: usize, n_test: usize) -> [Vec<u8>; 2] {
+    [n_train, n_test].map(|n| {
+        let row = |i: usize| (encode(&sized(i, 64, 64), ImageFormat::Png), (i % 10) as i64);
+        parquet_bytes_of("image", &(0..n).map(row).collect::<Vec<_>>(), Compression::SNAPPY)
+    })
+}
+
 fn cifar() -> &'static Collection {
     deepzero::data::collection("cifar10").unwrap()
 }
@@ -107,7 +115,7 @@ fn parquet_bytes_of(column: &str, rows: &[Row], codec: Compression) -> Vec<u8> {
     writer.into_inner().unwrap()
 }
 
-fn write(path: PathBuf, bytes: &[u8]) {
+pub(crate) fn write(path: PathBuf, bytes: &[u8]) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, bytes).unwrap();
 }
