@@ -12,6 +12,7 @@ pub(crate) mod fuzzing;
 mod given;
 mod loader;
 mod location;
+mod noise;
 mod source;
 mod synthetic;
 
@@ -22,6 +23,7 @@ pub use dataset::{Dataset, Normalization, Splits};
 pub use given::given_batch;
 pub use loader::{Batch, class_batch, epoch_order, make_batch};
 pub use location::{DATA_DIR_VARIABLE, Location, Progress, Silent};
+pub use noise::Noise;
 pub use source::Source;
 pub use synthetic::synthetic;
 

@@ -39,6 +39,10 @@ pub enum Purpose {
     Feedback = 12,
     /// Tangents of forward gradients.
     Tangent = 13,
+    /// Noise on images to train on.
+    ImageNoise = 16,
+    /// Random directions at the outputs of a network.
+    OutputDirection = 17,
 }
 
 /// Random signs from one block: one per bit.

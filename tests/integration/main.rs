@@ -6,6 +6,7 @@ mod baseline;
 mod cli;
 mod corpora;
 mod data;
+mod defense;
 mod difference;
 mod docs;
 mod doctor;

@@ -100,7 +100,7 @@ where
             }
         }
     }
-    let n_classes = network.shape(n_values - 1)[0];
+    let n_classes: usize = network.shape(n_values - 1).iter().product();
     let at = |image: usize, class: usize| {
         states[image / blocks.lanes].kept[n_values - 1][class * blocks.lanes + image % blocks.lanes]
     };
