@@ -49,6 +49,9 @@ pub enum Start {
     Normal(f64),
     /// At zero.
     Zero,
+    /// A matrix (outputs, rest) with orthonormal rows, or columns if there are fewer of these, uniformly random among
+    /// such (Saxe et al., 2014).
+    Orthogonal,
 }
 
 /// One parameter tensor.
@@ -196,6 +199,10 @@ impl Layout {
             match (spec.start, spec.kind) {
                 (Start::Zero, _) | (Start::Usual, ParamKind::NormShift) => {}
                 (Start::Normal(std), _) => normal(std),
+                (Start::Orthogonal, _) => {
+                    normal(1.0);
+                    orthonormalize(tensor, spec.shape[0]);
+                }
                 (Start::Usual, ParamKind::ConvWeight | ParamKind::LinearWeight) => {
                     normal((2.0 / spec.fan_in as f64).sqrt());
                 }
@@ -212,9 +219,61 @@ impl Layout {
     }
 }
 
+/// Makes the rows of a matrix with `n_rows` rows orthonormal, or its columns if there are fewer of these, by Gram and
+/// Schmidt; of normal numbers the result is uniformly random. Every vector is projected twice, which keeps all digits.
+fn orthonormalize(matrix: &mut [f64], n_rows: usize) {
+    let n_cols = matrix.len() / n_rows.max(1);
+    let is_wide = n_rows <= n_cols;
+    let (n, len) = if is_wide { (n_rows, n_cols) } else { (n_cols, n_rows) };
+    let place =
+        |vector: usize, idx: usize| if is_wide { vector * n_cols + idx } else { idx * n_cols + vector };
+    let mut done: Vec<Vec<f64>> = Vec::with_capacity(n);
+    for vector in 0..n {
+        let mut own: Vec<f64> = (0..len).map(|idx| matrix[place(vector, idx)]).collect();
+        for _ in 0..2 {
+            for other in &done {
+                let dot: f64 = own.iter().zip(other).map(|(a, b)| a * b).sum();
+                own.iter_mut().zip(other).for_each(|(a, b)| *a -= dot * b);
+            }
+        }
+        let norm = own.iter().map(|a| a * a).sum::<f64>().sqrt();
+        own.iter_mut().for_each(|a| *a /= norm);
+        own.iter().enumerate().for_each(|(idx, &a)| matrix[place(vector, idx)] = a);
+        done.push(own);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Oracle: the definition, for more rows than columns and fewer.
+    #[test]
+    fn orthogonal_starts_are_orthonormal() {
+        for (rows, cols) in [(4, 27), (12, 5), (6, 6)] {
+            let spec = ParamSpec {
+                name: "w".to_owned(),
+                kind: ParamKind::ConvWeight,
+                shape: vec![rows, cols],
+                fan_in: cols,
+                start: Start::Orthogonal,
+            };
+            let values = Layout::new(vec![spec]).initial_values(3);
+            let at = |row: usize, col: usize| values[row * cols + col];
+            let n = rows.min(cols);
+            for a in 0..n {
+                for b in 0..n {
+                    let dot: f64 = if rows <= cols {
+                        (0..cols).map(|col| at(a, col) * at(b, col)).sum()
+                    } else {
+                        (0..rows).map(|row| at(row, a) * at(row, b)).sum()
+                    };
+                    let expected = if a == b { 1.0 } else { 0.0 };
+                    assert!((dot - expected).abs() < 1e-12, "{rows} x {cols}: {a} {b} {dot}");
+                }
+            }
+        }
+    }
 
     fn layout() -> Layout {
         let spec = |name: &str, kind, shape: &[usize], fan_in| ParamSpec {

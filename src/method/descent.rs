@@ -153,9 +153,7 @@ impl Method for Descent {
         }
         self.doubt = gradient.doubt;
         at.stats.update(&gradient.at.stats);
-        let n_warmup = self.config.warmup_epochs * step.per_epoch;
-        let peak = self.config.learning_rate;
-        self.rate = optimizer::learning_rate(self.config.schedule, peak, step.number, n_warmup, step.n_steps);
+        self.rate = self.config.rate(step.number, step.per_epoch, step.n_steps);
         self.optimizer.step(&mut at.params, &gradient.values, self.rate, self.pruned.as_deref());
         Ok(gradient.at)
     }

@@ -8,6 +8,7 @@ mod active;
 pub mod baseline;
 pub mod descent;
 pub mod first_order;
+pub mod outputs;
 pub mod pattern_search;
 
 use std::fmt::Debug;
@@ -214,7 +215,8 @@ pub fn kinds() -> Vec<&'static dyn Kind> {
     static FOLLOWING: LazyLock<Vec<baseline::Following>> =
         LazyLock::new(|| baseline::RULES.iter().copied().map(baseline::Following).collect());
     let estimating = ESTIMATING.iter().map(|kind| kind as &'static dyn Kind);
-    let others: [&'static dyn Kind; 2] = [&first_order::FirstOrder, &pattern_search::Searching];
+    let others: [&'static dyn Kind; 4] =
+        [&first_order::FirstOrder, &pattern_search::Searching, &outputs::Coordinates, &outputs::Directions];
     let following = FOLLOWING.iter().map(|kind| kind as &'static dyn Kind);
     estimating.chain(others).chain(following).collect()
 }

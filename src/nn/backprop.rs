@@ -4,7 +4,7 @@ use candle_core::{DType, Tensor, Var};
 
 use crate::Result;
 use crate::kernels::Split;
-use crate::kernels::ops::Tape;
+use crate::kernels::ops::{Tape, from_lanes};
 use crate::nn::loss::{LogitScale, Loss, Targets};
 use crate::nn::{Activations, Context, Mode, Network, chain};
 
@@ -69,6 +69,82 @@ pub fn gradient_of<'a>(
     Ok(Backprop { loss: value, gradient, activations })
 }
 
+/// What an outer function makes of a network's outputs (B, numbers): its value, and its gradient with respect to them.
+pub type Slope<'a> = &'a dyn Fn(&Tensor) -> Result<(f64, Tensor)>;
+
+/// Value and gradient with respect to the parameters (d) of `outer` of the outputs of `network` on `images`
+/// (B, C, H, W), which decide device and precision.
+///
+/// # Errors
+/// If `outer` fails, or the device does.
+pub fn pull_back(
+    network: &Network,
+    mode: Mode,
+    params: &[f64],
+    images: &Tensor,
+    outer: Slope,
+) -> Result<Backprop> {
+    let tensors = network.tensors(params, images.dtype(), images.device())?;
+    let context = Context { mode, split: Split::Threads };
+    let (loss, grads, activations) = if images.device().is_cpu() && network.is_taped() {
+        let (activations, tape) = Tape::record(&tensors, || network.forward_all(&context, &tensors, images))?;
+        let (loss, grad) = outer(activations.logits())?;
+        let grads = tape.backward(activations.logits(), grad)?;
+        (loss, tensors.iter().map(|tensor| grads.get(tensor).cloned()).collect(), activations)
+    } else {
+        let vars: Vec<Var> = tensors.iter().map(Var::from_tensor).collect::<candle_core::Result<_>>()?;
+        let tracked: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+        let activations = network.forward_tracked(mode, &tracked, images)?;
+        let (loss, grad) = outer(&activations.logits().detach())?;
+        // Whose gradient by the outputs is `grad`.
+        let grads = (activations.logits() * grad)?.sum_all()?.backward()?;
+        (loss, vars.iter().map(|var| grads.get(var).cloned()).collect::<Vec<_>>(), activations)
+    };
+    Ok(Backprop { loss, gradient: chain::flat(network, &grads)?, activations })
+}
+
+/// Value and gradient with respect to the `images` (B, C, H, W) of `outer` of the outputs of a network at `params` (d).
+///
+/// # Errors
+/// If `outer` fails, or the device does.
+pub fn input_gradient(
+    network: &Network,
+    mode: Mode,
+    params: &[f64],
+    images: &Tensor,
+    outer: Slope,
+) -> Result<(f64, Tensor)> {
+    let tensors = network.tensors(params, images.dtype(), images.device())?;
+    let context = Context { mode, split: Split::Threads };
+    if images.device().is_cpu() && network.is_taped() {
+        let mut leaf = None;
+        let run = || {
+            network.forward_visit(&context, &tensors, images, false, &mut |execution, value, tensor| {
+                if value == 0 {
+                    Tape::add_leaf(tensor);
+                    leaf = Some((execution, tensor.clone()));
+                }
+                Ok(())
+            })
+        };
+        let (outputs, tape) = Tape::record(&[], run)?;
+        let (value, grad) = outer(&outputs)?;
+        let grads = tape.backward(&outputs, grad)?;
+        let (execution, leaf) = leaf.expect("the input is visited");
+        let grad = match grads.get(&leaf) {
+            Some(grad) => from_lanes(grad, execution.blocks)?,
+            None => images.zeros_like()?,
+        };
+        return Ok((value, grad));
+    }
+    let var = Var::from_tensor(images)?;
+    let activations = network.forward_tracked(mode, &tensors, var.as_tensor())?;
+    let (value, grad) = outer(&activations.logits().detach())?;
+    let grads = (activations.logits() * grad)?.sum_all()?.backward()?;
+    let grad = grads.get(&var).cloned().map_or_else(|| images.zeros_like(), Ok)?;
+    Ok((value, grad))
+}
+
 /// What is differentiated.
 #[derive(Clone, Copy)]
 struct Goal<'a> {
@@ -118,6 +194,45 @@ mod tests {
     use crate::nn::model;
     use crate::rng::{Purpose, Stream};
     use candle_core::Device;
+
+    /// Oracle: the gradient of the loss, and central differences in f64 for the images'; on the tape and by autograd.
+    #[test]
+    fn gradients_are_pulled_back_through_networks() -> Result<()> {
+        for name in ["resnet8-w4", "local-mixer-d1-w32"] {
+            let network = model::from_name(name, &model::Io::CIFAR)?;
+            let params = network.layout().drawn(crate::params::Init::Uniform, 3, Purpose::Test);
+            let params: Vec<f64> = params.iter().map(|param| 0.2 * param).collect();
+            let mut pixels = vec![0.0; 3 * 3 * 32 * 32];
+            Stream::new(6, Purpose::Test, 0).fill_normal(&mut pixels);
+            let at = |pixels: &[f64]| Tensor::from_slice(pixels, (3, 3, 32, 32), &Device::Cpu);
+            let (images, labels) = (at(&pixels)?, [1, 0, 9]);
+            let slope =
+                |outputs: &Tensor| Loss::CrossEntropy.gradient(outputs, Targets::Labels(&labels), 1.0, None);
+            let found = pull_back(&network, Mode::Train, &params, &images, &slope)?;
+            let expected = gradient(&network, &params, &images, &labels, 1.0)?;
+            assert!((found.loss - expected.loss).abs() < 1e-13);
+            for (found, expected) in found.gradient.iter().zip(&expected.gradient) {
+                assert!((found - expected).abs() < 1e-12, "{name}: {found} {expected}");
+            }
+            let stats = network.initial_stats();
+            let mode = Mode::Eval(&stats);
+            let (_, grad) = input_gradient(&network, mode, &params, &images, &slope)?;
+            let grad = grad.flatten_all()?.to_vec1::<f64>()?;
+            let tensors = network.tensors(&params, DType::F64, &Device::Cpu)?;
+            let context = Context { mode, split: Split::Threads };
+            for place in (0..pixels.len()).step_by(1_234) {
+                let loss = |shift: f64| -> Result<f64> {
+                    let mut moved = pixels.clone();
+                    moved[place] += shift;
+                    let outputs = network.forward(&context, &tensors, &at(&moved)?)?;
+                    Loss::CrossEntropy.value(&outputs, Targets::Labels(&labels), None)
+                };
+                let expected = (loss(1e-6)? - loss(-1e-6)?) / 2e-6;
+                assert!((grad[place] - expected).abs() < 1e-8, "{name} {place}: {} {expected}", grad[place]);
+            }
+        }
+        Ok(())
+    }
 
     /// Oracle: candle's autograd, in f64.
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::kernels::lanes::norm::Moments;
 
-/// Weight of a new batch in the running statistics, as in PyTorch.
+/// Weight of a new batch in the running statistics where nothing else is said, as in PyTorch.
 pub const MOMENTUM: f64 = 0.1;
 
 /// Running statistics of one batch norm.
@@ -33,8 +33,19 @@ pub struct RunningStats {
 /// Moments of the inputs of all batch norms on one batch; by default of none.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct BatchStats {
-    /// Per batch norm: numbers per channel, and the moments of its channels.
-    pub(super) layers: Vec<(f64, Vec<Moments>)>,
+    /// Per batch norm.
+    pub(super) layers: Vec<NormBatch>,
+}
+
+/// One batch norm on a batch.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct NormBatch {
+    /// Numbers per channel.
+    pub(super) n: f64,
+    /// Weight in the running statistics.
+    pub(super) momentum: f64,
+    /// Of every channel.
+    pub(super) moments: Vec<Moments>,
 }
 
 impl RunningStats {
@@ -54,12 +65,13 @@ impl RunningStats {
         }
     }
 
-    /// Moves towards the moments of a batch, with PyTorch's momentum and unbiased variance.
+    /// Moves towards the moments of a batch, with PyTorch's meaning of momentum and unbiased variance. A batch without
+    /// moments moves nothing.
     pub fn update(&mut self, batch: &BatchStats) {
-        for (running, (n, moments)) in self.layers.iter_mut().zip(&batch.layers) {
+        for (running, NormBatch { n, momentum, moments }) in self.layers.iter_mut().zip(&batch.layers) {
             for (channel, moments) in moments.iter().enumerate() {
                 let unbiased = if *n > 1.0 { moments.variance * n / (n - 1.0) } else { moments.variance };
-                let blend = |old: f64, new: f64| (1.0 - MOMENTUM) * old + MOMENTUM * new;
+                let blend = |old: f64, new: f64| (1.0 - momentum) * old + momentum * new;
                 running.mean[channel] = blend(running.mean[channel], moments.mean);
                 running.variance[channel] = blend(running.variance[channel], unbiased);
             }

@@ -8,7 +8,7 @@ use super::{Minibatch, Prepared, Problem, Resources, State};
 use crate::data::{self, Augmentation, Batch, Dataset};
 use crate::kernels::{Precision, Split};
 use crate::metric::{self, Row};
-use crate::nn::backprop::{self, Backprop};
+use crate::nn::backprop::{self, Backprop, Slope};
 use crate::nn::loss::{self, Loss};
 use crate::nn::objective::{BasePass, NetworkObjective};
 use crate::nn::{self, Context, Mode, Network};
@@ -196,6 +196,14 @@ impl Minibatch for Labelled<'_> {
 
     fn slope(&self, outputs: &Tensor) -> Result<(f64, Tensor)> {
         self.loss.gradient(outputs, (&self.batch.labels).into(), 1.0, None)
+    }
+
+    fn item_losses(&self, outputs: &Tensor) -> Result<Vec<f64>> {
+        self.loss.of_items(outputs, (&self.batch.labels).into())
+    }
+
+    fn pull_back(&self, params: &[f64], outer: Slope) -> Result<Backprop> {
+        backprop::pull_back(self.network, Mode::Train, params, &self.batch.images, outer)
     }
 
     fn pass_of(&self, exact: &Backprop) -> Result<BasePass> {

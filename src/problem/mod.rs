@@ -4,7 +4,9 @@
 //! ones through exact gradients where there are any, others through the network itself.
 
 mod classify;
+pub mod defend;
 mod prepared;
+mod reconstruct;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -12,11 +14,13 @@ use std::sync::atomic::AtomicBool;
 use candle_core::{Device, Tensor};
 
 pub use classify::{Classify, evaluate};
+pub use defend::Defend;
 pub use prepared::{Prepared, io_of};
+pub use reconstruct::Reconstruct;
 
 use crate::Result;
 use crate::metric::Row;
-use crate::nn::backprop::Backprop;
+use crate::nn::backprop::{Backprop, Slope};
 use crate::nn::objective::BasePass;
 use crate::nn::{Network, RunningStats};
 use crate::params::Layout;
@@ -135,6 +139,20 @@ pub trait Minibatch: Sync {
     /// # Errors
     /// If there is no network, or the device fails.
     fn slope(&self, outputs: &Tensor) -> Result<(f64, Tensor)>;
+
+    /// The loss of every item at these outputs (k · B, numbers) of a network, which are k times those of all items:
+    /// k queries of the batch.
+    ///
+    /// # Errors
+    /// If there is no network, or the device fails.
+    fn item_losses(&self, outputs: &Tensor) -> Result<Vec<f64>>;
+
+    /// The network's pass at `params` (d), what `outer` makes of its outputs (B, numbers), and the gradient of that
+    /// with respect to the parameters.
+    ///
+    /// # Errors
+    /// If there is no network, or the device fails.
+    fn pull_back(&self, params: &[f64], outer: Slope) -> Result<Backprop>;
 
     /// The pass that an exact gradient came with.
     ///

@@ -41,6 +41,10 @@ pub enum Purpose {
     Tangent = 13,
     /// Noise of the copies that certify images.
     Certify = 14,
+    /// Noise on images to train on.
+    ImageNoise = 16,
+    /// Random directions at the outputs of a network.
+    OutputDirection = 17,
 }
 
 /// Random signs from one block: one per bit.

@@ -32,7 +32,8 @@ impl QueryCount {
         self.non_finite.load(Ordering::Relaxed)
     }
 
-    pub(super) fn record(&self, loss: f64) {
+    /// Counts one evaluation that gave `loss`, for who evaluates without a [`Metered`].
+    pub(crate) fn record(&self, loss: f64) {
         self.queries.fetch_add(1, Ordering::Relaxed);
         if !loss.is_finite() {
             self.non_finite.fetch_add(1, Ordering::Relaxed);

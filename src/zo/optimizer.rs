@@ -1,6 +1,6 @@
 //! Update rules and learning-rate schedules. They see a gradient, wherever it comes from.
 
-use crate::setting::Domain::{Above, From};
+use crate::setting::Domain::{Above, From, Int};
 
 crate::choice! {
     /// Update rule.
@@ -19,6 +19,8 @@ crate::choice! {
         Cosine = "cosine",
         /// Constant.
         Constant = "constant",
+        /// Constant for `decay-epochs` epochs at a time, then multiplied with `decay-factor`.
+        Step = "step",
     }
 }
 
@@ -37,6 +39,10 @@ crate::section! {
         pub warmup_epochs: usize = 3,
         /// Schedule after the warm-up.
         pub schedule: Schedule = Schedule::Cosine,
+        /// Epochs between two steps of schedule = step, counted from the first.
+        pub decay_epochs: usize = 4 => Int(1, 1_000_000),
+        /// What the learning rate is multiplied with at each step of schedule = step.
+        pub decay_factor: f64 = 0.1 => Above(0.0, 1.0),
     }
 }
 
@@ -114,18 +120,25 @@ impl Optimizer {
     }
 }
 
-/// Learning rate of step `step` (0-based) out of `n_steps`, of which the first `n_warmup` rise
-/// linearly to `peak`.
-#[must_use]
-pub fn learning_rate(schedule: Schedule, peak: f64, step: usize, n_warmup: usize, n_steps: usize) -> f64 {
-    if step < n_warmup {
-        return peak * (step + 1) as f64 / n_warmup as f64;
-    }
-    match schedule {
-        Schedule::Constant => peak,
-        Schedule::Cosine => {
-            let progress = (step - n_warmup) as f64 / (n_steps - n_warmup).max(1) as f64;
-            0.5 * peak * (1.0 + (std::f64::consts::PI * progress).cos())
+impl Config {
+    /// Learning rate of step `step` (0-based) out of `n_steps`, of which `per_epoch` make an epoch; those of the first
+    /// `warmup_epochs` rise linearly to the peak.
+    #[must_use]
+    pub fn rate(&self, step: usize, per_epoch: usize, n_steps: usize) -> f64 {
+        let (peak, n_warmup) = (self.learning_rate, self.warmup_epochs * per_epoch);
+        if step < n_warmup {
+            return peak * (step + 1) as f64 / n_warmup as f64;
+        }
+        match self.schedule {
+            Schedule::Constant => peak,
+            Schedule::Cosine => {
+                let progress = (step - n_warmup) as f64 / (n_steps - n_warmup).max(1) as f64;
+                0.5 * peak * (1.0 + (std::f64::consts::PI * progress).cos())
+            }
+            Schedule::Step => {
+                let n_decays = step / per_epoch.max(1) / self.decay_epochs.max(1);
+                peak * self.decay_factor.powf(n_decays as f64)
+            }
         }
     }
 }
@@ -166,10 +179,22 @@ mod tests {
     /// Oracle: the cosine from the peak to zero at its quarter points.
     #[test]
     fn warmup_then_cosine() {
-        let rate = |step| learning_rate(Schedule::Cosine, 1.0, step, 4, 12);
+        let config = Config { learning_rate: 1.0, warmup_epochs: 2, ..Config::default() };
         for (step, expected) in [(0, 0.25), (3, 1.0), (4, 1.0), (8, 0.5), (12, 0.0)] {
-            assert!((rate(step) - expected).abs() < 1e-12, "step {step}");
+            assert!((config.rate(step, 2, 12) - expected).abs() < 1e-12, "step {step}");
         }
-        assert!((learning_rate(Schedule::Constant, 0.3, 11, 4, 12) - 0.3).abs() < 1e-15);
+        let constant = Config { learning_rate: 0.3, schedule: Schedule::Constant, ..config };
+        assert!((constant.rate(11, 2, 12) - 0.3).abs() < 1e-15);
+    }
+
+    /// Oracle: by hand, three epochs of two steps at a time.
+    #[test]
+    fn steps_come_after_whole_epochs() {
+        let (schedule, decay_epochs) = (Schedule::Step, 3);
+        let config =
+            Config { learning_rate: 1.0, warmup_epochs: 0, schedule, decay_epochs, ..Config::default() };
+        for (step, expected) in [(0, 1.0), (5, 1.0), (6, 0.1), (11, 0.1), (12, 0.01)] {
+            assert!((config.rate(step, 2, 40) - expected).abs() < 1e-12, "step {step}");
+        }
     }
 }

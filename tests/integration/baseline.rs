@@ -3,7 +3,6 @@
 //! values can be tested by `DEEPZERO_GOLDEN`.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -20,7 +19,7 @@ use deepzero::problem::{Classify, Prepared, Problem, Resources};
 use deepzero::zo::QueryCount;
 use serde::Deserialize;
 
-use super::cli::{Place, golden, set};
+use super::cli::{Place, golden_folder, set};
 
 /// Relative tolerances in double and in single precision: of losses and outputs, of the losses of several steps, and of
 /// gradients, where in single precision a mask flips now and then.
@@ -57,15 +56,11 @@ fn values(tensor: &Tensor) -> Vec<f64> {
     tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn folder() -> PathBuf {
-    std::env::var_os("DEEPZERO_GOLDEN").map_or_else(|| golden(""), PathBuf::from)
-}
-
 impl Scene {
     fn load() -> Self {
-        let text = std::fs::read_to_string(folder().join("bpfree_cnn8.expected.json")).unwrap();
+        let text = std::fs::read_to_string(golden_folder().join("bpfree_cnn8.expected.json")).unwrap();
         let expected: Expected = serde_json::from_str(&text).unwrap();
-        let tensors = weights::read(&folder().join("bpfree_cnn8.safetensors")).unwrap();
+        let tensors = weights::read(&golden_folder().join("bpfree_cnn8.safetensors")).unwrap();
         let network = model::ntk_cnn::FAMILY.build(8, expected.width, &model::Io::CIFAR).unwrap();
         let pixels = values(&tensors["images"]).into_iter().map(|value| value as u8).collect();
         let labels = values(&tensors["labels"]).into_iter().map(|value| value as u8).collect();

@@ -281,6 +281,11 @@ pub(crate) fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
+/// The folder of golden values: `DEEPZERO_GOLDEN` if that is set, else ours.
+pub(crate) fn golden_folder() -> PathBuf {
+    std::env::var_os("DEEPZERO_GOLDEN").map_or_else(|| golden(""), PathBuf::from)
+}
+
 /// Expected values of `tests/golden` at every `step`-th coordinate; see the README there.
 pub(crate) struct Golden {
     pub(crate) name: &'static str,

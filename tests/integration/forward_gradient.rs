@@ -3,7 +3,6 @@
 //! files of other sizes in the folder that `DEEPZERO_GOLDEN` names.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use deepzero::kernels::Split;
@@ -19,7 +18,7 @@ use deepzero::nn::{Context, Mode, Network, backprop, loss, weights};
 use deepzero::rng::{Purpose, Stream};
 use serde::Deserialize;
 
-use super::cli::{Place, set};
+use super::cli::{Place, golden_folder, set};
 use super::resume::goes_on_bit_for_bit;
 
 /// The order of summation.
@@ -71,14 +70,9 @@ struct Golden {
     labels: Vec<u32>,
 }
 
-fn folder() -> PathBuf {
-    let ours = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    std::env::var_os("DEEPZERO_GOLDEN").map_or_else(ours, PathBuf::from)
-}
-
 impl Golden {
     fn load() -> Self {
-        let file = |suffix: &str| folder().join(format!("local_mixer.{suffix}"));
+        let file = |suffix: &str| golden_folder().join(format!("local_mixer.{suffix}"));
         let expected: Expected =
             serde_json::from_str(&std::fs::read_to_string(file("expected.json")).unwrap()).unwrap();
         let tensors = weights::read(&file("safetensors")).unwrap();

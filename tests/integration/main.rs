@@ -7,6 +7,7 @@ mod certify;
 mod cli;
 mod corpora;
 mod data;
+mod defense;
 mod difference;
 mod docs;
 mod doctor;

@@ -172,6 +172,12 @@ pub enum Elementwise<T> {
     ReluGrad,
     /// a + b.
     Add,
+    /// a − b.
+    Subtract,
+    /// 1 / (1 + exp(−a)).
+    Sigmoid,
+    /// b · a (1 − a): the gradient b of the logistic function with output a.
+    SigmoidGrad,
     /// a + constant.
     Offset(T),
 }
@@ -212,6 +218,24 @@ impl<T: Element> WithSimd for ElementwiseRun<'_, T> {
                 let b = &self.b[..n];
                 for i in 0..n {
                     out[i] = a[i] + b[i];
+                }
+            }
+            Elementwise::Subtract => {
+                let b = &self.b[..n];
+                for i in 0..n {
+                    out[i] = a[i] - b[i];
+                }
+            }
+            Elementwise::Sigmoid => {
+                for i in 0..n {
+                    out[i] = T::of((1.0 + (-a[i].wide()).exp()).recip());
+                }
+            }
+            Elementwise::SigmoidGrad => {
+                let b = &self.b[..n];
+                for i in 0..n {
+                    let y = a[i].wide();
+                    out[i] = T::of(b[i].wide() * y * (1.0 - y));
                 }
             }
             Elementwise::Offset(constant) => {

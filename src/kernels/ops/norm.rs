@@ -19,8 +19,7 @@ pub enum Stats {
 }
 
 /// γ (x − m) / sqrt(v + ε) + β for `x` (block, C, H, W, lane) and `params` (2, C), which are γ and β;
-/// plus `other` if there is one; cut off below zero if `is_relu`. With given statistics it has no
-/// gradient.
+/// plus `other` if there is one; cut off below zero if `is_relu`.
 ///
 /// # Errors
 /// If the shapes or the data types do not fit.
@@ -108,12 +107,10 @@ impl Op for BatchNorm {
     }
 
     fn backward(&self, inputs: &[Input], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        if !self.is_train {
-            candle_core::bail!("batch norm with given statistics has no gradient");
-        }
         let grad = if self.is_relu { relu_grad(self.execution, out, grad)? } else { grad.clone() };
         let moments = self.moments.get().cloned().unwrap_or_default();
-        let op = BatchNormGrad { execution: self.execution, epsilon: self.epsilon, moments };
+        let (execution, epsilon, is_train) = (self.execution, self.epsilon, self.is_train);
+        let op = BatchNormGrad { execution, epsilon, is_train, moments };
         let (x, params) = (inputs[0].tensor, inputs[1].tensor);
         // The gradient of x, then of γ and β, in one flat list.
         let all = apply_detached(op, &[x, &grad, params])?;
@@ -129,6 +126,8 @@ impl Op for BatchNorm {
 struct BatchNormGrad {
     execution: Execution,
     epsilon: f64,
+    /// Whether the statistics follow from x.
+    is_train: bool,
     moments: Vec<Moments>,
 }
 
@@ -149,7 +148,9 @@ impl Op for BatchNormGrad {
             };
             (0..channels).map(of).collect::<Vec<_>>()
         });
-        let n = (execution.blocks.images * height * width) as f64;
+        // What x does through the statistics is spread over all numbers; given ones do not move with it.
+        let n_numbers = (execution.blocks.images * height * width) as f64;
+        let n = if self.is_train { n_numbers } else { f64::INFINITY };
         let mut out_params = vec![T::ZERO; params.len()];
         let mut gradients = Vec::with_capacity(channels);
         for channel in 0..channels {

@@ -28,6 +28,22 @@ pub fn add(execution: Execution, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     apply(Add { execution }, &[a, b])
 }
 
+/// a − b for equal shapes.
+///
+/// # Errors
+/// If the shapes or the data types do not fit.
+pub fn subtract(execution: Execution, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    apply(Subtract(execution), &[a, b])
+}
+
+/// 1 / (1 + exp(−x)).
+///
+/// # Errors
+/// If the shape or the data type does not fit.
+pub fn sigmoid(execution: Execution, x: &Tensor) -> Result<Tensor> {
+    apply(Sigmoid(execution), &[x])
+}
+
 /// Adds `bias` (C) to every number of its channel.
 ///
 /// # Errors
@@ -136,6 +152,64 @@ impl Op for Add {
 
     fn backward(&self, _: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(grad.clone()), Some(grad.clone())])
+    }
+}
+
+struct Subtract(Execution);
+
+impl Op for Subtract {
+    const NAME: &'static str = "subtract";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        if inputs[0].dims != inputs[1].dims {
+            candle_core::bail!("difference of {:?} and {:?}", inputs[0].dims, inputs[1].dims);
+        }
+        let run = |block, out: &mut [T]| {
+            let (a, b) = (self.0.block(inputs[0].data, block), self.0.block(inputs[1].data, block));
+            Elementwise::Subtract.run(self.0.isa, a, b, out);
+        };
+        Ok(by_block(self.0, sizes(inputs[0].dims)?, run))
+    }
+
+    fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let of_second = if inputs[1].needs_grad {
+            Some(apply_detached(Self(self.0), &[&grad.zeros_like()?, grad])?)
+        } else {
+            None
+        };
+        Ok(vec![Some(grad.clone()), of_second])
+    }
+}
+
+struct Sigmoid(Execution);
+
+impl Op for Sigmoid {
+    const NAME: &'static str = "sigmoid";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let run = |block, out: &mut [T]| {
+            Elementwise::Sigmoid.run(self.0.isa, self.0.block(inputs[0].data, block), &[], out);
+        };
+        Ok(by_block(self.0, sizes(inputs[0].dims)?, run))
+    }
+
+    fn backward(&self, _: &[Input], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(apply_detached(SigmoidGrad(self.0), &[out, grad])?)])
+    }
+}
+
+/// Of (output, gradient of the output).
+struct SigmoidGrad(Execution);
+
+impl Op for SigmoidGrad {
+    const NAME: &'static str = "sigmoid-grad";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let run = |block, out: &mut [T]| {
+            let (y, grad) = (self.0.block(inputs[0].data, block), self.0.block(inputs[1].data, block));
+            Elementwise::SigmoidGrad.run(self.0.isa, y, grad, out);
+        };
+        Ok(by_block(self.0, sizes(inputs[0].dims)?, run))
     }
 }
 

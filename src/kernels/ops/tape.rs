@@ -84,6 +84,15 @@ impl Tape {
         Ok((result, CURRENT.take().unwrap_or_default()))
     }
 
+    /// While operations on this thread are recorded: has `leaf` be one of the leaves too.
+    pub fn add_leaf(leaf: &Tensor) {
+        CURRENT.with_borrow_mut(|tape| {
+            if let Some(tape) = tape {
+                tape.needing.insert(leaf.id());
+            }
+        });
+    }
+
     /// Whether operations on this thread are being recorded.
     #[must_use]
     pub fn is_recording() -> bool {

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use super::fuse::fuse;
 use super::{Network, Node};
 use crate::nn::form::ActivationShape;
-use crate::nn::layer::{BatchNorm, Layer, PositionNorm};
-use crate::params::{Layout, ParamSpec};
+use crate::nn::layer::{BatchNorm, EPSILON, Layer, PositionNorm};
+use crate::nn::stats::MOMENTUM;
+use crate::params::{Layout, ParamSpec, Start};
 
 /// Collects layers into a [`Network`].
 #[derive(Debug)]
 pub struct Builder {
+    /// Before the names of what is appended.
+    prefix: String,
     nodes: Vec<Node>,
     specs: Vec<ParamSpec>,
     shapes: Vec<ActivationShape>,
@@ -26,14 +29,33 @@ impl Builder {
     #[must_use]
     pub fn new(input: ActivationShape) -> (Self, Value) {
         (
-            Self { nodes: Vec::new(), specs: Vec::new(), shapes: vec![input], norm_channels: Vec::new() },
+            Self {
+                prefix: String::new(),
+                nodes: Vec::new(),
+                specs: Vec::new(),
+                shapes: vec![input],
+                norm_channels: Vec::new(),
+            },
             Value(0),
         )
     }
 
+    /// The network for inputs (C, H, W) whose layers `append` appends.
+    #[must_use]
+    pub fn built(input: ActivationShape, append: impl FnOnce(&mut Self, Value) -> Value) -> Network {
+        let (mut builder, value) = Self::new(input);
+        append(&mut builder, value);
+        builder.build()
+    }
+
+    /// Puts `prefix` before the names of all layers that come; a part of a larger network has one.
+    pub fn set_prefix(&mut self, prefix: impl Into<String>) {
+        self.prefix = prefix.into();
+    }
+
     /// Appends a layer that reads `inputs`; its parameters get `name` as a prefix.
     pub fn push(&mut self, name: impl Into<String>, layer: impl Layer + 'static, inputs: &[Value]) -> Value {
-        let name = name.into();
+        let name = format!("{}{}", self.prefix, name.into());
         let first = self.specs.len();
         self.specs.extend(layer.params().into_iter().map(|mut spec| {
             spec.name = format!("{name}.{}", spec.name);
@@ -45,7 +67,7 @@ impl Builder {
         if let Some(norm) = layer.norm() {
             let n_norms = self.norm_channels.len().max(norm.idx + 1);
             self.norm_channels.resize(n_norms, 0);
-            if norm.is_running {
+            if norm.running.is_some() {
                 self.norm_channels[norm.idx] = norm.statistics.view(shapes[0])[0];
             }
         }
@@ -57,15 +79,41 @@ impl Builder {
 
     /// Appends a batch norm.
     pub fn push_norm(&mut self, name: impl Into<String>, input: Value) -> Value {
+        self.push_norm_with(name, input, EPSILON, MOMENTUM)
+    }
+
+    /// Appends a batch norm that adds `epsilon` to variances, and whose running statistics give a new batch the weight
+    /// `momentum`.
+    pub fn push_norm_with(
+        &mut self,
+        name: impl Into<String>,
+        input: Value,
+        epsilon: f64,
+        momentum: f64,
+    ) -> Value {
         let channels = self.shapes[input.0][0];
         let norm_idx = self.norm_channels.len();
-        self.push(name, BatchNorm { channels, norm_idx }, &[input])
+        self.push(name, BatchNorm { channels, norm_idx, epsilon, momentum }, &[input])
     }
 
     /// Appends a normalization of every position over the images alone, without running statistics.
     pub fn push_position_norm(&mut self, name: impl Into<String>, input: Value) -> Value {
         let norm_idx = self.norm_channels.len();
         self.push(name, PositionNorm { norm_idx }, &[input])
+    }
+
+    /// Has the parameters of the layer appended last start as said, in their order.
+    pub fn start_last(&mut self, starts: &[Start]) {
+        let last = self.nodes.last().map_or(0..0, |node| node.params.clone());
+        for (spec, &start) in self.specs[last].iter_mut().zip(starts) {
+            spec.start = start;
+        }
+    }
+
+    /// Sizes of a value.
+    #[must_use]
+    pub fn shape(&self, value: Value) -> ActivationShape {
+        self.shapes[value.0]
     }
 
     /// Channels of a value.

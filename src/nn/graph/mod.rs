@@ -11,8 +11,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use super::form::{ActivationShape, Mode};
-use super::layer::{Forms, Layer, Norm};
-use super::stats::{BatchStats, NormStats, RunningStats};
+use super::layer::{Forms, Layer, Norm, Running};
+use super::stats::{BatchStats, NormBatch, NormStats, RunningStats};
 use crate::kernels::lanes::norm::Moments;
 use crate::params::Layout;
 use crate::{Error, Result};
@@ -174,7 +174,7 @@ impl Network {
     /// Whether everything that a normalization depends on beyond its own image is in the running statistics.
     #[must_use]
     pub fn has_running_stats(&self) -> bool {
-        self.nodes.iter().all(|node| node.layer.norm().is_none_or(|norm| norm.is_running))
+        self.nodes.iter().all(|node| node.layer.norm().is_none_or(|norm| norm.running.is_some()))
     }
 
     /// The normalization that a fused layer is, if it is one.
@@ -184,12 +184,13 @@ impl Network {
 
     /// Moments of the inputs of all batch norms, from moments by value.
     pub(super) fn batch_stats(&self, n_images: usize, moments: &[Option<Vec<Moments>>]) -> BatchStats {
-        let mut layers = vec![(0.0, Vec::new()); self.norm_channels.len()];
+        let mut layers = vec![NormBatch::default(); self.norm_channels.len()];
         for node in &self.nodes {
-            let Some(norm) = node.layer.norm().filter(|norm| norm.is_running) else { continue };
+            let Some(norm) = node.layer.norm() else { continue };
+            let Some(Running { momentum }) = norm.running else { continue };
             let [_, height, width] = norm.statistics.view(self.shapes[node.inputs[0]]);
             let moments = moments[node.inputs[0]].clone().unwrap_or_default();
-            layers[norm.idx] = ((n_images * height * width) as f64, moments);
+            layers[norm.idx] = NormBatch { n: (n_images * height * width) as f64, momentum, moments };
         }
         BatchStats { layers }
     }
@@ -230,7 +231,7 @@ impl Network {
 
     /// Whether a fused layer takes statistics of the batch.
     pub(super) fn is_coupled(&self, fused: &Fused, mode: Mode) -> bool {
-        self.norm_of(fused).is_some_and(|norm| matches!(mode, Mode::Train) || !norm.is_running)
+        self.norm_of(fused).is_some_and(|norm| matches!(mode, Mode::Train) || norm.running.is_none())
     }
 
     /// By fused layer: the number of train-mode batch norms in a row that its output depends on. Within a stage

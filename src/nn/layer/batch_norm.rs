@@ -2,10 +2,13 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use super::{ActivationShape, Epilogue, Forms, Layer, LayerPass, Mode, Norm, Role, Statistics, elements};
+use super::{
+    ActivationShape, Epilogue, Forms, Layer, LayerPass, Mode, Norm, Role, Running, Statistics, elements,
+};
 use crate::Error;
 use crate::kernels::batched::{self, Change, NormBase, NormChange};
 use crate::kernels::lanes::Scratch;
+use crate::kernels::lanes::finish::ChannelMap;
 use crate::kernels::lanes::norm::{self, Affine, Plane, PlaneChange, Relu, SUMS, add_sums};
 use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
 use crate::kernels::ops::{Execution, stack as joined};
@@ -16,7 +19,7 @@ use crate::nn::form::{
 };
 use crate::params::{ParamKind, ParamSpec, Start};
 
-/// Added to the variance, as in PyTorch.
+/// Added to the variance where nothing else is said, as in PyTorch.
 pub const EPSILON: f64 = 1e-5;
 
 /// Batch normalization of (B, C, H, W) per channel.
@@ -26,6 +29,10 @@ pub struct BatchNorm {
     pub channels: usize,
     /// Number of this layer among the network's batch norms.
     pub norm_idx: usize,
+    /// Added to the variance.
+    pub epsilon: f64,
+    /// Weight of a new batch in the running statistics.
+    pub momentum: f64,
 }
 
 impl Layer for BatchNorm {
@@ -55,12 +62,12 @@ impl Layer for BatchNorm {
         let is_relu = pass.epilogue != Epilogue::None;
         let (scale, shift) = (&params[0], &params[1]);
         let out = match pass.mode {
-            Mode::Train => batch_norm_composed(x, scale, shift, EPSILON)?,
+            Mode::Train => batch_norm_composed(x, scale, shift, self.epsilon)?,
             Mode::Eval(running) => {
                 // scale · (x − m) / sqrt(v + ε) + shift as one factor and one offset per channel.
                 let stats = running.layer(self.norm_idx);
                 let inverse_std: Vec<f64> =
-                    stats.variance.iter().map(|v| (v + EPSILON).sqrt().recip()).collect();
+                    stats.variance.iter().map(|v| (v + self.epsilon).sqrt().recip()).collect();
                 let tensor = |values: &[f64]| {
                     Tensor::from_slice(values, self.channels, x.device())?.to_dtype(x.dtype())
                 };
@@ -89,7 +96,7 @@ impl Layer for BatchNorm {
         };
         let params = joined(&params[0], &params[1])?;
         let (other, is_relu) = (inputs.get(1).copied(), pass.epilogue != Epilogue::None);
-        batch_norm(execution, inputs[0], &params, stats, EPSILON, other, is_relu)
+        batch_norm(execution, inputs[0], &params, stats, self.epsilon, other, is_relu)
     }
 
     fn forward_batched(&self, pass: &LayerPass, params: &[Tensor], inputs: &[&Tensor]) -> Result<Tensor> {
@@ -101,7 +108,7 @@ impl Layer for BatchNorm {
             }
         };
         let is_relu = pass.epilogue != Epilogue::None;
-        batched::normalize(x, &moments, [&params[0], &params[1]], EPSILON, other, is_relu)
+        batched::normalize(x, &moments, [&params[0], &params[1]], self.epsilon, other, is_relu)
     }
 
     fn forms(&self) -> Forms<'_> {
@@ -109,7 +116,11 @@ impl Layer for BatchNorm {
     }
 
     fn norm(&self) -> Option<Norm> {
-        Some(Norm { idx: self.norm_idx, statistics: Statistics::PerChannel, is_running: true })
+        Some(Norm {
+            idx: self.norm_idx,
+            statistics: Statistics::PerChannel,
+            running: Some(Running { momentum: self.momentum }),
+        })
     }
 
     fn role(&self) -> Role {
@@ -134,12 +145,13 @@ struct Channel {
     variance: f64,
     scale: f64,
     shift: f64,
+    epsilon: f64,
 }
 
 impl Channel {
     /// 1 / sqrt(v + ε).
     fn inverse_std(&self) -> f64 {
-        (self.variance + EPSILON).sqrt().recip()
+        (self.variance + self.epsilon).sqrt().recip()
     }
 }
 
@@ -166,8 +178,14 @@ struct BatchNormRule {
 impl<T: Element> Propagate<T> for BatchNorm {
     fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         let (scale, shift) = (setup.params[0], setup.params[1]);
-        let at =
-            |idx: usize, mean, variance| Channel { mean, variance, scale: scale[idx], shift: shift[idx] };
+        let epsilon = self.epsilon;
+        let at = |idx: usize, mean, variance| Channel {
+            mean,
+            variance,
+            scale: scale[idx],
+            shift: shift[idx],
+            epsilon,
+        };
         let channels = match (setup.mode, setup.moments) {
             (Mode::Eval(running), _) => {
                 let stats = running.layer(self.norm_idx);
@@ -322,7 +340,7 @@ impl<T: Element> Coupling<T> for BatchNormRule {
             let variance = total(sum_square) / n - mean * mean;
             let r = at.inverse_std();
             // A variance is not negative; rounding may say otherwise where it vanishes.
-            let moved = ((at.variance + variance).max(0.0) + EPSILON).sqrt().recip();
+            let moved = ((at.variance + variance).max(0.0) + at.epsilon).sqrt().recip();
             let change = -variance * r * moved / (r.recip() + moved.recip());
             out.push(Affine {
                 delta: T::of(at.scale * moved),
@@ -363,12 +381,12 @@ impl BatchedNorm {
             (Mode::Train, Some(moments)) => moments.clone(),
             (Mode::Train, None) => return Err(no_moments(layer)),
         };
-        let (scale, shift) = (setup.values[0], setup.values[1]);
+        let (scale, shift, epsilon) = (setup.values[0], setup.values[1], layer.epsilon);
         let channels: Vec<Channel> = moments
             .to_vec2::<f64>()?
             .iter()
             .zip(scale.iter().zip(shift))
-            .map(|(m, (&scale, &shift))| Channel { mean: m[0], variance: m[1], scale, shift })
+            .map(|(m, (&scale, &shift))| Channel { mean: m[0], variance: m[1], scale, shift, epsilon })
             .collect();
         let n = channels.len();
         let tensor = |rows: Vec<f64>, dims: &[usize]| Tensor::from_vec(rows, dims, &device)?.to_dtype(dtype);
@@ -382,7 +400,7 @@ impl BatchedNorm {
         let scales = Tensor::from_slice(scale, n, &device)?;
         let [_, height, width] = setup.shapes[0];
         Ok(Self {
-            base: NormBase { z, moments, scales, table, epsilon: EPSILON },
+            base: NormBase { z, moments, scales, table, epsilon },
             channels,
             plane: height * width,
             eval,
@@ -468,6 +486,7 @@ struct StreamedBatchNorm<T> {
     params: Vec<T>,
     /// Running statistics; none where those of the batch are used.
     given: Option<Vec<norm::Moments>>,
+    epsilon: f64,
     is_relu: bool,
 }
 
@@ -479,14 +498,27 @@ impl<T: Element> Blockwise<T> for BatchNorm {
         };
         let params = setup.params.iter().flatten().map(|&param| T::of(param)).collect();
         let is_relu = setup.epilogue != Epilogue::None;
-        Ok(Box::new(StreamedBatchNorm { isa: setup.isa, params, given, is_relu }))
+        Ok(Box::new(StreamedBatchNorm { isa: setup.isa, params, given, epsilon: self.epsilon, is_relu }))
     }
 }
 
 impl<T: Element> Streamed<T> for StreamedBatchNorm<T> {
     fn run(&self, inputs: &[&[T]], moments: &[norm::Moments], out: &mut [T], _: &mut Scratch<T>) {
         let moments = self.given.as_deref().unwrap_or(moments);
-        let (params, other, is_relu) = (&self.params, inputs.get(1).copied(), self.is_relu);
-        norm::MapBlock { params, moments, epsilon: EPSILON, other, is_relu }.run(self.isa, inputs[0], out);
+        let Self { params, epsilon, is_relu, .. } = self;
+        let (epsilon, other, is_relu) = (*epsilon, inputs.get(1).copied(), *is_relu);
+        norm::MapBlock { params, moments, epsilon, other, is_relu }.run(self.isa, inputs[0], out);
+    }
+
+    fn maps(&self) -> Option<(Option<Vec<ChannelMap<T>>>, bool)> {
+        let given = self.given.as_deref()?;
+        let (scales, shifts) = self.params.split_at(given.len());
+        let map = |(channel, &norm::Moments { mean, variance }): (usize, &norm::Moments)| ChannelMap {
+            scale: norm::factor(scales[channel], variance, self.epsilon),
+            mean: T::of(mean),
+            shift: shifts[channel],
+            ..ChannelMap::identity()
+        };
+        Some((Some(given.iter().enumerate().map(map).collect()), self.is_relu))
     }
 }

@@ -8,6 +8,7 @@ mod add;
 mod batch_norm;
 mod channel_mixing;
 mod conv2d;
+mod conv_transpose;
 mod flatten;
 mod grouped_linear;
 mod layer_norm;
@@ -20,6 +21,8 @@ mod pool;
 mod position_norm;
 mod relu;
 mod shortcut;
+mod sigmoid;
+mod subtract;
 mod token_mean;
 mod token_mixing;
 
@@ -27,6 +30,7 @@ pub use add::Add;
 pub use batch_norm::{BatchNorm, EPSILON};
 pub use channel_mixing::ChannelMixing;
 pub(crate) use channel_mixing::mixer_start;
+pub use conv_transpose::ConvTranspose2d;
 pub use conv2d::Conv2d;
 pub use flatten::Flatten;
 pub use grouped_linear::GroupedLinear;
@@ -41,6 +45,8 @@ pub use pool::{GlobalAvgPool, MaxPool2};
 pub use position_norm::PositionNorm;
 pub use relu::Relu;
 pub use shortcut::ShortcutA;
+pub use sigmoid::Sigmoid;
+pub use subtract::Subtract;
 pub use token_mean::TokenMean;
 pub use token_mixing::TokenMixing;
 
@@ -85,14 +91,21 @@ impl Statistics {
 }
 
 /// What a normalization is to the network that it stands in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Norm {
     /// Its number among the network's normalizations.
     pub idx: usize,
     /// The statistics of its input that it uses.
     pub statistics: Statistics,
-    /// Whether running statistics are kept of it. One without uses those of the batch in evaluation too.
-    pub is_running: bool,
+    /// The running statistics that are kept of it. One without uses those of the batch in evaluation too.
+    pub running: Option<Running>,
+}
+
+/// How running statistics move.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Running {
+    /// Weight of a new batch, in PyTorch's sense.
+    pub momentum: f64,
 }
 
 /// The fast forms that a layer has besides its forward pass. What is missing is done without, or refused by name.

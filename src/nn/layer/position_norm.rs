@@ -53,7 +53,7 @@ impl Layer for PositionNorm {
     }
 
     fn norm(&self) -> Option<Norm> {
-        Some(Norm { idx: self.norm_idx, statistics: Statistics::PerPosition, is_running: false })
+        Some(Norm { idx: self.norm_idx, statistics: Statistics::PerPosition, running: None })
     }
 
     fn reads_base(&self) -> bool {

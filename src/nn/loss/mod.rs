@@ -131,6 +131,23 @@ impl Loss {
         }
     }
 
+    /// The loss of every image's `outputs` (k · B, numbers), the targets (B) being repeated k times; without the scale
+    /// of a loss that has one, which is the whole batch's.
+    ///
+    /// # Errors
+    /// As [`Loss::value`].
+    pub fn of_items(self, outputs: &Tensor, targets: Targets) -> Result<Vec<f64>> {
+        if self != Self::SquaredError {
+            return cross_entropies(outputs, targets.labels()?);
+        }
+        let rows = rows(&outputs.flatten_from(1)?)?;
+        let targets = targets.values(rows.first().map_or(0, Vec::len))?;
+        let of_item = |(row, target): (&Vec<f64>, &Vec<f64>)| {
+            row.iter().zip(target).map(|(a, b)| (a - b).powi(2)).sum::<f64>() / row.len() as f64
+        };
+        Ok(rows.iter().zip(targets.iter().cycle()).map(of_item).collect())
+    }
+
     /// The loss of `outputs / temperature`, and its gradient with respect to the outputs (B, numbers). The factor
     /// `scale` of the outputs, if there is one, is held fixed.
     ///
@@ -196,17 +213,45 @@ pub fn cross_entropy(logits: &Tensor, labels: &[u32]) -> Result<f64> {
     Ok(cross_entropy_of(&rows(logits)?, labels))
 }
 
+/// Cross-entropy of every image's `logits` (B, classes), in f64 on the host. Labels (b) are repeated where B is a
+/// multiple of their number.
+///
+/// # Errors
+/// If a label is no class, or the device fails.
+pub fn cross_entropies(logits: &Tensor, labels: &[u32]) -> Result<Vec<f64>> {
+    let n_classes = logits.dim(1)?;
+    if let Some(label) = labels.iter().find(|&&label| label as usize >= n_classes) {
+        return Err(Error::Objective(format!("label {label} of {n_classes} classes")));
+    }
+    Ok(rows(logits)?
+        .iter()
+        .zip(labels.iter().cycle())
+        .map(|(row, &label)| image_entropy(row, label))
+        .collect())
+}
+
+/// The class with the largest of `logits` (B, classes), the first on ties, for every image.
+///
+/// # Errors
+/// If the device fails.
+pub fn classes(logits: &Tensor) -> Result<Vec<u32>> {
+    Ok(rows(logits)?.iter().map(|row| largest(row).unwrap_or(0) as u32).collect())
+}
+
+fn image_entropy(row: &[f64], label: u32) -> f64 {
+    let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = row.iter().map(|logit| (logit - max).exp()).sum();
+    max + sum.ln() - row[label as usize]
+}
+
+/// The place of the largest number, the first on ties.
+fn largest(row: &[f64]) -> Option<usize> {
+    (0..row.len()).reduce(|best, idx| if row[idx] > row[best] { idx } else { best })
+}
+
 /// The same of logits as numbers, one list per image.
 fn cross_entropy_of(rows: &[Vec<f64>], labels: &[u32]) -> f64 {
-    let total: f64 = rows
-        .iter()
-        .zip(labels)
-        .map(|(row, &label)| {
-            let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let sum: f64 = row.iter().map(|logit| (logit - max).exp()).sum();
-            max + sum.ln() - row[label as usize]
-        })
-        .sum();
+    let total: f64 = rows.iter().zip(labels).map(|(row, &label)| image_entropy(row, label)).sum();
     total / labels.len() as f64
 }
 
@@ -222,10 +267,7 @@ fn log_probabilities(row: &[f64]) -> impl Iterator<Item = f64> {
 /// # Errors
 /// If the device fails.
 pub fn n_correct(logits: &Tensor, labels: &[u32]) -> Result<usize> {
-    let correct = |(row, &label): (&Vec<f64>, &u32)| {
-        let best = (0..row.len()).reduce(|best, idx| if row[idx] > row[best] { idx } else { best });
-        best == Some(label as usize)
-    };
+    let correct = |(row, &label): (&Vec<f64>, &u32)| largest(row) == Some(label as usize);
     Ok(rows(logits)?.iter().zip(labels).filter(|&pair| correct(pair)).count())
 }
 

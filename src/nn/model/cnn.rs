@@ -4,7 +4,7 @@
 
 use super::family::{Family, Io};
 use crate::nn::Network;
-use crate::nn::graph::Builder;
+use crate::nn::graph::{Builder, Value};
 use crate::nn::layer::{Conv2d, GlobalAvgPool, Linear, MaxPool2, Relu};
 use crate::{Error, Result};
 
@@ -39,8 +39,8 @@ fn check(depth: usize, width: usize, io: &Io) -> Result<()> {
     Ok(())
 }
 
-fn layers(depth: usize, width: usize, io: &Io) -> Network {
-    let (mut builder, mut value) = Builder::new(io.input);
+fn layers(builder: &mut Builder, input: Value, depth: usize, width: usize, io: &Io) -> Value {
+    let mut value = input;
     for block in 0..depth {
         let name = |position: usize| format!("features.{}", 4 * block + position);
         let conv = Conv2d {
@@ -57,6 +57,5 @@ fn layers(depth: usize, width: usize, io: &Io) -> Network {
         value = builder.push(name(3), MaxPool2, &[value]);
     }
     value = builder.push("pool", GlobalAvgPool, &[value]);
-    builder.push("fc", Linear { n_in: width, n_out: io.n_outputs }, &[value]);
-    builder.build()
+    builder.push("fc", Linear { n_in: width, n_out: io.n_outputs }, &[value])
 }

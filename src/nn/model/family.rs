@@ -1,6 +1,7 @@
 //! What a family of networks is.
 
 use crate::nn::Network;
+use crate::nn::graph::{Builder, Value};
 use crate::{Error, Result};
 
 /// What goes into a network, and how much comes out.
@@ -35,7 +36,7 @@ pub struct Family {
     pub default_width: Option<usize>,
     pub(super) check: fn(usize, usize, &Io) -> Result<()>,
     /// Of a depth and width that are sound.
-    pub(super) layers: fn(usize, usize, &Io) -> Network,
+    pub(super) layers: fn(&mut Builder, Value, usize, usize, &Io) -> Value,
 }
 
 impl Family {
@@ -71,7 +72,8 @@ impl Family {
     /// As [`Family::check`].
     pub fn build(&self, depth: usize, width: usize, io: &Io) -> Result<Network> {
         self.check(depth, width, io)?;
-        let network = (self.layers)(depth, width, io);
+        let network =
+            Builder::built(io.input, |builder, input| (self.layers)(builder, input, depth, width, io));
         let n_params = network.layout().n_coords();
         if n_params > MAX_PARAMS {
             let reason =

@@ -41,11 +41,11 @@ fn check(_: usize, _: usize, io: &Io) -> Result<()> {
     Ok(())
 }
 
-fn layers(_: usize, _: usize, io: &Io) -> Network {
+fn layers(builder: &mut Builder, input: Value, _: usize, _: usize, io: &Io) -> Value {
     let [_, height, width] = io.input;
-    let (mut builder, mut value) = Builder::new(io.input);
+    let mut value = input;
     for (number, c_out) in (1..).zip(CHANNELS) {
-        value = push_conv(&mut builder, number, c_out, value);
+        value = push_conv(builder, number, c_out, value);
     }
     value = builder.push("flatten", Flatten, &[value]);
     let mut n_in = CHANNELS[1] * side(height) * side(width);
@@ -54,8 +54,7 @@ fn layers(_: usize, _: usize, io: &Io) -> Network {
         value = builder.push(format!("fc{number}.relu"), Relu, &[value]);
         n_in = n_out;
     }
-    builder.push("fc3", Linear { n_in, n_out: io.n_outputs }, &[value]);
-    builder.build()
+    builder.push("fc3", Linear { n_in, n_out: io.n_outputs }, &[value])
 }
 
 fn push_conv(builder: &mut Builder, number: usize, c_out: usize, input: Value) -> Value {

@@ -123,7 +123,7 @@ impl Sizes {
 /// As [`Sizes::check`].
 pub fn local_mixer(sizes: &Sizes, io: &Io) -> Result<Network> {
     sizes.check(io)?;
-    Ok(network(sizes, io))
+    Ok(Builder::built(io.input, |builder, input| network(builder, input, sizes, io)))
 }
 
 fn check(depth: usize, width: usize, io: &Io) -> Result<()> {
@@ -137,13 +137,12 @@ fn check(depth: usize, width: usize, io: &Io) -> Result<()> {
     Sizes::named(depth, width).check(io)
 }
 
-fn layers(depth: usize, width: usize, io: &Io) -> Network {
-    network(&Sizes::named(depth, width), io)
+fn layers(builder: &mut Builder, input: Value, depth: usize, width: usize, io: &Io) -> Value {
+    network(builder, input, &Sizes::named(depth, width), io)
 }
 
-fn network(sizes: &Sizes, io: &Io) -> Network {
+fn network(builder: &mut Builder, image: Value, sizes: &Sizes, io: &Io) -> Value {
     let Sizes { patch, channels, groups, blocks } = *sizes;
-    let (mut builder, image) = Builder::new(io.input);
     let [pixel_channels, height, width] = io.input;
     let tokens = (height / patch) * (width / patch);
     let mut h = builder.push("patches", Patches { size: patch }, &[image]);
@@ -158,7 +157,7 @@ fn network(sizes: &Sizes, io: &Io) -> Network {
                 Mixing::Groups => builder.push(name.as_str(), GroupedLinear { channels, groups }, &[z]),
                 Mixing::Channels => {
                     let n_in = if block == 0 { pixel_channels * patch * patch } else { channels };
-                    push_channels(&mut builder, &name, n_in, channels, mixer_start(n_in), z)
+                    push_channels(builder, &name, n_in, channels, mixer_start(n_in), z)
                 }
             };
             z = builder.push(format!("{name}.norm_out"), LayerNorm { groups }, &[z]);
@@ -171,9 +170,8 @@ fn network(sizes: &Sizes, io: &Io) -> Network {
     }
     let mean = builder.push("mean", TokenMean, &[h]);
     let features = builder.push("norm", LayerNorm { groups: 1 }, &[mean]);
-    let logits = push_channels(&mut builder, "fc", channels, io.n_outputs, Start::Zero, features);
-    builder.push("logits", Flatten, &[logits]);
-    builder.build()
+    let logits = push_channels(builder, "fc", channels, io.n_outputs, Start::Zero, features);
+    builder.push("logits", Flatten, &[logits])
 }
 
 fn push_channels(

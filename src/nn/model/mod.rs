@@ -1,6 +1,9 @@
 //! The networks of the experiments: families, each one file with the rule of its sizes.
 
+pub mod autoencoder;
 pub mod cnn;
+pub mod defended;
+pub mod dncnn;
 mod family;
 pub mod lenet;
 pub mod local_mixer;
@@ -10,6 +13,8 @@ pub mod resnet_b;
 pub mod wide_cnn;
 
 pub use cnn::cnn;
+pub use defended::Defended;
+pub use dncnn::dncnn;
 pub use family::{Family, Io, MAX_DEPTH, MAX_PARAMS, MAX_WIDTH};
 pub use lenet::lenet;
 pub use local_mixer::local_mixer;

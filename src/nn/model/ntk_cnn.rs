@@ -4,16 +4,15 @@
 
 use super::family::{Family, Io};
 use super::wide_cnn::{STRIDES, check};
-use crate::nn::Network;
-use crate::nn::graph::Builder;
+use crate::nn::graph::{Builder, Value};
 use crate::nn::layer::{GlobalAvgPool, NtkConv, NtkLinear, Relu};
 
 /// The family; depth 8, width channels.
 pub const FAMILY: Family =
     Family { name: "ntk-cnn", prefix: "ntk-cnn", default_width: Some(64), check, layers };
 
-fn layers(_: usize, width: usize, io: &Io) -> Network {
-    let (mut builder, mut value) = Builder::new(io.input);
+fn layers(builder: &mut Builder, input: Value, _: usize, width: usize, io: &Io) -> Value {
+    let mut value = input;
     for (idx, stride) in (1..).zip(STRIDES) {
         let conv = NtkConv { c_in: builder.channels(value), c_out: width, stride };
         value = builder.push(format!("conv{idx}"), conv, &[value]);
@@ -21,6 +20,5 @@ fn layers(_: usize, width: usize, io: &Io) -> Network {
         value = builder.push(format!("relu{idx}"), Relu, &[value]);
     }
     value = builder.push("pool", GlobalAvgPool, &[value]);
-    builder.push("fc", NtkLinear { n_in: width, n_out: io.n_outputs }, &[value]);
-    builder.build()
+    builder.push("fc", NtkLinear { n_in: width, n_out: io.n_outputs }, &[value])
 }

@@ -34,8 +34,7 @@ fn check(depth: usize, width: usize, _: &Io) -> Result<()> {
     Ok(())
 }
 
-fn layers(depth: usize, width: usize, io: &Io) -> Network {
-    let (mut builder, input) = Builder::new(io.input);
+fn layers(builder: &mut Builder, input: Value, depth: usize, width: usize, io: &Io) -> Value {
     let value = builder.push("conv1", conv3x3(io.input[0], width, 1), &[input]);
     let value = builder.push_norm("bn1", value);
     let mut value = builder.push("relu", Relu, &[value]);
@@ -43,12 +42,11 @@ fn layers(depth: usize, width: usize, io: &Io) -> Network {
         for block in 0..(depth - 2) / 6 {
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };
             let name = format!("layer{}.{block}", stage + 1);
-            value = push_block(&mut builder, &name, value, width << stage, stride);
+            value = push_block(builder, &name, value, width << stage, stride);
         }
     }
     let value = builder.push("pool", GlobalAvgPool, &[value]);
-    builder.push("fc", Linear { n_in: width << 2, n_out: io.n_outputs }, &[value]);
-    builder.build()
+    builder.push("fc", Linear { n_in: width << 2, n_out: io.n_outputs }, &[value])
 }
 
 fn conv3x3(c_in: usize, c_out: usize, stride: usize) -> Conv2d {

@@ -34,8 +34,7 @@ fn check(depth: usize, width: usize, _: &Io) -> Result<()> {
     Ok(())
 }
 
-fn layers(depth: usize, width: usize, io: &Io) -> Network {
-    let (mut builder, input) = Builder::new(io.input);
+fn layers(builder: &mut Builder, input: Value, depth: usize, width: usize, io: &Io) -> Value {
     let value = builder.push("conv1", conv(io.input[0], width, 3, 1), &[input]);
     let value = builder.push_norm("bn1", value);
     let mut value = builder.push("relu", Relu, &[value]);
@@ -43,12 +42,11 @@ fn layers(depth: usize, width: usize, io: &Io) -> Network {
         for block in 0..(depth - 2) / 8 {
             let stride = if stage > 0 && block == 0 { 2 } else { 1 };
             let name = format!("layer{}.{block}", stage + 1);
-            value = push_block(&mut builder, &name, value, width << stage, stride);
+            value = push_block(builder, &name, value, width << stage, stride);
         }
     }
     let value = builder.push("pool", GlobalAvgPool, &[value]);
-    builder.push("fc", Linear { n_in: width << (N_STAGES - 1), n_out: io.n_outputs }, &[value]);
-    builder.build()
+    builder.push("fc", Linear { n_in: width << (N_STAGES - 1), n_out: io.n_outputs }, &[value])
 }
 
 /// Without bias, padded so that stride 1 keeps the size.

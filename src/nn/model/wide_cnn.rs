@@ -3,8 +3,7 @@
 //! linear layer. The paper does not say which form it trains; `ntk-cnn` is that of the authors' code.
 
 use super::family::{Family, Io};
-use crate::nn::Network;
-use crate::nn::graph::Builder;
+use crate::nn::graph::{Builder, Value};
 use crate::nn::layer::{Conv2d, GlobalAvgPool, Linear, Relu};
 use crate::{Error, Result};
 
@@ -33,8 +32,8 @@ pub(super) fn check(depth: usize, width: usize, io: &Io) -> Result<()> {
     Ok(())
 }
 
-fn layers(_: usize, width: usize, io: &Io) -> Network {
-    let (mut builder, mut value) = Builder::new(io.input);
+fn layers(builder: &mut Builder, input: Value, _: usize, width: usize, io: &Io) -> Value {
+    let mut value = input;
     for (idx, stride) in (1..).zip(STRIDES) {
         let c_in = builder.channels(value);
         let conv = Conv2d { c_in, c_out: width, kernel: 3, stride, padding: 1, has_bias: true };
@@ -43,6 +42,5 @@ fn layers(_: usize, width: usize, io: &Io) -> Network {
         value = builder.push(format!("relu{idx}"), Relu, &[value]);
     }
     value = builder.push("pool", GlobalAvgPool, &[value]);
-    builder.push("fc", Linear { n_in: width, n_out: io.n_outputs }, &[value]);
-    builder.build()
+    builder.push("fc", Linear { n_in: width, n_out: io.n_outputs }, &[value])
 }

@@ -63,7 +63,7 @@ impl Network {
             self.drop_unused(idx, &mut values);
         }
         let last = values.pop().flatten().expect("the last layer's value is never dropped");
-        Ok(ops::to_rows(&last, execution.blocks)?)
+        Ok(ops::to_rows(&ops::as_features(&last)?, execution.blocks)?)
     }
 
     fn drop_unused(&self, idx: usize, values: &mut [Option<Tensor>]) {
@@ -119,6 +119,6 @@ impl Network {
             self.drop_unused(idx, &mut values);
         }
         let last = values.pop().flatten().expect("the output depends on every node");
-        Ok(ops::to_rows(&last, execution.blocks)?)
+        Ok(ops::to_rows(&ops::as_features(&last)?, execution.blocks)?)
     }
 }

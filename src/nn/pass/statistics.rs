@@ -65,5 +65,5 @@ pub(in crate::nn) fn moments(network: &Network, values: &[Option<Tensor>]) -> Re
 
 /// Fused layers of whose inputs running statistics are kept.
 fn running(network: &Network) -> impl Iterator<Item = &Fused> {
-    network.fused().iter().filter(|fused| network.norm_of(fused).is_some_and(|norm| norm.is_running))
+    network.fused().iter().filter(|fused| network.norm_of(fused).is_some_and(|norm| norm.running.is_some()))
 }
