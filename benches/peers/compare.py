@@ -115,6 +115,17 @@ def comparisons(n_coords):
         lambda peer: peer["ms_per_step"],
         lambda ours: 1e3 * ours["step_s"],
     )
+    copies = "--images 4 --n0 100 --n 1000"
+
+    def certify(label, peer, ours):
+        row = Row(
+            f"Certification, {label}",
+            "µs / (image x copy)",
+            lambda peer: peer["us_per_copy"],
+            lambda ours: ours["us_per_copy"],
+        )
+        return Comparison(f"certify {copies} {peer}", f"certify {copies} {ours}", [row])
+
     return {
         "cge-uniform": cge("ResNet-20, uniform", "resnet20", 128, "uniform"),
         "cge-lpr": cge("ResNet-20, 90 %, layer ratios of the paper", "resnet20", 128, "lpr-paper"),
@@ -122,6 +133,8 @@ def comparisons(n_coords):
         "conv": Comparison("conv --batch-size 128", "conv --batch-size 128", convs),
         "rge": Comparison(rge, rge, [rge_row]),
         "fo": Comparison(fo, fo, [fo_row]),
+        "certify": certify("ResNet-20", "", "--denoiser none"),
+        "certify-denoised": certify("ResNet-20 behind DnCNN 8 x 32", "--denoiser", "--denoiser 8x32"),
     }
 
 

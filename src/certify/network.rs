@@ -1,12 +1,14 @@
 //! Networks as classifiers of images that are not normalized yet.
 
+use std::path::Path;
+
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::Classifier;
 use crate::data::Normalization;
 use crate::kernels::{Element, Precision, Split};
-use crate::nn::{Context, Mode, Network, RunningStats};
+use crate::nn::{Context, Mode, Network, RunningStats, model, weights};
 use crate::{Error, Result};
 
 /// What images (B, C, H, W), pixels from 0 to 1 plus noise, become before they are classified.
@@ -52,6 +54,21 @@ impl<'a> NetworkClassifier<'a> {
     #[must_use]
     pub fn behind(self, denoiser: Denoise<'a>) -> Self {
         Self { denoiser: Some(denoiser), ..self }
+    }
+
+    /// The same behind a network from images to images, at `params` (d) with these running statistics.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] if sizes do not fit.
+    pub fn behind_network(
+        self,
+        network: &'a Network,
+        params: &[f64],
+        stats: &'a RunningStats,
+    ) -> Result<Self> {
+        let params = network.tensors(params, self.dtype, self.device)?;
+        let context = Context { mode: Mode::Eval(stats), split: Split::Threads };
+        Ok(self.behind(Box::new(move |images| network.forward(&context, &params, images))))
     }
 
     /// Logits (n, classes) of `n` images (n, C, H, W), pixels from 0 to 1 plus noise.
@@ -107,6 +124,32 @@ impl Classifier for NetworkClassifier<'_> {
     }
 }
 
+/// The denoiser in a safetensors file, with its parameters (d) and running statistics, for images (C, H, W): a DnCNN under the
+/// names of the released code, whose depth and width are read from it.
+///
+/// # Errors
+/// If the file cannot be read, is no such denoiser, or lacks a tensor.
+pub fn read_denoiser(path: &Path, input: [usize; 3]) -> Result<(Network, Vec<f64>, RunningStats)> {
+    let tensors = weights::read(path)?;
+    let place = |name: &str| -> Option<usize> {
+        let name = name.strip_prefix("module.").unwrap_or(name);
+        name.strip_prefix("dncnn.")?.strip_suffix(".weight")?.parse().ok()
+    };
+    let convolutions = tensors.iter().filter(|(_, tensor)| tensor.rank() == 4);
+    let places = convolutions.filter_map(|(name, tensor)| Some((place(name)?, tensor.dims()[0])));
+    let places: Vec<(usize, usize)> = places.collect();
+    let first = places.iter().find(|(place, _)| *place == 0);
+    // Three places a layer, but for the first, which has no batch norm.
+    let last = places.iter().map(|(place, _)| *place).max().filter(|place| place % 3 == 2);
+    let (Some(&(_, width)), Some(last)) = (first, last) else {
+        let reason = "no DnCNN: convolutions `dncnn.0.weight`, `dncnn.2.weight`, `dncnn.5.weight` and so on are needed";
+        return Err(Error::file(path, reason));
+    };
+    let network = model::dncnn((last + 4) / 3, width, input)?;
+    let (params, stats) = weights::load_trained(&network, path)?;
+    Ok((network, params, stats))
+}
+
 /// The class of these logits; the first on ties.
 fn most(logits: &[f64]) -> Result<usize> {
     if let Some(class) = logits.iter().position(|logit| !logit.is_finite()) {
@@ -120,7 +163,6 @@ fn most(logits: &[f64]) -> Result<usize> {
 mod tests {
     use super::*;
     use crate::data;
-    use crate::nn::model;
 
     /// Oracle: a pass in f64 that keeps every value, with running statistics, on images normalized by the loader.
     #[test]

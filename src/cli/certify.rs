@@ -27,6 +27,7 @@ use super::{Common, Exit, INTERRUPT, say, tell, watch_interrupts};
 
 Files:
   weights                   safetensors with PyTorch names and running statistics
+  denoiser                  the same of a DnCNN, which noisy images go through first, in pixels from 0 to 1
   OUT/certificates.parquet  image by image: label, selected class and its counts, bound, certified class, radius
   OUT/radii.parquet         certified accuracy over all radii
   OUT/summary.json          what was asked, with which program and images, and what came of it
@@ -37,6 +38,10 @@ pub(super) struct CertifyArgs {
     model: String,
     #[arg(long, value_name = "FILE", help = "Weights, with running statistics")]
     weights: PathBuf,
+    /// Weights of a denoiser before the classifier: a DnCNN under the names of denoised smoothing's released code, which tell
+    /// its size.
+    #[arg(long, value_name = "FILE")]
+    denoiser: Option<PathBuf>,
     /// Images, of which those of the test set are certified.
     #[arg(long, value_name = "NAME", default_value = "cifar10",
         value_parser = PossibleValuesParser::new(data::SOURCES.iter().map(|source| source.name())))]
@@ -105,8 +110,15 @@ pub(super) fn run(common: &Common, args: &CertifyArgs) -> Result<Exit> {
         Pixels::Standardized => source.normalization.clone(),
         Pixels::Unit => source.normalization.unit(),
     };
-    let classifier =
+    let denoiser =
+        args.denoiser.as_deref().map(|path| certify::read_denoiser(path, source.shape)).transpose()?;
+    let mut classifier =
         certify::NetworkClassifier::new(&network, &params, &stats, &normalization, args.precision, &device)?;
+    let mut numbers = vec![params.clone(), stats.values()];
+    if let Some((network, params, stats)) = &denoiser {
+        classifier = classifier.behind_network(network, params, stats)?;
+        numbers.extend([params.clone(), stats.values()]);
+    }
     if let Some(warning) = certify::too_few(sigma, &config, &args.radii) {
         tell!("warning: {warning}");
     }
@@ -119,7 +131,8 @@ pub(super) fn run(common: &Common, args: &CertifyArgs) -> Result<Exit> {
         "n0": config.n0, "n": config.n, "alpha": config.alpha, "every": args.every, "seed": args.seed,
         "precision": args.precision.name(), "images": images.checksum(),
     });
-    let identity = certify::identity(&asked.to_string(), &[&params, &stats.values()]);
+    let numbers: Vec<&[f64]> = numbers.iter().map(Vec::as_slice).collect();
+    let identity = certify::identity(&asked.to_string(), &numbers);
     let started = Instant::now();
     let certificates = certify_all(&certifier, &images, &rows, &classifier, &state, &identity)?;
     let n_right = n_right(&images, &rows, &classifier)?;
@@ -140,6 +153,7 @@ pub(super) fn run(common: &Common, args: &CertifyArgs) -> Result<Exit> {
     let summary = json!({
         "asked": asked,
         "weights": args.weights.to_string_lossy(),
+        "denoiser": args.denoiser.as_ref().map(|path| path.to_string_lossy()),
         "identity": identity,
         "n_images": rows.len(),
         "largest_radius": certify::largest_radius(sigma, config.n as u64, config.alpha),

@@ -167,6 +167,69 @@ fn the_verb_certifies_by_the_definition() {
     assert_eq!(std::fs::read(place.path("found/certificates.parquet")).unwrap(), without_threads);
 }
 
+/// Oracle: the network of denoiser and classifier in one, which takes pixels from 0 to 1.
+#[test]
+fn a_denoiser_stands_before_the_classifier() {
+    let place = Place::new();
+    let io = model::Io::CIFAR;
+    let classifier = model::from_name("resnet8-w4", &io).unwrap();
+    let denoiser = model::dncnn(4, 6, io.input).unwrap();
+    let state = |network: &Network, seed: u64| {
+        let mut params = network.layout().initial_values(seed);
+        params.iter_mut().enumerate().for_each(|(idx, value)| *value += (idx % 7) as f64 / 500.0);
+        let mut stats = network.initial_stats();
+        let values: Vec<f64> = (0..stats.values().len()).map(|idx| 0.3 + (idx % 4) as f64 / 9.0).collect();
+        stats.restore(&values);
+        (params, stats)
+    };
+    let ((front, front_stats), (params, stats)) = (state(&denoiser, 1), state(&classifier, 2));
+    weights::save(&denoiser, &front, &front_stats, &place.path("denoiser")).unwrap();
+    weights::save(&classifier, &params, &stats, &place.path("classifier")).unwrap();
+    let (_, front, front_stats) = certify::read_denoiser(&place.path("denoiser"), io.input).unwrap();
+    let (params, stats) = weights::load(&classifier, &place.path("classifier")).unwrap();
+    let images = deepzero::data::synthetic(1, 40).test;
+    let norm = &images.normalization;
+    let defended = model::Defended {
+        denoiser: [4, 6],
+        has_code: false,
+        family: &model::resnet::FAMILY,
+        classifier: [8, 4],
+        io,
+    };
+    let (behind, behind_stats) = defended.state_behind(&[], (&params, &stats), [&norm.mean, &norm.std]);
+    let whole = defended.whole();
+    let all_params = [front.clone(), behind].concat();
+    let mut all_stats = whole.initial_stats();
+    all_stats.restore(&[front_stats.values(), behind_stats.values()].concat());
+    let pixels: Vec<f32> = images.images.iter().map(|&byte| (f64::from(byte) / 255.0) as f32).collect();
+    let unit = norm.unit();
+    let (precision, device) = (deepzero::kernels::Precision::F64, Device::Cpu);
+    let one =
+        certify::NetworkClassifier::new(&whole, &all_params, &all_stats, &unit, precision, &device).unwrap();
+    let two =
+        certify::NetworkClassifier::new(&classifier, &params, &stats, norm, precision, &device).unwrap();
+    let plain = two.logits(&pixels, 40).unwrap().to_vec2::<f64>().unwrap();
+    let two = two.behind_network(&denoiser, &front, &front_stats).unwrap();
+    let logits = |classifier: &certify::NetworkClassifier| {
+        classifier.logits(&pixels, 40).unwrap().to_vec2::<f64>().unwrap()
+    };
+    let (one, two) = (logits(&one), logits(&two));
+    for (a, b) in one.iter().flatten().zip(two.iter().flatten()) {
+        assert!((a - b).abs() < 1e-9, "{a} {b}");
+    }
+    assert_ne!(plain, two);
+
+    let args =
+        "certify --model resnet8-w4 --weights classifier --data synthetic --n0 5 --n 20 --every 500 --out";
+    place.run(&format!("{args} plain")).ok();
+    let answer = place.run(&format!("{args} denoised --denoiser denoiser --json")).json();
+    assert_eq!(answer["denoiser"], "denoiser");
+    let read = |name: &str| std::fs::read(place.path(&format!("{name}/certificates.parquet"))).unwrap();
+    assert_ne!(read("plain"), read("denoised"));
+    let refused = place.run(&format!("{args} other --denoiser classifier"));
+    assert!(refused.refusal().contains("classifier: no DnCNN"), "{}", refused.stderr);
+}
+
 /// Oracle: a run that was not stopped.
 #[test]
 fn a_stopped_certification_goes_on_to_the_same_certificates() {

@@ -486,7 +486,8 @@ pub fn dilate<T: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::lanes::{Blocks, Buffer, reference};
+    use crate::kernels::lanes::finish::ChannelMap;
+    use crate::kernels::lanes::{Blocks, Buffer, norm, pointwise, reference};
     use crate::rng::{Purpose, Stream};
 
     /// Oracle: the definition of convolution in f64, for dense inputs and for a single channel, on
@@ -569,6 +570,71 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Oracle: the convolution, then passes of their own over its outputs, to the last bit.
+    fn check_finished<T: Element>() {
+        for (batch, c_in, height, width, c_out, kernel, stride) in [
+            (17, 8, 8, 8, 8, 3, 1),
+            (5, 9, 13, 11, 18, 3, 1),
+            (3, 3, 9, 7, 5, 3, 2),
+            (2, 9, 1, 1, 30, 1, 1),
+            (2, 2, 3, 3, 13, 3, 1),
+        ] {
+            let g = Geometry { batch, c_in, height, width, c_out, kernel, stride, padding: kernel / 2 };
+            let draw = |n: usize, lane| {
+                let mut draws = vec![0.0; n];
+                Stream::new(6, Purpose::Test, 0).lane(lane).fill_normal(&mut draws);
+                draws
+            };
+            let weight = draw(c_out * c_in * kernel * kernel, 1);
+            for isa in Isa::available() {
+                let lanes = Blocks::new::<T>(isa, batch).lanes;
+                let conv = Conv::<T>::new(isa, lanes, g, &weight);
+                let (n_in, n_out) = (c_in * height * width, c_out * g.out_height() * g.out_width());
+                let of = |n: usize, lane| draw(n * lanes, lane).iter().map(|&x| T::of(x)).collect::<Vec<T>>();
+                let filled = |n: usize, lane| {
+                    let mut buffer = Buffer::zeroed(n * lanes);
+                    buffer.copy_from_slice(&of(n, lane));
+                    buffer
+                };
+                let (input, added) = (filled(n_in, 2), filled(n_out, 3));
+                let numbers = draw(4 * c_out, 4);
+                let map = |numbers: &[f64]| ChannelMap {
+                    bias: T::of(numbers[0]),
+                    scale: T::of(numbers[1]),
+                    mean: T::of(numbers[2]),
+                    shift: T::of(numbers[3]),
+                };
+                let maps: Vec<ChannelMap<T>> = numbers.chunks(4).map(map).collect();
+                let mut scratch = Scratch::default();
+                let mut plain = Buffer::zeroed(n_out * lanes);
+                conv.run(&input, &mut plain, &mut scratch);
+                for (has_other, is_relu) in [(false, false), (true, false), (false, true), (true, true)] {
+                    let other = has_other.then_some(&added[..]);
+                    let mut expected = Buffer::zeroed(n_out * lanes);
+                    let plane = n_out / c_out * lanes;
+                    for (channel, &ChannelMap { bias, scale, mean, shift }) in maps.iter().enumerate() {
+                        let at = channel * plane..(channel + 1) * plane;
+                        let mut biased = Buffer::zeroed(plane);
+                        biased.copy_from_slice(&plain[at.clone()]);
+                        pointwise::offset(isa, bias, &mut biased);
+                        let other = other.map(|other| &other[at.clone()]);
+                        norm::Map { scale, mean, shift, other, is_relu }.run(isa, &biased, &mut expected[at]);
+                    }
+                    let mut found = Buffer::zeroed(n_out * lanes);
+                    let finish = Finish { maps: &maps, other, is_relu };
+                    conv.run_finished(&input, &finish, &mut found, &mut scratch);
+                    assert!(found[..] == expected[..], "{isa:?} {g:?} {has_other} {is_relu}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn finishing_equals_passes_of_their_own() {
+        check_finished::<f32>();
+        check_finished::<f64>();
     }
 
     /// Inputs and weights rounded to f32; minimal filtering multiplies rounding by about ten.
