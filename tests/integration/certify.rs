@@ -271,7 +271,7 @@ fn the_summary_is_json_and_says_what_cannot_be_certified() {
     network(&place);
     let args = format!("{USUAL} --n0 3 --n 20 --every 1000 --out found --radii 0,0.1,2.5 --json");
     let ran = place.run(&args);
-    let warning = "warning: n = 20 copies certify radii of at most 0.277 at sigma = 0.5 and alpha = 0.001; \
+    let warning = "warning: n = 20 copies certify radii of at most 0.274 at sigma = 0.5 and alpha = 0.001; \
                    a radius of 2.5 takes n = ";
     assert!(ran.stderr.contains(warning), "{}", ran.stderr);
     let answer = ran.json();

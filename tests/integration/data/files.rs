@@ -341,7 +341,7 @@ fn a_named_folder_without_data_is_an_error_that_names_it() {
     for (folder, expected) in [("", "has no CIFAR-10"), ("none", "no such folder"), ("file", "not a folder")]
     {
         let message = named(folder);
-        assert!(message.contains(expected) && message.contains("data fetch --data-dir"), "{message}");
+        assert!(message.contains(expected) && message.contains("data fetch cifar10 --data-dir"), "{message}");
     }
 }
 

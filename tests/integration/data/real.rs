@@ -56,8 +56,8 @@ fn imagenette_is_complete_and_has_the_stated_moments() {
         let mean = sum as f64 / n;
         let std = (squares as f64 / (n * 255.0) - mean * mean).sqrt();
         eprintln!("channel {channel}: mean {mean:.4}, standard deviation {std:.4}");
-        assert!((mean - train.normalization.mean[channel]).abs() < 5.1e-5);
-        assert!((std - train.normalization.std[channel]).abs() < 5.1e-5);
+        assert!((mean - train.normalization.mean[channel]).abs() < 1.5e-4);
+        assert!((std - train.normalization.std[channel]).abs() < 1.5e-4);
     }
 }
 
