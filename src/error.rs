@@ -113,6 +113,10 @@ pub enum Error {
     #[error("objective: {0}")]
     Objective(String),
 
+    /// A classifier that is asked for classes gives none that can be used.
+    #[error("classifier: {0}")]
+    Classifier(String),
+
     /// An error of the tensor library.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

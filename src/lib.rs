@@ -4,6 +4,7 @@
 //! - [`zo`]: the engine. Estimators ask for probes, evaluators turn them into loss differences.
 //! - [`nn`] and [`kernels`]: networks as lists of layers over candle tensors, and their hot loops.
 //! - [`problem`], [`method`], [`train`]: what is minimized, how parameters move, the loop that does it.
+//! - [`certify`]: how far around an image a classifier under noise keeps its class.
 //! - [`task`], [`cost`]: what one trial does, and what it will cost.
 //! - [`experiment`], [`runner`], [`results`], [`report`]: experiments as data, many trials, what they leave behind,
 //!   what a reader sees of it.
@@ -13,6 +14,7 @@
 //!   what all of them stand on.
 
 pub mod bench;
+pub mod certify;
 pub mod cost;
 pub mod data;
 pub mod device;

@@ -35,9 +35,20 @@ impl Profile {
     /// active set; `cosine` and `relative_error` as in [`crate::metric`], for the tensor alone, averaged over epochs.
     pub const TENSORS: &'static str = "tensors";
 
+    /// The kind over certified images, by their rows in the data set: `label`; the `selected` class, given to
+    /// `n0_selected` copies of those that choose and to `n_a` of `n` others; the lower bound `p_lower` of its probability;
+    /// the certified `class`, none where the smoothed classifier abstains; its `radius`.
+    pub const CERTIFICATES: &'static str = "certificates";
+
+    /// The kind over radii: the part of the images with the right class certified within each, `certified_accuracy`.
+    pub const RADII: &'static str = "radii";
+
     /// The kinds that tasks make, with their columns.
-    pub const KINDS: [(&'static str, &'static [&'static str]); 1] =
-        [(Self::TENSORS, &["n", "n_active", "cosine", "relative_error"])];
+    pub const KINDS: [(&'static str, &'static [&'static str]); 3] = [
+        (Self::TENSORS, &["n", "n_active", "cosine", "relative_error"]),
+        (Self::CERTIFICATES, &["label", "selected", "class", "n0_selected", "n_a", "n", "p_lower", "radius"]),
+        (Self::RADII, &["certified_accuracy"]),
+    ];
 
     /// A profile over named places, without columns.
     #[must_use]
@@ -62,6 +73,12 @@ impl Profile {
     #[must_use]
     pub fn with_counts(self, name: &str, counts: Vec<u64>) -> Self {
         let values = counts.into_iter().map(|count| count as f64).collect();
+        self.with_column(ProfileColumn { name: name.into(), values, is_count: true })
+    }
+
+    /// With a column of whole numbers, likewise; NaN where there is none.
+    #[must_use]
+    pub fn with_whole(self, name: &str, values: Vec<f64>) -> Self {
         self.with_column(ProfileColumn { name: name.into(), values, is_count: true })
     }
 

@@ -39,6 +39,8 @@ pub enum Purpose {
     Feedback = 12,
     /// Tangents of forward gradients.
     Tangent = 13,
+    /// Noise of the copies that certify images.
+    Certify = 14,
     /// Noise on images to train on.
     ImageNoise = 16,
     /// Random directions at the outputs of a network.

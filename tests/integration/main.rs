@@ -3,6 +3,7 @@
 #![allow(clippy::print_stderr, reason = "what is skipped is said")]
 
 mod baseline;
+mod certify;
 mod cli;
 mod corpora;
 mod data;
