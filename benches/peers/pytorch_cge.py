@@ -15,6 +15,7 @@ Every command prints one JSON object:
     python pytorch_cge.py rge  --model resnet20 --queries 4
     python pytorch_cge.py fo   --model resnet20 --steps 5
     python pytorch_cge.py conv --batch-size 128
+    python pytorch_cge.py certify --model resnet20 --denoiser --images 4
     python pytorch_cge.py check
 """
 
@@ -29,6 +30,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 MU = 5e-3
 SPARSITY = 0.9
@@ -113,6 +115,37 @@ class Cnn(Chain):
     def stages(self):
         blocks = [self.features[at : at + 4] for at in range(0, len(self.features), 4)]
         return [*blocks, classifier(self.fc)]
+
+
+class DnCnn(nn.Module):
+    """The denoiser DnCNN: what a chain of convolutions finds is taken off the image."""
+
+    def __init__(self, depth, width):
+        super().__init__()
+        layers = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU(inplace=True)]
+        for _ in range(depth - 2):
+            conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
+            layers += [conv, nn.BatchNorm2d(width, eps=1e-4), nn.ReLU(inplace=True)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 3, 3, padding=1, bias=False))
+
+    def forward(self, x):
+        return x - self.layers(x)
+
+
+def folded(module):
+    """A module in eval mode with every batch norm made a part of the convolution before it."""
+    for child in module.children():
+        folded(child)
+    for conv, norm in (("conv1", "bn1"), ("conv2", "bn2")):
+        if isinstance(getattr(module, norm, None), nn.BatchNorm2d):
+            setattr(module, conv, fuse_conv_bn_eval(getattr(module, conv), getattr(module, norm)))
+            setattr(module, norm, nn.Identity())
+    if isinstance(module, nn.Sequential):
+        for at in range(len(module) - 1):
+            if isinstance(module[at + 1], nn.BatchNorm2d):
+                module[at] = fuse_conv_bn_eval(module[at], module[at + 1])
+                module[at + 1] = nn.Identity()
+    return module
 
 
 def classifier(fc):
@@ -355,6 +388,41 @@ def bench_conv(args):
     return {"gflops": rates}
 
 
+@torch.inference_mode()
+def bench_certify(args):
+    """Classes of noisy copies of images and their counts, as randomized smoothing certifies: noise, normalization,
+    denoiser, classifier in eval mode with batch norms folded into convolutions, argmax."""
+    memory_format = LAYOUTS[args.layout]
+    network = build(args.model, args.layout, running_stats=True).eval()
+    denoiser = DnCnn(8, 32).to(memory_format=memory_format).eval() if args.denoiser else nn.Identity()
+    mean = torch.tensor([0.4914, 0.4822, 0.4465]).view(1, 3, 1, 1)
+    std = torch.tensor([0.2471, 0.2435, 0.2616]).view(1, 3, 1, 1)
+    network, denoiser = folded(network), folded(denoiser)
+
+    def classes(x):
+        return network((denoiser(x) - mean) / std).argmax(1)
+
+    forward = torch.compile(classes) if args.compile else classes
+    images = torch.rand(args.images, 3, 32, 32)
+
+    def certify():
+        for image in images:
+            for n in (args.n0, args.n):
+                counts = torch.zeros(N_CLASSES, dtype=torch.long)
+                for start in range(0, n, args.batch_size):
+                    size = min(args.batch_size, n - start)
+                    x = torch.empty(size, 3, 32, 32).contiguous(memory_format=memory_format)
+                    x = x.normal_(std=0.25).add_(image)
+                    counts += torch.bincount(forward(x), minlength=N_CLASSES)
+
+    n_copies = args.images * (args.n0 + args.n)
+    return {
+        "denoiser": args.denoiser,
+        "n_images": args.images,
+        "us_per_copy": 1e6 * median_s(certify, args.repeats) / n_copies,
+    }
+
+
 def check(args):
     """Is the peer right? In float64: reuse against whole forwards, and, at a tiny mu, against
     back-propagation; then the keep ratios of ResNet-20 against those derived for the paper."""
@@ -389,6 +457,14 @@ def check(args):
 
         moved = sum((a != b).sum().item() for a, b in zip(before, network.parameters()))
         record(f"{model}: parameters not restored", moved, 0)
+
+    with torch.no_grad():
+        for model in (build("resnet20", args.layout, running_stats=True), DnCnn(8, 32)):
+            x = torch.rand(64, 3, 32, 32)
+            model.train()(x)
+            model.eval()
+            plain = model(x)
+            record(f"{type(model).__name__}: folded batch norms", max_relative_error(folded(model)(x), plain), 1e-9)
 
     network = build("resnet20", args.layout)
     counts = lpr_paper_counts(network)
@@ -425,10 +501,10 @@ def parse_args():
         sub.add_argument("--seed", type=int, default=0)
         if name != "check":
             sub.add_argument("--batch-size", type=int, default=128)
-        if name in ("cge", "rge", "fo"):
+        if name in ("cge", "rge", "fo", "certify"):
             sub.add_argument("--model", choices=MODELS, default="resnet20")
             sub.add_argument("--compile", action="store_true", help="through torch.compile")
-        if name in ("cge", "rge", "conv"):
+        if name in ("cge", "rge", "conv", "certify"):
             sub.add_argument("--repeats", type=int, default=repeats, help="timed runs; the median counts")
         return sub
 
@@ -447,6 +523,12 @@ def parse_args():
     sub.add_argument("--queries", type=int, default=4)
     sub = command("fo", bench_fo, "whole SGD training steps")
     sub.add_argument("--steps", type=int, default=5, help="timed steps; the median counts")
+    sub = command("certify", bench_certify, "classes of noisy copies of images")
+    sub.set_defaults(batch_size=250)
+    sub.add_argument("--denoiser", action="store_true", help="behind a DnCNN of 8 layers of 32 channels")
+    sub.add_argument("--images", type=int, default=4)
+    sub.add_argument("--n0", type=int, default=100)
+    sub.add_argument("--n", type=int, default=1000)
     command("conv", bench_conv, "3x3 convolutions forward", repeats=30)
     command("check", check, "compare reuse with whole forwards and with back-propagation")
     return parser.parse_args()

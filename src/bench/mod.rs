@@ -2,6 +2,7 @@
 //!
 //! - [`cge`] and [`rge`]: zeroth-order gradient estimates, with the accuracy of the former;
 //! - [`first_order`]: steps of back-propagation, for comparison;
+//! - [`certify`]: classes of noisy copies of images;
 //! - [`conv`]: the convolution kernels alone;
 //! - [`machine`]: the peak that all of them are held against.
 //!
@@ -9,6 +10,7 @@
 //! pool. Operations are counted as [`crate::nn::Network::flops`] counts them: a multiplication and
 //! an addition are two.
 
+pub mod certify;
 pub mod cge;
 pub mod conv;
 mod coords;

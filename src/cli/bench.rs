@@ -1,4 +1,4 @@
-//! `bench`: how fast this machine computes gradients.
+//! `bench`: how fast this machine computes gradients and certificates.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use candle_core::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand, ValueEnum};
-use deepzero::bench::{Distribution, Machine, Workload, cge, conv, first_order, rge};
+use deepzero::bench::{Distribution, Machine, Workload, certify, cge, conv, first_order, rge};
 use deepzero::experiment::settings;
 use deepzero::kernels::Precision;
 use deepzero::ranks::Ranks;
@@ -25,6 +25,7 @@ use super::{Common, Exit, key_value, say};
   deepzero bench rge --queries 8 --threads 1
   deepzero bench conv --json
   deepzero bench fo --steps 5
+  deepzero bench certify --model resnet20
   deepzero bench cge --json > then.json, and later: deepzero bench cge --against then.json
 
 Everything is measured on all threads of the CPU, or on the GPU that --device names (but conv: our kernels for
@@ -52,6 +53,8 @@ enum BenchVerb {
     Job(JobArgs),
     /// First-order training steps: forward pass, back-propagation, update.
     Fo(FoArgs),
+    /// Certification by randomized smoothing: classes of noisy copies of images.
+    Certify(CertifyArgs),
 }
 
 /// What network measurements run on.
@@ -152,6 +155,31 @@ struct FoArgs {
     steps: usize,
 }
 
+#[derive(Debug, Args)]
+struct CertifyArgs {
+    /// resnetN, resnet-bN, cnn-dN, wide-cnn8 or lenet, with -wC for another width: resnet20, cnn-d3, resnet8-w4.
+    #[arg(long, default_value = "resnet20")]
+    model: String,
+    /// Procedural images to certify.
+    #[arg(long, default_value = "8", value_name = "N", value_parser = count(MAX_BATCH))]
+    images: usize,
+    /// Noisy copies of an image that choose its class.
+    #[arg(long, default_value = "100", value_name = "N", value_parser = count(MAX_COPIES))]
+    n0: usize,
+    /// Noisy copies of an image that certify it.
+    #[arg(long, default_value = "1000", value_name = "N", value_parser = count(MAX_COPIES))]
+    n: usize,
+    /// Seed of initial weights and noise.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Weights, safetensors with PyTorch names; by default initial ones.
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// Runs of which the median counts.
+    #[arg(long, default_value = "3", value_name = "N", value_parser = count(MAX_REPEATS))]
+    repeats: usize,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum DistributionName {
     /// All convolution and linear weights.
@@ -166,6 +194,7 @@ enum DistributionName {
 const MAX_BATCH: u64 = 65_536;
 const MAX_QUERIES: i64 = 1_000_000;
 const MAX_REPEATS: u64 = 10_000;
+const MAX_COPIES: u64 = 1_000_000;
 
 /// A whole number from 1 to `max`.
 fn count(max: u64) -> RangedU64ValueParser<usize> {
@@ -248,6 +277,12 @@ pub(super) fn run(common: &Common, args: &BenchArgs, ranks: &Ranks) -> Result<Ex
         BenchVerb::Fo(args) => {
             let measured = first_order::measure(&args.workload.workload(device)?, args.steps)?;
             show.measured("fo", &measured, say_fo)
+        }
+        BenchVerb::Certify(args) => {
+            let CertifyArgs { images: n_images, n0, n, repeats, .. } = *args;
+            let workload = Workload::new(&args.model, 1, args.seed, args.weights.as_deref())?.on(device);
+            let config = certify::Config { n_images, n0, n, repeats };
+            show.measured("certify", &certify::measure(&workload, None, &config)?, say_certify)
         }
     }
 }
@@ -439,6 +474,21 @@ fn say_fo(m: &first_order::Measurement) -> std::io::Result<()> {
     )?;
     say_row("images", format_args!("{:.1} per second", m.images_per_s))?;
     say_row("as three forward passes", format_args!("{}", speed(m.gflops, m.peak_share)))?;
+    say_peak_memory(m.peak_memory_bytes)
+}
+
+fn say_certify(m: &certify::Measurement) -> std::io::Result<()> {
+    say_machine(&m.machine)?;
+    let behind = m.denoiser.as_ref().map_or(String::new(), |denoiser| format!(" behind {denoiser}"));
+    say!("{}{behind}: {} images, n0 = {}, n = {}, batch {}", m.model, m.n_images, m.n0, m.n, m.batch_size)?;
+    let spread = spread(m.certify_s, m.certify_min_s, m.certify_max_s);
+    say_row("certification", format_args!("{spread}, median of {}", m.repeats))?;
+    say_row(
+        "images x copies",
+        format_args!("{:.0} per second, {:.1} µs each", m.copies_per_s, m.us_per_copy),
+    )?;
+    say_row("500 images, n = 1000", format_args!("{:.1} min", m.usual_min))?;
+    say_row("forward passes", format_args!("{}", speed(m.gflops, m.peak_share)))?;
     say_peak_memory(m.peak_memory_bytes)
 }
 

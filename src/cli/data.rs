@@ -1,6 +1,7 @@
 //! `data`: fetch, describe, verify.
 
 use anyhow::Result;
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use deepzero::data::{self, Info};
 use serde_json::json;
@@ -11,6 +12,8 @@ use super::{Common, Exit, say};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   deepzero data fetch --data-dir data     download CIFAR-10 from the hub
+  deepzero data fetch imagenette --data-dir data
+                                          download ten classes of ImageNet, brought to 64x64 pixels
   deepzero data info                      what would be used, with checksums
   deepzero data verify                    decode every image")]
 pub(super) struct DataArgs {
@@ -20,20 +23,30 @@ pub(super) struct DataArgs {
 
 #[derive(Debug, Subcommand)]
 enum DataVerb {
-    /// Download CIFAR-10 unless it is there.
-    Fetch,
-    /// Say where CIFAR-10 is, with sizes, checksums and class counts.
-    Info,
+    /// Download a data set unless it is there.
+    Fetch(Which),
+    /// Say where a data set is, with sizes, checksums and class counts.
+    Info(Which),
     /// Decode every image and check every row.
-    Verify,
+    Verify(Which),
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// The data set.
+    #[arg(default_value = "cifar10", value_name = "NAME",
+        value_parser = PossibleValuesParser::new(data::COLLECTIONS.iter().map(|known| known.source.name())))]
+    name: String,
 }
 
 pub(super) fn run(common: &Common, args: &DataArgs) -> Result<Exit> {
     let location = common.location();
-    let info = match args.verb {
-        DataVerb::Fetch => data::fetch(&location, &DownloadProgress::default())?,
-        DataVerb::Info => data::info(&location)?,
-        DataVerb::Verify => data::verify(&location)?,
+    let info = match &args.verb {
+        DataVerb::Fetch(Which { name }) => {
+            data::fetch(data::collection(name)?, &location, &DownloadProgress::default())?
+        }
+        DataVerb::Info(Which { name }) => data::info(data::collection(name)?, &location)?,
+        DataVerb::Verify(Which { name }) => data::verify(data::collection(name)?, &location)?,
     };
     if common.json {
         say!("{}", serde_json::to_string_pretty(&as_json(&info))?)?;

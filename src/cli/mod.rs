@@ -2,6 +2,7 @@
 
 mod against;
 mod bench;
+mod certify;
 mod data;
 mod doctor;
 mod estimate;
@@ -89,6 +90,8 @@ enum Verb {
     Train(train::TrainArgs),
     /// Estimate the gradient of given weights on a given batch.
     Estimate(estimate::EstimateArgs),
+    /// Certify how far around images a classifier, smoothed by noise, keeps its class.
+    Certify(certify::CertifyArgs),
     /// Rebuild reports from results alone.
     Report(report::ReportArgs),
     /// Show which trials are done, running, failed or missing.
@@ -327,6 +330,7 @@ fn run_verb(cli: &Cli, ranks: &Ranks) -> Result<Exit> {
         Verb::Sweep(args) => reproduce::run_sweep(common, args, ranks),
         Verb::Train(args) => train::run(common, args, ranks),
         Verb::Estimate(args) => estimate::run(common, args),
+        Verb::Certify(args) => certify::run(common, args),
         Verb::Report(args) => report::run(common, args),
         Verb::Status(args) => status::run(common, args),
         Verb::Data(args) => data::run(common, args),

@@ -1,9 +1,10 @@
-//! Progress of training and downloads: bars on a terminal, plain lines elsewhere, on stderr.
+//! Progress of training, certification and downloads: bars on a terminal, plain lines elsewhere, on stderr.
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use deepzero::certify::Progress;
 use deepzero::data;
 use deepzero::metric::{QUERIES, Row, TEST_ACCURACY, TRAIN_LOSS};
 use deepzero::train::Observer;
@@ -88,6 +89,66 @@ impl Observer for TrialProgress {
             Some(bar) => bar.println(format!("{}: {text}", self.title)),
             None => tell!("{}: {text}", self.title),
         }
+    }
+}
+
+/// Progress of a certification.
+pub(super) struct CertifyProgress {
+    bar: Option<ProgressBar>,
+    n_images: usize,
+    started: Instant,
+    /// What was classified, and when, behind the first batch; when the last plain line was written.
+    state: Mutex<(Option<(u64, Instant)>, Instant)>,
+}
+
+impl CertifyProgress {
+    /// Of `n_images`, of which `n_done` are done.
+    pub(super) fn new(n_images: usize, n_done: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = "certify {wide_bar} {pos}/{len} images, {eta} left, {msg}";
+            let style = ProgressStyle::with_template(style).expect("the template is constant");
+            let bar = ProgressBar::new(n_images as u64).with_style(style).with_position(n_done as u64);
+            bar.reset_eta();
+            bar.enable_steady_tick(Duration::from_millis(500));
+            bar
+        });
+        let before = if n_done > 0 { format!(", {n_done} done before") } else { String::new() };
+        if bar.is_none() || n_done > 0 {
+            tell!("certify: {n_images} images{before}");
+        }
+        let now = Instant::now();
+        Self { bar, n_images, started: now, state: Mutex::new((None, now)) }
+    }
+
+    /// Hears of a batch.
+    pub(super) fn advanced(&self, now: &Progress) {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let Some((first, since)) = state.0 else {
+            // The first batch warms up.
+            state.0 = Some((now.copies, Instant::now()));
+            return;
+        };
+        let rate = (now.copies - first) as f64 / since.elapsed().as_secs_f64();
+        let n_done = now.certificates.len();
+        if let Some(bar) = &self.bar {
+            bar.set_position(n_done as u64);
+            bar.set_message(format!("{rate:.0} copies a second"));
+        } else if state.1.elapsed() >= LINE_EVERY && rate > 0.0 {
+            state.1 = Instant::now();
+            let remaining = (now.n_copies - now.copies) as f64 / rate;
+            let n_images = self.n_images;
+            tell!(
+                "certify: {n_done}/{n_images} images, {rate:.0} copies a second, about {remaining:.0} s left"
+            );
+        }
+    }
+
+    /// Takes the bar away and leaves one line.
+    pub(super) fn finish(&self, line: &str) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        tell!("certify: {line} ({:.1} s)", self.started.elapsed().as_secs_f64());
     }
 }
 

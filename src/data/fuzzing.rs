@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::cifar10;
+use super::{cifar10, imagenette};
 use crate::error::Result;
 
 /// Pixels and labels of a Python batch.
@@ -26,5 +26,13 @@ pub fn binary_batch(bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
 /// # Errors
 /// Those of a damaged file.
 pub fn cifar_parquet(bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
-    cifar10::parse_parquet(Path::new("parquet"), bytes)
+    cifar10::COLLECTION.parse_parquet(Path::new("parquet"), bytes, false)
+}
+
+/// Pixels and labels of a Parquet file of Imagenette with images of any size.
+///
+/// # Errors
+/// Those of a damaged file.
+pub fn imagenette_parquet(bytes: &[u8]) -> Result<(Vec<u8>, Vec<u8>)> {
+    imagenette::COLLECTION.parse_parquet(Path::new("parquet"), bytes, true)
 }

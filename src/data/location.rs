@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::cifar10::Hub;
+use super::stored::Hub;
 
 /// The environment variable that names a folder with data.
 pub const DATA_DIR_VARIABLE: &str = "DEEPZERO_DATA";

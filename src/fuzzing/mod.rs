@@ -4,6 +4,6 @@
 mod pages;
 mod state;
 
-pub use crate::data::fuzzing::{binary_batch, cifar_parquet, pickle};
+pub use crate::data::fuzzing::{binary_batch, cifar_parquet, imagenette_parquet, pickle};
 pub use pages::{experiment, numbers, pages, prose, record};
 pub use state::{RECIPES, checkpoint, settings, sound_checkpoint, tensors};

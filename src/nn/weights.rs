@@ -22,6 +22,26 @@ pub fn load(network: &Network, path: &Path) -> Result<(Vec<f64>, RunningStats)> 
     from_tensors(network, &read(path)?, path)
 }
 
+/// The same of a file that has all running statistics, without which a trained network cannot be evaluated.
+///
+/// # Errors
+/// As [`load`], and if one is missing.
+pub fn load_trained(network: &Network, path: &Path) -> Result<(Vec<f64>, RunningStats)> {
+    let tensors = read(path)?;
+    let loaded = from_tensors(network, &tensors, path)?;
+    let known = by_our_names(network, &tensors);
+    for (name, layer) in network.norm_names().into_iter().zip(&loaded.1.layers) {
+        let names = ["running_mean", "running_var"].map(|suffix| format!("{name}.{suffix}"));
+        let missing = names.iter().find(|name| !layer.mean.is_empty() && !known.contains_key(*name));
+        if let Some(missing) = missing {
+            let reason =
+                format!("no tensor `{missing}`: without running statistics the network cannot be evaluated");
+            return Err(Error::file(path, reason));
+        }
+    }
+    Ok(loaded)
+}
+
 /// The same from the tensors of a file that is called `path` in errors.
 ///
 /// # Errors

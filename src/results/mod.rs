@@ -10,5 +10,5 @@ mod table;
 pub use compare::compare_ignoring_time;
 pub(crate) use provenance::cpu_name;
 pub use record::{Provenance, TrialRecord};
-pub use store::Store;
 pub(crate) use store::record_of;
+pub use store::{Store, read_profile, write_profile};

@@ -176,6 +176,23 @@ impl Store {
     }
 }
 
+/// Writes a profile alone, in place of a file that is there, with the checksums of results.
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::Frame`] when writing fails; nothing is left behind then.
+pub fn write_profile(path: &Path, profile: &Profile) -> Result<()> {
+    let bytes = parquet(path, &mut profile_to_frame(profile)?)?;
+    files::write_atomically(path, &bytes)
+}
+
+/// What [`write_profile`] wrote, as a profile of this kind.
+///
+/// # Errors
+/// As [`Store::read`].
+pub fn read_profile(path: &Path, kind: &str) -> Result<Profile> {
+    profile_from_frame(kind, &read_frame(path)?).map_err(|reason| damaged(path, &reason))
+}
+
 /// Folder of masks.
 const MASKS: &str = "masks";
 

@@ -545,6 +545,7 @@ fn verbs_explain_themselves() {
         "sweep",
         "train",
         "estimate",
+        "certify",
         "report",
         "status",
         "data",

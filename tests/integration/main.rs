@@ -19,5 +19,6 @@ mod mpi;
 mod report;
 mod results;
 mod resume;
+mod sizes;
 mod sparsity;
 mod spec;

@@ -713,7 +713,7 @@ fn every_setting_is_described() {
     assert_snapshot!(lines.join("\n"), @r#"
     task = train (one of train, stages, quality, workers, workers-model)
     method = cge (one of cge, rge, cocd, fo, pattern-search, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp)
-    data = cifar10 (one of synthetic, cifar10)
+    data = cifar10 (one of synthetic, cifar10, imagenette)
     n-train = 0 (an integer from 0 to 1000000)
     n-val = 0 (an integer from 0 to 1000000)
     n-test = 0 (an integer from 0 to 1000000)

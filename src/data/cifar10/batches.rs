@@ -7,13 +7,18 @@
 
 use std::path::Path;
 
-use super::{BATCH_ROWS, IMAGE_LEN, Rows, class, content, pickle};
+use super::{BATCH_ROWS, CLASS_NAMES, IMAGE_LEN, pickle};
+use crate::data::stored::{self, Rows, content};
 use crate::error::{Error, Result};
 
 /// Bytes of a row of a binary batch.
 const ROW_LEN: usize = 1 + IMAGE_LEN;
 /// Bytes that a Python batch may have: the pixels, twice where they are stored as text, and file names.
 const MAX_PYTHON_BYTES: u64 = 64 << 20;
+
+fn class(file: &Path, row: usize, label: i64) -> Result<u8> {
+    stored::class(file, row, label, CLASS_NAMES.len())
+}
 
 /// Reads one binary batch.
 ///

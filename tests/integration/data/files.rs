@@ -9,8 +9,8 @@ use image::{ImageFormat, RgbImage};
 use parquet::data_type::{ByteArrayType, Int64Type};
 
 use super::{
-    Log, Row, asymmetric, asymmetric_pixels, encode, load, only, parquet_bytes, parquet_bytes_in, png_rows,
-    write,
+    Log, Row, asymmetric, asymmetric_pixels, cifar, encode, load, only, parquet_bytes, parquet_bytes_in,
+    png_rows, write,
 };
 
 const TRAIN: &str = "cifar10/plain_text/train/0000.parquet";
@@ -167,7 +167,7 @@ fn wrong_columns_are_named() {
 fn info_and_verify_describe_the_files() {
     let dir = sound();
     let location = only(dir.path());
-    let sound = verify(&location).unwrap();
+    let sound = verify(cifar(), &location).unwrap();
     assert_eq!((sound.format, sound.train.n_rows, sound.test.n_rows), (Format::Parquet, 7, 4));
     assert_eq!(sound.train.class_counts, [1, 1, 1, 1, 1, 1, 1, 0, 0, 0]);
     assert_eq!(sound.files[0].recorded, None);
@@ -179,8 +179,8 @@ fn info_and_verify_describe_the_files() {
     let mut rows = png_rows(7);
     rows[5].0.truncate(60);
     write(dir.path().join(TRAIN), &parquet_bytes(&rows));
-    assert_eq!(info(&location).unwrap().problems.len(), 2);
-    let damaged = verify(&location).unwrap();
+    assert_eq!(info(cifar(), &location).unwrap().problems.len(), 2);
+    let damaged = verify(cifar(), &location).unwrap();
     assert!(damaged.to_string().contains("row 5"), "{damaged}");
     assert!(damaged.to_string().ends_with("not ok"), "{damaged}");
     assert_eq!(damaged.train.checksum, None);
@@ -190,15 +190,15 @@ fn info_and_verify_describe_the_files() {
 #[test]
 fn a_recorded_checksum_is_verified_on_every_load() {
     let dir = sound();
-    let sums = verify(&only(dir.path())).unwrap();
+    let sums = verify(cifar(), &only(dir.path())).unwrap();
     let record = format!("{}  train/0000.parquet\n", sums.files[0].sha256);
     write(dir.path().join("cifar10/plain_text/SHA256SUMS"), record.as_bytes());
     assert!(load("cifar10", &only(dir.path()), &Silent).is_ok());
-    assert_eq!(info(&only(dir.path())).unwrap().files[0].recorded, Some(true));
+    assert_eq!(info(cifar(), &only(dir.path())).unwrap().files[0].recorded, Some(true));
     write(dir.path().join(TRAIN), &parquet_bytes(&png_rows(6)));
     let message = failure(dir.path());
     assert!(message.contains("damaged or replaced"), "{message}");
-    assert_eq!(info(&only(dir.path())).unwrap().files[0].recorded, Some(false));
+    assert_eq!(info(cifar(), &only(dir.path())).unwrap().files[0].recorded, Some(false));
 }
 
 /// Six full binary batches: black images of class 0, but for a few asymmetric ones, written as
@@ -331,8 +331,8 @@ fn a_named_folder_without_data_is_an_error_that_names_it() {
         let location = Location { data_dir, offline: false, ..only(elsewhere.path()) };
         let messages = [
             load("cifar10", &location, &Silent).unwrap_err().to_string(),
-            info(&location).unwrap_err().to_string(),
-            verify(&location).unwrap_err().to_string(),
+            info(cifar(), &location).unwrap_err().to_string(),
+            verify(cifar(), &location).unwrap_err().to_string(),
         ];
         let start = format!("data {}", empty.path().join(folder).display());
         assert!(messages.iter().all(|message| message.starts_with(&start)), "{messages:?}");
@@ -352,7 +352,7 @@ fn a_split_without_rows_is_a_problem_that_names_the_file() {
         write(dir.path().join(name), &parquet_bytes(&[]));
         let message = failure(dir.path());
         assert!(message.contains(name) && message.contains("has no rows"), "{message}");
-        let info = verify(&only(dir.path())).unwrap();
+        let info = verify(cifar(), &only(dir.path())).unwrap();
         assert!(!info.is_sound());
         assert!(info.problems.iter().any(|problem| problem.contains(name)), "{info}");
         assert!(info.to_string().contains(other), "{info}");
@@ -374,7 +374,7 @@ fn only_regular_files_are_opened() {
             _ => std::fs::create_dir(&path).unwrap(),
         }
         let location = only(dir.path());
-        let messages = [failure(dir.path()), verify(&location).unwrap_err().to_string()];
+        let messages = [failure(dir.path()), verify(cifar(), &location).unwrap_err().to_string()];
         for message in messages {
             let expected = format!("{bad}: {kind}, where a regular file is needed");
             assert!(message.ends_with(&expected), "{message}");

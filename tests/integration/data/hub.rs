@@ -9,13 +9,13 @@ use std::time::Duration;
 use deepzero::data::{Hub, Limits, Location, Silent, fetch, info};
 use image::ImageFormat;
 
-use super::{Log, asymmetric, encode, load, only, parquet_bytes, png_rows, write};
+use super::{Log, asymmetric, cifar, encode, load, only, parquet_bytes, png_rows, write};
 
 const COMMIT: &str = "0b2714987fa478483af9968de7c934580d0bb9a2";
 
 /// What the hub serves for a path, if it has it.
 #[derive(Clone)]
-struct Answer {
+pub(super) struct Answer {
     status: &'static str,
     /// Headers with their values.
     head: Vec<(&'static str, String)>,
@@ -39,7 +39,7 @@ enum Pace {
 }
 
 impl Answer {
-    fn sound(body: Vec<u8>) -> Self {
+    pub(super) fn sound(body: Vec<u8>) -> Self {
         use sha2::{Digest, Sha256};
         let tag: String = Sha256::digest(&body).iter().map(|byte| format!("{byte:02x}")).collect();
         let head = vec![
@@ -51,7 +51,7 @@ impl Answer {
     }
 
     /// With another value of a header, which may be a new one.
-    fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
+    pub(super) fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
         self.head.retain(|(known, _)| *known != key);
         self.head.push((key, value.into()));
         self
@@ -75,7 +75,7 @@ impl Answer {
 type Answers = dyn Fn(&str) -> Option<Answer> + Send + Sync;
 
 /// Serves `answers` on a free port until the test ends, and returns the address.
-fn serve(answers: impl Fn(&str) -> Option<Answer> + Send + Sync + 'static) -> String {
+pub(super) fn serve(answers: impl Fn(&str) -> Option<Answer> + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let answers: Arc<Answers> = Arc::new(answers);
@@ -125,7 +125,7 @@ fn wait(mut stream: TcpStream) -> std::io::Result<()> {
     stream.read_to_end(&mut Vec::new()).map(drop)
 }
 
-fn at(endpoint: &str, dir: &Path) -> Location {
+pub(super) fn at(endpoint: &str, dir: &Path) -> Location {
     let hub = Hub { endpoint: Some(endpoint.to_string()), ..only(dir).hub };
     Location { offline: false, hub, ..only(dir) }
 }
@@ -175,7 +175,7 @@ fn a_download_is_loaded_recorded_and_used_again_without_the_hub() {
 
     let offline = Location { offline: true, ..at("http://127.0.0.1:0", dir.path()) };
     assert_eq!(load("cifar10", &offline, &Silent).unwrap(), splits);
-    let info = info(&offline).unwrap();
+    let info = info(cifar(), &offline).unwrap();
     assert!(info.files.iter().all(|file| file.recorded == Some(true)), "{info}");
 }
 
@@ -184,7 +184,7 @@ fn fetching_to_a_folder_leaves_the_usual_layout_there() {
     let (dir, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let named = target.path().join("new folder");
     let location = Location { data_dir: Some(named.clone()), ..at(&serve(sound_hub), dir.path()) };
-    let info = fetch(&location, &Silent).unwrap();
+    let info = fetch(cifar(), &location, &Silent).unwrap();
     assert_eq!(info.root, named.join("cifar10/plain_text"));
     assert_eq!(info.train.n_rows, 7);
     assert!(info.root.join("SHA256SUMS").is_file());
@@ -281,7 +281,7 @@ fn a_corrupt_image_from_the_hub_names_its_row_and_is_not_kept() {
     let location = at(&changed(corrupt), dir.path());
     refused(&location, dir.path(), "row 4: unreadable image");
     let dir = tempfile::tempdir().unwrap();
-    let message = fetch(&at(&changed(corrupt), dir.path()), &Silent).unwrap_err().to_string();
+    let message = fetch(cifar(), &at(&changed(corrupt), dir.path()), &Silent).unwrap_err().to_string();
     assert!(message.contains("row 4"), "{message}");
     assert!(files_below(dir.path()).is_empty());
 }
@@ -415,7 +415,7 @@ fn a_damaged_file_in_the_cache_is_fetched_again_and_no_link_is_followed() {
     let dir = tempfile::tempdir().unwrap();
     let location = at(&serve(sound_hub), dir.path());
     let splits = load("cifar10", &location, &Silent).unwrap();
-    let info = info(&location).unwrap();
+    let info = info(cifar(), &location).unwrap();
     let [train, test] = [&info.files[0].path, &info.files[1].path];
     let elsewhere = dir.path().join("elsewhere");
     for damage in [0, 1] {

@@ -3,6 +3,7 @@
 
 mod files;
 mod hub;
+mod imagenette;
 mod mutants;
 mod real;
 
@@ -10,7 +11,7 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use deepzero::data::{Hub, Location, Progress, Splits};
+use deepzero::data::{Collection, Hub, Location, Progress, Splits};
 use image::{ImageFormat, RgbImage};
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
@@ -25,6 +26,26 @@ fn asymmetric(index: usize) -> RgbImage {
         (1, 0) => image::Rgb([0, 255, 0]),
         _ => image::Rgb([(3 * x) as u8, (2 * y) as u8, index as u8]),
     })
+}
+
+/// An image of another size that looks different under every flip and rotation: ramps along columns and rows.
+fn sized(index: usize, width: u32, height: u32) -> RgbImage {
+    let part = |at: u32, of: u32, range: u32| (range * (2 * at + 1) / (2 * of)) as u8;
+    RgbImage::from_fn(width, height, |x, y| {
+        image::Rgb([part(x, width, 250), part(y, height, 120), index as u8])
+    })
+}
+
+/// Files of Imagenette with so many training and test images of 64x64 pixels, classes in turn.
+pub(crate) fn imagenette_files(n_train: usize, n_test: usize) -> [Vec<u8>; 2] {
+    [n_train, n_test].map(|n| {
+        let row = |i: usize| (encode(&sized(i, 64, 64), ImageFormat::Png), (i % 10) as i64);
+        parquet_bytes_of("image", &(0..n).map(row).collect::<Vec<_>>(), Compression::SNAPPY)
+    })
+}
+
+fn cifar() -> &'static Collection {
+    deepzero::data::collection("cifar10").unwrap()
 }
 
 /// The same as (3, 32, 32) bytes, written independently of any image library.
@@ -62,11 +83,18 @@ fn parquet_bytes(rows: &[Row]) -> Vec<u8> {
 
 /// The same in a codec.
 fn parquet_bytes_in(rows: &[Row], codec: Compression) -> Vec<u8> {
-    let schema = "message schema {
-        optional group img { optional binary bytes; optional binary path (STRING); }
-        optional int64 label;
-    }";
-    let schema = Arc::new(parse_message_type(schema).unwrap());
+    parquet_bytes_of("img", rows, codec)
+}
+
+/// The same with another name of the column of images.
+fn parquet_bytes_of(column: &str, rows: &[Row], codec: Compression) -> Vec<u8> {
+    let schema = format!(
+        "message schema {{
+            optional group {column} {{ optional binary bytes; optional binary path (STRING); }}
+            optional int64 label;
+        }}"
+    );
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
     let properties = WriterProperties::builder().set_compression(codec).build();
     let mut writer = SerializedFileWriter::new(Vec::new(), schema, properties.into()).unwrap();
     for rows in rows.chunks(3) {
@@ -87,7 +115,7 @@ fn parquet_bytes_in(rows: &[Row], codec: Compression) -> Vec<u8> {
     writer.into_inner().unwrap()
 }
 
-fn write(path: PathBuf, bytes: &[u8]) {
+pub(crate) fn write(path: PathBuf, bytes: &[u8]) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, bytes).unwrap();
 }

@@ -8,7 +8,10 @@ use deepzero::fuzzing;
 use parquet::basic::{Compression, ZstdLevel};
 
 use super::files::{binary_batches, pickle};
-use super::{asymmetric_pixels, load, only, parquet_bytes, parquet_bytes_in, png_rows, write};
+use super::{
+    asymmetric_pixels, cifar, encode, load, only, parquet_bytes, parquet_bytes_in, parquet_bytes_of,
+    png_rows, sized, write,
+};
 
 /// Mutants of each kind of file.
 const N_MUTANTS: usize = 600;
@@ -117,6 +120,20 @@ fn mutants_of_parquet_are_refused_or_hold_the_same_images() {
     }
 }
 
+/// The same where images are brought to another size.
+#[test]
+fn mutants_of_parquet_with_images_of_any_size_are_refused_or_hold_the_same_images() {
+    let row = |i: usize| {
+        let image = sized(i, 40 + 10 * i as u32, 60);
+        (encode(&image, image::ImageFormat::Png), i as i64)
+    };
+    let original = parquet_bytes_of("image", &(0..4).map(row).collect::<Vec<_>>(), Compression::SNAPPY);
+    let expected = fuzzing::imagenette_parquet(&original).unwrap();
+    try_mutants("Parquet, any size", &original, fuzzing::imagenette_parquet, |_, content| {
+        assert!(content.0 == expected.0, "other images");
+    });
+}
+
 /// Neither pixels nor labels have a checksum in a batch: they may become others, but only as many as were changed.
 #[test]
 fn mutants_of_python_batches_are_refused_or_differ_where_they_were_changed() {
@@ -165,7 +182,7 @@ fn mutants_of_binary_batches_are_refused_or_hold_what_they_say() {
 fn recorded(dir: &Path) -> Splits {
     write(dir.join("train/0000.parquet"), &parquet_bytes(&png_rows(5)));
     write(dir.join("test/0000.parquet"), &parquet_bytes(&png_rows(2)));
-    let sums = verify(&only(dir)).unwrap().files;
+    let sums = verify(cifar(), &only(dir)).unwrap().files;
     let lines = ["train", "test"].iter().zip(&sums);
     let record: String =
         lines.map(|(split, file)| format!("{}  {split}/0000.parquet\n", file.sha256)).collect();
@@ -209,7 +226,7 @@ fn mutants_beside_a_record_are_all_noticed() {
         write(file.clone(), &bytes);
         let message = load("cifar10", &only(dir.path()), &Silent).unwrap_err().to_string();
         assert!(message.contains("train/0000.parquet: damaged or replaced"), "{message}");
-        let info = verify(&only(dir.path())).unwrap();
+        let info = verify(cifar(), &only(dir.path())).unwrap();
         assert!(info.problems.iter().any(|problem| problem.contains("damaged or replaced")), "{info}");
     }
 }

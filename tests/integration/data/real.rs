@@ -34,6 +34,33 @@ fn cifar10_is_complete_and_balanced() {
     assert_eq!(splits.test.class_counts(), [1_000; 10]);
 }
 
+/// Oracle: counts of the files' origin, and the moments of the pixels, summed in integers.
+#[test]
+fn imagenette_is_complete_and_has_the_stated_moments() {
+    if shared("data/imagenette-64").is_none() {
+        return;
+    }
+    let location = only(&shared("data").expect("its subfolder is there"));
+    let splits = load("imagenette", &location, &Silent).unwrap();
+    assert_eq!((splits.train.len(), splits.test.len()), (9_469, 3_925));
+    let train = splits.train;
+    for channel in 0..3 {
+        let (mut sum, mut squares) = (0u64, 0u64);
+        for row in 0..train.len() {
+            for &value in &train.image(row)[channel * 64 * 64..][..64 * 64] {
+                sum += u64::from(value);
+                squares += u64::from(value) * u64::from(value);
+            }
+        }
+        let n = (train.len() * 64 * 64) as f64 * 255.0;
+        let mean = sum as f64 / n;
+        let std = (squares as f64 / (n * 255.0) - mean * mean).sqrt();
+        eprintln!("channel {channel}: mean {mean:.4}, standard deviation {std:.4}");
+        assert!((mean - train.normalization.mean[channel]).abs() < 5.1e-5);
+        assert!((std - train.normalization.std[channel]).abs() < 5.1e-5);
+    }
+}
+
 /// Oracle: images that another reader (pyarrow and Pillow) took from rows 20,000 + 500·seed on of
 /// the training file. Their decoder rounds the inverse transform differently, by a few levels at
 /// most; a flip or a transposition would differ by tens.

@@ -1,14 +1,16 @@
-//! What is known about a set of CIFAR-10 files, and whether all of it is sound.
+//! What is known about the files of a collection, and whether all of it is sound.
 
 use std::fmt;
 use std::path::PathBuf;
 
-use super::{CLASS_NAMES, Format, Found, N_ROWS, checksum, read_labels, read_split};
+use super::{Collection, Format, Found, checksum};
 use crate::error::{Error, Result};
 
-/// A set of CIFAR-10 files.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The files of a collection.
+#[derive(Debug, Clone)]
 pub struct Info {
+    /// The collection.
+    pub collection: &'static Collection,
     /// The folder the files are in.
     pub root: PathBuf,
     /// How they are laid out.
@@ -43,7 +45,7 @@ pub struct FileInfo {
 pub struct SplitInfo {
     /// Number of images.
     pub n_rows: usize,
-    /// Number of images of each of the ten classes.
+    /// Number of images of each class.
     pub class_counts: Vec<usize>,
     /// [`Dataset::checksum`](crate::data::Dataset::checksum) of the decoded images, if they were
     /// decoded.
@@ -60,7 +62,7 @@ impl Info {
 
 impl fmt::Display for Info {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "CIFAR-10 ({}) in {}", self.format, self.root.display())?;
+        writeln!(f, "{} ({}) in {}", self.collection.title, self.format, self.root.display())?;
         for file in &self.files {
             let name = file.path.strip_prefix(&self.root).unwrap_or(&file.path);
             let status = match (file.canonical, file.recorded) {
@@ -78,7 +80,7 @@ impl fmt::Display for Info {
                     writeln!(f, ", {min} of each class")?;
                 }
                 _ => {
-                    let counts = CLASS_NAMES.iter().zip(&split.class_counts);
+                    let counts = self.collection.class_names.iter().zip(&split.class_counts);
                     let counts: Vec<String> =
                         counts.map(|(class, count)| format!("{class} {count}")).collect();
                     writeln!(f, " ({})", counts.join(", "))?;
@@ -100,7 +102,7 @@ impl fmt::Display for Info {
 ///
 /// # Errors
 /// [`Error::Io`] if a file cannot be read.
-pub(in crate::data) fn info(found: &Found) -> Result<Info> {
+pub(super) fn info(collection: &'static Collection, found: &Found) -> Result<Info> {
     let recorded = checksum::recorded(found)?;
     let mut problems = Vec::new();
     let mut files = Vec::new();
@@ -112,33 +114,34 @@ pub(in crate::data) fn info(found: &Found) -> Result<Info> {
         if let Some(expected) = expected.filter(|&expected| *expected != sha256) {
             problems.push(format!("{}: {}", path.display(), checksum::differs(&sha256, expected)));
         }
-        let canonical = found.format == Format::Parquet && sha256 == checksum::CANONICAL[split];
+        let canonical =
+            found.format == Format::Parquet && collection.hub.canonical(split) == Some(sha256.as_str());
         let recorded = expected.map(|expected| *expected == sha256);
         files.push(FileInfo { path, size_bytes, sha256, canonical, recorded });
     }
     let mut describe = |split: usize| {
-        let labels = noted(read_labels(found, split), &mut problems)?;
-        if let Some(n) = labels.as_ref().map(Vec::len).filter(|&n| n != N_ROWS[split]) {
+        let labels = noted(collection.read_labels(found, split), &mut problems)?;
+        if let Some(n) = labels.as_ref().map(Vec::len).filter(|&n| n != collection.n_rows()[split]) {
             let name = ["train", "test"][split];
-            problems.push(format!("{name} has {n} images, not {}", N_ROWS[split]));
+            problems.push(format!("{name} has {n} images, not {}", collection.n_rows()[split]));
         }
         let labels = labels.unwrap_or_default();
-        let mut class_counts = vec![0; CLASS_NAMES.len()];
+        let mut class_counts = vec![0; collection.class_names.len()];
         labels.iter().for_each(|&label| class_counts[usize::from(label)] += 1);
         Ok::<_, Error>(SplitInfo { n_rows: labels.len(), class_counts, checksum: None })
     };
     let (train, test) = (describe(0)?, describe(1)?);
-    Ok(Info { root: found.root.clone(), format: found.format, files, train, test, problems })
+    Ok(Info { collection, root: found.root.clone(), format: found.format, files, train, test, problems })
 }
 
 /// As [`info`], and decodes every image.
 ///
 /// # Errors
 /// As [`info`].
-pub(in crate::data) fn verify(found: &Found) -> Result<Info> {
-    let mut info = info(found)?;
+pub(super) fn verify(collection: &'static Collection, found: &Found) -> Result<Info> {
+    let mut info = info(collection, found)?;
     for (split, target) in [(0, &mut info.train), (1, &mut info.test)] {
-        if let Some(data) = noted(read_split(found, split), &mut info.problems)? {
+        if let Some(data) = noted(collection.read_split(found, split), &mut info.problems)? {
             target.checksum = Some(data.checksum());
         }
     }

@@ -17,13 +17,6 @@ const RECORD: &str = "SHA256SUMS";
 /// Bytes that a record may have: some thousands of lines.
 const MAX_RECORD_BYTES: u64 = 1 << 20;
 
-/// SHA-256 of the files of `uoft-cs/cifar10` at the revision [`super::hub::REVISION`], training
-/// split first, as the hub states them.
-pub(super) const CANONICAL: [&str; 2] = [
-    "8428b53a88a11ac374111006708df51469e315a22ac6d66470afd9c78d2ae883",
-    "841389e6f2d64f28bf17310e430aebac20ec3ba611a3c5e231dc93c645ce84de",
-];
-
 /// SHA-256 of a file, in hexadecimal.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! CIFAR-10 in the hub's Parquet layout: a column `img` (struct of `bytes`, a PNG or JPEG file, and
+//! Images in the hub's Parquet layout: a column such as `img` (struct of `bytes`, a PNG or JPEG file, and
 //! `path`) and a column `label` (int64).
 //!
 //! `candle_datasets` reads these files too, but its images come out transposed and a damaged one
@@ -6,66 +6,91 @@
 
 use std::io::Cursor;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use image::{ImageDecoder, ImageReader};
+use image::imageops::{self, FilterType};
+use image::{ImageDecoder, ImageFormat, ImageReader, RgbImage};
 use parquet::basic::{Compression, Type as PhysicalType};
 use parquet::column::reader::{ColumnReaderImpl, get_typed_column_reader};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int64Type};
 use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use rayon::prelude::*;
 
-use super::{IMAGE_LEN, Rows, SHAPE, class, content, pages, quoted};
+use super::{Collection, Rows, content, pages, quoted};
 use crate::error::{Error, Result};
 use crate::panics;
 
 /// Bytes that a file, and the columns of a file when decompressed, may have: three times those of all of CIFAR-10 as
 /// bare pixels.
 pub(super) const MAX_BYTES: u64 = 512 << 20;
-/// Rows that a file may have; both splits have 60,000.
+/// Rows that a file may have; both splits of CIFAR-10 have 60,000.
 const MAX_ROWS: i64 = 100_000;
 /// Bytes that the decoder of one image may allocate.
 const MAX_IMAGE_BYTES: u64 = 16 << 20;
+/// Rows or columns of an image that is brought to another size.
+const MAX_SIDE: u32 = 2_048;
+/// Rows of a group that is written.
+const GROUP_ROWS: usize = 1_000;
 
 /// A file that has been opened.
 type Reader = SerializedFileReader<Bytes>;
 
-/// Reads and decodes every row.
+/// Reads and decodes every row. Images must have the collection's size unless they are original ones, which are brought
+/// to it.
 ///
 /// # Errors
 /// [`Error::Data`] if the file is damaged, has no rows or lacks a column, or has a row with a bad image or label (the
 /// first such row is named); [`Error::Io`].
-pub(super) fn read(file: &Path) -> Result<Rows> {
-    parse(file, content(file, MAX_BYTES)?)
+pub(super) fn read(collection: &Collection, file: &Path, is_original: bool) -> Result<Rows> {
+    parse(collection, file, content(file, MAX_BYTES)?, is_original)
 }
 
 /// As [`read`], from the content of `file`.
 ///
 /// # Errors
 /// As [`read`].
-pub(super) fn parse(file: &Path, content: Vec<u8>) -> Result<Rows> {
-    guarded(file, || parse_unguarded(file, content))
+pub(super) fn parse(
+    collection: &Collection,
+    file: &Path,
+    content: Vec<u8>,
+    is_original: bool,
+) -> Result<Rows> {
+    guarded(file, || parse_unguarded(collection, file, content, is_original))
 }
 
-fn parse_unguarded(file: &Path, content: Vec<u8>) -> Result<Rows> {
+fn parse_unguarded(
+    collection: &Collection,
+    file: &Path,
+    content: Vec<u8>,
+    is_original: bool,
+) -> Result<Rows> {
     let content = Bytes::from(content);
     let reader = open(file, &content)?;
+    let images = format!("{}.bytes", collection.column);
     let columns =
-        [find_column(file, &reader, "img.bytes", PhysicalType::BYTE_ARRAY)?, label_column(file, &reader)?];
+        [find_column(file, &reader, &images, PhysicalType::BYTE_ARRAY)?, label_column(file, &reader)?];
+    let [_, height, width] = collection.source.shape;
+    let image_len: usize = collection.source.shape.iter().product();
     check_columns(file, &reader, &content, &columns)?;
     let mut rows = Rows { images: Vec::new(), labels: Vec::new() };
     for group_idx in 0..reader.num_row_groups() {
         let first_row = rows.labels.len();
         let group = reader.get_row_group(group_idx).map_err(damaged(file))?;
         let encoded: Vec<ByteArray> = read_column::<ByteArrayType>(file, &*group, columns[0], first_row)?;
-        append_labels(file, &*group, columns[1], &mut rows.labels)?;
-        rows.images.resize(rows.labels.len() * IMAGE_LEN, 0);
-        let first_error = rows.images[first_row * IMAGE_LEN..]
-            .par_chunks_mut(IMAGE_LEN)
+        append_labels(collection, file, &*group, columns[1], &mut rows.labels)?;
+        rows.images.resize(rows.labels.len() * image_len, 0);
+        let first_error = rows.images[first_row * image_len..]
+            .par_chunks_mut(image_len)
             .zip(&encoded)
             .enumerate()
-            .filter_map(|(i, (pixels, bytes))| Some((i, decode(bytes.data(), pixels).err()?)))
+            .filter_map(|(i, (pixels, bytes))| {
+                Some((i, decode(bytes.data(), [height, width], is_original, pixels).err()?))
+            })
             .min_by_key(|(i, _)| *i);
         if let Some((i, reason)) = first_error {
             return Err(Error::data(file, format!("row {}: {}", first_row + i, quoted(&reason))));
@@ -78,7 +103,7 @@ fn parse_unguarded(file: &Path, content: Vec<u8>) -> Result<Rows> {
 ///
 /// # Errors
 /// As [`read`], images aside.
-pub(super) fn read_labels(file: &Path) -> Result<Vec<u8>> {
+pub(super) fn read_labels(collection: &Collection, file: &Path) -> Result<Vec<u8>> {
     let content = content(file, MAX_BYTES)?;
     guarded(file, || {
         let content = Bytes::from(content);
@@ -88,7 +113,7 @@ pub(super) fn read_labels(file: &Path) -> Result<Vec<u8>> {
         let mut labels = Vec::new();
         for group_idx in 0..reader.num_row_groups() {
             let group = reader.get_row_group(group_idx).map_err(damaged(file))?;
-            append_labels(file, &*group, column, &mut labels)?;
+            append_labels(collection, file, &*group, column, &mut labels)?;
         }
         Ok(labels)
     })
@@ -182,11 +207,17 @@ fn find_column(file: &Path, reader: &Reader, name: &str, expected: PhysicalType)
     Ok(idx)
 }
 
-fn append_labels(file: &Path, group: &dyn RowGroupReader, column: usize, labels: &mut Vec<u8>) -> Result<()> {
+fn append_labels(
+    collection: &Collection,
+    file: &Path,
+    group: &dyn RowGroupReader,
+    column: usize,
+    labels: &mut Vec<u8>,
+) -> Result<()> {
     let first_row = labels.len();
     let values = read_column::<Int64Type>(file, group, column, first_row)?;
     for (i, label) in values.into_iter().enumerate() {
-        labels.push(class(file, first_row + i, label)?);
+        labels.push(collection.class(file, first_row + i, label)?);
     }
     Ok(())
 }
@@ -226,14 +257,24 @@ fn read_column<T: DataType>(
     Ok(values)
 }
 
-/// Decodes a PNG or JPEG file into `pixels` (3, 32, 32). A panic of the decoder is an unreadable image as well.
-fn decode(bytes: &[u8], pixels: &mut [u8]) -> std::result::Result<(), String> {
-    panics::caught(|| decode_unguarded(bytes, pixels))
+/// Decodes a PNG or JPEG file into `pixels` (3, H, W). A panic of the decoder is an unreadable image as well.
+fn decode(
+    bytes: &[u8],
+    size: [usize; 2],
+    is_original: bool,
+    pixels: &mut [u8],
+) -> std::result::Result<(), String> {
+    panics::caught(|| decode_unguarded(bytes, size, is_original, pixels))
         .unwrap_or_else(|| Err("unreadable image: its parts contradict each other".into()))
 }
 
 /// The decoder's order is (row, column, channel).
-fn decode_unguarded(bytes: &[u8], pixels: &mut [u8]) -> std::result::Result<(), String> {
+fn decode_unguarded(
+    bytes: &[u8],
+    [height, width]: [usize; 2],
+    is_original: bool,
+    pixels: &mut [u8],
+) -> std::result::Result<(), String> {
     let unreadable = |error: image::ImageError| format!("unreadable image: {error}");
     let mut reader =
         ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|error| error.to_string())?;
@@ -241,17 +282,103 @@ fn decode_unguarded(bytes: &[u8], pixels: &mut [u8]) -> std::result::Result<(), 
     limits.max_alloc = Some(MAX_IMAGE_BYTES);
     reader.limits(limits);
     let decoder = reader.into_decoder().map_err(unreadable)?;
-    let [_, height, width] = SHAPE;
     // Checked before decoding, so that a huge image costs nothing.
-    if decoder.dimensions() != (width as u32, height as u32) {
-        let (found_width, found_height) = decoder.dimensions();
+    let (found_width, found_height) = decoder.dimensions();
+    let is_small = [found_width, found_height].iter().all(|side| (1..=MAX_SIDE).contains(side));
+    if is_original && !is_small {
+        return Err(format!("image of {found_width}x{found_height} pixels, not 1 to {MAX_SIDE} a side"));
+    }
+    if !is_original && (found_width, found_height) != (width as u32, height as u32) {
         return Err(format!("image of {found_width}x{found_height} pixels, not {width}x{height}"));
     }
-    let decoded = image::DynamicImage::from_decoder(decoder).map_err(unreadable)?.into_rgb8();
+    let mut decoded = image::DynamicImage::from_decoder(decoder).map_err(unreadable)?.into_rgb8();
+    if is_original {
+        decoded = fitted(&decoded, height as u32, width as u32);
+    }
     for (position, rgb) in decoded.as_raw().chunks_exact(3).enumerate() {
         for (channel, &value) in rgb.iter().enumerate() {
             pixels[channel * height * width + position] = value;
         }
     }
     Ok(())
+}
+
+/// The largest part in the middle of an image that has the proportions of `height` to `width`, brought to that size with a
+/// triangle filter, which averages where it shrinks.
+fn fitted(image: &RgbImage, height: u32, width: u32) -> RgbImage {
+    let (full_width, full_height) = image.dimensions();
+    let is_wide = u64::from(full_width) * u64::from(height) > u64::from(full_height) * u64::from(width);
+    let part = |of: u32, to: u32, from: u32| {
+        let part = u64::from(of) * u64::from(to) / u64::from(from);
+        u32::try_from(part).unwrap_or(of).max(1)
+    };
+    let (part_width, part_height) = if is_wide {
+        (part(full_height, width, height), full_height)
+    } else {
+        (full_width, part(full_width, height, width).min(full_height))
+    };
+    let (x, y) = ((full_width - part_width) / 2, (full_height - part_height) / 2);
+    let middle = imageops::crop_imm(image, x, y, part_width, part_height).to_image();
+    imageops::resize(&middle, width, height, FilterType::Triangle)
+}
+
+/// A file that [`read`] reads, with the images as PNG.
+///
+/// # Errors
+/// [`Error::Data`] if it cannot be made.
+pub(super) fn write(collection: &Collection, rows: &Rows, file: &Path) -> Result<Vec<u8>> {
+    let failed = |error: &dyn std::fmt::Display| Error::data(file, format!("cannot be made: {error}"));
+    let schema = format!(
+        "message schema {{
+            optional group {} {{ optional binary bytes; optional binary path (STRING); }}
+            optional int64 label;
+        }}",
+        collection.column
+    );
+    let schema = Arc::new(parse_message_type(&schema).map_err(|error| failed(&error))?);
+    // PNG is compressed already.
+    let properties = WriterProperties::builder().set_compression(Compression::UNCOMPRESSED);
+    let properties = Arc::new(properties.set_dictionary_enabled(false).build());
+    let [_, height, width] = collection.source.shape;
+    let image_len: usize = collection.source.shape.iter().product();
+    let encoded = rows.images.par_chunks(image_len).map(|pixels| encode(pixels, height, width));
+    let encoded: Vec<ByteArray> =
+        encoded.collect::<std::result::Result<_, _>>().map_err(|error| failed(&error))?;
+    let groups = || -> std::result::Result<Vec<u8>, ParquetError> {
+        let mut writer = SerializedFileWriter::new(Vec::new(), schema, properties)?;
+        for (idx, (images, labels)) in
+            encoded.chunks(GROUP_ROWS).zip(rows.labels.chunks(GROUP_ROWS)).enumerate()
+        {
+            let n = labels.len();
+            let paths = (0..n).map(|row| format!("{}.png", idx * GROUP_ROWS + row).as_str().into());
+            let paths: Vec<ByteArray> = paths.collect();
+            let labels: Vec<i64> = labels.iter().map(|&label| label.into()).collect();
+            let mut group = writer.next_row_group()?;
+            for values in [images, &paths] {
+                let mut column = group.next_column()?.ok_or_else(no_column)?;
+                column.typed::<ByteArrayType>().write_batch(values, Some(&vec![2; n]), None)?;
+                column.close()?;
+            }
+            let mut column = group.next_column()?.ok_or_else(no_column)?;
+            column.typed::<Int64Type>().write_batch(&labels, Some(&vec![1; n]), None)?;
+            column.close()?;
+            group.close()?;
+        }
+        writer.into_inner()
+    };
+    groups().map_err(|error| failed(&error))
+}
+
+fn no_column() -> ParquetError {
+    ParquetError::General("the schema has too few columns".to_owned())
+}
+
+/// Pixels (3, H, W) as a PNG file.
+fn encode(pixels: &[u8], height: usize, width: usize) -> std::result::Result<ByteArray, image::ImageError> {
+    let at = |channel: usize, x: u32, y: u32| pixels[(channel * height + y as usize) * width + x as usize];
+    let rgb = |x, y| image::Rgb([at(0, x, y), at(1, x, y), at(2, x, y)]);
+    let image = RgbImage::from_fn(width as u32, height as u32, rgb);
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, ImageFormat::Png)?;
+    Ok(bytes.into_inner().into())
 }

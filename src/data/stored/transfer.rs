@@ -39,7 +39,7 @@ pub struct Limits {
     pub window: Duration,
     /// Below which, in bytes per second over a window, a transfer is broken off.
     pub min_speed: u64,
-    /// Size of the largest file that is taken; the largest of CIFAR-10 has 120 MB.
+    /// Size of the largest file that is taken; the largest of CIFAR-10 has 120 MB, that of Imagenette about as much.
     pub max_bytes: u64,
 }
 
@@ -156,7 +156,7 @@ pub(super) fn fetch(
         let (response, announced) = request(&client, url, limits).await?;
         if let Some(size) = announced.size_bytes.filter(|&size| size > limits.max_bytes) {
             let reason =
-                format!("announces {size} bytes, more than the {} of a file of CIFAR-10", limits.max_bytes);
+                format!("announces {size} bytes, more than the {} of a file of images", limits.max_bytes);
             return Err(Failure::Refused(reason));
         }
         if let Some(size) = announced.size_bytes {
@@ -280,7 +280,7 @@ fn check_size(done: u64, announced: Option<u64>, limits: &Limits) -> Result<(), 
         }
         _ if done > limits.max_bytes => {
             let max_bytes = limits.max_bytes;
-            Err(Failure::Refused(format!("sent more than the {max_bytes} bytes of a file of CIFAR-10")))
+            Err(Failure::Refused(format!("sent more than the {max_bytes} bytes of a file of images")))
         }
         _ => Ok(()),
     }
