@@ -18,6 +18,7 @@ use crate::nn::{self, RunningStats};
 use crate::params::Layout;
 use crate::problem::defend::{BlackBox, Front, Opened};
 use crate::problem::{Defend as Problem, Prepared, Problem as _, State, io_of};
+use crate::rng::{Purpose, Stream};
 use crate::setting::Domain::Int;
 use crate::setting::{Entry, Section, Settings};
 use crate::train::{self, Run, Status};
@@ -70,6 +71,8 @@ crate::section! {
         pub autoencoder_epochs: usize = 600 => Int(1, 1_000_000),
         /// Images per step of these three.
         pub foundation_batch: usize = 256 => Int(1, 1_000_000),
+        /// Training images with which the black box is asked, class-balanced; 0 for all.
+        pub n_tune: usize = 0 => Int(0, 1_000_000),
     }
 }
 
@@ -114,7 +117,12 @@ impl Task for Defend {
     fn check(&self, settings: &Settings) -> Result<()> {
         images::check(settings)?;
         parts(settings)?.check()?;
-        let Config { defense, tune, .. } = settings.read()?;
+        let Config { defense, tune, n_tune, .. } = settings.read()?;
+        let data::Config { n_train, .. } = settings.read()?;
+        if n_train > 0 && n_tune > n_train {
+            let reason = format!("at most the n-train = {n_train} training images; got {n_tune}");
+            return Err(Error::setting("n-tune", reason));
+        }
         if defense == Defense::None && tune != Tune::None {
             let reason = "with defense = none there is nothing in front of the classifier to train; use none";
             return Err(Error::setting("tune", reason));
@@ -138,10 +146,10 @@ impl Task for Defend {
 
     fn run(&self, settings: &Settings, seed: u64, session: &Session) -> Result<Outcome> {
         let parts = parts(settings)?;
-        let Config { defense, tune, .. } = settings.read()?;
+        let Config { defense, tune, n_tune, .. } = settings.read()?;
         let nn::Config { precision, .. } = settings.read()?;
         let foundation = Foundation::new(settings, seed, session, parts)?;
-        let unit = foundation.unit();
+        let tuned = tuned(foundation.unit(), n_tune, seed)?;
         let like = Tensor::zeros(1, precision.dtype(), session.device)?;
         let alone = foundation.alone(&like)?;
 
@@ -170,7 +178,7 @@ impl Task for Defend {
             Tune::Last => Front::tensor(&front, start.clone(), &parts.last_weight())?,
             Tune::All | Tune::None => Front::whole(&front, start.clone()),
         };
-        let problem = Problem::new(trained_part, boxes, unit, precision, (sigma, seed), resources)
+        let problem = Problem::new(trained_part, boxes, &tuned, precision, (sigma, seed), resources)
             .with_whole(&whole)
             .augmented(augment);
         let began = Instant::now();
@@ -300,7 +308,7 @@ fn save(path: Option<&Path>, identity: &str, certificates: &[Certificate]) -> Re
 
 /// Foundations, steps, measuring and certification, from the speed of the whole as one network.
 fn cost(settings: &Settings, planner: &mut Planner) -> Result<Cost> {
-    let Config { defense, tune, classifier_epochs, denoiser_epochs, .. } = settings.read()?;
+    let Config { defense, tune, n_tune, classifier_epochs, denoiser_epochs, .. } = settings.read()?;
     let certify::Config { n0, n, n_certified, .. } = settings.read()?;
     let subject = Subject::of(settings)?;
     let parts = parts(settings)?;
@@ -334,9 +342,10 @@ fn cost(settings: &Settings, planner: &mut Planner) -> Result<Cost> {
         return Ok(total + passes(subject.n_measured as f64));
     }
     let train::Config { epochs, batch_size } = settings.read()?;
+    let n_tuned = if n_tune == 0 { subject.n_train } else { n_tune };
     let amount = Amount {
-        steps: (subject.n_train.div_ceil(batch_size) * epochs) as f64,
-        items: (subject.n_train * epochs) as f64,
+        steps: (n_tuned.div_ceil(batch_size) * epochs) as f64,
+        items: (n_tuned * epochs) as f64,
         measured: (subject.n_measured * epochs) as f64,
     };
     let layout = match tune {
@@ -351,13 +360,22 @@ fn cost(settings: &Settings, planner: &mut Planner) -> Result<Cost> {
     let steps = Steps {
         n: amount.steps,
         items: amount.items,
-        n_items: subject.n_train,
+        n_items: n_tuned,
         n_classes: subject.n_classes,
         n_outputs,
         layout: &layout,
         speed: &speed,
     };
     Ok(total + passes(amount.measured) + method.cost(settings, &steps)?)
+}
+
+/// The images with which the black box is asked; those that measure stay.
+fn tuned(images: &Prepared, n: usize, seed: u64) -> Result<Prepared> {
+    if n == 0 {
+        return Ok(images.clone());
+    }
+    let rows = images.train.balanced_subset(n, Stream::new(seed, Purpose::Subset, 3))?;
+    Ok(Prepared { train: images.train.select(&rows), ..images.clone() })
 }
 
 /// The images of a trial with pixels from 0 to 1.
