@@ -1,14 +1,15 @@
 //! Speed of certification: classes of noisy copies of images, noise and counting included.
 
-use candle_core::Tensor;
+use candle_core::Device;
 use serde::Serialize;
 
 use super::machine::peak_memory_bytes;
-use super::{GIGA, MICRO, Machine, Seconds, Workload};
+use super::{GIGA, MICRO, Machine, Seconds};
 use crate::certify::{self, Certifier, NetworkClassifier};
 use crate::data;
-use crate::kernels::{Precision, Split};
-use crate::nn::{Context, Mode, Network};
+use crate::kernels::Precision;
+use crate::nn::Network;
+use crate::nn::model::{self, Defended};
 use crate::{Error, Result};
 
 /// What is measured.
@@ -20,6 +21,8 @@ pub struct Config {
     pub n0: usize,
     /// See [`Config::n0`].
     pub n: usize,
+    /// Seed of weights and noise.
+    pub seed: u64,
     /// Runs of which the median counts.
     pub repeats: usize,
 }
@@ -33,11 +36,9 @@ pub struct Measurement {
     /// Where it was taken.
     #[serde(flatten)]
     pub machine: Machine,
-    /// Network that classifies.
+    /// Network that classifies, and what stands before it.
     pub model: String,
-    /// Network before it, if there is one.
-    pub denoiser: Option<String>,
-    /// Parameters of both.
+    /// Parameters.
     pub n_params: usize,
     /// Images certified.
     pub n_images: usize,
@@ -71,49 +72,37 @@ pub struct Measurement {
     pub peak_memory_bytes: Option<u64>,
 }
 
-/// A network before the classifier, with its parameters (d).
-#[derive(Debug, Clone, Copy)]
-pub struct Denoiser<'a> {
-    /// Its short name.
-    pub name: &'a str,
-    /// Of images to images of the same size.
-    pub network: &'a Network,
-    /// Parameters.
-    pub params: &'a [f64],
+/// The ResNet of `depth` and `width` behind a denoiser of so many convolutions and channels, if there is one, for images of
+/// CIFAR-10's size.
+///
+/// # Errors
+/// If there are no networks of these sizes.
+pub fn network(depth: usize, width: usize, denoiser: Option<[usize; 2]>) -> Result<Network> {
+    let (family, io) = (&model::resnet::FAMILY, model::Io::CIFAR);
+    let Some(denoiser) = denoiser else { return family.build(depth, width, &io) };
+    let defended = Defended { denoiser, has_code: false, family, classifier: [depth, width], io };
+    defended.check()?;
+    Ok(defended.whole())
 }
 
-/// Measures the certification of procedural images by the network of `work`, behind `denoiser` if there is one, with the
-/// running statistics of untrained networks: the time does not depend on them.
+/// Measures the certification of procedural images by `network` with initial weights and statistics: the time does not
+/// depend on them.
 ///
 /// # Errors
 /// If a forward pass fails.
 ///
 /// # Panics
 /// If there is nothing to repeat.
-pub fn measure(work: &Workload, denoiser: Option<Denoiser>, config: &Config) -> Result<Measurement> {
+pub fn measure(network: &Network, name: String, config: &Config, device: &Device) -> Result<Measurement> {
     let images = data::synthetic(0, config.n_images).test;
-    let stats = work.network.initial_stats();
-    let precision = Precision::F32;
+    let params = network.layout().initial_values(config.seed);
+    let stats = network.initial_stats();
     let normalization = &images.normalization;
-    let Workload { network, params, device, .. } = work;
-    let mut classifier = NetworkClassifier::new(network, params, &stats, normalization, precision, device)?;
-    let mut flops = network.flops();
-    let mut n_params = params.len();
-    let before;
-    if let Some(Denoiser { network, params, .. }) = denoiser {
-        before = (network.tensors(params, precision.dtype(), device)?, network.initial_stats());
-        let denoise = |images: &Tensor| {
-            let context = Context { mode: Mode::Eval(&before.1), split: Split::Threads };
-            network.forward(&context, &before.0, images)
-        };
-        classifier = classifier.behind(Box::new(denoise));
-        flops += network.flops();
-        n_params += params.len();
-    }
-    let Config { n_images, n0, n, repeats } = *config;
+    let classifier = NetworkClassifier::new(network, &params, &stats, normalization, Precision::F32, device)?;
+    let Config { n_images, n0, n, seed, repeats } = *config;
     let rows = certify::rows(images.len(), 0);
     let asked = certify::Config { n0, n, ..certify::Config::default() };
-    let certifier = Certifier::new(0.25, asked, work.seed, images.image_len());
+    let certifier = Certifier::new(0.25, asked, seed, images.image_len());
     let seconds = Seconds::of_repeated(repeats, || {
         certifier.run(&images, &rows, &classifier, Vec::new(), &mut |_| Ok(()))?;
         Ok::<(), Error>(())
@@ -121,18 +110,17 @@ pub fn measure(work: &Workload, denoiser: Option<Denoiser>, config: &Config) -> 
     let peak_memory_bytes = peak_memory_bytes();
     let machine = Machine::measure(device)?;
     let copies_per_s = (n_images * (n0 + n)) as f64 / seconds.median;
-    let gflops = flops as f64 * copies_per_s / GIGA;
+    let gflops = network.flops() as f64 * copies_per_s / GIGA;
     Ok(Measurement {
         peak_share: machine.share_of_peak(gflops),
         machine,
-        model: work.model.clone(),
-        denoiser: denoiser.map(|denoiser| denoiser.name.to_owned()),
-        n_params,
+        model: name,
+        n_params: params.len(),
         n_images,
         n0,
         n,
         batch_size: certifier.batch,
-        seed: work.seed,
+        seed,
         repeats,
         certify_s: seconds.median,
         certify_min_s: seconds.min,

@@ -25,7 +25,7 @@ use super::{Common, Exit, key_value, say};
   deepzero bench rge --queries 8 --threads 1
   deepzero bench conv --json
   deepzero bench fo --steps 5
-  deepzero bench certify --model resnet20
+  deepzero bench certify --denoiser 8x32
   deepzero bench cge --json > then.json, and later: deepzero bench cge --against then.json
 
 Everything is measured on all threads of the CPU, or on the GPU that --device names (but conv: our kernels for
@@ -157,9 +157,15 @@ struct FoArgs {
 
 #[derive(Debug, Args)]
 struct CertifyArgs {
-    /// resnetN, resnet-bN, cnn-dN, wide-cnn8 or lenet, with -wC for another width: resnet20, cnn-d3, resnet8-w4.
-    #[arg(long, default_value = "resnet20")]
-    model: String,
+    /// Depth of the ResNet that classifies.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    depth: usize,
+    /// Channels of its first stage.
+    #[arg(long, default_value_t = 16, value_name = "C")]
+    width: usize,
+    /// Convolutions and channels of the denoiser (DnCNN) before it, as DEPTHxWIDTH, or none.
+    #[arg(long, default_value = "8x32", value_name = "DxW", value_parser = denoiser)]
+    denoiser: DenoiserSize,
     /// Procedural images to certify.
     #[arg(long, default_value = "8", value_name = "N", value_parser = count(MAX_BATCH))]
     images: usize,
@@ -172,9 +178,6 @@ struct CertifyArgs {
     /// Seed of initial weights and noise.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Weights, safetensors with PyTorch names; by default initial ones.
-    #[arg(long, value_name = "FILE")]
-    weights: Option<PathBuf>,
     /// Runs of which the median counts.
     #[arg(long, default_value = "3", value_name = "N", value_parser = count(MAX_REPEATS))]
     repeats: usize,
@@ -188,6 +191,21 @@ enum DistributionName {
     LprPaper,
     /// The same with ZO-GraSP as released.
     LprReleased,
+}
+
+/// Sizes of a denoiser, if there is one.
+#[derive(Debug, Clone, Copy)]
+struct DenoiserSize(Option<[usize; 2]>);
+
+fn denoiser(text: &str) -> std::result::Result<DenoiserSize, String> {
+    if text == "none" {
+        return Ok(DenoiserSize(None));
+    }
+    let sizes =
+        text.split_once('x').and_then(|(depth, width)| Some([depth.parse().ok()?, width.parse().ok()?]));
+    sizes
+        .map(|sizes| DenoiserSize(Some(sizes)))
+        .ok_or_else(|| "expected DEPTHxWIDTH, such as 8x32, or none".to_owned())
 }
 
 /// Bounds that keep a slip of the finger from asking for all memory or a year.
@@ -279,10 +297,13 @@ pub(super) fn run(common: &Common, args: &BenchArgs, ranks: &Ranks) -> Result<Ex
             show.measured("fo", &measured, say_fo)
         }
         BenchVerb::Certify(args) => {
-            let CertifyArgs { images: n_images, n0, n, repeats, .. } = *args;
-            let workload = Workload::new(&args.model, 1, args.seed, args.weights.as_deref())?.on(device);
-            let config = certify::Config { n_images, n0, n, repeats };
-            show.measured("certify", &certify::measure(&workload, None, &config)?, say_certify)
+            let CertifyArgs { depth, width, images: n_images, n0, n, seed, repeats, .. } = *args;
+            let DenoiserSize(denoiser) = args.denoiser;
+            let network = certify::network(depth, width, denoiser)?;
+            let behind = denoiser.map_or(String::new(), |[d, w]| format!(" behind a DnCNN of {d} x {w}"));
+            let name = format!("resnet{depth}-w{width}{behind}");
+            let config = certify::Config { n_images, n0, n, seed, repeats };
+            show.measured("certify", &certify::measure(&network, name, &config, &device)?, say_certify)
         }
     }
 }
@@ -479,8 +500,7 @@ fn say_fo(m: &first_order::Measurement) -> std::io::Result<()> {
 
 fn say_certify(m: &certify::Measurement) -> std::io::Result<()> {
     say_machine(&m.machine)?;
-    let behind = m.denoiser.as_ref().map_or(String::new(), |denoiser| format!(" behind {denoiser}"));
-    say!("{}{behind}: {} images, n0 = {}, n = {}, batch {}", m.model, m.n_images, m.n0, m.n, m.batch_size)?;
+    say!("{}: {} images, n0 = {}, n = {}, batch {}", m.model, m.n_images, m.n0, m.n, m.batch_size)?;
     let spread = spread(m.certify_s, m.certify_min_s, m.certify_max_s);
     say_row("certification", format_args!("{spread}, median of {}", m.repeats))?;
     say_row(

@@ -2,7 +2,7 @@
 //! tests/golden/README.md). Another folder of such values can be tested by `DEEPZERO_GOLDEN`.
 
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use deepzero::certify;
@@ -13,7 +13,7 @@ use deepzero::results::read_profile;
 use deepzero::rng::{Purpose, Stream};
 use serde::Deserialize;
 
-use super::cli::{Place, golden};
+use super::cli::{Place, golden_folder};
 use super::resume::signal;
 
 /// Absolute tolerance of bounds and radii.
@@ -52,12 +52,8 @@ struct Predict {
     prediction: i64,
 }
 
-fn folder() -> PathBuf {
-    std::env::var_os("DEEPZERO_GOLDEN").map_or_else(|| golden(""), PathBuf::from)
-}
-
 fn expected() -> Expected {
-    let text = std::fs::read_to_string(folder().join("certify.expected.json")).unwrap();
+    let text = std::fs::read_to_string(golden_folder().join("certify.expected.json")).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 

@@ -11,7 +11,7 @@ use deepzero::nn::model::Io;
 use deepzero::nn::objective::NetworkObjective;
 use deepzero::nn::{Context, Mode, backprop, model, weights};
 use deepzero::rng::{Purpose, Stream};
-use deepzero::zo::evaluate::{self, EvaluatorKind};
+use deepzero::zo::evaluate::{self, Evaluator, EvaluatorKind};
 use deepzero::zo::{Metered, Probe, QueryCount};
 
 use super::cli::Place;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::Scratch;
+use super::finish::Finish;
 use super::geometry::Geometry;
 use super::tile::{Offsets, Packed, Walk, pixels, product};
 use super::winograd::Winograd;
@@ -102,8 +103,20 @@ impl<T: Element> Conv<T> {
     /// Rows `rows` of it; the first must be a multiple of [`STRIP`].
     pub fn run_rows(&self, input: &[T], rows: Range<usize>, out: &mut [T], scratch: &mut Scratch<T>) {
         match &self.dense {
-            Dense::Direct(weight) => self.run_direct(weight, input, rows, out, scratch),
-            Dense::Winograd(op) => op.run(self.isa, self.lanes, input, rows, out, scratch),
+            Dense::Direct(weight) => self.run_direct(weight, input, rows, None, out, scratch),
+            Dense::Winograd(op) => op.run(self.isa, self.lanes, input, rows, None, out, scratch),
+        }
+    }
+
+    /// As [`Conv::run`], and what follows, at once.
+    ///
+    /// # Panics
+    /// If `finish` has fewer maps than there are output channels.
+    pub fn run_finished(&self, input: &[T], finish: &Finish<T>, out: &mut [T], scratch: &mut Scratch<T>) {
+        let (rows, finish) = (0..self.geometry.out_height(), Some(finish));
+        match &self.dense {
+            Dense::Direct(weight) => self.run_direct(weight, input, rows, finish, out, scratch),
+            Dense::Winograd(op) => op.run(self.isa, self.lanes, input, rows, finish, out, scratch),
         }
     }
 
@@ -120,7 +133,7 @@ impl<T: Element> Conv<T> {
         out: &mut [T],
         scratch: &mut Scratch<T>,
     ) {
-        self.run_direct(&self.single[channel], plane, rows, out, scratch);
+        self.run_direct(&self.single[channel], plane, rows, None, out, scratch);
     }
 
     fn run_direct(
@@ -128,6 +141,7 @@ impl<T: Element> Conv<T> {
         weight: &Packed<T>,
         input: &[T],
         rows: Range<usize>,
+        finish: Option<&Finish<T>>,
         out: &mut [T],
         scratch: &mut Scratch<T>,
     ) {
@@ -153,7 +167,7 @@ impl<T: Element> Conv<T> {
             out_channel: self.out_plane(),
             out_row: g.out_width(),
         };
-        self.isa.dispatch(Direct { weight, walk, input, out });
+        self.isa.dispatch(Direct { weight, walk, input, finish, out });
     }
 
     /// Writes to `out` (H', W', lane) what a shift of weight (i, kh, kw) adds to its output channel:
@@ -195,6 +209,7 @@ struct Direct<'a, T> {
     weight: &'a Packed<T>,
     walk: Walk<'a>,
     input: &'a [T],
+    finish: Option<&'a Finish<'a, T>>,
     out: &'a mut [T],
 }
 
@@ -203,7 +218,7 @@ impl<T: Element> WithSimd for Direct<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let (input, out) = (T::vectors::<S>(self.input), T::vectors_mut::<S>(self.out));
-        product::<S, T>(simd, self.weight, &self.walk, input, out);
+        product::<S, T>(simd, self.weight, &self.walk, input, self.finish, out);
     }
 }
 

@@ -342,6 +342,12 @@ impl<T: Element, const DELTA: bool, const ADDED: bool, const RELU: u8> WithSimd
     }
 }
 
+/// γ / sqrt(v + ε), rounded once.
+#[must_use]
+pub fn factor<T: Element>(scale: T, variance: f64, epsilon: f64) -> T {
+    T::of(scale.wide() / (variance + epsilon).sqrt())
+}
+
 /// The map itself for one block (C, plane, lane), with γ and β in `params` (2, C) and one entry of
 /// `moments` per channel; `other` and `is_relu` as in [`Map`].
 #[derive(Debug)]
@@ -367,7 +373,7 @@ impl<T: Element> MapBlock<'_, T> {
             let at = channel * plane..(channel + 1) * plane;
             let Moments { mean, variance } = self.moments[channel];
             let map = Map {
-                scale: T::of(scales[channel].wide() / (variance + self.epsilon).sqrt()),
+                scale: factor(scales[channel], variance, self.epsilon),
                 mean: T::of(mean),
                 shift: shifts[channel],
                 other: self.other.map(|other| &other[at.clone()]),

@@ -3,6 +3,7 @@
 use pulp::Simd;
 
 use super::Buffer;
+use super::finish::{Finish, Finisher};
 use crate::kernels::{Element, Isa};
 
 /// Registers of outputs per register tile, at most.
@@ -103,12 +104,13 @@ pub(super) fn product<S: Simd, T: Element>(
     weight: &Packed<T>,
     walk: &Walk,
     input: &[T::Vector<S>],
+    finish: Option<&Finish<T>>,
     out: &mut [T::Vector<S>],
 ) {
     match weight.pixels {
-        PIXELS => product_in::<S, T, PIXELS>(simd, weight, walk, input, out),
-        FEW_PIXELS => product_in::<S, T, FEW_PIXELS>(simd, weight, walk, input, out),
-        _ => product_in::<S, T, 1>(simd, weight, walk, input, out),
+        PIXELS => product_in::<S, T, PIXELS>(simd, weight, walk, input, finish, out),
+        FEW_PIXELS => product_in::<S, T, FEW_PIXELS>(simd, weight, walk, input, finish, out),
+        _ => product_in::<S, T, 1>(simd, weight, walk, input, finish, out),
     }
 }
 
@@ -118,6 +120,7 @@ fn product_in<S: Simd, T: Element, const PIXELS: usize>(
     weight: &Packed<T>,
     walk: &Walk,
     input: &[T::Vector<S>],
+    finish: Option<&Finish<T>>,
     out: &mut [T::Vector<S>],
 ) {
     debug_assert_eq!(weight.depth, walk.offsets.values.len());
@@ -129,20 +132,20 @@ fn product_in<S: Simd, T: Element, const PIXELS: usize>(
             for block in 0..weight.widths.len() {
                 let width = weight.widths[block];
                 let values = &weight.values[weights..weights + width * weight.depth];
-                let tile = Tile { walk, y, x, n, first };
+                let tile = Tile { walk, y, x, n, first, finish };
                 match width {
-                    1 => tile.run::<S, T, PIXELS, 1>(simd, values, input, out),
-                    2 => tile.run::<S, T, PIXELS, 2>(simd, values, input, out),
-                    3 => tile.run::<S, T, PIXELS, 3>(simd, values, input, out),
-                    4 => tile.run::<S, T, PIXELS, 4>(simd, values, input, out),
-                    5 => tile.run::<S, T, PIXELS, 5>(simd, values, input, out),
-                    6 => tile.run::<S, T, PIXELS, 6>(simd, values, input, out),
-                    7 => tile.run::<S, T, PIXELS, 7>(simd, values, input, out),
-                    8 => tile.run::<S, T, PIXELS, 8>(simd, values, input, out),
-                    9 => tile.run::<S, T, PIXELS, 9>(simd, values, input, out),
-                    10 => tile.run::<S, T, PIXELS, 10>(simd, values, input, out),
-                    11 => tile.run::<S, T, PIXELS, 11>(simd, values, input, out),
-                    _ => tile.run::<S, T, PIXELS, 12>(simd, values, input, out),
+                    1 => tile.run::<S, PIXELS, 1>(simd, values, input, out),
+                    2 => tile.run::<S, PIXELS, 2>(simd, values, input, out),
+                    3 => tile.run::<S, PIXELS, 3>(simd, values, input, out),
+                    4 => tile.run::<S, PIXELS, 4>(simd, values, input, out),
+                    5 => tile.run::<S, PIXELS, 5>(simd, values, input, out),
+                    6 => tile.run::<S, PIXELS, 6>(simd, values, input, out),
+                    7 => tile.run::<S, PIXELS, 7>(simd, values, input, out),
+                    8 => tile.run::<S, PIXELS, 8>(simd, values, input, out),
+                    9 => tile.run::<S, PIXELS, 9>(simd, values, input, out),
+                    10 => tile.run::<S, PIXELS, 10>(simd, values, input, out),
+                    11 => tile.run::<S, PIXELS, 11>(simd, values, input, out),
+                    _ => tile.run::<S, PIXELS, 12>(simd, values, input, out),
                 }
                 weights += width * weight.depth;
                 first += width;
@@ -153,17 +156,19 @@ fn product_in<S: Simd, T: Element, const PIXELS: usize>(
 }
 
 /// `n` ≤ PIXELS outputs of one row for the channels from `first` on.
-struct Tile<'a> {
+struct Tile<'a, T> {
     walk: &'a Walk<'a>,
     y: usize,
     x: usize,
     n: usize,
     first: usize,
+    /// What is done to outputs, whose planes are the first in `out`.
+    finish: Option<&'a Finish<'a, T>>,
 }
 
-impl Tile<'_> {
+impl<T: Element> Tile<'_, T> {
     #[inline(always)]
-    fn run<S: Simd, T: Element, const PIXELS: usize, const CHANNELS: usize>(
+    fn run<S: Simd, const PIXELS: usize, const CHANNELS: usize>(
         &self,
         simd: S,
         weight: &[T],
@@ -199,7 +204,17 @@ impl Tile<'_> {
             }
         }
         for c in 0..CHANNELS {
-            let out = &mut out[(self.first + c) * walk.out_channel + self.y * walk.out_row + self.x..];
+            let start = self.y * walk.out_row + self.x;
+            let out = &mut out[(self.first + c) * walk.out_channel + start..];
+            if let Some(finish) = self.finish {
+                let channel = self.first + c;
+                let finisher = Finisher::new::<S, T>(simd, finish, channel, walk.out_channel, start);
+                for p in 0..PIXELS {
+                    if p < self.n {
+                        sums[c][p] = finisher.apply::<S, T>(simd, sums[c][p], p);
+                    }
+                }
+            }
             if self.n == PIXELS {
                 let out: &mut [T::Vector<S>; PIXELS] =
                     (&mut out[..PIXELS]).try_into().expect("as many outputs as pixels");

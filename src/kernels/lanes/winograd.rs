@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
+use super::finish::{Finish, Finisher};
 use super::{Buffer, Scratch};
 use crate::kernels::memory::prefetch;
 use crate::kernels::{Element, Isa};
@@ -80,13 +81,16 @@ impl<T: Element> Winograd<T> {
         (2 * POSITIONS * tiles * self.c_in * self.widths.iter().sum::<usize>()) as u64
     }
 
-    /// Rows `rows`, from a multiple of four on, of `out` (C_out, H, W, lane) from `input` (C_in, H, W, lane).
+    /// Rows `rows`, from a multiple of four on, of `out` (C_out, H, W, lane) from `input` (C_in, H, W, lane), after
+    /// `finish` if there is one.
+    #[expect(clippy::too_many_arguments, reason = "one call, of two convolutions")]
     pub(super) fn run(
         &self,
         isa: Isa,
         lanes: usize,
         input: &[T],
         rows: Range<usize>,
+        finish: Option<&Finish<T>>,
         out: &mut [T],
         scratch: &mut Scratch<T>,
     ) {
@@ -95,7 +99,7 @@ impl<T: Element> Winograd<T> {
         );
         let transformed = scratch.transformed.reserve(POSITIONS * position_stride(self.c_in) * lanes);
         let products = scratch.products.reserve(MAX_CHANNELS * PAIR * (LINE + LINE * 4) * lanes);
-        isa.dispatch(Run { op: self, input, rows, out, transformed, products });
+        isa.dispatch(Run { op: self, input, rows, finish, out, transformed, products });
     }
 }
 
@@ -157,6 +161,7 @@ struct Run<'a, T> {
     op: &'a Winograd<T>,
     input: &'a [T],
     rows: Range<usize>,
+    finish: Option<&'a Finish<'a, T>>,
     out: &'a mut [T],
     /// (position, C_in, tile)
     transformed: &'a mut [T],
@@ -189,7 +194,7 @@ impl<T: Element> WithSimd for Run<'_, T> {
                     let n = op.widths[block];
                     let weights = &op.weights[start..start + POSITIONS * op.c_in * n];
                     let out = &mut out[first * plane..][..n * plane];
-                    let tile = Channels { c_in: op.c_in, weights, size, corner };
+                    let tile = Channels { c_in: op.c_in, weights, size, corner, finish: self.finish, first };
                     match n {
                         1 => tile.run::<S, 1>(simd, transformed, products, out),
                         2 => tile.run::<S, 2>(simd, transformed, products, out),
@@ -369,6 +374,9 @@ struct Channels<'a, T> {
     size: [usize; 2],
     /// First row and column of the outputs.
     corner: [usize; 2],
+    /// What is done to outputs, and the number of the first channel.
+    finish: Option<&'a Finish<'a, T>>,
+    first: usize,
 }
 
 impl<T: Element> Channels<'_, T> {
@@ -408,7 +416,10 @@ impl<T: Element> Channels<'_, T> {
         }
         let (n_rows, n_columns) = (4.min(height - y), COLUMNS.min(width - x));
         for o in 0..CHANNELS {
-            let out = &mut out[o * height * width + y * width + x..][..(n_rows - 1) * width + n_columns];
+            let (plane, start) = (height * width, y * width + x);
+            let out = &mut out[o * plane + start..][..(n_rows - 1) * width + n_columns];
+            let finisher =
+                self.finish.map(|finish| Finisher::new::<S, T>(simd, finish, self.first + o, plane, start));
             let mut m = [&rows[o * COLUMNS..][..COLUMNS]; LINE];
             for i in 1..LINE {
                 m[i] = &rows[(i * CHANNELS + o) * COLUMNS..][..COLUMNS];
@@ -418,7 +429,11 @@ impl<T: Element> Channels<'_, T> {
                     let column =
                         output_line::<S, T>(simd, [m[0][k], m[1][k], m[2][k], m[3][k], m[4][k], m[5][k]]);
                     for r in 0..4 {
-                        out[r * width + k] = column[r];
+                        let at = r * width + k;
+                        out[at] = match &finisher {
+                            Some(finisher) => finisher.apply::<S, T>(simd, column[r], at),
+                            None => column[r],
+                        };
                     }
                 }
             } else {
@@ -426,7 +441,11 @@ impl<T: Element> Channels<'_, T> {
                     let column =
                         output_line::<S, T>(simd, [m[0][k], m[1][k], m[2][k], m[3][k], m[4][k], m[5][k]]);
                     for r in 0..n_rows {
-                        out[r * width + k] = column[r];
+                        let at = r * width + k;
+                        out[at] = match &finisher {
+                            Some(finisher) => finisher.apply::<S, T>(simd, column[r], at),
+                            None => column[r],
+                        };
                     }
                 }
             }

@@ -2,6 +2,7 @@
 
 use super::{ActivationShape, Epilogue, Mode};
 use crate::Result;
+use crate::kernels::lanes::finish::{ChannelMap, Finish};
 use crate::kernels::lanes::norm::Moments;
 use crate::kernels::lanes::{Blocks, Scratch};
 use crate::kernels::{Element, Isa};
@@ -28,6 +29,22 @@ pub trait Streamed<T>: Send + Sync {
     /// Output (C', H', W', lane) of one block, from its inputs (C, H, W, lane) and, for a batch norm in
     /// train mode, the moments of the batch.
     fn run(&self, inputs: &[&[T]], moments: &[Moments], out: &mut [T], scratch: &mut Scratch<T>);
+
+    /// Of a layer that is a map of every channel of its first input, without a bias, to which its second is added: the
+    /// maps, none for those that leave everything as it is, and whether negative results become zero.
+    fn maps(&self) -> Option<(Option<Vec<ChannelMap<T>>>, bool)> {
+        None
+    }
+
+    /// By output channel its bias, of a layer that can apply maps to what it computes; empty if there is none.
+    fn finishes(&self) -> Option<&[T]> {
+        None
+    }
+
+    /// As [`Streamed::run`] of such a layer, with maps that contain its bias.
+    fn run_finished(&self, _inputs: &[&[T]], _finish: &Finish<T>, _out: &mut [T], _scratch: &mut Scratch<T>) {
+        unreachable!("only layers that finish are asked to");
+    }
 }
 
 /// A layer that can get ready, for one number type.

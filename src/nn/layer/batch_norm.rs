@@ -8,6 +8,7 @@ use super::{
 use crate::Error;
 use crate::kernels::batched::{self, Change, NormBase, NormChange};
 use crate::kernels::lanes::Scratch;
+use crate::kernels::lanes::finish::ChannelMap;
 use crate::kernels::lanes::norm::{self, Affine, Plane, PlaneChange, Relu, SUMS, add_sums};
 use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
 use crate::kernels::ops::{Execution, stack as joined};
@@ -507,5 +508,17 @@ impl<T: Element> Streamed<T> for StreamedBatchNorm<T> {
         let Self { params, epsilon, is_relu, .. } = self;
         let (epsilon, other, is_relu) = (*epsilon, inputs.get(1).copied(), *is_relu);
         norm::MapBlock { params, moments, epsilon, other, is_relu }.run(self.isa, inputs[0], out);
+    }
+
+    fn maps(&self) -> Option<(Option<Vec<ChannelMap<T>>>, bool)> {
+        let given = self.given.as_deref()?;
+        let (scales, shifts) = self.params.split_at(given.len());
+        let map = |(channel, &norm::Moments { mean, variance }): (usize, &norm::Moments)| ChannelMap {
+            scale: norm::factor(scales[channel], variance, self.epsilon),
+            mean: T::of(mean),
+            shift: shifts[channel],
+            ..ChannelMap::identity()
+        };
+        Some((Some(given.iter().enumerate().map(map).collect()), self.is_relu))
     }
 }

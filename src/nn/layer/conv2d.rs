@@ -5,6 +5,7 @@ use candle_core::{DType, Result, Tensor};
 use super::{ActivationShape, Forms, Layer, LayerPass, elements};
 use crate::kernels::batched::{self, Change, Convolution};
 use crate::kernels::lanes::conv::Conv;
+use crate::kernels::lanes::finish::Finish;
 use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::{Buffer, Scratch, pointwise};
@@ -335,5 +336,13 @@ impl<T: Element> Streamed<T> for StreamedConv<T> {
         for (out, &bias) in out.chunks_exact_mut(plane).zip(&self.bias) {
             pointwise::offset(self.isa, bias, out);
         }
+    }
+
+    fn finishes(&self) -> Option<&[T]> {
+        Some(&self.bias)
+    }
+
+    fn run_finished(&self, inputs: &[&[T]], finish: &Finish<T>, out: &mut [T], scratch: &mut Scratch<T>) {
+        self.op.run_finished(inputs[0], finish, out, scratch);
     }
 }

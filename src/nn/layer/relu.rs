@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor};
 use super::{ActivationShape, Forms, Layer, LayerPass, Role, elements};
 use crate::kernels::batched::{self, Change};
 use crate::kernels::lanes::Scratch;
+use crate::kernels::lanes::finish::ChannelMap;
 use crate::kernels::lanes::norm::{Affine, Moments};
 use crate::kernels::lanes::pointwise;
 use crate::kernels::ops::Execution;
@@ -140,5 +141,9 @@ struct StreamedRelu {
 impl<T: Element> Streamed<T> for StreamedRelu {
     fn run(&self, inputs: &[&[T]], _: &[Moments], out: &mut [T], _: &mut Scratch<T>) {
         pointwise::Elementwise::Relu.run(self.isa, inputs[0], &[], out);
+    }
+
+    fn maps(&self) -> Option<(Option<Vec<ChannelMap<T>>>, bool)> {
+        Some((None, true))
     }
 }

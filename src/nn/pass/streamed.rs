@@ -2,12 +2,14 @@
 //! batch, so that activations stay in the cache.
 //!
 //! The same kernels in the same order as [`Network::forward_all`] give the same bits; what differs is
-//! that a block goes on to the next layer before the next block comes, and that memory is used again.
+//! that a block goes on to the next layer before the next block comes, and that memory is used again. Where a
+//! batch norm with running statistics or a ReLU alone reads a convolution, it is applied before outputs are written.
 
 use candle_core::{DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 
 use crate::Result;
+use crate::kernels::lanes::finish::{ChannelMap, Finish};
 use crate::kernels::lanes::norm::{Moments, Partial, partial};
 use crate::kernels::lanes::{Blocks, Buffer, Pool, Scratch};
 use crate::kernels::{Element, Isa, Split};
@@ -39,6 +41,10 @@ struct StreamPass<'a, T> {
     blocks: Blocks,
     images: &'a [T],
     layers: Vec<Box<dyn Streamed<T>>>,
+    /// By fused layer, if it finishes one before it: that one, and how.
+    finished: Vec<Option<Finished<T>>>,
+    /// By fused layer: whether a later one finishes it, and runs it.
+    is_taken: Vec<bool>,
     /// By value: the stage that produces it, and the last that reads it.
     produced: Vec<usize>,
     last_read: Vec<usize>,
@@ -46,6 +52,14 @@ struct StreamPass<'a, T> {
     is_coupled: Vec<bool>,
     is_measured: Vec<bool>,
     stage_of: Vec<usize>,
+}
+
+/// How a layer finishes an earlier one.
+struct Finished<T> {
+    /// The earlier one.
+    layer: usize,
+    maps: Vec<ChannelMap<T>>,
+    is_relu: bool,
 }
 
 /// Logits (B, classes) of `images` (B, C, H, W) on the CPU; none if a layer of the network has no streamed form.
@@ -109,6 +123,27 @@ where
     Ok(Some(Tensor::from_vec(logits, (n_images, n_classes), &Device::Cpu)?))
 }
 
+/// Whether fused layer `idx` is a map of what an earlier one computes for it alone, and how that one applies it.
+fn finished<T: Element>(
+    all: &[Fused],
+    layers: &[Box<dyn Streamed<T>>],
+    idx: usize,
+    n_channels: impl Fn(usize) -> usize,
+) -> Option<Finished<T>> {
+    let (maps, is_relu) = layers[idx].maps()?;
+    let value = all[idx].inputs[0];
+    let layer = all[..idx].iter().position(|fused| fused.output == value)?;
+    let bias = layers[layer].finishes()?;
+    let n_readers: usize =
+        all.iter().map(|fused| fused.inputs.iter().filter(|&&read| read == value).count()).sum();
+    if n_readers != 1 || all[layer].inputs.len() != 1 {
+        return None;
+    }
+    let mut maps = maps.unwrap_or_else(|| vec![ChannelMap::identity(); n_channels(value)]);
+    maps.iter_mut().zip(bias).for_each(|(map, &bias)| map.bias = bias);
+    Some(Finished { layer, maps, is_relu })
+}
+
 impl<'a, T: Element> StreamPass<'a, T> {
     fn new(
         network: &'a Network,
@@ -146,12 +181,19 @@ impl<'a, T: Element> StreamPass<'a, T> {
         }
         // The logits outlive everything.
         last_read[n_values - 1] = usize::MAX;
+        let n_channels = |value| network.shape(value)[0];
+        let finished: Vec<_> =
+            (0..layers.len()).map(|idx| finished(network.fused(), &layers, idx, n_channels)).collect();
+        let mut is_taken = vec![false; layers.len()];
+        finished.iter().flatten().for_each(|found| is_taken[found.layer] = true);
         Ok(Self {
             network,
             isa,
             blocks,
             images,
             layers,
+            finished,
+            is_taken,
             produced,
             last_read,
             is_coupled,
@@ -224,22 +266,24 @@ impl<'a, T: Element> StreamPass<'a, T> {
             self.measure(0, &input[..len], state);
             self.put(0, input, state, workspace);
         }
-        for (idx, fused) in
-            self.network.fused().iter().enumerate().filter(|(idx, _)| self.stage_of[*idx] == stage)
-        {
+        let is_run = |idx: &usize| self.stage_of[*idx] == stage && !self.is_taken[*idx];
+        for (idx, fused) in self.network.fused().iter().enumerate().filter(|(idx, _)| is_run(idx)) {
             let mut out = self.take(fused.output, workspace);
             let len = self.len(fused.output);
             let read = |value: usize| {
                 let from = if self.is_kept(value) { &state.kept[value] } else { &workspace.scratch[value] };
                 &from[..self.len(value)]
             };
-            let inputs = [read(fused.inputs[0]), fused.inputs.get(1).map_or(&[][..], |&value| read(value))];
-            self.layers[idx].run(
-                &inputs[..fused.inputs.len()],
-                &moments[idx],
-                &mut out[..len],
-                &mut workspace.conv,
-            );
+            let other = fused.inputs.get(1).map(|&value| read(value));
+            if let Some(Finished { layer, maps, is_relu }) = &self.finished[idx] {
+                let input = read(self.network.fused()[*layer].inputs[0]);
+                let finish = Finish { maps, other, is_relu: *is_relu };
+                self.layers[*layer].run_finished(&[input], &finish, &mut out[..len], &mut workspace.conv);
+            } else {
+                let inputs = [read(fused.inputs[0]), other.unwrap_or_default()];
+                let inputs = &inputs[..fused.inputs.len()];
+                self.layers[idx].run(inputs, &moments[idx], &mut out[..len], &mut workspace.conv);
+            }
             self.measure(fused.output, &out[..len], state);
             self.put(fused.output, out, state, workspace);
         }
