@@ -4,12 +4,12 @@
 #![allow(clippy::print_stdout, reason = "a program for people to read")]
 
 use deepzero::zo::Scheme;
-use deepzero::zo::optimizer::{OptimizerKind, Schedule};
+use deepzero::zo::optimizer::OptimizerKind;
 use deepzero::zo::{
     self, Metered, Objective, QueryCount,
     estimator::Cge,
     evaluate::{self, Evaluator, EvaluatorKind},
-    optimizer::{Optimizer, learning_rate},
+    optimizer::{self, Optimizer},
 };
 
 /// Positions of x″ = −kx − cx′ over 8 seconds, released at rest, as read from a scale with marks
@@ -55,13 +55,14 @@ fn main() -> deepzero::Result<()> {
     // Probes must be longer than the marks are apart. Central differences: 6 queries and the base.
     let estimator = Cge::dense(params.len(), 0.05, Scheme::Central);
     let mut optimizer = Optimizer::new(OptimizerKind::Adam, 0.9, 0.0, params.len());
+    let config = optimizer::Config { learning_rate: 0.05, warmup_epochs: 0, ..Default::default() };
     for step in 0..STEPS {
         let evaluator = evaluate::at(&misfit, EvaluatorKind::Full, &params)?;
         if step % 100 == 0 {
             println!("step {step}: loss {:.4}", evaluator.base_loss());
         }
         let gradient = zo::estimate(&estimator, &evaluator)?.gradient;
-        let rate = learning_rate(Schedule::Cosine, 0.05, step, 0, STEPS);
+        let rate = config.rate(step, STEPS, STEPS);
         optimizer.step(&mut params, &gradient, rate, None);
     }
     println!("end: loss {:.4} at {params:.3?}", misfit.loss(&params)?);

@@ -13,7 +13,7 @@ use crate::kernels::Precision;
 use crate::nn::model;
 use crate::nn::objective::NetworkObjective;
 use crate::nn::{Network, backprop};
-use crate::params::Layout;
+use crate::params::{Layout, ParamSpec};
 use crate::problem::io_of;
 use crate::setting::Settings;
 use crate::zo::evaluate::EvaluatorKind;
@@ -79,10 +79,23 @@ pub struct Steps<'a> {
     pub n_items: usize,
     /// Classes of the items.
     pub n_classes: usize,
+    /// Numbers that the network in front of the loss gives per item.
+    pub n_outputs: usize,
     /// The parameters.
     pub layout: &'a Layout,
     /// What passes and probes cost.
     pub speed: &'a Speed,
+}
+
+impl Speed {
+    /// That of probes of the tensors of `part` alone, which are among those of `whole`.
+    #[must_use]
+    pub fn of_tensors(&self, whole: &Layout, part: &Layout) -> Self {
+        let full = ProbeCost { flops: self.full_flops, wall_s: self.full_s };
+        let place = |name: &str| whole.specs().iter().position(|spec| spec.name == name);
+        let of = |spec: &ParamSpec| place(&spec.name).map_or(full, |idx| self.probes[idx]);
+        Self { probes: part.specs().iter().map(of).collect(), ..self.clone() }
+    }
 }
 
 impl Steps<'_> {
@@ -179,8 +192,22 @@ impl Planner {
         network: &Network,
         probes: Option<EvaluatorKind>,
     ) -> Result<&Speed> {
+        self.speed_of("", settings, network, probes)
+    }
+
+    /// The same of a network that is not the settings' alone, but what `kind` says made of it.
+    ///
+    /// # Errors
+    /// If the network cannot be run.
+    pub fn speed_of(
+        &mut self,
+        kind: &str,
+        settings: &Settings,
+        network: &Network,
+        probes: Option<EvaluatorKind>,
+    ) -> Result<&Speed> {
         let crate::nn::Config { model, depth, width, precision, .. } = settings.read()?;
-        let name = format!("{} {depth} {width} {:?}", model.name, network.input());
+        let name = format!("{kind} {} {depth} {width} {:?}", model.name, network.input());
         Ok(match self.speeds.entry((name, precision, probes)) {
             Entry::Occupied(measured) => measured.into_mut(),
             Entry::Vacant(empty) => {

@@ -195,6 +195,18 @@ metrics! {
     EXCHANGE_S: "exchange-s" in "exchange_s" = REPEATED_SECONDS;
     /// That the first process receives from others in a step.
     EXCHANGE_BYTES: "exchange-bytes" in "exchange_bytes" = PLAIN;
+    /// Part of the certified test images whose smoothed class is right, abstentions being errors.
+    CERTIFIED_0: "certified-0" in "certified_0" = ACCURACY;
+    /// The same, certified within a radius of 0.25.
+    CERTIFIED_25: "certified-25" in "certified_25" = ACCURACY;
+    /// The same, within 0.5.
+    CERTIFIED_50: "certified-50" in "certified_50" = ACCURACY;
+    /// The same, within 0.75.
+    CERTIFIED_75: "certified-75" in "certified_75" = ACCURACY;
+    /// Part of the certified test images of which the smoothed classifier does not say a class.
+    ABSTAINED: "abstained" in "abstained" = ACCURACY;
+    /// To certify them.
+    CERTIFICATION_S: "certification-s" in "certification_s" = SECONDS;
 }
 
 impl Metric {

@@ -59,7 +59,7 @@ impl Kind for Coordinates {
     }
 
     fn cost(&self, settings: &Settings, steps: &Steps) -> Result<Cost> {
-        cost(settings, steps, steps.n_classes as f64)
+        cost(settings, steps, steps.n_outputs as f64)
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::{Minibatch, Prepared, Problem, Resources, State};
-use crate::data::{self, Augmentation, Batch, Dataset};
+use crate::data::{self, Augmentation, Batch, Dataset, Noise};
 use crate::kernels::{Precision, Split};
 use crate::metric::{self, Row};
 use crate::nn::backprop::{self, Backprop, Slope};
@@ -23,6 +23,8 @@ pub struct Classify<'a> {
     init: Init,
     precision: Precision,
     augment: bool,
+    /// Standard deviation of the noise on training images, where pixels are from 0 to 1.
+    sigma: f64,
     seed: u64,
     loss: Loss,
     resources: Resources<'a>,
@@ -39,8 +41,8 @@ impl<'a> Classify<'a> {
         resources: Resources<'a>,
     ) -> Self {
         let (init, precision) = (config.init, config.precision);
-        let (augment, loss) = (false, config.loss.loss());
-        Self { network, images, init, precision, augment, seed, loss, resources }
+        let (augment, sigma, loss) = (false, 0.0, config.loss.loss());
+        Self { network, images, init, precision, augment, sigma, seed, loss, resources }
     }
 
     /// The same with another loss of the logits.
@@ -53,6 +55,13 @@ impl<'a> Classify<'a> {
     #[must_use]
     pub fn augmented(self, augment: bool) -> Self {
         Self { augment, ..self }
+    }
+
+    /// The same with noise of standard deviation `sigma`, where pixels are from 0 to 1, on the images of steps, anew in
+    /// every epoch; none for 0.
+    #[must_use]
+    pub fn noisy(self, sigma: f64) -> Self {
+        Self { sigma, ..self }
     }
 
     fn minibatch(&self, rows: &[usize], augmentation: Option<&Augmentation>) -> Result<Labelled<'_>> {
@@ -117,7 +126,13 @@ impl Problem for Classify<'_> {
 
     fn batch(&self, epoch: u32, items: &[usize]) -> Result<Box<dyn Minibatch + '_>> {
         let augmentation = self.augment.then_some(Augmentation { seed: self.seed, epoch });
-        Ok(Box::new(self.minibatch(items, augmentation.as_ref())?))
+        let mut labelled = self.minibatch(items, augmentation.as_ref())?;
+        if self.sigma > 0.0 {
+            let noise = Noise { sigma: self.sigma, seed: self.seed, draw: epoch };
+            let images = &labelled.batch.images;
+            labelled.batch.images = noise.on(images, items, &self.images.train.normalization)?;
+        }
+        Ok(Box::new(labelled))
     }
 
     fn scoring_batch(&self, per_class: usize) -> Result<Box<dyn Minibatch + '_>> {

@@ -36,15 +36,14 @@ const AT_ONCE: usize = 100;
 
 impl<'a> Reconstruct<'a> {
     /// `network` on `images` in [0, 1] with noise of standard deviation `sigma`, randomly cropped and flipped if
-    /// `augment` says so. `seed` is that of start, noise and order.
+    /// `augment` says so. The seed is that of start, noise and order.
     #[must_use]
     pub fn new(
         network: &'a Network,
         images: &'a Prepared,
-        sigma: f64,
+        (sigma, seed): (f64, u64),
         augment: bool,
         precision: Precision,
-        seed: u64,
         resources: Resources<'a>,
     ) -> Self {
         Self { network, images, sigma, augment, precision, seed, resources }

@@ -136,6 +136,7 @@ pub(super) fn cost_of(
         items: amount.items,
         n_items: subject.n_train,
         n_classes: subject.n_classes,
+        n_outputs: subject.network.n_outputs(),
         layout: subject.network.layout(),
         speed: &speed,
     };

@@ -3,6 +3,8 @@
 //! A [`Task`] says which sections of settings it reads, what it needs, what it costs, and does it. One line of
 //! [`TASKS`] registers it.
 
+pub mod defend;
+mod foundation;
 mod images;
 pub mod job;
 pub mod quality;
@@ -40,8 +42,14 @@ crate::section! {
 crate::registered!(dyn Task, TASKS);
 
 /// All tasks. A new one is a file beside these, and a line here.
-pub static TASKS: &[&dyn Task] =
-    &[&train::Train, &stages::Stages, &quality::Quality, &workers::Workers, &workers_model::WorkersModel];
+pub static TASKS: &[&dyn Task] = &[
+    &train::Train,
+    &stages::Stages,
+    &quality::Quality,
+    &workers::Workers,
+    &workers_model::WorkersModel,
+    &defend::Defend,
+];
 
 /// What one trial does.
 pub trait Task: Debug + Sync {

@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
+use super::Scratch;
 use super::finish::Finish;
 use super::geometry::Geometry;
 use super::tile::{Offsets, Packed, Walk, pixels, product};
 use super::winograd::Winograd;
-use super::{Buffer, Scratch};
 use crate::kernels::{Element, Isa};
 
 /// How to convolve an input whose channels are all there.
@@ -421,47 +421,6 @@ pub fn transposed(g: &Geometry, weight: &[f64]) -> candle_core::Result<(Geometry
         *value = weight[(o * g.c_in + i) * n_taps + n_taps - 1 - tap];
     }
     Ok((geometry, turned))
-}
-
-/// The transpose of a convolution: what the gradient of its output says about its input.
-#[derive(Debug)]
-pub struct ConvTranspose<T> {
-    /// A convolution of the input spread out.
-    op: Conv<T>,
-    turned: Geometry,
-    /// Of the convolution that this is the transpose of.
-    geometry: Geometry,
-    lanes: usize,
-}
-
-impl<T: Element> ConvTranspose<T> {
-    /// The transpose of the convolution `geometry` with `weight` (C_out, C_in, K, K); `is_exact` takes the way with the
-    /// fewest roundings instead of the fewest operations.
-    ///
-    /// # Errors
-    /// If the padding is not smaller than the kernel.
-    pub fn new(
-        isa: Isa,
-        lanes: usize,
-        geometry: Geometry,
-        weight: &[f64],
-        is_exact: bool,
-    ) -> candle_core::Result<Self> {
-        let (turned, weight) = transposed(&geometry, weight)?;
-        let make = if is_exact { Conv::<T>::direct } else { Conv::<T>::new };
-        Ok(Self { op: make(isa, lanes, turned, &weight), turned, geometry, lanes })
-    }
-
-    /// From (C_out, H', W', lane) to (C_in, H, W, lane); `spread` is memory to be used again.
-    pub fn run(&self, input: &[T], out: &mut [T], spread: &mut Buffer<T>, scratch: &mut Scratch<T>) {
-        let Self { op, turned, geometry, lanes } = self;
-        if geometry.stride == 1 {
-            return op.run(input, out, scratch);
-        }
-        let spread = spread.reserve(turned.c_in * turned.height * turned.width * lanes);
-        dilate(turned, [geometry.out_height(), geometry.out_width()], geometry.stride, *lanes, input, spread);
-        op.run(spread, out, scratch);
-    }
 }
 
 /// Spreads `grad` (C, H', W', lane) over planes of the input size of `to`, its numbers `stride` apart

@@ -15,6 +15,7 @@
 )]
 
 pub mod conv;
+pub mod conv_transpose;
 pub mod finish;
 pub mod geometry;
 pub mod loss;

@@ -4,9 +4,10 @@ use candle_core::{Result, Shape, Tensor};
 
 use super::{Execution, Input, Op, View, apply, apply_detached, shape, sizes};
 use crate::kernels::Element;
-use crate::kernels::lanes::conv::{Conv, ConvTranspose, add_weight_grad};
+use crate::kernels::lanes::Scratch;
+use crate::kernels::lanes::conv::{Conv, add_weight_grad, dilate, transposed};
+use crate::kernels::lanes::conv_transpose::ConvTranspose;
 use crate::kernels::lanes::geometry::Geometry;
-use crate::kernels::lanes::{Buffer, Scratch};
 
 /// Convolution of `input` (block, C_in, H, W, lane) with `weight` (C_out, C_in, K, K).
 ///
@@ -35,7 +36,7 @@ pub fn conv_transpose2d(
     input: &Tensor,
     weight: &Tensor,
 ) -> Result<Tensor> {
-    apply(GradInput { execution, geometry }, &[input, weight])
+    apply(Transpose { execution, geometry }, &[input, weight])
 }
 
 /// Gradient of the input of a convolution of this geometry, from the gradient of its output
@@ -115,19 +116,49 @@ impl Op for GradInput {
     const NAME: &'static str = "conv2d-grad-input";
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
-        let Execution { isa, blocks, is_exact, .. } = self.execution;
+        let Execution { isa, blocks, .. } = self.execution;
         let g = self.geometry;
-        let op = ConvTranspose::<T>::new(isa, blocks.lanes, g, &wide(inputs[1].data), is_exact)?;
+        let (turned, weight) = transposed(&g, &wide(inputs[1].data))?;
+        let make = if self.execution.is_exact { Conv::<T>::direct } else { Conv::<T>::new };
+        let conv = make(isa, blocks.lanes, turned, &weight);
         let shape = shape(blocks, [g.c_in, g.height, g.width]);
-        let memory = || (Buffer::default(), Scratch::default());
-        let out = self.execution.compute(shape.elem_count(), memory, |(spread, scratch), block, out| {
-            op.run(self.execution.block(inputs[0].data, block), out, spread, scratch);
+        let dilated_len = turned.c_in * turned.height * turned.width * blocks.lanes;
+        let memory = || (Scratch::default(), crate::kernels::lanes::Buffer::default());
+        let out = self.execution.compute(shape.elem_count(), memory, |(scratch, dilated), block, out| {
+            let grad = self.execution.block(inputs[0].data, block);
+            if g.stride == 1 {
+                conv.run(grad, out, scratch);
+            } else {
+                let dilated = dilated.reserve(dilated_len);
+                dilate(&turned, [g.out_height(), g.out_width()], g.stride, blocks.lanes, grad, dilated);
+                conv.run(dilated, out, scratch);
+            }
         });
         Ok((out, shape))
     }
+}
 
-    /// The transpose of the transpose is the convolution; of the weight it is what the convolution says, whose input
-    /// is the gradient here, and the gradient of whose output the input.
+struct Transpose {
+    execution: Execution,
+    geometry: Geometry,
+}
+
+impl Op for Transpose {
+    const NAME: &'static str = "conv-transpose2d";
+
+    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+        let Execution { isa, blocks, .. } = self.execution;
+        let g = self.geometry;
+        let op = ConvTranspose::<T>::new(isa, g, &wide(inputs[1].data))?;
+        let shape = shape(blocks, [g.c_in, g.height, g.width]);
+        let run = |(): &mut (), block, out: &mut [T]| {
+            op.run(self.execution.block(inputs[0].data, block), out);
+        };
+        Ok((self.execution.compute(shape.elem_count(), || (), run), shape))
+    }
+
+    /// The transpose of the transpose is the convolution. The gradient of the weight is that of the convolution, whose
+    /// input is the gradient here, and the gradient of whose output the input.
     fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let (execution, geometry) = (self.execution, self.geometry);
         let of_input = if inputs[0].needs_grad {

@@ -1,14 +1,14 @@
 //! Transposed two-dimensional convolution: the gradient of a convolution with respect to its input, as a layer. It has
 //! no difference rule: `evaluator = full` or `reuse` serves networks with it.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use super::{ActivationShape, Forms, Layer, LayerPass, elements};
-use crate::kernels::lanes::conv::ConvTranspose;
+use crate::kernels::lanes::Scratch;
+use crate::kernels::lanes::conv_transpose::ConvTranspose;
 use crate::kernels::lanes::geometry::Geometry;
 use crate::kernels::lanes::norm::Moments;
 use crate::kernels::lanes::pointwise;
-use crate::kernels::lanes::{Buffer, Scratch};
 use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{Blockwise, StreamSetup, Streamed};
@@ -97,16 +97,15 @@ struct StreamedConvTranspose<T> {
 impl<T: Element> Blockwise<T> for ConvTranspose2d {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         let geometry = self.mirrored(setup.blocks.images, setup.shapes[0]);
-        let is_exact = T::DTYPE == DType::F64;
-        let op = ConvTranspose::new(setup.isa, setup.blocks.lanes, geometry, &setup.params[0], is_exact)?;
+        let op = ConvTranspose::new(setup.isa, geometry, &setup.params[0])?;
         let bias = setup.params[1].iter().map(|&bias| T::of(bias)).collect();
         Ok(Box::new(StreamedConvTranspose { isa: setup.isa, op, bias }))
     }
 }
 
 impl<T: Element> Streamed<T> for StreamedConvTranspose<T> {
-    fn run(&self, inputs: &[&[T]], _: &[Moments], out: &mut [T], scratch: &mut Scratch<T>) {
-        self.op.run(inputs[0], out, &mut Buffer::default(), scratch);
+    fn run(&self, inputs: &[&[T]], _: &[Moments], out: &mut [T], _: &mut Scratch<T>) {
+        self.op.run(inputs[0], out);
         let plane = out.len() / self.bias.len();
         for (out, &bias) in out.chunks_exact_mut(plane).zip(&self.bias) {
             pointwise::offset(self.isa, bias, out);

@@ -1,12 +1,12 @@
 //! What a defense asks, and knows nothing else of.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
-use crate::Result;
 use crate::kernels::Split;
 use crate::nn::backprop;
 use crate::nn::loss::{self, Loss};
 use crate::nn::{Context, Mode, Network, RunningStats};
+use crate::{Error, Result};
 
 /// A classifier that can only be asked: a process, a service, a network.
 ///
@@ -61,6 +61,24 @@ impl Opened {
     pub fn new(network: Network, params: Vec<f64>, stats: RunningStats, like: &Tensor) -> Result<Self> {
         let tensors = network.tensors(&params, like.dtype(), like.device())?;
         Ok(Self { network, params, stats, tensors })
+    }
+
+    /// A tensor with the data type and on the device of its passes.
+    #[must_use]
+    pub fn like(&self) -> &Tensor {
+        &self.tensors[0]
+    }
+
+    /// The class of every one of `inputs` (N, numbers).
+    ///
+    /// # Errors
+    /// [`Error::Classifier`] where logits are not numbers; else as [`Opened::logits`].
+    pub fn checked_classes(&self, inputs: &Tensor) -> Result<Vec<u32>> {
+        let logits = self.logits(inputs, Split::Threads)?;
+        if logits.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?.is_nan() {
+            return Err(Error::Classifier("its outputs are not numbers".to_owned()));
+        }
+        loss::classes(&logits)
     }
 
     /// Logits (N, classes) of `inputs` (N, numbers).

@@ -93,17 +93,16 @@ const AT_ONCE: usize = 100;
 
 impl<'a> Defend<'a> {
     /// `front` before `behind` on `images` in [0, 1] with noise of standard deviation `sigma`; `classifier` labels
-    /// clean images. `seed` is that of noise and order.
+    /// clean images. The seed is that of noise and order.
     #[must_use]
     pub fn new(
         front: Front<'a>,
         [behind, classifier]: [&'a dyn BlackBox; 2],
         images: &'a Prepared,
         precision: Precision,
-        noise: (f64, u64),
+        (sigma, seed): (f64, u64),
         resources: Resources<'a>,
     ) -> Self {
-        let (sigma, seed) = noise;
         let noise = Noise { sigma, seed, draw: MEASURED };
         Self { front, behind, classifier, whole: None, images, noise, augment: false, precision, resources }
     }
@@ -119,6 +118,12 @@ impl<'a> Defend<'a> {
     #[must_use]
     pub fn augmented(self, augment: bool) -> Self {
         Self { augment, ..self }
+    }
+
+    /// The front's parameters and statistics where training stands.
+    #[must_use]
+    pub fn whole_front(&self, at: &State) -> State {
+        State { params: self.front.all(&at.params), stats: at.stats.clone() }
     }
 
     /// Clean and noisy images (B, C, H, W).
