@@ -161,7 +161,7 @@ fn the_verb_certifies_by_the_definition() {
         }
         n_right += usize::from(expected.class == Some(usize::from(images.labels[row])));
     }
-    assert_eq!(radii.column("certified_accuracy").unwrap()[0], n_right as f64 / 4.0);
+    assert_eq!(radii.column("certified_accuracy").unwrap()[..1], [n_right as f64 / 4.0]);
     let without_threads = std::fs::read(place.path("found/certificates.parquet")).unwrap();
     place.run(&format!("{args} --threads 3")).ok();
     assert_eq!(std::fs::read(place.path("found/certificates.parquet")).unwrap(), without_threads);

@@ -165,7 +165,7 @@ fn imagenette_is_trained_estimated_and_certified() {
     for (settings, reason) in [
         ("--set data=imagenette --set n-train=9470", "imagenette has at most 9469"),
         (
-            "--set data=imagenette --set n-train=50 --set n-val=20",
+            "--set data=imagenette --set sparsity=0 --set n-train=50 --set n-val=20",
             "50 training and 20 validation images asked for",
         ),
     ] {
