@@ -130,7 +130,7 @@ fn imagenette_is_trained_estimated_and_certified() {
     let place = Place::new();
     imagenette_in(&place);
     let train = "train --data-dir data --set data=imagenette --set model=resnet --set depth=8 --set width=2 --set method=fo \
-                 --set sparsity=0 --set n-train=40 --set n-val=10 --set n-test=10 --set epochs=2 --set batch-size=20 --out net.safetensors";
+                 --set sparsity=0 --set warmup-epochs=0 --set n-train=40 --set n-val=10 --set n-test=10 --set epochs=2 --set batch-size=20 --out net.safetensors";
     let out = place.run(train).ok();
     assert!(out.contains("net.safetensors"), "{out}");
     let saved = weights::read(&place.path("net.safetensors")).unwrap();
@@ -165,7 +165,7 @@ fn imagenette_is_trained_estimated_and_certified() {
     for (settings, reason) in [
         ("--set data=imagenette --set n-train=9470", "imagenette has at most 9469"),
         (
-            "--set data=imagenette --set n-train=50 --set n-val=20",
+            "--set data=imagenette --set sparsity=0 --set n-train=50 --set n-val=20",
             "50 training and 20 validation images asked for",
         ),
     ] {
