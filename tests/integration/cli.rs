@@ -65,7 +65,7 @@ impl Ran {
 
     /// It refused in exactly one line.
     #[track_caller]
-    fn refusal_alone(&self) -> &str {
+    pub(crate) fn refusal_alone(&self) -> &str {
         let line = self.refusal();
         assert_eq!(self.stderr.lines().count(), 1, "{}", self.stderr);
         line

@@ -3,21 +3,30 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use deepzero::kernels::{Rounding, Split};
+use deepzero::data::Dataset;
+use deepzero::experiment::settings;
+use deepzero::kernels::{Precision, Rounding, Split};
+use deepzero::method;
 use deepzero::nn::graph::{Builder, Value};
 use deepzero::nn::layer::{Conv2d, GlobalAvgPool, Linear, Relu};
-use deepzero::nn::model::dncnn;
+use deepzero::nn::model::{self, Defended, dncnn};
 use deepzero::nn::{Context, Mode, Network, RunningStats, backprop, weights};
-use deepzero::problem::State;
+use deepzero::params::Init;
 use deepzero::problem::defend::{BlackBox, Front, Opened, Through};
+use deepzero::problem::{Defend, Prepared, Problem, Resources, State};
+use deepzero::rng::Purpose;
+use deepzero::train::{Quiet, Run, Status};
 use deepzero::zo::estimator::Cge;
 use deepzero::zo::evaluate::{self, Evaluator, EvaluatorKind};
 use deepzero::zo::{Metered, QueryCount, Scheme, estimate};
 use serde::Deserialize;
 
-use super::cli::golden_folder;
+use super::cli::{Place, experiment, golden_folder};
+use super::resume::goes_on_bit_for_bit;
 
 /// Relative tolerances in double and in single precision, of outputs, statistics and loss, and of differences.
 const VALUES: [f64; 2] = [1e-12, 1e-5];
@@ -259,4 +268,192 @@ fn estimates_of_the_last_layer_match_the_golden_values() {
         let error = relative(&found, &scene.expected.backprop);
         assert!(error < [1e-10, 1e-3][idx], "back-propagation: {error:e}");
     }
+}
+
+/// Images of a trial with pixels from 0 to 1, and a network on them behind which a classifier stands.
+fn small(n: usize) -> (Prepared, Defended) {
+    let images = Prepared::procedural(n);
+    let unit = |data: Dataset| Dataset { normalization: data.normalization.unit(), ..data };
+    let Prepared { train, val, test, checksum } = images;
+    let images = Prepared { train: unit(train), val: unit(val), test: unit(test), checksum };
+    let parts = Defended {
+        denoiser: [3, 2],
+        has_code: false,
+        family: &model::cnn::FAMILY,
+        classifier: [1, 3],
+        io: images.io(),
+    };
+    (images, parts)
+}
+
+/// Parameters and statistics off their defaults, so that nothing can be left out unnoticed.
+fn random(network: &Network) -> State {
+    let params = network.layout().drawn(Init::Uniform, 3, Purpose::Test);
+    let mut stats = network.initial_stats();
+    for (idx, layer) in stats.layers.iter_mut().enumerate() {
+        layer.mean.fill(0.1 * idx as f64);
+        layer.variance.fill(1.5);
+    }
+    State { params: params.iter().map(|param| 0.5 * param).collect(), stats }
+}
+
+/// Oracle: the box that shows what is in it. One that only answers gives the same, whatever is trained, and no exact
+/// gradient.
+#[test]
+fn a_defense_trains_through_a_box_that_only_answers() {
+    let (images, parts) = small(20);
+    let like = Tensor::zeros(1, DType::F64, &Device::Cpu).unwrap();
+    let (front, whole) = (parts.front(), parts.whole());
+    let State { params, stats } = random(&parts.behind());
+    let opened = || Opened::new(parts.behind(), params.clone(), stats.clone(), &like).unwrap();
+    let (open, closed) = (opened(), Closed(opened()));
+    let (count, interrupt) = (QueryCount::default(), AtomicBool::new(false));
+    let resources = Resources {
+        device: &Device::Cpu,
+        memory: 1 << 28,
+        ranks: &deepzero::ranks::ALONE,
+        interrupt: &interrupt,
+        count: &count,
+    };
+    let run = |behind: &dyn BlackBox, is_last: bool, more: &str| -> deepzero::Result<State> {
+        let start = random(&front);
+        let part = if is_last {
+            Front::tensor(&front, start, &parts.last_weight())?
+        } else {
+            Front::whole(&front, start)
+        };
+        let problem = Defend::new(part, [behind, behind], &images, Precision::F64, (0.25, 5), resources);
+        let problem = problem.with_whole(&whole);
+        let text = format!("warmup-epochs=0 learning-rate=0.01 epochs=2 batch-size=10 precision=f64 {more}");
+        let settings = settings::from_pairs(text.split(' ').map(|pair| pair.split_once('=').unwrap()))?;
+        let method::Config { method } = settings.read()?;
+        let mut method = method.start(&settings, 5, problem.layout())?;
+        let config = settings.read()?;
+        let run =
+            Run { config, seed: 5, resources, checkpoint: None, observer: &Quiet, began: Instant::now() };
+        let trained = run.train(&problem, method.as_mut())?;
+        assert!(trained.state != problem.start(5), "{more}: nothing moved");
+        Ok(trained.state)
+    };
+    for (is_last, more) in [
+        (true, "method=cge sparsity=0 evaluator=full"),
+        (true, "method=cge sparsity=0 evaluator=reuse"),
+        (true, "method=rge sparsity=0 queries=3 evaluator=full"),
+        (false, "method=rge sparsity=0 queries=3 evaluator=full"),
+        (false, "method=output-rge queries=3"),
+    ] {
+        assert_eq!(run(&closed, is_last, more).unwrap(), run(&open, is_last, more).unwrap(), "{more}");
+    }
+    let full = run(&open, true, "method=cge sparsity=0 evaluator=full").unwrap();
+    for kind in ["reuse", "difference"] {
+        let found = run(&open, true, &format!("method=cge sparsity=0 evaluator={kind}")).unwrap();
+        for (found, expected) in found.params.iter().zip(&full.params) {
+            assert!((found - expected).abs() < 1e-9, "{kind}: {found} {expected}");
+        }
+        assert_eq!(found.stats, full.stats);
+    }
+    let reason = |more: &str, is_last| run(&closed, is_last, more).unwrap_err().to_string();
+    assert!(reason("method=fo sparsity=0", false).contains("a black box shows none"));
+    assert!(reason("method=cge sparsity=0 evaluator=difference", true).contains("what is behind"));
+    assert!(run(&open, false, "method=fo sparsity=0").is_ok());
+    let moving = run(&open, false, "method=cge sparsity=0 evaluator=difference").unwrap_err().to_string();
+    assert!(moving.contains("tune = last"), "{moving}");
+}
+
+/// A box whose losses are not numbers.
+struct Silent;
+
+impl BlackBox for Silent {
+    fn losses(&self, inputs: &Tensor, _: &[u32]) -> deepzero::Result<Vec<f64>> {
+        Ok(vec![f64::NAN; inputs.dim(0)?])
+    }
+
+    fn classes(&self, inputs: &Tensor) -> deepzero::Result<Vec<u32>> {
+        Ok(vec![0; inputs.dim(0)?])
+    }
+}
+
+#[test]
+fn a_box_without_numbers_ends_in_one_line() {
+    let (images, parts) = small(10);
+    let front = parts.front();
+    let (count, interrupt) = (QueryCount::default(), AtomicBool::new(false));
+    let resources = Resources {
+        device: &Device::Cpu,
+        memory: 1 << 28,
+        ranks: &deepzero::ranks::ALONE,
+        interrupt: &interrupt,
+        count: &count,
+    };
+    let boxes: [&dyn BlackBox; 2] = [&Silent, &Silent];
+    for text in ["method=cge sparsity=0 evaluator=full", "method=output-cge"] {
+        let part = Front::tensor(&front, random(&front), &parts.last_weight()).unwrap();
+        let problem = Defend::new(part, boxes, &images, Precision::F32, (0.25, 5), resources);
+        let settings =
+            settings::from_pairs(text.split(' ').map(|pair| pair.split_once('=').unwrap())).unwrap();
+        let method::Config { method } = settings.read().unwrap();
+        let mut method = method.start(&settings, 5, problem.layout()).unwrap();
+        let config = settings.read().unwrap();
+        let run =
+            Run { config, seed: 5, resources, checkpoint: None, observer: &Quiet, began: Instant::now() };
+        match run.train(&problem, method.as_mut()) {
+            Ok(trained) => {
+                assert_eq!(trained.status, Status::Diverged);
+                assert!(trained.error.contains("NaN") && !trained.error.contains('\n'), "{}", trained.error);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(count.non_finite() > 0);
+}
+
+/// Oracle: runs that were not stopped, for what stands in front and what is trained.
+#[test]
+fn defenses_go_on_bit_for_bit() {
+    let base = "task=defend data=synthetic n-train=40 n-val=20 n-test=20 epochs=3 batch-size=20 warmup-epochs=0 \
+                model=cnn depth=1 width=2 denoiser-depth=3 denoiser-width=2 classifier-epochs=2 denoiser-epochs=1 \
+                autoencoder-epochs=1 foundation-batch=20 n0=5 n=30 n-certified=3 sigma=0.3";
+    for more in [
+        "tune=last method=cge sparsity=0.3 layer-ratios=uniform schedule=step decay-epochs=1 optimizer=adam",
+        "tune=last method=cocd sparsity=0 queries=9 evaluator=reuse n-tune=20",
+        "tune=all method=fo sparsity=0 augment=false",
+        "tune=all method=output-rge queries=4 difference=central",
+        "tune=all method=output-rge defense=autoencoder queries=3 classifier-noise=true",
+    ] {
+        goes_on_bit_for_bit(&format!("{base} {more}"));
+    }
+}
+
+/// Networks that trials begin with are made once; what is refused is said in one line.
+#[test]
+fn foundations_are_made_once_and_bad_settings_are_refused() {
+    let settings = "task = \"defend\"\ndata = \"synthetic\"\nn-train = 40\nn-test = 20\naugment = false\n\
+                    model = \"cnn\"\ndepth = 1\nwidth = 2\ndenoiser-depth = 3\ndenoiser-width = 2\n\
+                    classifier-epochs = 2\ndenoiser-epochs = 1\nfoundation-batch = 20\nn0 = 5\nn = 30\n\
+                    n-certified = 3\ntune = \"none\"";
+    let place = Place::with(&[("tiny", experiment("tiny", "sigma", "[0.1, 0.2]", settings))]);
+    let ran = place.run("reproduce tiny --scale smoke");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let said = ran.stderr;
+    let count = |what: &str| said.matches(what).count();
+    assert_eq!(count("classifier: epoch 2"), 1, "{said}");
+    assert_eq!(count("classifier: going on after epoch 2 of 2"), 1, "{said}");
+    // Each noise has a denoiser of its own.
+    assert_eq!(count("denoiser: epoch 1"), 2, "{said}");
+    let records = place.records("tiny");
+    assert!(records.iter().all(|record| record.profile("radii").is_some()));
+    assert!(records.iter().all(|record| record.profile("certificates").is_some()));
+    for (set, message) in [
+        ("defense=none --set tune=last", "tune: with defense = none"),
+        ("denoiser-depth=1", "denoiser-depth"),
+        ("n-tune=41", "n-tune: at most the n-train = 40"),
+        ("pixels=unit", "pixels: the classifier takes standardized pixels"),
+        ("loss=squared-error", "loss: a defense is trained by cross-entropy"),
+    ] {
+        let ran = place.run(&format!("reproduce tiny --scale smoke --set {set}"));
+        assert!(ran.refusal_alone().contains(message), "{set}: {}", ran.stderr);
+    }
+    let place = Place::with(&[("silent", experiment("silent", "sigma", "[0.0]", settings))]);
+    let ran = place.run("reproduce silent --scale smoke");
+    assert!(ran.refusal_alone().contains("sigma"), "{}", ran.stderr);
 }
