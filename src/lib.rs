@@ -3,6 +3,7 @@
 //!
 //! - [`zo`]: the engine. Estimators ask for probes, evaluators turn them into loss differences.
 //! - [`nn`] and [`kernels`]: networks as lists of layers over candle tensors, and their hot loops.
+//! - [`pde`]: the flow of a fluid, as a solver that a network can correct.
 //! - [`problem`], [`method`], [`train`]: what is minimized, how parameters move, the loop that does it.
 //! - [`task`], [`cost`]: what one trial does, and what it will cost.
 //! - [`experiment`], [`runner`], [`results`], [`report`]: experiments as data, many trials, what they leave behind,
@@ -31,6 +32,7 @@ mod mutants;
 pub mod nn;
 mod panics;
 pub mod params;
+pub mod pde;
 pub mod problem;
 pub mod profile;
 pub mod ranks;

@@ -1,0 +1,168 @@
+//! The flow solver against values computed in NumPy and SciPy float64, which agree with PhiFlow 1.5.1 in every sub-step
+//! (`flow_rR`, see tests/golden/README.md). Another folder of such values can be tested by `DEEPZERO_GOLDEN`. The values
+//! at R = 32 are too large to be kept here: they are tested where the folder has them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use candle_core::{DType, Tensor};
+use deepzero::nn::weights;
+use deepzero::pde::{Component, Disc, Flow, Grid, Real, Stages, Variant, Velocity, Workspace, restrict};
+use serde_json::Value;
+
+use super::cli::golden;
+
+/// Largest absolute deviations in double and in single precision: of stages of a flow, of stages of noise and the
+/// transpose, and of states after up to 50 steps.
+const STAGES: [f64; 2] = [1e-13, 2e-6];
+const ROUGH: [f64; 2] = [2e-12, 1e-4];
+const ROLL: [f64; 2] = [1e-12, 5e-6];
+
+const VARIANTS: [Variant; 2] = [Variant::Consistent, Variant::Replicate];
+
+fn folder() -> PathBuf {
+    std::env::var_os("DEEPZERO_GOLDEN").map_or_else(|| golden(""), PathBuf::from)
+}
+
+/// The golden values of one resolution.
+pub(crate) struct Scene {
+    pub(crate) resolution: usize,
+    pub(crate) expected: Value,
+    pub(crate) tensors: HashMap<String, Tensor>,
+}
+
+impl Scene {
+    /// Those that there are, smallest first.
+    pub(crate) fn all() -> Vec<Self> {
+        let mut scenes = Vec::new();
+        for resolution in [16, 32] {
+            let name = format!("flow_r{resolution}");
+            let Ok(text) = std::fs::read_to_string(folder().join(format!("{name}.expected.json"))) else {
+                eprintln!("skipped: no {name} in {}", folder().display());
+                continue;
+            };
+            let tensors = weights::read(&folder().join(format!("{name}.safetensors"))).unwrap();
+            scenes.push(Self { resolution, expected: serde_json::from_str(&text).unwrap(), tensors });
+        }
+        assert!(!scenes.is_empty(), "no golden values at all");
+        scenes
+    }
+
+    pub(crate) fn number(&self, name: &str) -> f64 {
+        self.expected[name].as_f64().unwrap()
+    }
+
+    pub(crate) fn values(&self, name: &str) -> Vec<f64> {
+        self.tensors[name].to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    }
+
+    pub(crate) fn state(&self, name: &str) -> Velocity<f64> {
+        let of = |component: &str| self.values(&format!("{name}.{component}"));
+        Velocity { lanes: 1, v: of("v"), u: of("u") }
+    }
+
+    pub(crate) fn grid(&self) -> Grid {
+        Grid::new(self.resolution, Disc::default()).unwrap()
+    }
+
+    fn re_c(&self, idx: usize) -> f64 {
+        self.expected["re_c"][idx].as_f64().unwrap()
+    }
+}
+
+fn deviation(found: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    // A difference that is no number is the largest.
+    found
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, |most, d| if d <= most { most } else { d })
+}
+
+fn apart<T: Real>(found: &Velocity<T>, expected: &Velocity<f64>) -> f64 {
+    let found = found.cast::<f64>();
+    deviation(&found.v, &expected.v).max(deviation(&found.u, &expected.u))
+}
+
+/// Sub-steps, pressure, rollouts and transpose of both variants; the largest deviations by kind.
+fn deviations<T: Real>(scene: &Scene) -> [f64; 3] {
+    let [mut stages, mut rough, mut roll] = [0.0_f64; 3];
+    for variant in VARIANTS {
+        let flow = Flow::<T>::new(scene.grid(), variant);
+        let mut workspace = Workspace::new(flow.grid(), 1);
+        for (prefix, start, re, worst) in [
+            ("step", "init", scene.re_c(0), &mut stages),
+            ("rough", "rough.init", scene.number("re_c_rough"), &mut rough),
+        ] {
+            let alpha = T::of(flow.diffusion_number(re));
+            let mut state = scene.state(start).cast::<T>();
+            let found = flow.step_by_stages(&mut state, &[alpha], &mut workspace);
+            let Stages { diffused, bounded, advected, pressure } = found;
+            let name = |stage: &str| scene.state(&format!("{prefix}.{stage}"));
+            let pressure: Vec<f64> = pressure.iter().map(|p| p.wide()).collect();
+            for apart in [
+                apart(&diffused, &name("diffuse")),
+                apart(&bounded, &name("bc")),
+                apart(&advected, &name("advect")),
+                apart(&state, &name(variant.name())),
+                deviation(&pressure, &scene.values(&format!("{prefix}.p"))),
+            ] {
+                *worst = worst.max(apart);
+            }
+            let divergence = &scene.expected[format!("{prefix}.{}.divergence", variant.name())]["max"];
+            let divergence = flow.largest_divergence(&state) - divergence.as_f64().unwrap();
+            *worst = worst.max(divergence.abs());
+        }
+        let mut grad = scene.state("vjp.cotangent").cast::<T>();
+        let before = scene.state("rough.init").cast::<T>();
+        let alpha = T::of(flow.diffusion_number(scene.number("re_c_rough")));
+        flow.step_transpose(&before, &[alpha], &mut grad, &mut workspace);
+        rough = rough.max(apart(&grad, &scene.state(&format!("vjp.{}", variant.name()))));
+        // Both Reynolds numbers side by side.
+        let init = scene.state("init").cast::<T>();
+        let mut state = Velocity::stack(&[&init, &init]);
+        let alphas = [0, 1].map(|idx| T::of(flow.diffusion_number(scene.re_c(idx))));
+        let mut workspace = Workspace::new(flow.grid(), 2);
+        let steps: Vec<u64> =
+            scene.expected["roll_steps"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect();
+        for step in 1..=*steps.last().unwrap() {
+            flow.step(&mut state, &alphas, &mut workspace);
+            for idx in (0..2).filter(|_| steps.contains(&step)) {
+                let name = format!("roll.{}.re{idx}.n{step}", variant.name());
+                roll = roll.max(apart(&state.lane(idx), &scene.state(&name)));
+            }
+        }
+    }
+    [stages, rough, roll]
+}
+
+/// Oracle: NumPy and SciPy in float64.
+#[test]
+fn steps_rollouts_and_transposes_are_the_golden_ones() {
+    for scene in Scene::all() {
+        for (idx, found) in [deviations::<f64>(&scene), deviations::<f32>(&scene)].into_iter().enumerate() {
+            let [stages, rough, roll] = found;
+            let bits = [64, 32][idx];
+            eprintln!("R = {}, f{bits}: {stages:.1e} {rough:.1e} {roll:.1e}", scene.resolution);
+            for (found, most) in found.into_iter().zip([STAGES[idx], ROUGH[idx], ROLL[idx]]) {
+                assert!(found <= most, "R = {}: {found:e} instead of at most {most:e}", scene.resolution);
+            }
+        }
+    }
+}
+
+/// Oracle: the same, of the obstacle, the start and the restriction.
+#[test]
+fn obstacle_start_and_restriction_are_the_golden_ones() {
+    for scene in Scene::all() {
+        let grid = scene.grid();
+        let solid: Vec<f64> = grid.obstacle().iter().map(|&is_solid| f64::from(u8::from(is_solid))).collect();
+        assert!(deviation(&solid, &scene.values("obstacle")) <= 0.0);
+        assert_eq!(solid.iter().sum::<f64>(), scene.number("n_obstacle"));
+        assert!(apart(&Velocity::<f64>::start(&grid, 1), &scene.state("start")) <= 0.0);
+        let coarse = restrict(2 * scene.resolution, &scene.state("fine"));
+        assert!(apart(&coarse, &scene.state("restricted")) <= 1e-15);
+        assert_eq!(grid.faces(Component::V), [2 * scene.resolution + 1, scene.resolution]);
+    }
+}
