@@ -35,9 +35,23 @@ impl Profile {
     /// active set; `cosine` and `relative_error` as in [`crate::metric`], for the tensor alone, averaged over epochs.
     pub const TENSORS: &'static str = "tensors";
 
+    /// The kind over test simulations of a flow: `mae` of each, on the axis of published Reynolds numbers.
+    pub const REYNOLDS: &'static str = "reynolds";
+
+    /// The kind over the frames of test simulations: `mae` of each, the mean over the simulations, on the axis of time.
+    pub const FRAMES: &'static str = "frames";
+
+    /// The kind over the corners of cells at some frames of one test simulation, frame by frame and row by row:
+    /// `vorticity` as computed, and `reference` of the fine simulation.
+    pub const WAKE: &'static str = "wake";
+
     /// The kinds that tasks make, with their columns.
-    pub const KINDS: [(&'static str, &'static [&'static str]); 1] =
-        [(Self::TENSORS, &["n", "n_active", "cosine", "relative_error"])];
+    pub const KINDS: [(&'static str, &'static [&'static str]); 4] = [
+        (Self::TENSORS, &["n", "n_active", "cosine", "relative_error"]),
+        (Self::REYNOLDS, &["mae"]),
+        (Self::FRAMES, &["mae"]),
+        (Self::WAKE, &["vorticity", "reference"]),
+    ];
 
     /// A profile over named places, without columns.
     #[must_use]

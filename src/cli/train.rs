@@ -163,6 +163,7 @@ fn run_trial(
     let hash = trial.hash();
     let session = Session {
         images: images.as_ref(),
+        location: &location,
         device: &device,
         memory,
         ranks,

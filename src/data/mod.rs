@@ -14,6 +14,7 @@ mod loader;
 mod location;
 mod source;
 mod synthetic;
+pub mod wake;
 
 pub use augment::{Augmentation, CROP_PADDING, Placement};
 pub use cifar10::{CLASS_NAMES, FileInfo, Format, Hub, Info, Limits, SplitInfo, fetch, info, verify};

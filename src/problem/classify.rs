@@ -39,7 +39,7 @@ impl<'a> Classify<'a> {
         resources: Resources<'a>,
     ) -> Self {
         let (init, precision) = (config.init, config.precision);
-        let (augment, loss) = (false, config.loss.loss());
+        let (augment, loss) = (false, Loss::default());
         Self { network, images, init, precision, augment, seed, loss, resources }
     }
 

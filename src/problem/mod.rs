@@ -4,6 +4,7 @@
 //! ones through exact gradients where there are any, others through the network itself.
 
 mod classify;
+pub mod correct;
 mod prepared;
 
 use std::sync::Arc;

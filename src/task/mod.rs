@@ -3,9 +3,11 @@
 //! A [`Task`] says which sections of settings it reads, what it needs, what it costs, and does it. One line of
 //! [`TASKS`] registers it.
 
+pub mod correct;
 mod images;
 pub mod job;
 pub mod quality;
+pub mod solver_alone;
 pub mod stages;
 pub mod train;
 pub mod workers;
@@ -18,6 +20,7 @@ use std::sync::atomic::AtomicBool;
 use candle_core::Device;
 
 use crate::cost::{Cost, Planner};
+use crate::data::Location;
 use crate::method;
 use crate::metric::Row;
 use crate::nn::Network;
@@ -41,7 +44,15 @@ crate::registered!(dyn Task, TASKS);
 
 /// All tasks. A new one is a file beside these, and a line here.
 pub static TASKS: &[&dyn Task] =
-    &[&train::Train, &stages::Stages, &quality::Quality, &workers::Workers, &workers_model::WorkersModel];
+    &[
+        &train::Train,
+        &stages::Stages,
+        &quality::Quality,
+        &workers::Workers,
+        &workers_model::WorkersModel,
+        &correct::CorrectSolver,
+        &solver_alone::SolverAlone,
+    ];
 
 /// What one trial does.
 pub trait Task: Debug + Sync {
@@ -106,6 +117,8 @@ impl PartialEq for dyn Task {
 pub struct Session<'a> {
     /// Images, for tasks that look at any.
     pub images: Option<&'a Prepared>,
+    /// Where data are kept, for tasks that look for some themselves.
+    pub location: &'a Location,
     /// Where tensors live.
     pub device: &'a Device,
     /// Bytes that changes in flight may occupy (see [`crate::nn::Propagator`]); results do not depend
@@ -156,13 +169,15 @@ pub struct Outcome {
     pub mask: Option<Vec<bool>>,
     /// The network and where training left it, if it trained one.
     pub trained: Option<(Network, State)>,
+    /// SHA-256 of data other than images, if it looked at any.
+    pub data_checksum: Option<String>,
 }
 
 impl Outcome {
     /// Rows measured on a network of `n_params` parameters, and nothing else.
     fn measured(n_params: usize, rows: Vec<Row>) -> Self {
         let (status, error) = (Status::Done, String::new());
-        Self { n_params, rows, status, error, profiles: Vec::new(), mask: None, trained: None }
+        Self { n_params, rows, status, error, profiles: Vec::new(), mask: None, trained: None, data_checksum: None }
     }
 }
 

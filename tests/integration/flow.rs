@@ -3,11 +3,20 @@
 //! at R = 32 are too large to be kept here: they are tested where the folder has them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
-use candle_core::{DType, Tensor};
-use deepzero::nn::weights;
+use candle_core::{DType, Device, Tensor};
+use deepzero::data::wake::{Simulation, Wake};
+use deepzero::nn::form::{Blockwise, BlockwiseBoth};
+use deepzero::nn::model::{self, Io};
+use deepzero::nn::{Network, weights};
+use deepzero::params::Init;
 use deepzero::pde::{Component, Disc, Flow, Grid, Real, Stages, Variant, Velocity, Workspace, restrict};
+use deepzero::problem::correct::{self, Correct};
+use deepzero::problem::{Problem, Resources};
+use deepzero::zo::evaluate::{self, Evaluator, EvaluatorKind};
+use deepzero::zo::{Metered, Probe, QueryCount};
 use serde_json::Value;
 
 use super::cli::golden;
@@ -67,6 +76,102 @@ impl Scene {
 
     fn re_c(&self, idx: usize) -> f64 {
         self.expected["re_c"][idx].as_f64().unwrap()
+    }
+}
+
+/// The golden training case: simulations of n + 1 frames each, so that there is one start frame of each.
+fn wake_of(scene: &Scene) -> Wake {
+    let (batch, n) = (scene.number("batch") as usize, scene.number("n") as usize);
+    let (v, u) = (scene.values("train.frames.v"), scene.values("train.frames.u"));
+    let frame = |at: usize| {
+        let part = |values: &[f64]| {
+            let len = values.len() / (batch * (n + 1));
+            values[at * len..][..len].iter().map(|&value| value as f32).collect()
+        };
+        Velocity { lanes: 1, v: part(&v), u: part(&u) }
+    };
+    let simulation = |idx: usize| Simulation {
+        re: scene.re_c(idx),
+        frames: (0..=n).map(|step| frame(idx * (n + 1) + step)).collect(),
+    };
+    let train: Vec<Simulation> = (0..batch).map(simulation).collect();
+    Wake { grid: scene.grid(), test: train.clone(), train, checksum: String::new() }
+}
+
+fn corrector(scene: &Scene) -> (Network, Vec<f64>) {
+    let [rows, columns] = scene.grid().cells();
+    let io = Io { input: [3, rows, columns], n_outputs: 2 * rows * columns };
+    let network = model::from_name("corrector-d2", &io).unwrap();
+    assert_eq!(network.layout().n_coords(), 56_898);
+    let (params, _) = weights::from_tensors(&network, &scene.tensors, Path::new("golden")).unwrap();
+    (network, params)
+}
+
+/// Relative tolerances of the loss and of the gradient, absolute one of the differences.
+const LOSS: [f64; 2] = [1e-12, 1e-6];
+const GRADIENT: [f64; 2] = [1e-12, 2e-6];
+const DIFFERENCES: [f64; 2] = [1e-8, 0.2];
+
+/// Loss, gradient and forward differences against the golden ones: relative, relative, absolute.
+fn training<T: Real>(scene: &Scene) -> [f64; 3]
+where
+    for<'f> dyn BlockwiseBoth + 'f: Blockwise<T>,
+{
+    let wake = wake_of(scene);
+    let (network, params) = corrector(scene);
+    let interrupt = AtomicBool::new(false);
+    let count = QueryCount::default();
+    let resources = Resources {
+        device: &Device::Cpu,
+        memory: 1 << 30,
+        ranks: &deepzero::ranks::ALONE,
+        interrupt: &interrupt,
+        count: &count,
+    };
+    let config = correct::Config { unroll: scene.number("n") as usize, ..correct::Config::default() };
+    let (variant, init) = (Variant::Consistent, Init::Glorot);
+    let problem = Correct::<T>::new(&network, &wake, variant, config, init, 0, resources).unwrap();
+    for (found, name) in problem.solver().scales().into_iter().zip(["std_v", "std_u", "std_re"]) {
+        assert!((found / scene.number(name) - 1.0).abs() < 1e-12, "{name}: {found}");
+    }
+    let batch = problem.batch(1, &[0, 1]).unwrap();
+    let expected = scene.number("loss");
+    let exact = batch.backprop(&params).unwrap();
+    let mut loss = (exact.loss / expected - 1.0).abs();
+    let mut gradient = 0.0;
+    for spec_idx in 0..network.layout().specs().len() {
+        let golden = scene.values(&format!("grad.{}", network.layout().specs()[spec_idx].name));
+        let found = &exact.gradient[network.layout().range(spec_idx)];
+        gradient += found.iter().zip(&golden).map(|(a, b)| (a - b).powi(2)).sum::<f64>();
+    }
+    let objective = batch.objective();
+    let metered = Metered::new(&*objective, &count);
+    let evaluator = evaluate::at(&metered, EvaluatorKind::Full, &params).unwrap();
+    loss = loss.max((evaluator.base_loss() / expected - 1.0).abs());
+    let mu = scene.number("mu");
+    let probes: Vec<Probe> = scene.expected["coords"].as_array().unwrap().iter().map(|pair| {
+        let coord = network.layout().coord(pair[0].as_str().unwrap(), pair[1].as_u64().unwrap() as usize).unwrap();
+        Probe::Coordinate { coord, shift: mu }
+    }).collect();
+    let differences = evaluator.differences(&probes).unwrap();
+    let golden = scene.expected["cge_forward_difference"].as_array().unwrap();
+    let apart = differences.iter().zip(golden).map(|(a, b)| (a / mu - b.as_f64().unwrap()).abs());
+    let differences = apart.fold(0.0, f64::max);
+    [loss, gradient.sqrt() / scene.number("gradient_norm"), differences]
+}
+
+/// Oracle: PyTorch in float64, through an own differentiable solver, and its forward differences.
+#[test]
+fn loss_gradient_and_differences_are_the_golden_ones() {
+    for scene in Scene::all() {
+        for (idx, found) in [training::<f64>(&scene), training::<f32>(&scene)].into_iter().enumerate() {
+            let [loss, gradient, differences] = found;
+            let bits = [64, 32][idx];
+            eprintln!("R = {}, f{bits}: {loss:.1e} {gradient:.1e} {differences:.1e}", scene.resolution);
+            for (found, most) in found.into_iter().zip([LOSS[idx], GRADIENT[idx], DIFFERENCES[idx]]) {
+                assert!(found <= most, "R = {}: {found:e} instead of at most {most:e}", scene.resolution);
+            }
+        }
     }
 }
 

@@ -28,6 +28,18 @@ pub trait Streamed<T>: Send + Sync {
     /// Output (C', H', W', lane) of one block, from its inputs (C, H, W, lane) and, for a batch norm in
     /// train mode, the moments of the batch.
     fn run(&self, inputs: &[&[T]], moments: &[Moments], out: &mut [T], scratch: &mut Scratch<T>);
+
+    /// What single lanes can have that the others do not; by default nothing.
+    fn lane_shift(&self) -> Option<&dyn LaneShift<T>> {
+        None
+    }
+}
+
+/// A layer whose parameters can be shifted in single lanes.
+pub trait LaneShift<T> {
+    /// Adds to lane `lane` of `out` (C', H', W', lane) what `shift` in coordinate `coord` of the layer's own parameters
+    /// adds to the output, given the input (C, H, W, lane).
+    fn shift(&self, input: &[T], coord: usize, shift: T, lane: usize, out: &mut [T]);
 }
 
 /// A layer that can get ready, for one number type.
