@@ -2,17 +2,20 @@
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use deepzero::data::wake::{self, Simulation, Wake};
 use deepzero::data::{self, Info};
+use deepzero::experiment::settings;
 use serde_json::json;
 
 use super::progress::DownloadProgress;
-use super::{Common, Exit, say};
+use super::{Common, Exit, key_value, say};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   deepzero data fetch --data-dir data     download CIFAR-10 from the hub
   deepzero data info                      what would be used, with checksums
-  deepzero data verify                    decode every image")]
+  deepzero data verify                    decode every image
+  deepzero data flow --set resolution=16  the simulated flows of these settings")]
 pub(super) struct DataArgs {
     #[command(subcommand)]
     verb: DataVerb,
@@ -26,14 +29,21 @@ enum DataVerb {
     Info,
     /// Decode every image and check every row.
     Verify,
+    /// Compute simulated flows unless they are there; say where they are, with their checksum.
+    Flow {
+        /// Change a setting of the flows; repeatable.
+        #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+        overrides: Vec<(String, String)>,
+    },
 }
 
 pub(super) fn run(common: &Common, args: &DataArgs) -> Result<Exit> {
     let location = common.location();
-    let info = match args.verb {
+    let info = match &args.verb {
         DataVerb::Fetch => data::fetch(&location, &DownloadProgress::default())?,
         DataVerb::Info => data::info(&location)?,
         DataVerb::Verify => data::verify(&location)?,
+        DataVerb::Flow { overrides } => return flow(common, overrides),
     };
     if common.json {
         say!("{}", serde_json::to_string_pretty(&as_json(&info))?)?;
@@ -41,6 +51,33 @@ pub(super) fn run(common: &Common, args: &DataArgs) -> Result<Exit> {
         say!("{info}")?;
     }
     Ok(if info.is_sound() { Exit::Ok } else { Exit::Error })
+}
+
+/// The flows of these settings.
+fn flow(common: &Common, overrides: &[(String, String)]) -> Result<Exit> {
+    let pairs = overrides.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let settings = settings::from_pairs([("task", "solver-alone")].into_iter().chain(pairs))?;
+    let (config, location): (wake::Config, _) = (settings.read()?, common.location());
+    let flows = Wake::load(&config, &location, &DownloadProgress::default())?;
+    let path = wake::path(&config, &location);
+    let frames = flows.train.first().map_or(0, |simulation| simulation.frames.len());
+    let re = |simulations: &[Simulation]| simulations.iter().map(Simulation::published_re).collect::<Vec<_>>();
+    let (train, test) = (re(&flows.train), re(&flows.test));
+    if common.json {
+        let value = json!({
+            "path": path.to_string_lossy(), "sha256": flows.checksum, "resolution": config.resolution,
+            "frames": frames, "train": train, "test": test,
+        });
+        say!("{}", serde_json::to_string_pretty(&value)?)?;
+    } else {
+        let list = |res: &[f64]| res.iter().map(|re| format!("{re:.1}")).collect::<Vec<_>>().join(", ");
+        say!("{}", path.display())?;
+        say!("  {frames} frames each of {} x {} cells", 2 * config.resolution, config.resolution)?;
+        say!("  Reynolds numbers to train on: {}", list(&train))?;
+        say!("  Reynolds numbers to test on: {}", list(&test))?;
+        say!("  sha256 {}", flows.checksum)?;
+    }
+    Ok(Exit::Ok)
 }
 
 fn as_json(info: &Info) -> serde_json::Value {
