@@ -56,7 +56,8 @@ impl Objective for Rollouts {
 fn main() -> deepzero::Result<()> {
     const STEPS: usize = 1500;
     let starts = |shift: f64| (0..6).map(|k| [0.2 * f64::from(k) + shift, 0.0]).collect();
-    let (train, test) = (Rollouts { starts: starts(0.1), steps: 8 }, Rollouts { starts: starts(0.2), steps: 20 });
+    let (train, test) =
+        (Rollouts { starts: starts(0.1), steps: 8 }, Rollouts { starts: starts(0.2), steps: 20 });
     let count = QueryCount::default();
     let metered = Metered::new(&train, &count);
     // Small and different weights, without a random number.
@@ -70,7 +71,12 @@ fn main() -> deepzero::Result<()> {
         let rate = learning_rate(Schedule::Cosine, 0.02, step, 0, STEPS);
         optimizer.step(&mut params, &gradient, rate, None);
         if (step + 1) % 500 == 0 {
-            println!("step {}: {:.4}, unseen starts {:.4}", step + 1, train.loss(&params)?, test.loss(&params)?);
+            println!(
+                "step {}: {:.4}, unseen starts {:.4}",
+                step + 1,
+                train.loss(&params)?,
+                test.loss(&params)?
+            );
         }
     }
     println!("{} queries", count.queries());

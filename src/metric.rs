@@ -142,7 +142,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Mean cross-entropy over the epoch's steps, of the parameters before each step.
+    /// Mean loss over the epoch's steps, of the parameters before each step.
     TRAIN_LOSS: "train-loss" in "train_loss" = LOSS;
     /// Accuracy over the epoch's steps, of the parameters before each step.
     TRAIN_ACCURACY: "train-accuracy" in "train_accuracy" = ACCURACY;

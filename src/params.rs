@@ -182,8 +182,10 @@ impl Layout {
     /// Weights uniform in ± sqrt(6 / (fan-in + fan-out)) (Glorot and Bengio 2010), biases zero; all else as usual.
     fn glorot_values(&self, stream: Stream) -> Vec<f64> {
         let mut values = self.usual_values(stream);
-        for (param_idx, spec) in self.specs.iter().enumerate().filter(|(_, spec)| spec.start == Start::Usual) {
-            let (lane, tensor) = (stream.lane(param_idx as u32), &mut values[self.offsets[param_idx]..][..spec.len()]);
+        for (param_idx, spec) in self.specs.iter().enumerate().filter(|(_, spec)| spec.start == Start::Usual)
+        {
+            let (lane, tensor) =
+                (stream.lane(param_idx as u32), &mut values[self.offsets[param_idx]..][..spec.len()]);
             if spec.kind.is_prunable() {
                 // Every output of a channel reads as many inputs as are in a weight's part for it.
                 let fan_out = spec.len() / spec.shape.get(1).map_or(1, |&n| n.max(1));

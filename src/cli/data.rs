@@ -61,7 +61,8 @@ fn flow(common: &Common, overrides: &[(String, String)]) -> Result<Exit> {
     let flows = Wake::load(&config, &location, &DownloadProgress::default())?;
     let path = wake::path(&config, &location);
     let frames = flows.train.first().map_or(0, |simulation| simulation.frames.len());
-    let re = |simulations: &[Simulation]| simulations.iter().map(Simulation::published_re).collect::<Vec<_>>();
+    let re =
+        |simulations: &[Simulation]| simulations.iter().map(Simulation::published_re).collect::<Vec<_>>();
     let (train, test) = (re(&flows.train), re(&flows.test));
     if common.json {
         let value = json!({

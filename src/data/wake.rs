@@ -219,8 +219,8 @@ impl Wake {
             ("program".to_owned(), format!("deepzero {}", env!("CARGO_PKG_VERSION"))),
             ("commit".to_owned(), env!("DEEPZERO_COMMIT").to_owned()),
         ]);
-        let bytes =
-            safetensors::serialize(views, Some(metadata)).map_err(|error| Error::file(path, error.to_string()))?;
+        let bytes = safetensors::serialize(views, Some(metadata))
+            .map_err(|error| Error::file(path, error.to_string()))?;
         files::write_atomically(path, &bytes)
     }
 
@@ -232,8 +232,10 @@ impl Wake {
         let again = "move it away, and the flows are computed again";
         let damaged = |reason: &str| Error::data(path, format!("{reason}; {again}"));
         let grid = config.grid()?;
-        let n_numbers: usize =
-            [Component::V, Component::U].map(|component| grid.faces(component).iter().product::<usize>()).iter().sum();
+        let n_numbers: usize = [Component::V, Component::U]
+            .map(|component| grid.faces(component).iter().product::<usize>())
+            .iter()
+            .sum();
         let n_bytes = 4 * n_numbers * config.frames * (TRAIN_RE.len() + TEST_RE.len());
         let bytes = files::read_bounded(path, n_bytes as u64 + (1 << 16))?;
         let no_file = |_| damaged("not a complete safetensors file");
@@ -248,8 +250,10 @@ impl Wake {
             for (name, component) in [("v", Component::V), ("u", Component::U)] {
                 let [rows, columns] = grid.faces(component);
                 let name = format!("{split}.{name}");
-                let tensor = tensors.tensor(&name).map_err(|_| damaged(&format!("has no tensor `{name}`")))?;
-                if tensor.dtype() != Dtype::F32 || tensor.shape() != [res.len(), config.frames, rows, columns] {
+                let tensor =
+                    tensors.tensor(&name).map_err(|_| damaged(&format!("has no tensor `{name}`")))?;
+                if tensor.dtype() != Dtype::F32 || tensor.shape() != [res.len(), config.frames, rows, columns]
+                {
                     return Err(damaged(&format!("`{name}` has another shape or type")));
                 }
                 let numbers = tensor.data().chunks_exact(4);
@@ -259,7 +263,8 @@ impl Wake {
             let of = |(numbers, n): &(Vec<f32>, usize), at: usize| numbers[at * n..][..*n].to_vec();
             let simulation = |(idx, &re): (usize, &f64)| {
                 let at = |frame: usize| idx * config.frames + frame;
-                let frame = |frame| Velocity { lanes: 1, v: of(&parts[0], at(frame)), u: of(&parts[1], at(frame)) };
+                let frame =
+                    |frame| Velocity { lanes: 1, v: of(&parts[0], at(frame)), u: of(&parts[1], at(frame)) };
                 Simulation { re, frames: (0..config.frames).map(frame).collect() }
             };
             Ok(res.iter().enumerate().map(simulation).collect())
@@ -278,7 +283,8 @@ fn simulate(config: &Config, flow: &Flow<f64>, res: &[f64]) -> Result<Vec<Simula
     let alphas: Vec<f64> = res.iter().map(|&re| flow.diffusion_number(re)).collect();
     let mut state = Velocity::start(flow.grid(), res.len());
     let mut workspace = Workspace::new(flow.grid(), res.len());
-    let mut simulations: Vec<Simulation> = res.iter().map(|&re| Simulation { re, frames: Vec::new() }).collect();
+    let mut simulations: Vec<Simulation> =
+        res.iter().map(|&re| Simulation { re, frames: Vec::new() }).collect();
     for step in 0..config.warm_up_steps + config.frames {
         if step > 0 {
             flow.step(&mut state, &alphas, &mut workspace);
@@ -363,6 +369,9 @@ mod tests {
         assert!(message(Config { refinement: 3, ..small() }).contains("expected 1, 2, 4"));
         assert!(message(Config { obstacle_radius: 60.0, ..small() }).contains("does not lie in the domain"));
         let unstable = message(Config { resolution: 128, ..small() });
-        assert!(unstable.contains("diffusion number of 0.410") && unstable.contains("refinement"), "{unstable}");
+        assert!(
+            unstable.contains("diffusion number of 0.410") && unstable.contains("refinement"),
+            "{unstable}"
+        );
     }
 }

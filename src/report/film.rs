@@ -62,16 +62,18 @@ impl Film {
         let mut first: Option<(Vec<usize>, [usize; 2])> = None;
         let mut radius = Disc::default().radius;
         for (idx, series) in measured.experiment.series.iter().enumerate() {
-            let of_series = measured.records.iter().filter(|record| {
-                record.trial.series == series.id && record.profile(Profile::WAKE).is_some()
-            });
+            let of_series = measured
+                .records
+                .iter()
+                .filter(|record| record.trial.series == series.id && record.profile(Profile::WAKE).is_some());
             let Some(record) = of_series.min_by(|a, b| {
                 let key = |r: &TrialRecord| (r.trial.x.map_or(0.0, |x| -x), r.trial.seed as f64);
                 key(a).partial_cmp(&key(b)).unwrap_or(std::cmp::Ordering::Equal)
             }) else {
                 continue;
             };
-            let Some((frames, shape, [found, reference])) = record.profile(Profile::WAKE).and_then(pictures) else {
+            let Some((frames, shape, [found, reference])) = record.profile(Profile::WAKE).and_then(pictures)
+            else {
                 continue;
             };
             match &first {
@@ -83,7 +85,9 @@ impl Film {
                 Some(known) if *known != (frames, shape) => continue,
                 Some(_) => {}
             }
-            if let Some(value) = record.trial.settings.get("obstacle-radius").and_then(|value| value.as_float()) {
+            if let Some(value) =
+                record.trial.settings.get("obstacle-radius").and_then(|value| value.as_float())
+            {
                 radius = value;
             }
             panels.push(Panel { label: measured.label(idx).to_owned(), pictures: found });
@@ -131,7 +135,8 @@ impl Film {
             encoder.set_color(png::ColorType::Indexed);
             encoder.set_depth(png::BitDepth::Eight);
             encoder.set_palette(palette());
-            encoder.set_compression(png::Compression::High);
+            encoder.set_compression(png::Compression::Balanced);
+            encoder.set_filter(png::Filter::NoFilter);
             let n = frames.len() as u32;
             let is_moving = n > 1;
             let sound = "an indexed picture in memory can be encoded";
@@ -256,6 +261,7 @@ fn pictures(profile: &Profile) -> Option<(Vec<usize>, [usize; 2], [Vec<Vec<f64>>
     if shape[0] * shape[1] != n || n * frames.len() != profile.labels.len() || frames.is_empty() {
         return None;
     }
-    let cut = |name: &str| Some(profile.column(name)?.chunks_exact(n).map(<[f64]>::to_vec).collect::<Vec<_>>());
+    let cut =
+        |name: &str| Some(profile.column(name)?.chunks_exact(n).map(<[f64]>::to_vec).collect::<Vec<_>>());
     Some((frames, shape, [cut("vorticity")?, cut("reference")?]))
 }

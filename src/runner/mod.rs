@@ -238,8 +238,11 @@ impl<'a> Runner<'a> {
         let ranks = if is_shared(trial)? { self.ranks } else { &ranks::ALONE };
         lead(ranks, trial, checkpoint)?;
         let outcome = self.take_part(trial, images.as_ref(), ranks, checkpoint, observer)?;
-        let checksum =
-            outcome.data_checksum.as_deref().or(images.as_ref().map(|images| &*images.checksum)).unwrap_or_default();
+        let checksum = outcome
+            .data_checksum
+            .as_deref()
+            .or(images.as_ref().map(|images| &*images.checksum))
+            .unwrap_or_default();
         let provenance = self.provenance(checksum);
         let record = TrialRecord {
             trial: trial.clone(),

@@ -59,7 +59,9 @@ impl Task for CorrectSolver {
         method.check(settings)?;
         if settings.is_read("grasp-images-per-class") {
             let n = if config.start_frames == 0 { n_starts } else { config.start_frames.min(n_starts) };
-            if let Some(scored) = settings.read::<sparsity::Config>()?.scored_per_class().filter(|&scored| scored > n) {
+            if let Some(scored) =
+                settings.read::<sparsity::Config>()?.scored_per_class().filter(|&scored| scored > n)
+            {
                 let reason =
                     format!("{scored} start frames of every simulation are more than the {n} that there are");
                 return Err(Error::setting("grasp-images-per-class", reason));
@@ -94,7 +96,8 @@ impl Task for CorrectSolver {
         let network = model::of(settings, &io(&flow))?;
         let train::Config { epochs, batch_size } = settings.read()?;
         let n_starts = check_unroll(config.unroll, flow.frames)?;
-        let per_simulation = if config.start_frames == 0 { n_starts } else { config.start_frames.min(n_starts) };
+        let per_simulation =
+            if config.start_frames == 0 { n_starts } else { config.start_frames.min(n_starts) };
         let n_train = per_simulation * config.simulations;
         let subject = Subject { network, n_train, n_measured: TEST_RE.len(), n_classes: config.simulations };
         let speed = planner.speed(settings, &subject.network, None)?.clone();
@@ -109,7 +112,8 @@ impl Task for CorrectSolver {
             speed: &speed,
         };
         let measured = (epochs * TEST_RE.len() * flow.frames) as f64;
-        let measuring = Cost { queries: 0.0, flops: measured * speed.full_flops, wall_s: measured * speed.full_s };
+        let measuring =
+            Cost { queries: 0.0, flops: measured * speed.full_flops, wall_s: measured * speed.full_s };
         let own = measuring + method.cost(settings, &steps)?;
         // A step of the solver goes with every pass.
         let share = step_s::<f32>(flow.grid()?, &flow) / speed.full_s;

@@ -43,16 +43,15 @@ crate::section! {
 crate::registered!(dyn Task, TASKS);
 
 /// All tasks. A new one is a file beside these, and a line here.
-pub static TASKS: &[&dyn Task] =
-    &[
-        &train::Train,
-        &stages::Stages,
-        &quality::Quality,
-        &workers::Workers,
-        &workers_model::WorkersModel,
-        &correct::CorrectSolver,
-        &solver_alone::SolverAlone,
-    ];
+pub static TASKS: &[&dyn Task] = &[
+    &train::Train,
+    &stages::Stages,
+    &quality::Quality,
+    &workers::Workers,
+    &workers_model::WorkersModel,
+    &correct::CorrectSolver,
+    &solver_alone::SolverAlone,
+];
 
 /// What one trial does.
 pub trait Task: Debug + Sync {
@@ -177,7 +176,16 @@ impl Outcome {
     /// Rows measured on a network of `n_params` parameters, and nothing else.
     fn measured(n_params: usize, rows: Vec<Row>) -> Self {
         let (status, error) = (Status::Done, String::new());
-        Self { n_params, rows, status, error, profiles: Vec::new(), mask: None, trained: None, data_checksum: None }
+        Self {
+            n_params,
+            rows,
+            status,
+            error,
+            profiles: Vec::new(),
+            mask: None,
+            trained: None,
+            data_checksum: None,
+        }
     }
 }
 

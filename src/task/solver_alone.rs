@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::{Outcome, Session, Task};
 use crate::cost::{Cost, Planner};
-use crate::data::wake::{self, Simulation, TEST_RE, Wake};
 use crate::data::Progress;
+use crate::data::wake::{self, Simulation, TEST_RE, Wake};
 use crate::method;
 use crate::metric::{self, Row};
 use crate::pde::{Flow, Grid, Real, Velocity, Workspace, vorticity};
@@ -48,7 +48,11 @@ impl Task for SolverAlone {
         row.set(&metric::WALL_S, started.elapsed().as_secs_f64());
         session.observer.epoch(&row);
         let profiles = recorder.profiles(&wake, &courses);
-        Ok(Outcome { profiles, data_checksum: Some(wake.checksum.clone()), ..Outcome::measured(0, vec![row]) })
+        Ok(Outcome {
+            profiles,
+            data_checksum: Some(wake.checksum.clone()),
+            ..Outcome::measured(0, vec![row])
+        })
     }
 
     fn cost(&self, settings: &Settings, _: &mut Planner) -> Result<Cost> {
@@ -122,7 +126,8 @@ impl Recorder {
         let errors: Vec<f64> = courses.iter().map(Course::mean_error).collect();
         let res = correct::reynolds(&wake.test);
         let names = res.iter().map(|re| format!("Re {re:.1}")).collect();
-        let by_re = Profile::new(Profile::REYNOLDS, "simulation", names).on_axis(res).with("mae", finite(errors));
+        let by_re =
+            Profile::new(Profile::REYNOLDS, "simulation", names).on_axis(res).with("mae", finite(errors));
         let n_frames = courses.first().map_or(0, |course| course.errors.len());
         let mean = |frame: usize| {
             courses.iter().map(|course| course.errors[frame]).sum::<f64>() / courses.len() as f64
@@ -165,5 +170,8 @@ fn finite(values: Vec<f64>) -> Vec<f64> {
 
 /// Refuses arithmetic that solvers have not.
 pub(super) fn no_arithmetic(name: &str) -> Error {
-    Error::setting("precision", format!("{name} rounds what convolutions multiply, and a rollout amplifies it: use f32"))
+    Error::setting(
+        "precision",
+        format!("{name} rounds what convolutions multiply, and a rollout amplifies it: use f32"),
+    )
 }

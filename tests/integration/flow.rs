@@ -4,10 +4,13 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{DType, Device, Tensor};
+use deepzero::data::Location;
 use deepzero::data::wake::{Simulation, Wake};
+use deepzero::experiment::settings;
+use deepzero::metric::{self, Row};
 use deepzero::nn::form::{Blockwise, BlockwiseBoth};
 use deepzero::nn::model::{self, Io};
 use deepzero::nn::{Network, weights};
@@ -15,6 +18,9 @@ use deepzero::params::Init;
 use deepzero::pde::{Component, Disc, Flow, Grid, Real, Stages, Variant, Velocity, Workspace, restrict};
 use deepzero::problem::correct::{self, Correct};
 use deepzero::problem::{Problem, Resources};
+use deepzero::setting::Settings;
+use deepzero::task::{self, Outcome, Session};
+use deepzero::train::{Observer, Quiet, Status};
 use deepzero::zo::evaluate::{self, Evaluator, EvaluatorKind};
 use deepzero::zo::{Metered, Probe, QueryCount};
 use serde_json::Value;
@@ -149,10 +155,18 @@ where
     let evaluator = evaluate::at(&metered, EvaluatorKind::Full, &params).unwrap();
     loss = loss.max((evaluator.base_loss() / expected - 1.0).abs());
     let mu = scene.number("mu");
-    let probes: Vec<Probe> = scene.expected["coords"].as_array().unwrap().iter().map(|pair| {
-        let coord = network.layout().coord(pair[0].as_str().unwrap(), pair[1].as_u64().unwrap() as usize).unwrap();
-        Probe::Coordinate { coord, shift: mu }
-    }).collect();
+    let probes: Vec<Probe> = scene.expected["coords"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pair| {
+            let coord = network
+                .layout()
+                .coord(pair[0].as_str().unwrap(), pair[1].as_u64().unwrap() as usize)
+                .unwrap();
+            Probe::Coordinate { coord, shift: mu }
+        })
+        .collect();
     let differences = evaluator.differences(&probes).unwrap();
     let golden = scene.expected["cge_forward_difference"].as_array().unwrap();
     let apart = differences.iter().zip(golden).map(|(a, b)| (a / mu - b.as_f64().unwrap()).abs());
@@ -270,4 +284,109 @@ fn obstacle_start_and_restriction_are_the_golden_ones() {
         assert!(apart(&coarse, &scene.state("restricted")) <= 1e-15);
         assert_eq!(grid.faces(Component::V), [2 * scene.resolution + 1, scene.resolution]);
     }
+}
+
+/// Stops after the first epoch.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Observer for Stop<'_> {
+    fn epoch(&self, _: &Row) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+const TINY: &str = "task=correct model=corrector depth=1 width=2 init=glorot start-gain=0.1 resolution=8 frames=7 \
+                    warm-up-steps=2 unroll=2 start-frames=2 epochs=3 batch-size=5 optimizer=adam weight-decay=0 \
+                    warmup-epochs=0";
+
+fn settings_of(more: &str) -> deepzero::Result<Settings> {
+    let pairs = TINY.split(' ').chain(more.split(' ')).filter_map(|pair| pair.split_once('='));
+    settings::from_pairs(pairs.collect::<Vec<_>>())
+}
+
+/// A trial whose flows are in `folder`, which may be told to stop after an epoch.
+fn trial(more: &str, folder: &Path, checkpoint: Option<&Path>, stops: bool) -> deepzero::Result<Outcome> {
+    let interrupt = AtomicBool::new(false);
+    let stop = Stop(&interrupt);
+    let session = Session {
+        images: None,
+        location: &Location { data_dir: Some(folder.to_owned()), ..Location::default() },
+        device: &Device::Cpu,
+        memory: 1 << 30,
+        ranks: &deepzero::ranks::ALONE,
+        checkpoint: checkpoint.map(|path| (path, "hash")),
+        interrupt: &interrupt,
+        observer: if stops { &stop } else { &Quiet },
+    };
+    task::run(&settings_of(more)?, 3, &session)
+}
+
+fn bits(outcome: &Outcome) -> Vec<u64> {
+    let (_, state) = outcome.trained.as_ref().unwrap();
+    let errors = outcome.rows.iter().map(|row| row.get(&metric::MAE));
+    state.params.iter().copied().chain(errors).map(f64::to_bits).collect()
+}
+
+/// Oracle: the run that was not stopped, and another number of threads, bit for bit, for every way to a gradient.
+#[test]
+fn correctors_go_on_bit_for_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    for more in [
+        "method=cge sparsity=0.5 layer-ratios=zo-grasp grasp-images-per-class=1 grasp-queries=4 evaluator=full",
+        "method=cocd sparsity=0 queries=9 decay=0.9 evaluator=full",
+        "method=rge sparsity=0 queries=3 evaluator=full precision=f64",
+        "method=fo sparsity=0",
+    ] {
+        let whole = trial(more, folder.path(), None, false).unwrap();
+        assert_eq!((whole.status, whole.rows.len()), (Status::Done, 3), "{more}: {}", whole.error);
+        assert!(whole.rows[2].get(&metric::MAE).is_finite());
+        let kinds: Vec<&str> = whole.profiles.iter().map(|profile| profile.kind.as_str()).collect();
+        assert!(["reynolds", "frames", "wake"].iter().all(|kind| kinds.contains(kind)), "{kinds:?}");
+        let state = folder.path().join("x.state");
+        assert!(matches!(trial(more, folder.path(), Some(&state), true), Err(deepzero::Error::Interrupted)));
+        let resumed = trial(more, folder.path(), Some(&state), false).unwrap();
+        std::fs::remove_file(&state).unwrap();
+        assert_eq!(bits(&resumed), bits(&whole), "{more}");
+        let alone = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let alone = alone.install(|| trial(more, folder.path(), None, false)).unwrap();
+        assert_eq!(bits(&alone), bits(&whole), "{more}");
+    }
+}
+
+/// Probes that lose the flow are counted and left out; the others still give an estimate.
+#[test]
+fn lost_probes_are_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let more = "method=cge sparsity=0 mu=1e200 learning-rate=1e-9 evaluator=full precision=f64";
+    let outcome = trial(more, folder.path(), None, false).unwrap();
+    let last = outcome.rows.last().unwrap();
+    assert_eq!(outcome.status, Status::Done);
+    assert!(last.get(&metric::QUERIES_NON_FINITE) > 0.0);
+    assert!(last.get(&metric::MAE).is_finite());
+}
+
+/// One clear line for what cannot be.
+#[test]
+fn bad_flows_and_correctors_are_refused() {
+    let refused = |more: &str| settings_of(more).err().map(|error| error.to_string()).unwrap_or_default();
+    let full = "method=cge evaluator=full";
+    for (more, line) in [
+        ("method=cge", "setting `evaluator`: difference follows a change through one pass of a network"),
+        ("method=cge evaluator=full unroll=7", "setting `unroll`: 7 steps need more than 7 frames"),
+        ("method=cge evaluator=full resolution=9", "setting `resolution`: expected an even number of cells"),
+        ("method=cge evaluator=full obstacle-radius=60", "setting `obstacle-radius`: a disc of radius 60"),
+        ("method=cge evaluator=full resolution=128", "make a diffusion number of 0.410"),
+        ("method=cge evaluator=full model=lenet", "setting `model`: a solver is corrected by `corrector`"),
+        ("method=fa", "setting `model`: fa is not defined for `corrector`"),
+        (
+            "method=cge evaluator=full loss=squared-error",
+            "setting `loss`: it plays no part with task = correct",
+        ),
+        ("method=cge evaluator=full grasp-images-per-class=3", "3 start frames of every simulation"),
+    ] {
+        assert!(refused(more).contains(line), "{more}: {}", refused(more));
+    }
+    assert_eq!(refused(&format!("{full} grasp-images-per-class=1")), "");
+    let classifier = settings::from_pairs([("model", "corrector"), ("depth", "2")]).unwrap_err().to_string();
+    assert!(classifier.contains("for task = correct alone"), "{classifier}");
 }

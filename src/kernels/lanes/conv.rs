@@ -171,7 +171,8 @@ impl<T: Element> Conv<T> {
             let Some(y) = inside(oy, tap / g.kernel, g.height) else { continue };
             for ox in 0..g.out_width() {
                 let Some(x) = inside(ox, tap % g.kernel, g.width) else { continue };
-                out[(oy * g.out_width() + ox) * lanes + lane] += shift * plane[(y * g.width + x) * lanes + lane];
+                out[(oy * g.out_width() + ox) * lanes + lane] +=
+                    shift * plane[(y * g.width + x) * lanes + lane];
             }
         }
     }

@@ -11,8 +11,8 @@ use crate::kernels::lanes::{Buffer, Scratch, pointwise};
 use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, Rounding, ops};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Delta, LaneShift, Place, Propagate, PropagateBatched, Rows, Rule, RuleSetup,
-    StreamSetup, Streamed, Support, only,
+    BatchedRule, BatchedSetup, Blockwise, Delta, LaneShift, Place, Propagate, PropagateBatched, Rows, Rule,
+    RuleSetup, StreamSetup, Streamed, Support, only,
 };
 use crate::params::{ParamKind, ParamSpec, Start};
 

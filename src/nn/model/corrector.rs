@@ -19,7 +19,8 @@ const PADDING: usize = 2;
 fn check(depth: usize, width: usize, io: &Io) -> Result<()> {
     let [_, height, image_width] = io.input;
     if io.n_outputs != 2 * height * image_width {
-        let reason = "a corrector gives two numbers for every place and no classes: it is for task = correct alone";
+        let reason =
+            "a corrector gives two numbers for every place and no classes: it is for task = correct alone";
         return Err(Error::setting("model", reason));
     }
     if depth > 8 {

@@ -123,7 +123,8 @@ impl<'a> Chain<'a> {
             let input = links.last().map_or(&input, |link| &link.out);
             let own = &params[network.params_of(one.node)];
             // Images usually need no gradient.
-            let of_input = (of_images || !links.is_empty()) && (wanted.through || !has_weights(network, one.node));
+            let of_input =
+                (of_images || !links.is_empty()) && (wanted.through || !has_weights(network, one.node));
             let of_params = wanted.weights && !own.is_empty();
             let (out, record) = match way {
                 Way::Lanes(execution) => {

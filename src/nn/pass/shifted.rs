@@ -56,7 +56,8 @@ where
     /// [`Error::Setting`] if its layers do not stand in a row, one couples the inputs of a batch, or one has no streamed
     /// form; [`Error::Parameter`] if the length is not d.
     pub fn new(network: &Network, params: &[f64]) -> Result<Self> {
-        let refuse = |why: &str| Error::setting("model", format!("this network cannot correct a flow: {why}"));
+        let refuse =
+            |why: &str| Error::setting("model", format!("this network cannot correct a flow: {why}"));
         let fused = network.fused();
         let is_row = |idx: usize| fused[idx].inputs == [if idx == 0 { 0 } else { fused[idx - 1].output }];
         if !(0..fused.len()).all(is_row) {
@@ -73,7 +74,8 @@ where
                 got: params.len().to_string(),
             });
         }
-        let forms = network.all_have(|forms| forms.streamed).ok_or_else(|| refuse("a layer has no streamed form"))?;
+        let forms =
+            network.all_have(|forms| forms.streamed).ok_or_else(|| refuse("a layer has no streamed form"))?;
         let isa = Isa::current();
         let lanes = lanes::<T>();
         let blocks = Blocks { images: lanes, lanes };
@@ -89,7 +91,11 @@ where
                 _ => 0..0,
             };
             let layer = Blockwise::<T>::streamed(form, &setup)?;
-            links.push(Link { layer, coords, len: network.shape(one.output).iter().product::<usize>() * lanes });
+            links.push(Link {
+                layer,
+                coords,
+                len: network.shape(one.output).iter().product::<usize>() * lanes,
+            });
         }
         let input_len = network.input().iter().product::<usize>() * lanes;
         Ok(Self { links, lanes, input_len })
@@ -109,7 +115,12 @@ where
     ///
     /// # Panics
     /// If there are not as many numbers and shifts as the block has.
-    pub fn run<'m>(&self, input: &[T], shifts: &[Option<Shift>], memory: &'m mut Memory<T>) -> Result<&'m [T]> {
+    pub fn run<'m>(
+        &self,
+        input: &[T],
+        shifts: &[Option<Shift>],
+        memory: &'m mut Memory<T>,
+    ) -> Result<&'m [T]> {
         assert_eq!((input.len(), shifts.len()), (self.input_len, self.lanes));
         for &(coord, _) in shifts.iter().flatten() {
             let owner = self.links.iter().find(|link| link.coords.contains(&coord));

@@ -134,7 +134,8 @@ pub fn check_unroll(unroll: usize, n_frames: usize) -> Result<usize> {
     match n_frames.checked_sub(unroll) {
         Some(n) if n > 0 => Ok(n),
         _ => {
-            let reason = format!("{unroll} steps need more than {unroll} frames, of which there are {n_frames}");
+            let reason =
+                format!("{unroll} steps need more than {unroll} frames, of which there are {n_frames}");
             Err(Error::setting("unroll", reason))
         }
     }
@@ -190,7 +191,8 @@ where
         let n_simulations = spread(self.wake.train.len(), self.config.simulations).len();
         let per_simulation = self.samples.len() / n_simulations;
         if per_class > per_simulation {
-            let reason = format!("{per_class} start frames of every simulation, of which there are {per_simulation}");
+            let reason =
+                format!("{per_class} start frames of every simulation, of which there are {per_simulation}");
             return Err(Error::setting("grasp-images-per-class", reason));
         }
         let frames = spread(per_simulation, per_class);

@@ -55,7 +55,8 @@ where
         if network.input() == [3, rows, columns] && network.n_outputs() == 2 * rows * columns {
             return Ok(());
         }
-        let reason = format!("a corrector takes 3 x {rows} x {columns} numbers; this takes {:?}", network.input());
+        let reason =
+            format!("a corrector takes 3 x {rows} x {columns} numbers; this takes {:?}", network.input());
         Err(Error::setting("model", reason))
     }
 
@@ -128,7 +129,11 @@ where
         let blocks: Vec<Vec<Course>> = simulations
             .par_chunks(n)
             .enumerate()
-            .map(|(block, part)| self.course_of_block(pass, part, &|lane, frame, values: &[f64]| visit(block * n + lane, frame, values)))
+            .map(|(block, part)| {
+                self.course_of_block(pass, part, &|lane, frame, values: &[f64]| {
+                    visit(block * n + lane, frame, values)
+                })
+            })
             .collect::<Result<_>>()?;
         Ok(blocks.into_iter().flatten().collect())
     }
@@ -196,7 +201,9 @@ fn scales(wake: &Wake) -> [f64; 3] {
     let n = padded * frames().count() as f64;
     let std = |values: fn(&Velocity<f32>) -> &[f32]| {
         let sum = |of: fn(f64) -> f64| -> f64 {
-            frames().map(|frame| values(frame).iter().map(|&value| of(f64::from(value).abs())).sum::<f64>()).sum()
+            frames()
+                .map(|frame| values(frame).iter().map(|&value| of(f64::from(value).abs())).sum::<f64>())
+                .sum()
         };
         let mean = sum(|value| value) / n;
         (sum(|value| value * value) / n - mean * mean).max(0.0).sqrt()

@@ -3,8 +3,8 @@
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-use super::rollout::{Lanes, Solver};
 use super::Sample;
+use super::rollout::{Lanes, Solver};
 use crate::data::wake::Wake;
 use crate::nn::backprop::Backprop;
 use crate::nn::form::{Blockwise, BlockwiseBoth};
@@ -160,7 +160,8 @@ where
                     let own = &mut gradient[self.network.layout().range(idx)];
                     own.iter_mut().zip(values).for_each(|(sum, value)| *sum += value.wide());
                 }
-                back = found.input.ok_or_else(|| Error::Objective("a layer hands no gradient on".to_owned()))?;
+                back =
+                    found.input.ok_or_else(|| Error::Objective("a layer hands no gradient on".to_owned()))?;
             }
             if step > 1 {
                 let of_input = chain.of_images(&back)?.flatten_all()?.to_vec1::<T>()?;
