@@ -149,6 +149,28 @@ impl<T: Real> Rows<T> {
     }
 }
 
+/// The largest size of a number, of those that are some.
+#[inline(always)]
+fn longest_of<T: Real>(values: &[T]) -> T {
+    /// Numbers that are compared side by side.
+    const N: usize = 16;
+    let mut most = [T::ZERO; N];
+    let chunks = values.chunks_exact(N);
+    for &value in chunks.remainder() {
+        most[0] = most[0].largest(value.magnitude());
+    }
+    for chunk in chunks {
+        for idx in 0..N {
+            most[idx] = most[idx].largest(chunk[idx].magnitude());
+        }
+    }
+    let mut longest = T::ZERO;
+    for value in most {
+        longest = longest.largest(value);
+    }
+    longest
+}
+
 /// Weights of the faces before, at and after one for a displacement of at most a cell.
 #[inline(always)]
 fn hats<T: Real>(d: T) -> [T; 3] {
@@ -188,10 +210,7 @@ pub(super) fn advect<T: Real>(
     for y in 0..n_rows {
         field.displacements(component, y, cells, dy, dx);
         let out = &mut out[y * row..][..row];
-        let mut longest = T::ZERO;
-        for idx in 0..row {
-            longest = longest.largest(dy[idx].magnitude()).largest(dx[idx].magnitude());
-        }
+        let longest = longest_of(dy).largest(longest_of(dx));
         let at = |step: isize| field.row(component, y as isize + step);
         let (below, here, above) = (at(-1), at(0), at(1));
         if longest <= one {

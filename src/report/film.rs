@@ -265,3 +265,62 @@ fn pictures(profile: &Profile) -> Option<(Vec<usize>, [usize; 2], [Vec<Vec<f64>>
         |name: &str| Some(profile.column(name)?.chunks_exact(n).map(<[f64]>::to_vec).collect::<Vec<_>>());
     Some((frames, shape, [cut("vorticity")?, cut("reference")?]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two frames of 3 x 2 corners, of which the second panel is lost in the second.
+    fn film() -> Film {
+        let frames = |last: f64| vec![vec![0.0; 6], vec![last; 6]];
+        let panel = |label: &str, last| Panel { label: label.to_owned(), pictures: frames(last) };
+        let panels = vec![panel("a", 2.0), panel("b", f64::NAN), panel("c", -2.0)];
+        Film { frames: vec![4, 8], shape: [3, 2], panels, radius: 10.0, most: 2.0 }
+    }
+
+    /// Oracle: another decoder (`image`), and the palette by hand.
+    #[test]
+    fn pictures_show_what_there_is() {
+        let film = film();
+        let still = image::load_from_memory(&film.still()).unwrap().to_rgb8();
+        let [width, height] = film.size();
+        assert_eq!(still.dimensions(), (width as u32, height as u32));
+        let pixel = |panel: usize, x: usize, y: usize| {
+            let (left, top) = place(panel);
+            still.get_pixel((left + x) as u32, (top + y) as u32).0
+        };
+        let colors = palette();
+        let color = |idx: usize| -> [u8; 3] { colors[3 * idx..][..3].try_into().unwrap() };
+        assert_eq!(pixel(0, 300, 50), color(SHADES - 1));
+        assert_eq!(pixel(2, 300, 50), color(0));
+        assert_eq!(pixel(1, 300, 50), color(SHADES + GRAYS / 2));
+        assert_eq!(pixel(0, LONG / 4, SHORT / 2), color(OBSTACLE));
+        assert_eq!(color(SHADES / 2), [255; 3]);
+        assert_eq!(color(WHITE), [255; 3]);
+        let moving = film.moving();
+        let reader = png::Decoder::new(std::io::Cursor::new(&moving[..])).read_info().unwrap();
+        assert_eq!(reader.info().animation_control().map(|control| control.num_frames), Some(2));
+    }
+
+    /// Oracle: what was put in.
+    #[test]
+    fn a_profile_is_cut_into_pictures() {
+        let labels: Vec<String> = [3, 6]
+            .iter()
+            .flat_map(|frame| (0..6).map(move |at| format!("{frame}:{}:{}", at / 2, at % 2)))
+            .collect();
+        let xs = [3.0; 6].into_iter().chain([6.0; 6]).collect();
+        let numbers: Vec<f64> = (0..12).map(f64::from).collect();
+        let profile = Profile::new(Profile::WAKE, "corner", labels)
+            .on_axis(xs)
+            .with("vorticity", numbers.clone())
+            .with("reference", numbers);
+        let (frames, shape, [found, reference]) = pictures(&profile).unwrap();
+        assert_eq!((frames, shape), (vec![3, 6], [3, 2]));
+        assert_eq!(found[1], [6.0, 7.0, 8.0, 9.0, 10.0, 11.0]);
+        assert_eq!(found, reference);
+        let mut torn = profile;
+        torn.labels.pop();
+        assert!(pictures(&torn).is_none());
+    }
+}

@@ -278,7 +278,7 @@ fn obstacle_start_and_restriction_are_the_golden_ones() {
         let grid = scene.grid();
         let solid: Vec<f64> = grid.obstacle().iter().map(|&is_solid| f64::from(u8::from(is_solid))).collect();
         assert!(deviation(&solid, &scene.values("obstacle")) <= 0.0);
-        assert_eq!(solid.iter().sum::<f64>(), scene.number("n_obstacle"));
+        assert!((solid.iter().sum::<f64>() - scene.number("n_obstacle")).abs() < 0.5);
         assert!(apart(&Velocity::<f64>::start(&grid, 1), &scene.state("start")) <= 0.0);
         let coarse = restrict(2 * scene.resolution, &scene.state("fine"));
         assert!(apart(&coarse, &scene.state("restricted")) <= 1e-15);

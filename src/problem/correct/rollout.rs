@@ -73,6 +73,15 @@ where
         }
     }
 
+    /// Other flows in the same memory.
+    pub(super) fn restart(&self, lanes: &mut Lanes<T>, flows: &[&Velocity<T>], res: &[f64]) {
+        for (lane, flow) in flows.iter().enumerate() {
+            lanes.state.set_lane(lane, flow);
+            lanes.alphas[lane] = T::of(self.flow.diffusion_number(res[lane]));
+            lanes.re[lane] = T::of(res[lane] / self.scales[2]);
+        }
+    }
+
     /// One step of the solver.
     pub(super) fn step(&self, lanes: &mut Lanes<T>) {
         self.flow.step(&mut lanes.state, &lanes.alphas, &mut lanes.workspace);

@@ -33,6 +33,8 @@ pub struct Unrolled<'a, T> {
     /// Before and after the first step, a rollout a lane.
     start: Velocity<T>,
     first: Velocity<T>,
+    /// The latter one by one.
+    firsts: Vec<Velocity<T>>,
 }
 
 /// A rollout in a lane, and the shift that it sees.
@@ -55,7 +57,9 @@ where
         let res: Vec<f64> = samples.iter().map(|sample| wake.train[sample.simulation].re).collect();
         let mut moved = solver.lanes(start.clone(), &res);
         solver.step(&mut moved);
-        Self { network, wake, solver, unroll, samples, res, start, first: moved.state }
+        let first = moved.state;
+        let firsts = (0..samples.len()).map(|idx| first.lane(idx)).collect();
+        Self { network, wake, solver, unroll, samples, res, start, first, firsts }
     }
 
     /// What rollout `idx` is held to after `step` steps.
@@ -66,29 +70,36 @@ where
 
     /// Losses of all `passengers`, in order: in blocks, spread over the threads.
     fn losses_of(&self, pass: &ShiftedPass<T>, passengers: &[Passenger]) -> Result<Vec<f64>> {
-        let blocks = passengers.par_chunks(pass.lanes()).map(|part| self.block(pass, part));
+        let blocks = passengers
+            .par_chunks(pass.lanes())
+            .map_init(|| self.memory(pass), |lanes, part| self.block(pass, part, lanes));
         Ok(blocks.collect::<Result<Vec<_>>>()?.concat())
     }
 
+    /// Memory of a block.
+    fn memory(&self, pass: &ShiftedPass<T>) -> Lanes<T> {
+        let n = pass.lanes();
+        self.solver.lanes(Velocity::zeros(self.solver.flow.grid(), n), &vec![self.res[0]; n])
+    }
+
     /// Losses of as many as a block has lanes, or fewer.
-    fn block(&self, pass: &ShiftedPass<T>, passengers: &[Passenger]) -> Result<Vec<f64>> {
+    fn block(&self, pass: &ShiftedPass<T>, passengers: &[Passenger], lanes: &mut Lanes<T>) -> Result<Vec<f64>> {
         let n = pass.lanes();
         // Lanes that are left go along with the first.
         let rollout = |lane: usize| passengers.get(lane).map_or(passengers[0].0, |&(rollout, _)| rollout);
         let shifts: Vec<Option<Shift>> =
             (0..n).map(|lane| passengers.get(lane).and_then(|&(_, shift)| shift)).collect();
-        let firsts: Vec<Velocity<T>> = (0..self.samples.len()).map(|idx| self.first.lane(idx)).collect();
-        let state = Velocity::stack(&(0..n).map(|lane| &firsts[rollout(lane)]).collect::<Vec<_>>());
+        let flows: Vec<&Velocity<T>> = (0..n).map(|lane| &self.firsts[rollout(lane)]).collect();
         let res: Vec<f64> = (0..n).map(|lane| self.res[rollout(lane)]).collect();
-        let mut lanes = self.solver.lanes(state, &res);
+        self.solver.restart(lanes, &flows, &res);
         let mut sums = vec![0.0; n];
         for step in 1..=self.unroll {
             if step > 1 {
-                self.solver.step(&mut lanes);
+                self.solver.step(lanes);
             }
-            self.solver.correct(&mut lanes, pass, &shifts)?;
+            self.solver.correct(lanes, pass, &shifts)?;
             let targets: Vec<&Velocity<f32>> = (0..n).map(|lane| self.target(rollout(lane), step)).collect();
-            self.add_distances(&lanes, &targets, &mut sums);
+            self.add_distances(lanes, &targets, &mut sums);
         }
         sums.truncate(passengers.len());
         Ok(sums.into_iter().map(|sum| sum / (2.0 * self.unroll as f64)).collect())
@@ -234,10 +245,10 @@ where
 
     fn loss(&self, params: &[f64]) -> Result<f64> {
         let pass = ShiftedPass::new(self.network, params)?;
-        let parts = self.plain();
+        let (parts, mut lanes) = (self.plain(), self.memory(&pass));
         let parts: Vec<f64> = parts
             .chunks(pass.lanes())
-            .map(|part| self.block(&pass, part))
+            .map(|part| self.block(&pass, part, &mut lanes))
             .collect::<Result<Vec<_>>>()?
             .concat();
         Ok(parts.iter().sum())
