@@ -82,7 +82,11 @@ fn seconds_of_steps<T: crate::pde::Real>(grid: &Grid, lanes: &[usize], repeats: 
     };
     blocks.iter_mut().for_each(run);
     let seconds = Seconds::of_repeated(repeats, || {
-        if blocks.len() == 1 { blocks.iter_mut().for_each(run) } else { blocks.par_iter_mut().for_each(run) }
+        if blocks.len() == 1 {
+            blocks.iter_mut().for_each(run)
+        } else {
+            blocks.par_iter_mut().for_each(run)
+        }
         Ok(())
     })?;
     Ok(seconds.median / STEPS as f64)

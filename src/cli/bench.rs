@@ -414,7 +414,10 @@ fn say_flow(m: &flow::Measurement) -> std::io::Result<()> {
     say!("flow on {} x {} cells", 2 * m.resolution, m.resolution)?;
     let alone = format_args!("{:.1} µs in f32, {:.1} µs in f64", m.alone_f32_us, m.alone_f64_us);
     say_row("a step alone, one thread", alone)?;
-    say_row("steps side by side", format_args!("{:.0} per second, {} states in f32", m.steps_per_s, m.states))?;
+    say_row(
+        "steps side by side",
+        format_args!("{:.0} per second, {} states in f32", m.steps_per_s, m.states),
+    )?;
     say_row("products of the pressure", format_args!("{:.1} GFLOP/s", m.pressure_gflops))?;
     let corrector = format!("{} steps, {} parameters", m.unroll, m.n_params);
     say_row("losses of probes", format_args!("{:.2} per second ({corrector})", m.losses_per_s))?;

@@ -111,7 +111,7 @@ impl<'a, T: Real> Field<'a, T> {
         let [_, columns] = self.shape(component);
         let row = columns * lanes;
         for (to, from) in own[y * row..][..row].iter_mut().zip(along) {
-            *to = *to + cells * *from;
+            *to += cells * *from;
         }
         let other_component = if component == Component::V { Component::U } else { Component::V };
         let [other_rows, other_columns] = self.shape(other_component);
@@ -127,7 +127,7 @@ impl<'a, T: Real> Field<'a, T> {
                     let other_x = (x as isize + left + step).clamp(0, other_columns as isize - 1) as usize;
                     let to = &mut other[(other_y * other_columns + other_x) * lanes..][..lanes];
                     for (to, from) in to.iter_mut().zip(&across[x * lanes..][..lanes]) {
-                        *to = *to + cells * (*from * quarter);
+                        *to += cells * (*from * quarter);
                     }
                 }
             }
@@ -303,7 +303,7 @@ pub(super) fn advect_transpose<T: Real>(
                 };
                 let mut corner = |j: isize, i: isize, weight: T| {
                     let at = place(j, i);
-                    own[at] = own[at] + weight * g;
+                    own[at] += weight * g;
                     field.of(component)[at]
                 };
                 let c00 = corner(j, i, (one - fy) * (one - fx));

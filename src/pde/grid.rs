@@ -56,7 +56,7 @@ impl Grid {
     /// # Errors
     /// [`Error::Setting`] if the resolution is odd or out of range, or the obstacle does not lie in the domain.
     pub fn new(resolution: usize, disc: Disc) -> Result<Self> {
-        if resolution % 2 != 0 || !(MIN_RESOLUTION..=MAX_RESOLUTION).contains(&resolution) {
+        if !resolution.is_multiple_of(2) || !(MIN_RESOLUTION..=MAX_RESOLUTION).contains(&resolution) {
             let reason = format!(
                 "expected an even number of cells from {MIN_RESOLUTION} to {MAX_RESOLUTION}; got {resolution}"
             );
@@ -263,7 +263,7 @@ impl<T: Real> Velocity<T> {
 /// If the velocity is not one on a grid of this resolution, or the resolution is odd.
 #[must_use]
 pub fn restrict<T: Real>(resolution: usize, fine: &Velocity<T>) -> Velocity<T> {
-    assert!(resolution % 2 == 0 && fine.v.len() == (2 * resolution + 1) * resolution * fine.lanes);
+    assert!(resolution.is_multiple_of(2) && fine.v.len() == (2 * resolution + 1) * resolution * fine.lanes);
     let (half, lanes, two) = (resolution / 2, fine.lanes, T::of(2.0));
     let at_v = |row: usize, column: usize| &fine.v[(row * resolution + column) * lanes..][..lanes];
     let at_u = |row: usize, column: usize| &fine.u[(row * (resolution + 1) + column) * lanes..][..lanes];

@@ -129,7 +129,7 @@ impl<T: Real> Projection<T> {
         let open = &self.open_v[y * self.resolution..][..self.resolution];
         for ((to, from), open) in to.chunks_exact_mut(lanes).zip(from.chunks_exact(lanes)).zip(open) {
             for (to, from) in to.iter_mut().zip(from) {
-                *to = *to - *open * *from;
+                *to -= *open * *from;
             }
         }
     }
@@ -157,7 +157,7 @@ impl<T: Real> Projection<T> {
                 for (lane, v) in v.iter_mut().enumerate() {
                     let low = if y > 0 { at(y - 1)[lane] } else { T::ZERO };
                     let high = if y < 2 * n { at(y)[lane] } else { T::ZERO };
-                    *v = *v - (high - low);
+                    *v -= high - low;
                 }
             }
         }
@@ -171,7 +171,7 @@ impl<T: Real> Projection<T> {
                 for (lane, u) in u.iter_mut().enumerate() {
                     let left = if x > 0 { p[(x - 1) * lanes + lane] } else { T::ZERO };
                     let right = if x < n { p[x * lanes + lane] } else { T::ZERO };
-                    *u = *u - (right - left);
+                    *u -= right - left;
                 }
             }
         }
@@ -225,11 +225,11 @@ impl<T: Real> Projection<T> {
             for idx in 0..row {
                 let p = p[y * row + idx];
                 let (low, high) = (y * row + idx, (y + 1) * row + idx);
-                v[low] = v[low] - p;
-                v[high] = v[high] + p;
+                v[low] -= p;
+                v[high] += p;
                 let (left, right) = (y * (row + lanes) + idx, y * (row + lanes) + idx + lanes);
-                u[left] = u[left] - p;
-                u[right] = u[right] + p;
+                u[left] -= p;
+                u[right] += p;
             }
         }
         self.close(lanes, v, u);
@@ -278,7 +278,7 @@ fn product<T: Real>(n: usize, lanes: usize, matrix: &[T], input: &[T], out: &mut
         for (j, row) in matrix.chunks_exact(n).enumerate() {
             let x = input[j * lanes + lane];
             for (sum, entry) in sums.iter_mut().zip(row) {
-                *sum = *sum + *entry * x;
+                *sum += *entry * x;
             }
         }
         for (i, sum) in sums.iter().enumerate() {
@@ -329,7 +329,7 @@ fn tile<T: Real, const N: usize, const M: usize>(
         for (sums, row) in sums.iter_mut().zip(&rows) {
             let entry = row[j];
             for (sum, x) in sums.iter_mut().zip(x) {
-                *sum = *sum + entry * *x;
+                *sum += entry * *x;
             }
         }
     }

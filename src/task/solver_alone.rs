@@ -115,7 +115,7 @@ impl Recorder {
 
     /// Keeps a frame, if it is one of those.
     pub(super) fn see(&self, simulation: usize, frame: usize, values: &[f64]) {
-        if simulation == self.simulation && frame % self.every == 0 {
+        if simulation == self.simulation && frame.is_multiple_of(self.every) {
             let mut frames = self.frames.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             frames.push((frame, values.to_vec()));
         }

@@ -107,9 +107,9 @@ where
         let row = columns * state.lanes;
         let (of_v, of_u) = output.split_at(rows * row);
         let [v_scale, u_scale, _] = self.scales.map(T::of);
-        state.v.iter_mut().zip(of_v).for_each(|(v, c)| *v = *v + *c * v_scale);
+        state.v.iter_mut().zip(of_v).for_each(|(v, c)| *v += *c * v_scale);
         for (u, c) in state.u.chunks_exact_mut(row + state.lanes).zip(of_u.chunks_exact(row)) {
-            u.iter_mut().zip(c).for_each(|(u, c)| *u = *u + *c * u_scale);
+            u.iter_mut().zip(c).for_each(|(u, c)| *u += *c * u_scale);
         }
     }
 

@@ -83,7 +83,12 @@ where
     }
 
     /// Losses of as many as a block has lanes, or fewer.
-    fn block(&self, pass: &ShiftedPass<T>, passengers: &[Passenger], lanes: &mut Lanes<T>) -> Result<Vec<f64>> {
+    fn block(
+        &self,
+        pass: &ShiftedPass<T>,
+        passengers: &[Passenger],
+        lanes: &mut Lanes<T>,
+    ) -> Result<Vec<f64>> {
         let n = pass.lanes();
         // Lanes that are left go along with the first.
         let rollout = |lane: usize| passengers.get(lane).map_or(passengers[0].0, |&(rollout, _)| rollout);
@@ -191,7 +196,7 @@ where
             let per_unit = 1.0 / (scale * scale * self.unroll as f64);
             for (idx, (grad, after)) in grad.iter_mut().zip(after).enumerate() {
                 let target = f64::from(target(self.target(idx % n, step))[idx / n]);
-                *grad = *grad + T::of((after.wide() - target) * per_unit);
+                *grad += T::of((after.wide() - target) * per_unit);
             }
         };
         of(&mut grad.v, &after.v, v_scale, |velocity| &velocity.v);
@@ -217,9 +222,9 @@ where
         let (lanes, [v_scale, u_scale, _]) = (grad.lanes, self.solver.scales.map(T::of));
         let row = columns * lanes;
         let (of_v, rest) = of_input.split_at(rows * row);
-        grad.v.iter_mut().zip(of_v).for_each(|(v, g)| *v = *v + *g / v_scale);
+        grad.v.iter_mut().zip(of_v).for_each(|(v, g)| *v += *g / v_scale);
         for (u, g) in grad.u.chunks_exact_mut(row + lanes).zip(rest.chunks_exact(row)).take(rows) {
-            u.iter_mut().zip(g).for_each(|(u, g)| *u = *u + *g / u_scale);
+            u.iter_mut().zip(g).for_each(|(u, g)| *u += *g / u_scale);
         }
     }
 }
