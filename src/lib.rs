@@ -3,6 +3,7 @@
 //!
 //! - [`zo`]: the engine. Estimators ask for probes, evaluators turn them into loss differences.
 //! - [`nn`] and [`kernels`]: networks as lists of layers over candle tensors, and their hot loops.
+//! - [`pde`]: the flow of a fluid, as a solver that a network can correct.
 //! - [`problem`], [`method`], [`train`]: what is minimized, how parameters move, the loop that does it.
 //! - [`certify`]: how far around an image a classifier under noise keeps its class.
 //! - [`task`], [`cost`]: what one trial does, and what it will cost.
@@ -33,6 +34,7 @@ mod mutants;
 pub mod nn;
 mod panics;
 pub mod params;
+pub mod pde;
 pub mod problem;
 pub mod profile;
 pub mod ranks;

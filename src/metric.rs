@@ -142,7 +142,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Mean cross-entropy over the epoch's steps, of the parameters before each step.
+    /// Mean loss over the epoch's steps, of the parameters before each step.
     TRAIN_LOSS: "train-loss" in "train_loss" = LOSS;
     /// Accuracy over the epoch's steps, of the parameters before each step.
     TRAIN_ACCURACY: "train-accuracy" in "train_accuracy" = ACCURACY;
@@ -154,6 +154,13 @@ metrics! {
     TEST_LOSS: "test-loss" in "test_loss" = LOSS;
     /// Accuracy on the test images.
     TEST_ACCURACY: "test-accuracy" in "test_accuracy" = ACCURACY;
+    /// Mean absolute error of the velocity over the faces and frames of the test simulations, mean over these; null if a
+    /// flow was lost.
+    MAE: "mae" in "mae" = LOSS;
+    /// Variance of it over the test simulations.
+    MAE_VARIANCE: "mae-variance" in "mae_variance" = Metric { digits: Digits::Significant, ..LOSS };
+    /// Standard deviation of it over the test simulations.
+    MAE_STD: "mae-std" in "mae_std" = LOSS;
     /// Learning rate of the epoch's last step.
     LEARNING_RATE: "learning-rate" in "learning_rate" = PLAIN;
     /// Coordinates in the active set.

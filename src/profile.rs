@@ -43,11 +43,24 @@ impl Profile {
     /// The kind over radii: the part of the images with the right class certified within each, `certified_accuracy`.
     pub const RADII: &'static str = "radii";
 
+    /// The kind over test simulations of a flow: `mae` of each, on the axis of published Reynolds numbers.
+    pub const REYNOLDS: &'static str = "reynolds";
+
+    /// The kind over the frames of test simulations: `mae` of each, the mean over the simulations, on the axis of time.
+    pub const FRAMES: &'static str = "frames";
+
+    /// The kind over the corners of cells at some frames of one test simulation, frame by frame and row by row:
+    /// `vorticity` as computed, and `reference` of the fine simulation.
+    pub const WAKE: &'static str = "wake";
+
     /// The kinds that tasks make, with their columns.
-    pub const KINDS: [(&'static str, &'static [&'static str]); 3] = [
+    pub const KINDS: [(&'static str, &'static [&'static str]); 6] = [
         (Self::TENSORS, &["n", "n_active", "cosine", "relative_error"]),
         (Self::CERTIFICATES, &["label", "selected", "class", "n0_selected", "n_a", "n", "p_lower", "radius"]),
         (Self::RADII, &["certified_accuracy"]),
+        (Self::REYNOLDS, &["mae"]),
+        (Self::FRAMES, &["mae"]),
+        (Self::WAKE, &["vorticity", "reference"]),
     ];
 
     /// A profile over named places, without columns.

@@ -15,6 +15,7 @@ pub mod cge;
 pub mod conv;
 mod coords;
 pub mod first_order;
+pub mod flow;
 pub mod machine;
 pub mod rge;
 mod workload;

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use candle_core::Device;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand, ValueEnum};
-use deepzero::bench::{Distribution, Machine, Workload, certify, cge, conv, first_order, rge};
+use deepzero::bench::{Distribution, Machine, Workload, certify, cge, conv, first_order, flow, rge};
 use deepzero::experiment::settings;
 use deepzero::kernels::Precision;
 use deepzero::ranks::Ranks;
@@ -26,6 +26,7 @@ use super::{Common, Exit, key_value, say};
   deepzero bench conv --json
   deepzero bench fo --steps 5
   deepzero bench certify --denoiser 8x32
+  deepzero bench flow --resolution 16
   deepzero bench cge --json > then.json, and later: deepzero bench cge --against then.json
 
 Everything is measured on all threads of the CPU, or on the GPU that --device names (but conv: our kernels for
@@ -55,6 +56,8 @@ enum BenchVerb {
     Fo(FoArgs),
     /// Certification by randomized smoothing: classes of noisy copies of images.
     Certify(CertifyArgs),
+    /// The flow solver, alone and side by side, and losses of rollouts with a corrector.
+    Flow(FlowArgs),
 }
 
 /// What network measurements run on.
@@ -183,6 +186,28 @@ struct CertifyArgs {
     repeats: usize,
 }
 
+#[derive(Debug, Args)]
+struct FlowArgs {
+    /// Cells across.
+    #[arg(long, default_value = "32", value_name = "R", value_parser = count(256))]
+    resolution: usize,
+    /// States side by side, rounded up to whole registers.
+    #[arg(long, default_value = "64", value_name = "N", value_parser = count(MAX_BATCH))]
+    states: usize,
+    /// Channels of the corrector's first layer.
+    #[arg(long, default_value = "32", value_name = "C", value_parser = count(256))]
+    width: usize,
+    /// Steps that a loss sees.
+    #[arg(long, default_value = "4", value_name = "N", value_parser = count(1000))]
+    unroll: usize,
+    /// Probes whose losses are timed.
+    #[arg(long, default_value = "16", value_name = "Q", value_parser = count(MAX_BATCH))]
+    probes: usize,
+    /// Runs of which the median counts.
+    #[arg(long, default_value = "5", value_name = "N", value_parser = count(MAX_REPEATS))]
+    repeats: usize,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum DistributionName {
     /// All convolution and linear weights.
@@ -304,6 +329,14 @@ pub(super) fn run(common: &Common, args: &BenchArgs, ranks: &Ranks) -> Result<Ex
             let name = format!("resnet{depth}-w{width}{behind}");
             let config = certify::Config { n_images, n0, n, seed, repeats };
             show.measured("certify", &certify::measure(&network, name, &config, &device)?, say_certify)
+        }
+        BenchVerb::Flow(args) => {
+            if !device.is_cpu() {
+                bail!("bench flow measures a solver for the CPU; leave out --device");
+            }
+            let FlowArgs { resolution, states, width, unroll, probes, repeats } = *args;
+            let config = flow::Config { resolution, states, width, unroll, probes, repeats };
+            show.measured("flow", &flow::measure(&config)?, say_flow)
         }
     }
 }
@@ -430,6 +463,21 @@ fn say_cge(m: &cge::Measurement) -> std::io::Result<()> {
         ),
         None => Ok(()),
     }
+}
+
+fn say_flow(m: &flow::Measurement) -> std::io::Result<()> {
+    say_machine(&m.machine)?;
+    say!("flow on {} x {} cells", 2 * m.resolution, m.resolution)?;
+    let alone = format_args!("{:.1} µs in f32, {:.1} µs in f64", m.alone_f32_us, m.alone_f64_us);
+    say_row("a step alone, one thread", alone)?;
+    say_row(
+        "steps side by side",
+        format_args!("{:.0} per second, {} states in f32", m.steps_per_s, m.states),
+    )?;
+    say_row("products of the pressure", format_args!("{:.1} GFLOP/s", m.pressure_gflops))?;
+    let corrector = format!("{} steps, {} parameters", m.unroll, m.n_params);
+    say_row("losses of probes", format_args!("{:.2} per second ({corrector})", m.losses_per_s))?;
+    say_row("the solver's share", format_args!("{:.1} %", 100.0 * m.solver_share))
 }
 
 fn say_rge(m: &rge::Measurement) -> std::io::Result<()> {

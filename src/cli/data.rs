@@ -3,11 +3,13 @@
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
+use deepzero::data::wake::{self, Simulation, Wake};
 use deepzero::data::{self, Info};
+use deepzero::experiment::settings;
 use serde_json::json;
 
 use super::progress::DownloadProgress;
-use super::{Common, Exit, say};
+use super::{Common, Exit, key_value, say};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -15,7 +17,8 @@ use super::{Common, Exit, say};
   deepzero data fetch imagenette --data-dir data
                                           download ten classes of ImageNet, brought to 64x64 pixels
   deepzero data info                      what would be used, with checksums
-  deepzero data verify                    decode every image")]
+  deepzero data verify                    decode every image
+  deepzero data flow --set resolution=16  the simulated flows of these settings")]
 pub(super) struct DataArgs {
     #[command(subcommand)]
     verb: DataVerb,
@@ -29,6 +32,12 @@ enum DataVerb {
     Info(Which),
     /// Decode every image and check every row.
     Verify(Which),
+    /// Compute simulated flows unless they are there; say where they are, with their checksum.
+    Flow {
+        /// Change a setting of the flows; repeatable.
+        #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+        overrides: Vec<(String, String)>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -47,6 +56,7 @@ pub(super) fn run(common: &Common, args: &DataArgs) -> Result<Exit> {
         }
         DataVerb::Info(Which { name }) => data::info(data::collection(name)?, &location)?,
         DataVerb::Verify(Which { name }) => data::verify(data::collection(name)?, &location)?,
+        DataVerb::Flow { overrides } => return flow(common, overrides),
     };
     if common.json {
         say!("{}", serde_json::to_string_pretty(&as_json(&info))?)?;
@@ -54,6 +64,34 @@ pub(super) fn run(common: &Common, args: &DataArgs) -> Result<Exit> {
         say!("{info}")?;
     }
     Ok(if info.is_sound() { Exit::Ok } else { Exit::Error })
+}
+
+/// The flows of these settings.
+fn flow(common: &Common, overrides: &[(String, String)]) -> Result<Exit> {
+    let pairs = overrides.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    let settings = settings::from_pairs([("task", "solver-alone")].into_iter().chain(pairs))?;
+    let (config, location): (wake::Config, _) = (settings.read()?, common.location());
+    let flows = Wake::load(&config, &location, &DownloadProgress::default())?;
+    let path = wake::path(&config, &location);
+    let frames = flows.train.first().map_or(0, |simulation| simulation.frames.len());
+    let re =
+        |simulations: &[Simulation]| simulations.iter().map(Simulation::published_re).collect::<Vec<_>>();
+    let (train, test) = (re(&flows.train), re(&flows.test));
+    if common.json {
+        let value = json!({
+            "path": path.to_string_lossy(), "sha256": flows.checksum, "resolution": config.resolution,
+            "frames": frames, "train": train, "test": test,
+        });
+        say!("{}", serde_json::to_string_pretty(&value)?)?;
+    } else {
+        let list = |res: &[f64]| res.iter().map(|re| format!("{re:.1}")).collect::<Vec<_>>().join(", ");
+        say!("{}", path.display())?;
+        say!("  {frames} frames each of {} x {} cells", 2 * config.resolution, config.resolution)?;
+        say!("  Reynolds numbers to train on: {}", list(&train))?;
+        say!("  Reynolds numbers to test on: {}", list(&test))?;
+        say!("  sha256 {}", flows.checksum)?;
+    }
+    Ok(Exit::Ok)
 }
 
 fn as_json(info: &Info) -> serde_json::Value {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use deepzero::certify::Progress;
 use deepzero::data;
-use deepzero::metric::{QUERIES, Row, TEST_ACCURACY, TRAIN_LOSS};
+use deepzero::metric::{MAE, QUERIES, Row, TEST_ACCURACY, TRAIN_LOSS};
 use deepzero::train::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -74,12 +74,16 @@ impl Observer for TrialProgress {
         *last = Instant::now();
         let done = row.epoch as usize;
         let remaining = self.started.elapsed().as_secs_f64() / done as f64 * (self.epochs - done) as f64;
+        let mae = row.get(&MAE);
+        let measured = match mae.is_nan() {
+            true => format!("test accuracy {:.1} %", 100.0 * row.get(&TEST_ACCURACY)),
+            false => format!("error {mae:.4}"),
+        };
         tell!(
-            "{}: epoch {done}/{}, loss {:.3}, test accuracy {:.1} %, {} queries, about {remaining:.0} s left",
+            "{}: epoch {done}/{}, loss {:.3}, {measured}, {} queries, about {remaining:.0} s left",
             self.title,
             self.epochs,
             row.get(&TRAIN_LOSS),
-            100.0 * row.get(&TEST_ACCURACY),
             row.get(&QUERIES),
         );
     }

@@ -216,7 +216,7 @@ fn say_where_to_look(common: &Common, pictures: &[PathBuf]) {
 /// Runs one trial and says how it ended; false if another process has it.
 fn run_trial(runner: &mut Runner, trial: &Trial, position: usize, n_trials: usize) -> Result<bool> {
     let title = format!("[{position}/{n_trials}] {}", trial.title());
-    let progress = TrialProgress::new(title, trial.settings.read::<train::Config>()?.epochs);
+    let progress = TrialProgress::new(title, train::epochs(&trial.settings)?);
     let ended = runner.run(trial, &progress).inspect_err(|_| progress.finish("stopped"));
     let ended = ended.with_context(|| trial.title())?;
     let Ended::Recorded(record) = ended else {
@@ -226,12 +226,16 @@ fn run_trial(runner: &mut Runner, trial: &Trial, position: usize, n_trials: usiz
     let line = match (record.status, record.epochs.last()) {
         (Status::Done, Some(last)) => {
             let (accuracy, queries) = (last.get(&metric::TEST_ACCURACY), last.get(&metric::QUERIES));
-            let measured = if accuracy.is_nan() {
-                String::new()
-            } else {
-                format!("test accuracy {:.2} %, ", 100.0 * accuracy)
+            let mae = last.get(&metric::MAE);
+            let measured = match (accuracy.is_nan(), mae.is_nan()) {
+                (false, _) => format!("test accuracy {:.2} %, ", 100.0 * accuracy),
+                (true, false) => format!("error {mae:.4}, "),
+                (true, true) => String::new(),
             };
-            format!("{measured}{queries} queries")
+            match queries.is_nan() {
+                true => measured.trim_end_matches(", ").to_owned(),
+                false => format!("{measured}{queries} queries"),
+            }
         }
         (Status::Done, None) => "done".to_owned(),
         (Status::Diverged, _) => format!("diverged: {}", record.error),

@@ -59,7 +59,8 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
     let is_first = ranks.is_first();
     let overrides = args.overrides.iter().map(|(key, value)| (key.as_str(), value.as_str()));
     let settings = settings::from_pairs(overrides)?;
-    if settings.read::<task::Config>()?.task.name() != task::train::Train.name() {
+    let trains = [task::train::Train.name(), task::correct::CorrectSolver.name()];
+    if !trains.contains(&settings.read::<task::Config>()?.task.name()) {
         bail!("--set task: train trains a network; a sweep or an experiment file runs the other tasks");
     }
     // The identity of the recipe, so that a state of other settings is refused.
@@ -98,7 +99,7 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
         bail!("{} holds an unfinished run; add --resume to go on, or delete it", state.display());
     }
     let device = common.device()?;
-    let progress = TrialProgress::new("train".to_owned(), settings.read::<train::Config>()?.epochs);
+    let progress = TrialProgress::new("train".to_owned(), train::epochs(&settings)?);
     runner::lead(ranks, &trial, &state)?;
     let outcome = run_trial(common, &trial, device, &state, ranks, &progress).inspect_err(|error| {
         let is_interrupted = matches!(error.downcast_ref(), Some(deepzero::Error::Interrupted));
@@ -163,6 +164,7 @@ fn run_trial(
     let hash = trial.hash();
     let session = Session {
         images: images.as_ref(),
+        location: &location,
         device: &device,
         memory,
         ranks,

@@ -17,6 +17,7 @@ mod noise;
 mod source;
 mod stored;
 mod synthetic;
+pub mod wake;
 
 pub use augment::{Augmentation, CROP_PADDING, Placement};
 pub use cifar10::CLASS_NAMES;

@@ -48,6 +48,7 @@ fn train(
     let images = Prepared::new(&settings.read()?, 0, &data::synthetic(20, 10))?;
     let session = Session {
         images: Some(&images),
+        location: &data::Location::default(),
         device: &Device::Cpu,
         memory: DEFAULT_MEMORY,
         ranks: &ranks::ALONE,

@@ -173,7 +173,7 @@ pub trait Kind: Debug + Sync {
     /// # Errors
     /// If the settings do not allow it.
     fn loss(&self, settings: &Settings) -> Result<Loss> {
-        let nn::Config { loss, .. } = settings.read()?;
+        let nn::Goal { loss } = settings.read()?;
         Ok(loss.loss())
     }
 

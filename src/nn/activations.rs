@@ -26,6 +26,15 @@ pub(super) enum Kind {
 }
 
 impl Activations {
+    /// Those of no network.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    pub fn none() -> crate::Result<Self> {
+        let logits = Tensor::zeros((0, 1), candle_core::DType::F32, &candle_core::Device::Cpu)?;
+        Ok(Self { values: Vec::new(), logits, kind: Kind::Plain, n_images: 0 })
+    }
+
     /// Output of the last layer (B, classes).
     #[must_use]
     pub fn logits(&self) -> &Tensor {

@@ -33,14 +33,20 @@ crate::section! {
     pub struct Config {
         /// Network family.
         pub model: &'static Family = &resnet::FAMILY,
-        /// Depth: blocks of the CNN, 6n+2 of the ResNet, 8n+2 of ResNet-B, 8 of the 8-layer CNN, blocks of LocalMixer.
+        /// Depth: blocks of the CNN, 6n+2 of the ResNet, 8n+2 of ResNet-B, 8 of the 8-layer CNN, blocks of LocalMixer, hidden layers of the corrector.
         pub depth: usize = 20 => Int(1, MAX_DEPTH as i64),
-        /// Channels of the CNN or LocalMixer, or of a ResNet's first stage.
+        /// Channels of the CNN or LocalMixer, or of the first stage of a ResNet or corrector.
         pub width: usize = 16 => Int(1, MAX_WIDTH as i64),
         /// Arithmetic of the forward pass.
         pub precision: Precision = Precision::F32,
         /// How parameters start.
         pub init: Init = Init::Kaiming,
+    }
+}
+
+crate::section! {
+    /// What a classifier is trained for.
+    pub struct Goal {
         /// What training lowers.
         pub loss: Criterion = Criterion::CrossEntropy,
     }

@@ -18,7 +18,7 @@ mod tests;
 pub mod weights;
 
 pub use activations::Activations;
-pub use config::{Config, Criterion};
+pub use config::{Config, Criterion, Goal};
 pub use difference::Propagator;
 pub use form::{Context, Mode};
 pub use graph::Network;

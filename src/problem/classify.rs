@@ -41,7 +41,7 @@ impl<'a> Classify<'a> {
         resources: Resources<'a>,
     ) -> Self {
         let (init, precision) = (config.init, config.precision);
-        let (augment, sigma, loss) = (false, 0.0, config.loss.loss());
+        let (augment, sigma, loss) = (false, 0.0, Loss::default());
         Self { network, images, init, precision, augment, sigma, seed, loss, resources }
     }
 

@@ -4,6 +4,7 @@
 //! ones through exact gradients where there are any, others through the network itself.
 
 mod classify;
+pub mod correct;
 pub mod defend;
 mod prepared;
 mod reconstruct;

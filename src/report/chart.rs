@@ -243,8 +243,11 @@ impl Chart {
             let places = places.map(|(idx, (label, y))| (profile.xs.get(idx).copied(), label.clone(), y));
             places.filter(|(_, _, value)| value.is_finite()).collect()
         };
-        let (x_ticks, is_on_axis, curves) =
-            over_places(measured, &positions, &figure.series, Shape::Markers, of);
+        // Where markers would touch, a line says as much.
+        let profiles = measured.records.iter().filter_map(|record| record.profile(&figure.kind));
+        let n_places = profiles.map(|profile| profile.labels.len()).max().unwrap_or(0);
+        let shape = if n_places > MOST_MARKERS { Shape::Band } else { Shape::Markers };
+        let (x_ticks, is_on_axis, curves) = over_places(measured, &positions, &figure.series, shape, of);
         if curves.is_empty() {
             return Ok(None);
         }
@@ -266,6 +269,9 @@ impl Chart {
         Ok(Some((chart, positions)))
     }
 }
+
+/// Places of a profile that are drawn with markers.
+const MOST_MARKERS: usize = 60;
 
 /// Curves over the places of profiles, of which `of` gives a trial's: where they stand, names and values. First come
 /// the places as ticks and whether they stand on an axis, in its order, or else at equal distances, as they occur.

@@ -71,14 +71,34 @@ pub(super) fn render(reports: &[Report]) -> String {
         .flat_map(|section| &section.figures)
         .map(|figure| (figure.stem.as_str(), inline_svg(&plot::svg(&figure.chart))))
         .collect();
+    // Inside the page too, as what it shows.
+    let pictures: BTreeMap<&str, String> = (reports.iter().flat_map(|r| &r.sections))
+        .flat_map(|section| &section.films)
+        .map(|view| (view.stem.as_str(), format!("data:image/png;base64,{}", base64(&view.film.still()))))
+        .collect();
     let page = environment.get_template("index.html").expect("it was added above").render(context! {
         state => state(&reports),
         has_findings => reports.iter().any(|report| !report.finding.is_empty()),
         groups => Serde(overview(&reports)),
         reports => Serde(reports),
         figures => figures,
+        pictures => pictures,
     });
     page.expect("the embedded templates use only what they are given")
+}
+
+/// Bytes as text (RFC 4648).
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for part in bytes.chunks(3) {
+        let word = (0..3).fold(0u32, |word, idx| word << 8 | u32::from(part.get(idx).copied().unwrap_or(0)));
+        for idx in 0..4 {
+            let digit = DIGITS[(word >> (18 - 6 * idx) & 63) as usize] as char;
+            text.push(if idx <= part.len() { digit } else { '=' });
+        }
+    }
+    text
 }
 
 /// The paper's exhibits in its order, then everything else as given.

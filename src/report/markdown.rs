@@ -84,6 +84,11 @@ fn write_section(page: &mut String, section: &Section) {
         let (alt, caption) = (inline(&figure.chart.description), inline(&figure.caption));
         line(format!("\n![{alt}]({}.png)\n\n{caption} [SVG]({}.svg)", figure.stem, figure.stem));
     }
+    for film in &section.films {
+        let (alt, caption, stem) = (inline(&film.description), inline(&film.caption), &film.stem);
+        line(format!("\n![{alt}]({stem}.png)\n\n{caption}\n\n![The same in motion]({stem}-film.png)\n"));
+        line("The same in motion.".into());
+    }
     for table in &section.tables {
         line(format!("\n### {}\n", inline(&table.heading)));
         line(table_row(&table.header));

@@ -7,6 +7,7 @@ pub mod chart;
 pub mod check;
 pub mod decide;
 mod exhibits;
+mod film;
 mod html;
 pub mod loan;
 mod markdown;

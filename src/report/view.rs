@@ -13,6 +13,7 @@ use crate::train::Status;
 
 use super::chart::{Chart, traces};
 use super::check::evaluate_checks;
+use super::film::Film;
 use super::html::Run;
 use super::loan::Loan;
 use super::measured::{Measured, Point};
@@ -52,6 +53,8 @@ pub(super) struct Section {
     pub caution: &'static str,
     pub checks: Vec<CheckView>,
     pub figures: Vec<FigureView>,
+    /// Pictures of flows.
+    pub films: Vec<FilmView>,
     /// One per figure with values, the main one first.
     pub tables: Vec<Table>,
     /// Trials done out of those planned.
@@ -87,6 +90,17 @@ pub(super) struct FigureView {
     pub caption: String,
     #[serde(skip)]
     pub chart: Chart,
+}
+
+/// A still picture `<stem>.png` and a moving one `<stem>-film.png`.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct FilmView {
+    /// File name of the still one without `.png`.
+    pub stem: String,
+    pub caption: String,
+    pub description: String,
+    #[serde(skip)]
+    pub film: Film,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -168,6 +182,7 @@ impl Section {
                 })
                 .collect(),
             figures: figures(panels)?,
+            films: films(measured),
             tables: panels.iter().map(|measured| table(measured, loans, panels.len() > 1)).collect(),
             progress: progress(measured, loans),
             origins: origins(measured, loans),
@@ -283,6 +298,21 @@ fn figures(panels: &[Measured]) -> Result<Vec<FigureView>> {
         figures.push(FigureView { stem: format!("{stem}-{}", profile.id), caption, chart });
     }
     Ok(figures)
+}
+
+/// Pictures of the flow that trials kept, if they did.
+fn films(measured: &Measured) -> Vec<FilmView> {
+    let view = |film: Film| FilmView {
+        stem: format!("{}-{}-wake", file_name(&measured.experiment.id), scale_name(measured.scale)),
+        caption: format!(
+            "Vorticity of the test simulation in the middle at time {}, the flow going to the right: of the fine \
+             simulation, restricted to the coarse grid, and of the first seed of every series.",
+            film.last_frame()
+        ),
+        description: film.description(),
+        film,
+    };
+    Film::of(measured).map(view).into_iter().collect()
 }
 
 /// The figure of a panel.

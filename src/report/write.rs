@@ -53,6 +53,10 @@ fn write_page(report: &Report, out_dir: &Path, paths: &mut Vec<PathBuf>) -> Resu
         write(path("svg"), plot::svg(&figure.chart).as_bytes(), paths)?;
         write(path("png"), &plot::png(&figure.chart), paths)?;
     }
+    for view in report.sections.iter().flat_map(|section| &section.films) {
+        write(out_dir.join(format!("{}.png", view.stem)), &view.film.still(), paths)?;
+        write(out_dir.join(format!("{}-film.png", view.stem)), &view.film.moving(), paths)?;
+    }
     Ok(())
 }
 

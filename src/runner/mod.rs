@@ -238,6 +238,12 @@ impl<'a> Runner<'a> {
         let ranks = if is_shared(trial)? { self.ranks } else { &ranks::ALONE };
         lead(ranks, trial, checkpoint)?;
         let outcome = self.take_part(trial, images.as_ref(), ranks, checkpoint, observer)?;
+        let checksum = outcome
+            .data_checksum
+            .as_deref()
+            .or(images.as_ref().map(|images| &*images.checksum))
+            .unwrap_or_default();
+        let provenance = self.provenance(checksum);
         let record = TrialRecord {
             trial: trial.clone(),
             n_params: outcome.n_params as u64,
@@ -246,7 +252,7 @@ impl<'a> Runner<'a> {
             error: outcome.error,
             epochs: outcome.rows,
             profiles: outcome.profiles,
-            provenance: self.provenance(images.as_ref().map_or("", |images| &images.checksum)),
+            provenance,
         };
         if let Some(mask) = outcome.mask {
             self.store.write_mask(&record, &mask)?;
@@ -268,6 +274,7 @@ impl<'a> Runner<'a> {
         ranks.agree("images", images.map_or("", |images| &images.checksum))?;
         let session = Session {
             images,
+            location: self.location,
             device: &self.device,
             memory: self.memory,
             ranks,

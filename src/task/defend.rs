@@ -127,7 +127,7 @@ impl Task for Defend {
             let reason = "with defense = none there is nothing in front of the classifier to train; use none";
             return Err(Error::setting("tune", reason));
         }
-        let nn::Config { loss, .. } = settings.read()?;
+        let nn::Goal { loss } = settings.read()?;
         if loss != nn::Criterion::CrossEntropy {
             return Err(Error::setting("loss", "a defense is trained by cross-entropy; use cross-entropy"));
         }
@@ -161,9 +161,7 @@ impl Task for Defend {
             let n_params = alone.params.len();
             let (certified, profiles) = certify(settings, seed, session, &alone)?;
             certified.set(&mut row);
-            let (status, error) = (Status::Done, String::new());
-            let (mask, trained) = (None, None);
-            return Ok(Outcome { n_params, rows: vec![row], status, error, profiles, mask, trained });
+            return Ok(Outcome { profiles, ..Outcome::measured(n_params, vec![row]) });
         }
 
         let (front, whole) = (parts.front(), parts.whole());
@@ -217,6 +215,7 @@ impl Task for Defend {
             error: trained.error,
             profiles,
             mask: trained.mask,
+            data_checksum: None,
             trained: Some((parts.front(), State { params, stats })),
         })
     }

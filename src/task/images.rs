@@ -12,7 +12,7 @@ use crate::{Error, Result, data, train};
 
 /// The sections of images, of a network, and of passes over the images.
 pub(super) fn sections() -> Vec<&'static [Entry]> {
-    vec![data::Config::ENTRIES, nn::Config::ENTRIES, train::Config::ENTRIES]
+    vec![data::Config::ENTRIES, nn::Config::ENTRIES, nn::Goal::ENTRIES, train::Config::ENTRIES]
 }
 
 /// Images for tasks that only time what is done with them.
@@ -33,8 +33,9 @@ pub(super) fn problem<'a>(
     images: &'a Prepared,
     resources: Resources<'a>,
 ) -> Result<Classify<'a>> {
-    let data::Config { augment, .. } = settings.read()?;
-    Ok(Classify::new(network, images, &settings.read()?, seed, resources).augmented(augment))
+    let (data::Config { augment, .. }, nn::Goal { loss }) = (settings.read()?, settings.read()?);
+    let problem = Classify::new(network, images, &settings.read()?, seed, resources);
+    Ok(problem.with_loss(loss.loss()).augmented(augment))
 }
 
 /// Checks that there is such a network for these images.

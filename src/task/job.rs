@@ -87,7 +87,8 @@ pub fn measure(ranks: &Ranks, settings: &Settings, seed: u64, steps: usize) -> R
     ranks.start_trial();
     let memory = nn::difference::DEFAULT_MEMORY;
     let resources = Resources { device: &Device::Cpu, memory, ranks, interrupt: &interrupt, count: &count };
-    let problem = Classify::new(&network, &images, &settings.read()?, seed, resources);
+    let nn::Goal { loss } = settings.read()?;
+    let problem = Classify::new(&network, &images, &settings.read()?, seed, resources).with_loss(loss.loss());
     let (source, active) = method.gradients(settings, seed, network.layout())?;
     let recipe = crate::zo::optimizer::Config { warmup_epochs: 0, ..Default::default() };
     let mut descent = method::descent::Descent::new(recipe, source, active, problem.layout());

@@ -3,11 +3,13 @@
 //! A [`Task`] says which sections of settings it reads, what it needs, what it costs, and does it. One line of
 //! [`TASKS`] registers it.
 
+pub mod correct;
 pub mod defend;
 mod foundation;
 mod images;
 pub mod job;
 pub mod quality;
+pub mod solver_alone;
 pub mod stages;
 pub mod train;
 pub mod workers;
@@ -20,6 +22,7 @@ use std::sync::atomic::AtomicBool;
 use candle_core::Device;
 
 use crate::cost::{Cost, Planner};
+use crate::data::Location;
 use crate::method;
 use crate::metric::Row;
 use crate::nn::Network;
@@ -49,6 +52,8 @@ pub static TASKS: &[&dyn Task] = &[
     &workers::Workers,
     &workers_model::WorkersModel,
     &defend::Defend,
+    &correct::CorrectSolver,
+    &solver_alone::SolverAlone,
 ];
 
 /// What one trial does.
@@ -114,6 +119,8 @@ impl PartialEq for dyn Task {
 pub struct Session<'a> {
     /// Images, for tasks that look at any.
     pub images: Option<&'a Prepared>,
+    /// Where data are kept, for tasks that look for some themselves.
+    pub location: &'a Location,
     /// Where tensors live.
     pub device: &'a Device,
     /// Bytes that changes in flight may occupy (see [`crate::nn::Propagator`]); results do not depend
@@ -164,13 +171,24 @@ pub struct Outcome {
     pub mask: Option<Vec<bool>>,
     /// The network and where training left it, if it trained one.
     pub trained: Option<(Network, State)>,
+    /// SHA-256 of data other than images, if it looked at any.
+    pub data_checksum: Option<String>,
 }
 
 impl Outcome {
     /// Rows measured on a network of `n_params` parameters, and nothing else.
     fn measured(n_params: usize, rows: Vec<Row>) -> Self {
         let (status, error) = (Status::Done, String::new());
-        Self { n_params, rows, status, error, profiles: Vec::new(), mask: None, trained: None }
+        Self {
+            n_params,
+            rows,
+            status,
+            error,
+            profiles: Vec::new(),
+            mask: None,
+            trained: None,
+            data_checksum: None,
+        }
     }
 }
 

@@ -69,6 +69,7 @@ impl Task for Train {
             profiles: trained.profiles,
             mask: trained.mask,
             trained: Some((network, trained.state)),
+            data_checksum: None,
         })
     }
 

@@ -103,7 +103,7 @@ pub(super) fn sections(method: &'static dyn method::Kind) -> Result<Vec<&'static
             format!("first-order steps have no probes to share among workers; got {}", method.name());
         return Err(Error::setting("method", reason));
     }
-    let own = vec![nn::Config::ENTRIES, train::Config::ENTRIES];
+    let own = vec![nn::Config::ENTRIES, nn::Goal::ENTRIES, train::Config::ENTRIES];
     Ok([own, method.gradient_sections()?, vec![Config::ENTRIES]].concat())
 }
 

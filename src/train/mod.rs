@@ -11,6 +11,7 @@ use crate::method::{Method, Step};
 use crate::metric::{self, Row};
 use crate::problem::{Problem, Resources, State};
 use crate::profile::Profile;
+use crate::setting::Settings;
 use crate::zo::evaluate::HERE;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,14 @@ crate::section! {
         /// Images per step; all if there are fewer.
         pub batch_size: usize = 256 => crate::setting::Domain::Int(1, 1_000_000),
     }
+}
+
+/// Epochs of a trial; 1 if it has none.
+///
+/// # Errors
+/// If the settings cannot be read.
+pub fn epochs(settings: &Settings) -> Result<usize> {
+    if settings.is_read("epochs") { Ok(settings.read::<Config>()?.epochs) } else { Ok(1) }
 }
 
 /// Hears how training goes on.

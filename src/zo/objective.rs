@@ -82,6 +82,33 @@ pub trait Objective: Sync {
     }
 }
 
+/// What it refers to.
+impl<O: Objective + ?Sized> Objective for &O {
+    fn n_coords(&self) -> usize {
+        (**self).n_coords()
+    }
+
+    fn loss(&self, params: &[f64]) -> Result<f64> {
+        (**self).loss(params)
+    }
+
+    fn loss_alone(&self, params: &[f64]) -> Result<f64> {
+        (**self).loss_alone(params)
+    }
+
+    fn losses(&self, params: &[f64], probes: &[Probe]) -> Result<Vec<f64>> {
+        (**self).losses(params, probes)
+    }
+
+    fn base(&self, kind: EvaluatorKind, params: &[f64]) -> Result<Base> {
+        (**self).base(kind, params)
+    }
+
+    fn differences_from(&self, base: &Base, params: &[f64], moves: &[(usize, f64)]) -> Result<Vec<f64>> {
+        (**self).differences_from(base, params, moves)
+    }
+}
+
 /// One evaluation, and what the objective that made it keeps of it for probes to start from.
 pub struct Base {
     loss: f64,

@@ -120,7 +120,7 @@ fn deviation(network: &Network, found: &[f64], expected: &[f64]) -> f64 {
 fn rules_match_the_golden_values() {
     let scene = Scene::load();
     for (kind, precision) in [Precision::F64, Precision::F32].into_iter().enumerate() {
-        let config = nn::Config { precision, loss: Criterion::SquaredError, ..nn::Config::default() };
+        let config = nn::Config { precision, ..nn::Config::default() };
         let (interrupt, count) = (AtomicBool::new(false), QueryCount::default());
         let resources = Resources {
             device: &Device::Cpu,
@@ -129,7 +129,8 @@ fn rules_match_the_golden_values() {
             interrupt: &interrupt,
             count: &count,
         };
-        let problem = Classify::new(&scene.network, &scene.images, &config, 0, resources);
+        let problem = Classify::new(&scene.network, &scene.images, &config, 0, resources)
+            .with_loss(Criterion::SquaredError.loss());
         let rows: Vec<usize> = (0..scene.expected.batch).collect();
         let batch = problem.batch(1, &rows).unwrap();
         let active: Arc<[usize]> = (0..scene.network.layout().n_coords()).collect();

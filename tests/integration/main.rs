@@ -12,6 +12,7 @@ mod difference;
 mod docs;
 mod doctor;
 mod faults;
+mod flow;
 mod forward_gradient;
 mod golden;
 #[cfg(feature = "mpi")]

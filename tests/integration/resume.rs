@@ -310,6 +310,7 @@ fn train(settings: &Settings, checkpoint: Option<&Path>, stop_after: Option<u32>
     let session = Session {
         ranks: &deepzero::ranks::ALONE,
         images: Some(&prepared),
+        location: &data::Location::default(),
         device: &Device::Cpu,
         memory: deepzero::nn::difference::DEFAULT_MEMORY,
         checkpoint: checkpoint.map(|path| (path, "hash")),

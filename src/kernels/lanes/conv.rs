@@ -170,6 +170,27 @@ impl<T: Element> Conv<T> {
         self.isa.dispatch(Direct { weight, walk, input, finish, out });
     }
 
+    /// Adds to lane `lane` of `out` (C_out, H', W', lane) what a shift of the weight at flat index `at` adds to the
+    /// convolution of `input` (C_in, H, W, lane).
+    pub fn shift_lane(&self, input: &[T], at: usize, shift: T, lane: usize, out: &mut [T]) {
+        let (g, lanes) = (&self.geometry, self.lanes);
+        let taps = g.kernel * g.kernel;
+        let (o, i, tap) = (at / (g.c_in * taps), at / taps % g.c_in, at % taps);
+        let plane = &input[i * g.height * g.width * lanes..][..g.height * g.width * lanes];
+        let out = &mut out[o * self.out_plane() * lanes..][..self.out_plane() * lanes];
+        let inside = |at: usize, tap: usize, n: usize| {
+            (at * g.stride + tap).checked_sub(g.padding).filter(|&place| place < n)
+        };
+        for oy in 0..g.out_height() {
+            let Some(y) = inside(oy, tap / g.kernel, g.height) else { continue };
+            for ox in 0..g.out_width() {
+                let Some(x) = inside(ox, tap % g.kernel, g.width) else { continue };
+                out[(oy * g.out_width() + ox) * lanes + lane] +=
+                    shift * plane[(y * g.width + x) * lanes + lane];
+            }
+        }
+    }
+
     /// Writes to `out` (H', W', lane) what a shift of weight (i, kh, kw) adds to its output channel:
     /// `shift` times plane i of the input, moved by the tap.
     pub fn shifted_plane(&self, plane: &[T], tap: usize, shift: T, out: &mut [T]) {

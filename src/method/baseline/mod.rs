@@ -109,7 +109,7 @@ impl Kind for Following {
     }
 
     fn check(&self, settings: &Settings) -> Result<()> {
-        let nn::Config { model, precision, loss, .. } = settings.read()?;
+        let nn::Config { model, precision, .. } = settings.read()?;
         let families = self.0.families();
         if !families.iter().any(|family| family.name() == model.name()) {
             let takes: Vec<&str> = families.iter().map(|family| family.name()).collect();
@@ -122,6 +122,7 @@ impl Kind for Following {
             );
             return Err(Error::setting("model", reason));
         }
+        let nn::Goal { loss } = settings.read()?;
         if let Some(only) = self.0.only_loss().filter(|&only| only != loss) {
             let reason = format!("method = {} takes {}; got {}", self.name(), only.name(), loss.name());
             return Err(Error::setting("loss", reason));

@@ -89,10 +89,16 @@ impl Kind for Searching {
     fn check(&self, settings: &Settings) -> Result<()> {
         let (config, budget): (Config, Budget) = (settings.read()?, settings.read()?);
         let evaluate::Config { evaluator } = settings.read()?;
-        let nn::Config { precision, loss, .. } = settings.read()?;
-        if config.normalize_logits && loss != nn::Criterion::CrossEntropy {
-            let reason = format!("{} has no logits to normalize; set normalize-logits = false", loss.name());
-            return Err(Error::setting("loss", reason));
+        let nn::Config { precision, .. } = settings.read()?;
+        // What trains no classifier reads no loss.
+        let (key, loss) = if settings.is_read("loss") {
+            ("loss", settings.read::<nn::Goal>()?.loss.name())
+        } else {
+            ("normalize-logits", "what is trained")
+        };
+        if config.normalize_logits && loss != nn::Criterion::CrossEntropy.name() {
+            let reason = format!("{loss} has no logits to normalize; set normalize-logits = false");
+            return Err(Error::setting(key, reason));
         }
         check_rounding(precision, evaluator, true)?;
         if config.normalize_logits && evaluator != EvaluatorKind::Difference {
@@ -116,7 +122,7 @@ impl Kind for Searching {
     }
 
     fn loss(&self, settings: &Settings) -> Result<Loss> {
-        let (Config { normalize_logits, .. }, nn::Config { loss, .. }) = (settings.read()?, settings.read()?);
+        let (Config { normalize_logits, .. }, nn::Goal { loss }) = (settings.read()?, settings.read()?);
         Ok(if normalize_logits { Loss::NormalizedCrossEntropy } else { loss.loss() })
     }
 

@@ -45,6 +45,17 @@ pub trait Streamed<T>: Send + Sync {
     fn run_finished(&self, _inputs: &[&[T]], _finish: &Finish<T>, _out: &mut [T], _scratch: &mut Scratch<T>) {
         unreachable!("only layers that finish are asked to");
     }
+    /// What single lanes can have that the others do not; by default nothing.
+    fn lane_shift(&self) -> Option<&dyn LaneShift<T>> {
+        None
+    }
+}
+
+/// A layer whose parameters can be shifted in single lanes.
+pub trait LaneShift<T> {
+    /// Adds to lane `lane` of `out` (C', H', W', lane) what `shift` in coordinate `coord` of the layer's own parameters
+    /// adds to the output, given the input (C, H, W, lane).
+    fn shift(&self, input: &[T], coord: usize, shift: T, lane: usize, out: &mut [T]);
 }
 
 /// A layer that can get ready, for one number type.

@@ -12,8 +12,8 @@ use crate::kernels::lanes::{Buffer, Scratch, pointwise};
 use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, Rounding, ops};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateBatched, Rows, Rule, RuleSetup,
-    StreamSetup, Streamed, Support, only,
+    BatchedRule, BatchedSetup, Blockwise, Delta, LaneShift, Place, Propagate, PropagateBatched, Rows, Rule,
+    RuleSetup, StreamSetup, Streamed, Support, only,
 };
 use crate::params::{ParamKind, ParamSpec, Start};
 
@@ -308,6 +308,8 @@ pub(super) struct StreamedConv<T> {
     isa: Isa,
     op: Conv<T>,
     bias: Vec<T>,
+    n_weights: usize,
+    lanes: usize,
 }
 
 impl<T: Element> StreamedConv<T> {
@@ -316,7 +318,7 @@ impl<T: Element> StreamedConv<T> {
         let make = if T::DTYPE == DType::F64 { Conv::direct } else { Conv::new };
         let op = make(setup.isa, setup.blocks.lanes, geometry, &setup.params[0]);
         let bias = setup.params.get(1).into_iter().flatten().map(|&bias| T::of(bias)).collect();
-        Self { isa: setup.isa, op, bias }
+        Self { isa: setup.isa, op, bias, n_weights: setup.params[0].len(), lanes: setup.blocks.lanes }
     }
 }
 
@@ -326,7 +328,22 @@ impl<T: Element> Blockwise<T> for Conv2d {
     }
 }
 
+impl<T: Element> LaneShift<T> for StreamedConv<T> {
+    fn shift(&self, input: &[T], coord: usize, shift: T, lane: usize, out: &mut [T]) {
+        let Some(channel) = coord.checked_sub(self.n_weights) else {
+            return self.op.shift_lane(input, coord, shift, lane, out);
+        };
+        let plane = out.len() / self.bias.len();
+        let out = &mut out[channel * plane..][..plane];
+        out.iter_mut().skip(lane).step_by(self.lanes).for_each(|value| *value += shift);
+    }
+}
+
 impl<T: Element> Streamed<T> for StreamedConv<T> {
+    fn lane_shift(&self) -> Option<&dyn LaneShift<T>> {
+        Some(self)
+    }
+
     fn run(&self, inputs: &[&[T]], _: &[Moments], out: &mut [T], scratch: &mut Scratch<T>) {
         self.op.run(inputs[0], out, scratch);
         if self.bias.is_empty() {

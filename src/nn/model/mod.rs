@@ -2,6 +2,7 @@
 
 pub mod autoencoder;
 pub mod cnn;
+pub mod corrector;
 pub mod defended;
 pub mod dncnn;
 mod family;
@@ -35,6 +36,7 @@ pub static FAMILIES: &[&Family] = &[
     &wide_cnn::FAMILY,
     &ntk_cnn::FAMILY,
     &local_mixer::FAMILY,
+    &corrector::FAMILY,
 ];
 
 crate::registered!(Family, FAMILIES);
@@ -91,6 +93,16 @@ mod tests {
         assert_eq!(resnet(20, 16, &Io::CIFAR).unwrap().layout().n_coords(), 269_722);
         assert_eq!(resnet_b(18, 64, &Io::CIFAR).unwrap().layout().n_coords(), 11_173_962);
         assert_eq!(lenet(&Io::CIFAR).unwrap().layout().n_coords(), 62_006);
+    }
+
+    /// Oracle: the size published with the solver in the loop, and by hand for one hidden layer of 4 channels.
+    #[test]
+    fn the_corrector_has_the_published_size() {
+        let io = Io { input: [3, 64, 32], n_outputs: 2 * 64 * 32 };
+        assert_eq!(corrector::FAMILY.build(2, 32, &io).unwrap().layout().n_coords(), 56_898);
+        assert_eq!(corrector::FAMILY.build(1, 4, &io).unwrap().layout().n_coords(), 304 + 202);
+        let refused = corrector::FAMILY.build(2, 32, &Io::CIFAR).unwrap_err().to_string();
+        assert!(refused.contains("task = correct alone"), "{refused}");
     }
 
     /// Oracle: 9·3w + w + 6 (9 w² + w) + 10 w + 10; at width 512 the 14.18 million of Fig. 1.
@@ -212,7 +224,7 @@ mod tests {
         assert!(lenet(&Io { input: [3, 15, 16], n_outputs: 2 }).is_err());
         assert!(from_name("resnet8", &tiny).is_ok());
         assert!(from_name("resnet8", &Io { input: [0, 32, 32], n_outputs: 2 }).is_err());
-        let unknown = "use resnetN, resnet-bN, cnn-dN, wide-cnnN, ntk-cnnN or local-mixer-dN, with -wC for another width, or lenet";
+        let unknown = "use resnetN, resnet-bN, cnn-dN, wide-cnnN, ntk-cnnN, local-mixer-dN or corrector-dN, with -wC for another width, or lenet";
         assert!(reason("vgg", &mnist).contains(unknown));
         for &family in FAMILIES {
             let found = <&Family as Plain>::from_value(&family.name.into()).unwrap();

@@ -83,7 +83,17 @@ impl<'a> Chain<'a> {
     /// If the layers of the network do not stand in a row, shapes do not fit, or the device fails.
     pub fn run(network: &'a Network, params: &[Tensor], images: &Tensor, wanted: Wanted) -> Result<Self> {
         let is_taped = images.device().is_cpu() && network.is_taped();
-        Self::run_on(network, params, images, wanted, is_taped)
+        Self::run_on(network, params, images, wanted, is_taped, false)
+    }
+
+    /// A pass that everything is wanted of, the gradient of the images included.
+    ///
+    /// # Errors
+    /// As [`Chain::run`].
+    pub fn run_through(network: &'a Network, params: &[Tensor], images: &Tensor) -> Result<Self> {
+        let is_taped = images.device().is_cpu() && network.is_taped();
+        let wanted = Wanted { weights: true, through: true };
+        Self::run_on(network, params, images, wanted, is_taped, true)
     }
 
     /// The same on the tape, or by autograd.
@@ -93,6 +103,7 @@ impl<'a> Chain<'a> {
         images: &Tensor,
         wanted: Wanted,
         is_taped: bool,
+        of_images: bool,
     ) -> Result<Self> {
         let fused = network.fused();
         let is_row = |idx: usize| fused[idx].inputs == [if idx == 0 { 0 } else { fused[idx - 1].output }];
@@ -111,8 +122,9 @@ impl<'a> Chain<'a> {
             let pass = LayerPass { mode: MODE, epilogue: one.epilogue };
             let input = links.last().map_or(&input, |link| &link.out);
             let own = &params[network.params_of(one.node)];
-            // Images have no gradient.
-            let of_input = !links.is_empty() && (wanted.through || !has_weights(network, one.node));
+            // Images usually need no gradient.
+            let of_input =
+                (of_images || !links.is_empty()) && (wanted.through || !has_weights(network, one.node));
             let of_params = wanted.weights && !own.is_empty();
             let (out, record) = match way {
                 Way::Lanes(execution) => {
@@ -202,6 +214,17 @@ impl<'a> Chain<'a> {
         Ok(match self.way {
             Way::Lanes(execution) => ops::to_rows(&ops::as_features(&last)?, execution.blocks)?,
             Way::Plain => last.flatten_from(1)?,
+        })
+    }
+
+    /// A gradient of the input, as [`Chain::back`] gives it, image by image (B, C, H, W).
+    ///
+    /// # Errors
+    /// If the shape does not fit.
+    pub fn of_images(&self, grad: &Tensor) -> Result<Tensor> {
+        Ok(match self.way {
+            Way::Lanes(execution) => ops::from_lanes(grad, execution.blocks)?,
+            Way::Plain => grad.clone(),
         })
     }
 
@@ -335,7 +358,7 @@ mod tests {
             let exact = backprop::gradient(&network, &params, &images, &labels, 1.0)?;
             let go_back = |is_taped: bool, through: bool| -> Result<(f64, Vec<f64>)> {
                 let wanted = Wanted { weights: true, through };
-                let mut chain = Chain::run_on(&network, &tensors, &images, wanted, is_taped)?;
+                let mut chain = Chain::run_on(&network, &tensors, &images, wanted, is_taped, false)?;
                 let (loss, grad) =
                     Loss::CrossEntropy.gradient(&chain.outputs()?, (&labels).into(), 1.0, None)?;
                 let mut found: Vec<Option<Tensor>> = vec![None; tensors.len()];

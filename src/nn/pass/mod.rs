@@ -1,10 +1,11 @@
 //! Passes over a network: block by block keeping nothing (`streamed`), keeping every value or going on from kept ones
-//! (`kept`), as candle's autograd follows (`tracked`), link by link for learning rules (`chain`), and of many points at
-//! once (`batched`).
+//! (`kept`), as candle's autograd follows (`tracked`), link by link for learning rules (`chain`), of many points at
+//! once (`batched`), and of inputs that each may see a parameter of its own shifted (`shifted`).
 
 pub mod batched;
 pub mod chain;
 mod kept;
+pub mod shifted;
 pub(super) mod statistics;
 mod streamed;
 mod tracked;

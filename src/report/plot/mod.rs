@@ -52,7 +52,7 @@ const INK: RGBColor = RGBColor(0x3c, 0x40, 0x43);
 const INK_ANYWHERE: &str = "#737a82";
 /// plotters means the height of a line where it says font size.
 const LINE: f64 = 1.24;
-const FAMILY: &str = "sans-serif";
+pub(super) const FAMILY: &str = "sans-serif";
 const FONT: &[u8] = include_bytes!("../../../assets/Inter-Regular.otf");
 
 /// The chart as an SVG document.
@@ -134,7 +134,7 @@ fn shrink(pixels: &[u8], width: usize, height: usize) -> RgbImage {
     small
 }
 
-fn load_font() {
+pub(super) fn load_font() {
     static LOADED: OnceLock<()> = OnceLock::new();
     LOADED.get_or_init(|| {
         assert!(register_font(FAMILY, FontStyle::Normal, FONT).is_ok(), "the embedded font is readable");
