@@ -11,6 +11,11 @@
 //! in one order for any number of lanes on any instruction set, without fused operations, so that the same flow has the
 //! same bits wherever it is computed.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "index loops over constant ranges are what unrolls into registers reliably"
+)]
+
 use super::{Component, Grid, Real};
 
 crate::choice! {
@@ -275,10 +280,10 @@ fn product<T: Real>(n: usize, lanes: usize, matrix: &[T], input: &[T], out: &mut
     while lane < lanes {
         let sums = &mut column[..n];
         sums.fill(T::ZERO);
-        for (j, row) in matrix.chunks_exact(n).enumerate() {
-            let x = input[j * lanes + lane];
-            for (sum, entry) in sums.iter_mut().zip(row) {
-                *sum += *entry * x;
+        for j in 0..n {
+            let (row, x) = (&matrix[j * n..][..n], input[j * lanes + lane]);
+            for i in 0..n {
+                sums[i] += row[i] * x;
             }
         }
         for (i, sum) in sums.iter().enumerate() {
@@ -323,18 +328,18 @@ fn tile<T: Real, const N: usize, const M: usize>(
     out: &mut [T],
 ) {
     let mut sums = [[T::ZERO; N]; M];
-    let rows: [&[T]; M] = std::array::from_fn(|o| &matrix[(i + o) * n..][..n]);
+    let rows = &matrix[i * n..][..M * n];
     for j in 0..n {
-        let x: &[T; N] = input[j * lanes + lane..][..N].try_into().expect("N numbers");
-        for (sums, row) in sums.iter_mut().zip(&rows) {
-            let entry = row[j];
-            for (sum, x) in sums.iter_mut().zip(x) {
-                *sum += entry * *x;
+        let x: [T; N] = input[j * lanes + lane..][..N].try_into().expect("N numbers");
+        for o in 0..M {
+            let entry = rows[o * n + j];
+            for l in 0..N {
+                sums[o][l] += entry * x[l];
             }
         }
     }
-    for (o, sums) in sums.iter().enumerate() {
-        out[(i + o) * lanes + lane..][..N].copy_from_slice(sums);
+    for o in 0..M {
+        out[(i + o) * lanes + lane..][..N].copy_from_slice(&sums[o]);
     }
 }
 

@@ -37,12 +37,12 @@ struct Panel {
 /// What the first panel shows.
 const REFERENCE: &str = "fine simulation";
 /// Pixels of a panel along the flow, half as many across.
-const LONG: usize = 400;
+const LONG: usize = 300;
 const SHORT: usize = LONG / 2;
 /// Pixels around panels, and of the line above one.
 const GAP: usize = 12;
 const HEADING: usize = 26;
-const TEXT: f64 = 17.0;
+const TEXT: f64 = 15.0;
 /// Panels in a row.
 const COLUMNS: usize = 2;
 /// Milliseconds of a frame, and of the last.
@@ -136,7 +136,7 @@ impl Film {
             encoder.set_depth(png::BitDepth::Eight);
             encoder.set_palette(palette());
             encoder.set_compression(png::Compression::Balanced);
-            encoder.set_filter(png::Filter::NoFilter);
+            encoder.set_filter(png::Filter::Adaptive);
             let n = frames.len() as u32;
             let is_moving = n > 1;
             let sound = "an indexed picture in memory can be encoded";
@@ -291,9 +291,9 @@ mod tests {
         };
         let colors = palette();
         let color = |idx: usize| -> [u8; 3] { colors[3 * idx..][..3].try_into().unwrap() };
-        assert_eq!(pixel(0, 300, 50), color(SHADES - 1));
-        assert_eq!(pixel(2, 300, 50), color(0));
-        assert_eq!(pixel(1, 300, 50), color(SHADES + GRAYS / 2));
+        assert_eq!(pixel(0, 200, 40), color(SHADES - 1));
+        assert_eq!(pixel(2, 200, 40), color(0));
+        assert_eq!(pixel(1, 200, 40), color(SHADES + GRAYS / 2));
         assert_eq!(pixel(0, LONG / 4, SHORT / 2), color(OBSTACLE));
         assert_eq!(color(SHADES / 2), [255; 3]);
         assert_eq!(color(WHITE), [255; 3]);

@@ -210,19 +210,24 @@ fn settings_that_play_no_part() {
         ("workers=2", "workers", "train, method = cge", "task = workers, workers-model"),
         // A value that is the default, too.
         ("workers=1", "workers", "train, method = cge", "task = workers, workers-model"),
-        ("task=stages warmup_epochs=0", "warmup_epochs", "stages, method = cge", "task = train, quality"),
+        (
+            "task=stages warmup_epochs=0",
+            "warmup_epochs",
+            "stages, method = cge",
+            "task = train, quality, correct",
+        ),
         (
             "task=stages evaluator=full",
             "evaluator",
             "stages, method = cge",
-            "task = train, quality, workers, workers-model",
+            "task = train, quality, workers, workers-model, correct",
         ),
         ("task=workers data=synthetic", "data", "workers, method = cge", "task = train, stages, quality"),
         (
             "task=workers-model warmup-epochs=0",
             "warmup-epochs",
             "workers-model, method = cge",
-            "task = train, quality",
+            "task = train, quality, correct",
         ),
     ] {
         let pairs = pairs.split_whitespace().map(|pair| pair.split_once('=').unwrap());
@@ -449,7 +454,7 @@ fn errors_of_further_figures() {
     assert_snapshot!(broken("series = [\"zo\"]", "series = []"), @"demo.toml:58: layers[0].series: expected at least one");
     assert_snapshot!(broken("id = \"keep\"", "id = \"time\""), @"demo.toml:55: layers[0].id: `time` occurs twice among panels, traces, layers and profiles");
     assert_snapshot!(broken("id = \"radii\"", "id = \"keep\""), @"demo.toml:61: profile[0].id: `keep` occurs twice among panels, traces, layers and profiles");
-    assert_snapshot!(broken("kind = \"tensors\"", "kind = \"radii\""), @"demo.toml:62: profile[0].kind: no task makes such a profile; expected one of tensors; got `radii`");
+    assert_snapshot!(broken("kind = \"tensors\"", "kind = \"radii\""), @"demo.toml:62: profile[0].kind: no task makes such a profile; expected one of tensors, reynolds, frames, wake; got `radii`");
     assert_snapshot!(broken("y = \"n-active\"", "y = \"beauty\""), @"demo.toml:64: profile[0].y: expected one of n, n-active, cosine, relative-error; got `beauty`");
     assert_snapshot!(broken("id = \"queries\"", "id = \"Queries\""), @"demo.toml:49: trace[0].id: expected up to 100 lower-case letters, digits and hyphens; got `Queries`");
     assert_snapshot!(broken("y = \"wall-s\"", "y = \"wall\""), @"demo.toml:44: panel[0].y: expected one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, mae, mae-variance, mae-std, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes; got wall");
@@ -711,7 +716,7 @@ fn every_setting_is_described() {
         })
         .collect();
     assert_snapshot!(lines.join("\n"), @r#"
-    task = train (one of train, stages, quality, workers, workers-model)
+    task = train (one of train, stages, quality, workers, workers-model, correct, solver-alone)
     method = cge (one of cge, rge, cocd, fo, pattern-search, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp)
     data = cifar10 (one of synthetic, cifar10, imagenette)
     n-train = 0 (an integer from 0 to 1000000)
@@ -719,11 +724,11 @@ fn every_setting_is_described() {
     n-test = 0 (an integer from 0 to 1000000)
     augment = true (true or false)
     pixels = standardized (one of standardized, unit)
-    model = resnet (one of resnet, resnet-b, cnn, lenet, wide-cnn, ntk-cnn, local-mixer)
+    model = resnet (one of resnet, resnet-b, cnn, lenet, wide-cnn, ntk-cnn, local-mixer, corrector)
     depth = 20 (an integer from 1 to 2000)
     width = 16 (an integer from 1 to 4096)
     precision = f32 (one of f32, f64, tf32, bf16)
-    init = kaiming (one of kaiming, uniform)
+    init = kaiming (one of kaiming, uniform, glorot)
     loss = cross-entropy (one of cross-entropy, squared-error)
     epochs = 50 (an integer from 1 to 1000000)
     batch-size = 256 (an integer from 1 to 1000000)
@@ -758,6 +763,16 @@ fn every_setting_is_described() {
     bias-twice = false (true or false; with method = fg-w, fg-a, lg-fg-a, lg-bp)
     pretrain-epochs = 0 (an integer from 0 to 1000000; with task = quality)
     workers = 1 (an integer from 1 to 65536; with task = workers, workers-model)
+    resolution = 32 (an integer from 4 to 128; with task = correct, solver-alone)
+    refinement = 2 (an integer from 1 to 16; with task = correct, solver-alone)
+    frames = 500 (an integer from 3 to 100000; with task = correct, solver-alone)
+    warm-up-steps = 1000 (an integer from 0 to 1000000; with task = correct, solver-alone)
+    projection = consistent (one of consistent, replicate; with task = correct, solver-alone)
+    obstacle-radius = 10 (a number in [0, 100); with task = correct, solver-alone)
+    unroll = 16 (an integer from 1 to 1000; with task = correct)
+    start-frames = 0 (an integer from 0 to 1000000; with task = correct)
+    simulations = 6 (an integer from 1 to 6; with task = correct)
+    start-gain = 0.1 (a number in [0, 1000); with task = correct)
     "#);
 }
 
