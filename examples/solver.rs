@@ -5,7 +5,7 @@
 
 use deepzero::zo::estimator::Cge;
 use deepzero::zo::evaluate::{self, EvaluatorKind};
-use deepzero::zo::optimizer::{Optimizer, OptimizerKind, Schedule, learning_rate};
+use deepzero::zo::optimizer::{self, Optimizer, OptimizerKind};
 use deepzero::zo::{self, Metered, Objective, QueryCount, Scheme};
 
 /// The external solver: `n` of its steps take a pendulum, angle and speed, over 0.2 seconds. One is far too coarse.
@@ -65,10 +65,11 @@ fn main() -> deepzero::Result<()> {
     println!("the solver alone: {:.4} a step, unseen starts", test.loss(&vec![0.0; params.len()])?);
     let estimator = Cge::dense(params.len(), 1e-4, Scheme::Forward);
     let mut optimizer = Optimizer::new(OptimizerKind::Adam, 0.9, 0.0, params.len());
+    let config = optimizer::Config { learning_rate: 0.02, warmup_epochs: 0, ..Default::default() };
     for step in 0..STEPS {
         let evaluator = evaluate::at(&metered, EvaluatorKind::Full, &params)?;
         let gradient = zo::estimate(&estimator, &evaluator)?.gradient;
-        let rate = learning_rate(Schedule::Cosine, 0.02, step, 0, STEPS);
+        let rate = config.rate(step, STEPS, STEPS);
         optimizer.step(&mut params, &gradient, rate, None);
         if (step + 1) % 500 == 0 {
             println!(
