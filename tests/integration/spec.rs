@@ -130,7 +130,7 @@ fn settings_errors_name_what_is_possible() {
     assert_snapshot!(set("learning-rate", "inf"), @"setting `learning-rate`: expected a finite number above 0; got inf");
     assert_snapshot!(set("augment", "1"), @"setting `augment`: expected true or false; got 1");
     assert_snapshot!(set("layer-ratios", "grasp"), @"setting `layer-ratios`: expected one of uniform, zo-grasp, zo-grasp-released, fo-grasp, snip, magnitude, smart-ratio; got grasp; did you mean `fo-grasp` or `zo-grasp` or `zo-grasp-released`?");
-    assert_snapshot!(set("estimator", "zo"), @"setting `estimator`: expected one of cge, rge, cocd, fo, pattern-search, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp; got zo; did you mean `fo`?");
+    assert_snapshot!(set("estimator", "zo"), @"setting `estimator`: expected one of cge, rge, cocd, fo, pattern-search, output-cge, output-rge, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp; got zo; did you mean `fo`?");
 }
 
 #[test]
@@ -214,20 +214,20 @@ fn settings_that_play_no_part() {
             "task=stages warmup_epochs=0",
             "warmup_epochs",
             "stages, method = cge",
-            "task = train, quality, correct",
+            "task = train, quality, defend, correct",
         ),
         (
             "task=stages evaluator=full",
             "evaluator",
             "stages, method = cge",
-            "task = train, quality, workers, workers-model, correct",
+            "task = train, quality, workers, workers-model, defend, correct",
         ),
-        ("task=workers data=synthetic", "data", "workers, method = cge", "task = train, stages, quality"),
+        ("task=workers data=synthetic", "data", "workers, method = cge", "task = train, stages, quality, defend"),
         (
             "task=workers-model warmup-epochs=0",
             "warmup-epochs",
             "workers-model, method = cge",
-            "task = train, quality, correct",
+            "task = train, quality, defend, correct",
         ),
     ] {
         let pairs = pairs.split_whitespace().map(|pair| pair.split_once('=').unwrap());
@@ -716,8 +716,8 @@ fn every_setting_is_described() {
         })
         .collect();
     assert_snapshot!(lines.join("\n"), @r#"
-    task = train (one of train, stages, quality, workers, workers-model, correct, solver-alone)
-    method = cge (one of cge, rge, cocd, fo, pattern-search, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp)
+    task = train (one of train, stages, quality, workers, workers-model, defend, correct, solver-alone)
+    method = cge (one of cge, rge, cocd, fo, pattern-search, output-cge, output-rge, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp)
     data = cifar10 (one of synthetic, cifar10, imagenette)
     n-train = 0 (an integer from 0 to 1000000)
     n-val = 0 (an integer from 0 to 1000000)
@@ -748,8 +748,10 @@ fn every_setting_is_described() {
     momentum = 0.9 (a number in [0, 1))
     weight-decay = 0.0005 (a finite number of at least 0)
     warmup-epochs = 3 (an integer from 0 to 1000000)
-    schedule = cosine (one of cosine, constant)
-    queries = 0 (an integer from 0 to 16777216; with method = rge, cocd, pattern-search)
+    schedule = cosine (one of cosine, constant, step)
+    decay-epochs = 4 (an integer from 1 to 1000000)
+    decay-factor = 0.1 (a number in (0, 1))
+    queries = 0 (an integer from 0 to 16777216; with method = rge, cocd, pattern-search, output-rge)
     directions = gaussian (one of gaussian, sphere, per-tensor, rademacher; with method = rge)
     step-scale = estimate (one of estimate, loss-spread; with method = rge)
     decay = 0 (a number in [0, 1]; with method = cocd)
@@ -763,6 +765,21 @@ fn every_setting_is_described() {
     bias-twice = false (true or false; with method = fg-w, fg-a, lg-fg-a, lg-bp)
     pretrain-epochs = 0 (an integer from 0 to 1000000; with task = quality)
     workers = 1 (an integer from 1 to 65536; with task = workers, workers-model)
+    defense = denoiser (one of none, denoiser, autoencoder; with task = defend)
+    tune = last (one of none, last, all; with task = defend)
+    denoiser-depth = 17 (an integer from 2 to 2000; with task = defend)
+    denoiser-width = 64 (an integer from 1 to 4096; with task = defend)
+    classifier-epochs = 90 (an integer from 1 to 1000000; with task = defend)
+    classifier-noise = false (true or false; with task = defend)
+    denoiser-epochs = 90 (an integer from 1 to 1000000; with task = defend)
+    autoencoder-epochs = 600 (an integer from 1 to 1000000; with task = defend)
+    foundation-batch = 256 (an integer from 1 to 1000000; with task = defend)
+    n-tune = 0 (an integer from 0 to 1000000; with task = defend)
+    sigma = 0.25 (a finite number above 0; with task = defend)
+    n0 = 100 (an integer from 1 to 1000000000; with task = defend)
+    n = 10000 (an integer from 1 to 1000000000; with task = defend)
+    alpha = 0.001 (a number in (0, 1); with task = defend)
+    n-certified = 500 (an integer from 0 to 1000000; with task = defend)
     resolution = 32 (an integer from 4 to 128; with task = correct, solver-alone)
     refinement = 2 (an integer from 1 to 16; with task = correct, solver-alone)
     frames = 500 (an integer from 3 to 100000; with task = correct, solver-alone)
