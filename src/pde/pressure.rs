@@ -11,11 +11,6 @@
 //! in one order for any number of lanes on any instruction set, without fused operations, so that the same flow has the
 //! same bits wherever it is computed.
 
-#![expect(
-    clippy::needless_range_loop,
-    reason = "index loops over constant ranges are what unrolls into registers reliably"
-)]
-
 use super::{Component, Grid, Real};
 
 crate::choice! {
