@@ -444,11 +444,11 @@ fn foundations_are_made_once_and_bad_settings_are_refused() {
     assert!(records.iter().all(|record| record.profile("radii").is_some()));
     assert!(records.iter().all(|record| record.profile("certificates").is_some()));
     for (set, message) in [
-        ("defense=none --set tune=last", "tune: with defense = none"),
+        ("defense=none --set tune=last", "`tune`: with defense = none"),
         ("denoiser-depth=1", "denoiser-depth"),
-        ("n-tune=41", "n-tune: at most the n-train = 40"),
-        ("pixels=unit", "pixels: the classifier takes standardized pixels"),
-        ("loss=squared-error", "loss: a defense is trained by cross-entropy"),
+        ("n-tune=41", "`n-tune`: at most the n-train = 40"),
+        ("pixels=unit", "`pixels`: the classifier takes standardized pixels"),
+        ("loss=squared-error", "`loss`: a defense is trained by cross-entropy"),
     ] {
         let ran = place.run(&format!("reproduce tiny --scale smoke --set {set}"));
         assert!(ran.refusal_alone().contains(message), "{set}: {}", ran.stderr);

@@ -222,7 +222,12 @@ fn settings_that_play_no_part() {
             "stages, method = cge",
             "task = train, quality, workers, workers-model, defend, correct",
         ),
-        ("task=workers data=synthetic", "data", "workers, method = cge", "task = train, stages, quality, defend"),
+        (
+            "task=workers data=synthetic",
+            "data",
+            "workers, method = cge",
+            "task = train, stages, quality, defend",
+        ),
         (
             "task=workers-model warmup-epochs=0",
             "warmup-epochs",

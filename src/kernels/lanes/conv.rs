@@ -603,7 +603,7 @@ mod tests {
                         norm::Map { scale, mean, shift, other, is_relu }.run(isa, &biased, &mut expected[at]);
                     }
                     let mut found = Buffer::zeroed(n_out * lanes);
-                    let finish = Finish { maps: &maps, other, is_relu };
+                    let finish = Finish { maps: &maps, other, is_relu, clears_nan: false };
                     conv.run_finished(&input, &finish, &mut found, &mut scratch);
                     assert!(found[..] == expected[..], "{isa:?} {g:?} {has_other} {is_relu}");
                 }

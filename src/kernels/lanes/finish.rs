@@ -35,6 +35,8 @@ pub struct Finish<'a, T> {
     pub other: Option<&'a [T]>,
     /// Whether negative results become zero.
     pub is_relu: bool,
+    /// Whether NaN does too, as in a ReLU on its own; that of a batch norm keeps it.
+    pub clears_nan: bool,
 }
 
 /// Of one channel, in registers.
@@ -45,6 +47,7 @@ pub(super) struct Finisher<'a, V> {
     /// What is added, from the first output on.
     other: Option<&'a [V]>,
     is_relu: bool,
+    clears_nan: bool,
 }
 
 impl<'a, V: Copy> Finisher<'a, V> {
@@ -61,7 +64,8 @@ impl<'a, V: Copy> Finisher<'a, V> {
         let splat = |value| T::splat(simd, value);
         let other = finish.other.map(|other| &T::vectors::<S>(other)[channel * plane + start..]);
         let map = [splat(bias), splat(scale), splat(mean), splat(shift)];
-        Self { map, zero: splat(T::ZERO), other, is_relu: finish.is_relu }
+        let Finish { is_relu, clears_nan, .. } = *finish;
+        Self { map, zero: splat(T::ZERO), other, is_relu, clears_nan }
     }
 
     /// Output number `at` from the first.
@@ -73,6 +77,10 @@ impl<'a, V: Copy> Finisher<'a, V> {
         if let Some(other) = self.other {
             y = T::vadd(simd, y, other[at]);
         }
-        if self.is_relu { T::vmax(simd, self.zero, y) } else { y }
+        match (self.is_relu, self.clears_nan) {
+            (false, _) => y,
+            (true, false) => T::vmax(simd, self.zero, y),
+            (true, true) => T::vmax(simd, y, self.zero),
+        }
     }
 }

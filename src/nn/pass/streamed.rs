@@ -60,6 +60,7 @@ struct Finished<T> {
     layer: usize,
     maps: Vec<ChannelMap<T>>,
     is_relu: bool,
+    clears_nan: bool,
 }
 
 /// Logits (B, classes) of `images` (B, C, H, W) on the CPU; none if a layer of the network has no streamed form.
@@ -139,9 +140,10 @@ fn finished<T: Element>(
     if n_readers != 1 || all[layer].inputs.len() != 1 {
         return None;
     }
+    let clears_nan = maps.is_none();
     let mut maps = maps.unwrap_or_else(|| vec![ChannelMap::identity(); n_channels(value)]);
     maps.iter_mut().zip(bias).for_each(|(map, &bias)| map.bias = bias);
-    Some(Finished { layer, maps, is_relu })
+    Some(Finished { layer, maps, is_relu, clears_nan })
 }
 
 impl<'a, T: Element> StreamPass<'a, T> {
@@ -275,9 +277,9 @@ impl<'a, T: Element> StreamPass<'a, T> {
                 &from[..self.len(value)]
             };
             let other = fused.inputs.get(1).map(|&value| read(value));
-            if let Some(Finished { layer, maps, is_relu }) = &self.finished[idx] {
+            if let Some(Finished { layer, maps, is_relu, clears_nan }) = &self.finished[idx] {
                 let input = read(self.network.fused()[*layer].inputs[0]);
-                let finish = Finish { maps, other, is_relu: *is_relu };
+                let finish = Finish { maps, other, is_relu: *is_relu, clears_nan: *clears_nan };
                 self.layers[*layer].run_finished(&[input], &finish, &mut out[..len], &mut workspace.conv);
             } else {
                 let inputs = [read(fused.inputs[0]), other.unwrap_or_default()];
