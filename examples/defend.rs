@@ -3,6 +3,8 @@
 //!
 //! `cargo run --release --example defend`
 
+#![allow(clippy::print_stdout, reason = "a program for people to read")]
+
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 

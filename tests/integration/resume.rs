@@ -363,7 +363,7 @@ pub(crate) fn goes_on_bit_for_bit(settings: &str) {
     assert_eq!(end(&resumed), end(&whole), "{settings}");
     let times = || Metric::of_columns().filter(|metric| metric.is_time);
     let untimed = |outcome: &Outcome| -> Vec<Row> {
-        outcome.rows.iter().map(|row| times().fold(row.clone(), |row, time| row.with(time, 0.0))).collect()
+        outcome.rows.iter().map(|row| times().fold(*row, |row, time| row.with(time, 0.0))).collect()
     };
     assert_eq!(untimed(&resumed), untimed(&whole), "{settings}");
 }
