@@ -1,18 +1,19 @@
 //! What a user may have meant by a name that there is not.
 
-/// The entries of `names` nearest to `word`, best first, at most three and none too far.
+/// The entries of `names` nearest to `word`, best first, those that contain it before others, at most three and none too
+/// far.
 fn nearest<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let reach = 1 + word.chars().count() / 3;
-    let mut found: Vec<(usize, &str)> = names
+    let mut found: Vec<(usize, usize, &str)> = names
         .into_iter()
         .filter_map(|name| {
             let distance = edit_distance(word, name);
             let part = word.len() >= 3 && name.contains(word);
-            (distance <= reach || part).then_some((if part { 0 } else { distance }, name))
+            (distance <= reach || part).then_some((if part { 0 } else { distance }, distance, name))
         })
         .collect();
     found.sort();
-    found.into_iter().take(3).map(|(_, name)| name).collect()
+    found.into_iter().take(3).map(|(_, _, name)| name).collect()
 }
 
 /// `did you mean …? ` for the nearest names, or nothing.
@@ -41,6 +42,13 @@ fn edit_distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_contains_the_word_and_little_else_comes_first() {
+        let names = ["decay-epochs", "epochs", "classifier-epochs", "warmup-epochs", "depth"];
+        assert_eq!(nearest("epoch", names), ["epochs", "decay-epochs", "warmup-epochs"]);
+        assert_eq!(nearest("dpth", names), ["depth"]);
+    }
 
     /// Oracle: distances counted by hand.
     #[test]

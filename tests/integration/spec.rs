@@ -115,14 +115,14 @@ fn impossible_requests_for_trials() {
     assert_snapshot!(error(Scale::Laptop, None, "mu", "1"), @"setting `scale`: demo has no scale laptop, only smoke, paper");
     assert_snapshot!(error(Scale::Smoke, Some(0), "mu", "1"), @"setting `seeds`: expected an integer from 1 to 10000; got 0");
     assert_snapshot!(error(Scale::Smoke, None, "sparsity", "0.5"), @"setting `sparsity`: it is what the x axis of demo varies, so it cannot be set for all trials");
-    assert_snapshot!(error(Scale::Smoke, None, "queries", "5"), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search");
+    assert_snapshot!(error(Scale::Smoke, None, "queries", "5"), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search, output-rge");
     assert_snapshot!(error(Scale::Smoke, None, "warmup", "5"), @"setting `warmup`: no such setting; did you mean `warmup-epochs`?");
 }
 
 #[test]
 fn settings_errors_name_what_is_possible() {
     assert_snapshot!(set("batch-sise", "3"), @"setting `batch-sise`: no such setting; did you mean `batch-size`?");
-    assert_snapshot!(set("zzz", "3"), @"setting `zzz`: no such setting; the settings are task, method, data, n-train, n-val, n-test, augment, pixels, model, depth, width, precision, init, loss, epochs, batch-size, mu, difference, evaluator, sparsity, layer-ratios, mask, redraw-every, sparse-target, always-active, grasp-queries, grasp-images-per-class, optimizer, learning-rate, momentum, weight-decay, warmup-epochs, schedule, queries, directions, step-scale, decay, search, radius, population, search-steps, normalize-logits, stop-when-fitted, last-layer-rate, bias-twice, pretrain-epochs, workers, resolution, refinement, frames, warm-up-steps, projection, obstacle-radius, unroll, start-frames, simulations, start-gain");
+    assert_snapshot!(set("zzz", "3"), @"setting `zzz`: no such setting; the settings are task, method, data, n-train, n-val, n-test, augment, pixels, model, depth, width, precision, init, loss, epochs, batch-size, mu, difference, evaluator, sparsity, layer-ratios, mask, redraw-every, sparse-target, always-active, grasp-queries, grasp-images-per-class, optimizer, learning-rate, momentum, weight-decay, warmup-epochs, schedule, decay-epochs, decay-factor, queries, directions, step-scale, decay, search, radius, population, search-steps, normalize-logits, stop-when-fitted, last-layer-rate, bias-twice, pretrain-epochs, workers, defense, tune, denoiser-depth, denoiser-width, classifier-epochs, classifier-noise, denoiser-epochs, autoencoder-epochs, foundation-batch, n-tune, sigma, n0, n, alpha, n-certified, resolution, refinement, frames, warm-up-steps, projection, obstacle-radius, unroll, start-frames, simulations, start-gain");
     assert_snapshot!(set("batch-size", "0"), @"setting `batch-size`: expected an integer from 1 to 1000000; got 0");
     assert_snapshot!(set("batch_size", "many"), @"setting `batch_size`: expected an integer from 1 to 1000000; got many");
     assert_snapshot!(set("sparsity", "1"), @"setting `sparsity`: expected a number in [0, 1); got 1");
@@ -143,7 +143,7 @@ fn contradictory_settings() {
     assert_snapshot!(with(&[("sparse-target", "weights")]), @"setting `sparse-target`: `weights` works with method = fo only: zeroth-order training keeps the model dense and makes its gradient sparse; use `gradient`");
     assert_snapshot!(with(&[("sparse-target", "weights"), ("method", "fo")]), @"setting `mask`: sparse-target = weights needs mask = fixed, as pruned weights stay zero; got redraw");
     assert_snapshot!(with(&[("n-train", "200"), ("batch-size", "100")]), @"setting `grasp-images-per-class`: 25 of each of 10 classes are more than the 200 training images; at most 20");
-    assert_snapshot!(with(&[("queries", "7")]), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search");
+    assert_snapshot!(with(&[("queries", "7")]), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search, output-rge");
     assert_snapshot!(with(&[("epochs", "2")]), @"setting `warmup-epochs`: at most epochs = 2; got 3");
     for (pairs, expected) in [
         (
@@ -185,7 +185,7 @@ fn settings_that_play_no_part() {
             "train, method = fo",
             "method = cge, rge, cocd, pattern-search",
         ),
-        ("method=fo q=5", "q", "train, method = fo", "method = rge, cocd, pattern-search"),
+        ("method=fo q=5", "q", "train, method = fo", "method = rge, cocd, pattern-search, output-rge"),
         ("search=best", "search", "train, method = cge", "method = pattern-search"),
         (
             "method=fo normalize-logits=true",
@@ -263,7 +263,7 @@ fn sound_settings() {
 
 #[test]
 fn file_errors_name_file_line_and_key() {
-    assert_snapshot!(broken("epochs = 10", "epoch = 10"), @"demo.toml:11: base.epoch: no such setting; did you mean `epochs` or `pretrain-epochs` or `warmup-epochs`?");
+    assert_snapshot!(broken("epochs = 10", "epoch = 10"), @"demo.toml:11: base.epoch: no such setting; did you mean `epochs` or `decay-epochs` or `warmup-epochs`?");
     assert_snapshot!(broken("epochs = 10", "epochs = \"ten\""), @"demo.toml:11: base.epochs: expected an integer from 1 to 1000000; got ten");
     assert_snapshot!(broken("epochs = 5,", "epochs = 2,"), @"demo.toml:35: scale.smoke.set.epochs: warmup-epochs: at most epochs = 2; got 3 (series `zo` at sparsity = 0.8, scale smoke)");
     assert_snapshot!(broken("series.zo =", "series.fo ="), @"demo.toml:36: scale.smoke.series.fo: no series `fo`; expected one of zo, dense");
@@ -298,11 +298,11 @@ fn file_errors_name_file_line_and_key() {
 #[test]
 fn values_that_play_no_part_are_refused_where_they_stand() {
     assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { decay = 0.5 }"), @"demo.toml:16: series[0].set.decay: it plays no part with task = train, method = cge; it is read with method = cocd (series `zo` at sparsity = 0.8, scale smoke)");
-    assert_snapshot!(broken("sparsity = 0.0 }", "sparsity = 0.0, q = 5 }"), @"demo.toml:21: series[1].set.q: queries: it plays no part with task = train, method = fo; it is read with method = rge, cocd, pattern-search (series `dense`, scale smoke)");
+    assert_snapshot!(broken("sparsity = 0.0 }", "sparsity = 0.0, q = 5 }"), @"demo.toml:21: series[1].set.q: queries: it plays no part with task = train, method = fo; it is read with method = rge, cocd, pattern-search, output-rge (series `dense`, scale smoke)");
     assert_snapshot!(broken("{ mu = 0.03 }", "{ mu = 0.03, directions = \"sphere\" }"), @"demo.toml:36: scale.smoke.series.zo.directions: it plays no part with task = train, method = cge; it is read with method = rge (series `zo` at sparsity = 0.8, scale smoke)");
     assert_snapshot!(broken("x = \"sparsity\"", "x = \"decay\""), @"demo.toml:8: figure.values[0]: decay: it plays no part with task = train, method = cge; it is read with method = cocd (series `zo` at decay = 0.8, scale smoke)");
     assert_snapshot!(broken("epochs = 10", "epochs = 10\nradius = 0.5"), @"demo.toml:12: base.radius: no series reads it: it plays no part with task = train, method = cge; it is read with method = pattern-search");
-    assert_snapshot!(broken("epochs = 10", "epochs = 10\nq = 5"), @"demo.toml:12: base.q: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search");
+    assert_snapshot!(broken("epochs = 10", "epochs = 10\nq = 5"), @"demo.toml:12: base.q: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search, output-rge");
     assert_snapshot!(broken("mu = 0.02 }", "mu = 0.02, workers = 2 }"), @"demo.toml:35: scale.smoke.set.workers: no series reads it: it plays no part with task = train, method = cge; it is read with task = workers, workers-model");
     assert_snapshot!(broken("values = [0.9]\n", "values = [0.9]\nset = { pretrain-epochs = 2 }\n"), @"demo.toml:41: scale.paper.set.pretrain-epochs: no series reads it: it plays no part with task = train, method = cge; it is read with task = quality");
     // Another method makes the values of its series play no part.
@@ -334,7 +334,7 @@ fn values_for_all_need_one_reader() {
     let elsewhere = SOUND
         .replace("mu = 0.02 }", "mu = 0.02, queries = 5 }")
         .replace("seeds = 3\n", "seeds = 3\nseries.zo = { method = \"rge\" }\n");
-    assert_snapshot!(parse(&elsewhere).unwrap_err(), @"demo.toml:35: scale.smoke.set.queries: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search");
+    assert_snapshot!(parse(&elsewhere).unwrap_err(), @"demo.toml:35: scale.smoke.set.queries: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search, output-rge");
     // Likewise for values of the command line.
     let demo = parse(SOUND).unwrap();
     let error = |pairs: &[(&str, &str)]| {
@@ -459,7 +459,7 @@ fn errors_of_further_figures() {
     assert_snapshot!(broken("series = [\"zo\"]", "series = []"), @"demo.toml:58: layers[0].series: expected at least one");
     assert_snapshot!(broken("id = \"keep\"", "id = \"time\""), @"demo.toml:55: layers[0].id: `time` occurs twice among panels, traces, layers and profiles");
     assert_snapshot!(broken("id = \"radii\"", "id = \"keep\""), @"demo.toml:61: profile[0].id: `keep` occurs twice among panels, traces, layers and profiles");
-    assert_snapshot!(broken("kind = \"tensors\"", "kind = \"radii\""), @"demo.toml:62: profile[0].kind: no task makes such a profile; expected one of tensors, reynolds, frames, wake; got `radii`");
+    assert_snapshot!(broken("kind = \"tensors\"", "kind = \"diameters\""), @"demo.toml:62: profile[0].kind: no task makes such a profile; expected one of tensors, certificates, radii, reynolds, frames, wake; got `diameters`");
     assert_snapshot!(broken("y = \"n-active\"", "y = \"beauty\""), @"demo.toml:64: profile[0].y: expected one of n, n-active, cosine, relative-error; got `beauty`");
     assert_snapshot!(broken("id = \"queries\"", "id = \"Queries\""), @"demo.toml:49: trace[0].id: expected up to 100 lower-case letters, digits and hyphens; got `Queries`");
     assert_snapshot!(broken("y = \"wall-s\"", "y = \"wall\""), @"demo.toml:44: panel[0].y: expected one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, mae, mae-variance, mae-std, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes; got wall");
