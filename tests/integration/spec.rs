@@ -270,7 +270,7 @@ fn file_errors_name_file_line_and_key() {
     assert_snapshot!(broken("[0.8, 0.9]", "[0.8, 1.5]"), @"demo.toml:8: figure.values[1]: expected a number in [0, 1); got 1.5");
     assert_snapshot!(broken("[0.8, 0.9]", "[0.8, 0.8]"), @"demo.toml:8: figure.values[1]: 0.8 occurs twice");
     assert_snapshot!(broken("x = \"sparsity\"", "x = \"sparsness\""), @"demo.toml:5: figure.x: no such setting; did you mean `sparsity`?");
-    assert_snapshot!(broken("y = \"test-accuracy\"", "y = \"accuracy\""), @"demo.toml:7: figure.y: expected one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, mae, mae-variance, mae-std, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes; got accuracy");
+    assert_snapshot!(broken("y = \"test-accuracy\"", "y = \"accuracy\""), @"demo.toml:7: figure.y: expected one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, mae, mae-variance, mae-std, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes, certified-0, certified-25, certified-50, certified-75, abstained, certification-s; got accuracy");
     assert_snapshot!(broken("y = \"test-accuracy\"\n", ""), @"demo.toml:4: figure.y: missing; one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, mae, mae-variance, mae-std, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes");
     assert_snapshot!(broken("title =", "titel ="), @"demo.toml:2: titel: unknown field `titel`, expected one of `id`, `title`, `paper`, `claim`, `finding`, `notes`, `extends`, `figure`, `panel`, `trace`, `layers`, `profile`, `base`, `series`, `from`, `quoted`, `expected`, `check`, `scale`");
     assert_snapshot!(broken("title = \"Demonstration\"", ""), @"demo.toml:1: title: missing field `title`");
@@ -306,7 +306,7 @@ fn values_that_play_no_part_are_refused_where_they_stand() {
     assert_snapshot!(broken("mu = 0.02 }", "mu = 0.02, workers = 2 }"), @"demo.toml:35: scale.smoke.set.workers: no series reads it: it plays no part with task = train, method = cge; it is read with task = workers, workers-model");
     assert_snapshot!(broken("values = [0.9]\n", "values = [0.9]\nset = { pretrain-epochs = 2 }\n"), @"demo.toml:41: scale.paper.set.pretrain-epochs: no series reads it: it plays no part with task = train, method = cge; it is read with task = quality");
     // Another method makes the values of its series play no part.
-    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { method = \"pattern-search\" }"), @"demo.toml:37: scale.smoke.series.zo.mu: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, fo (series `zo` at sparsity = 0.8, scale smoke)");
+    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { method = \"pattern-search\" }"), @"demo.toml:37: scale.smoke.series.zo.mu: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, fo, output-cge, output-rge (series `zo` at sparsity = 0.8, scale smoke)");
     assert_snapshot!(broken("epochs = 10", "epochs = 10\ntask = \"stages\""), @"demo.toml:12: base.task: stages needs method = cge or rge; got fo (series `dense`, scale smoke)");
     assert_snapshot!(broken("epochs = 10", "epochs = 10\nmodeled = true"), @"demo.toml:12: base.modeled: no such setting; did you mean `model`?");
 }
@@ -344,7 +344,7 @@ fn values_for_all_need_one_reader() {
     assert_eq!(error(&[("difference", "central")]), Ok(6));
     assert_snapshot!(error(&[("decay", "0.5")]).unwrap_err(), @"setting `decay`: it plays no part with task = train, method = cge; it is read with method = cocd");
     // The axis and the series must still read theirs.
-    assert_snapshot!(error(&[("method", "pattern-search")]).unwrap_err(), @"setting `mu`: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, fo");
+    assert_snapshot!(error(&[("method", "pattern-search")]).unwrap_err(), @"setting `mu`: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, fo, output-cge, output-rge");
     assert_snapshot!(demo.with_overrides(Scale::Smoke, &[("search".to_owned(), "best".to_owned())]).unwrap_err(), @"setting `search`: it plays no part with task = train, method = cge; it is read with method = pattern-search");
 }
 
@@ -462,7 +462,7 @@ fn errors_of_further_figures() {
     assert_snapshot!(broken("kind = \"tensors\"", "kind = \"diameters\""), @"demo.toml:62: profile[0].kind: no task makes such a profile; expected one of tensors, certificates, radii, reynolds, frames, wake; got `diameters`");
     assert_snapshot!(broken("y = \"n-active\"", "y = \"beauty\""), @"demo.toml:64: profile[0].y: expected one of n, n-active, cosine, relative-error; got `beauty`");
     assert_snapshot!(broken("id = \"queries\"", "id = \"Queries\""), @"demo.toml:49: trace[0].id: expected up to 100 lower-case letters, digits and hyphens; got `Queries`");
-    assert_snapshot!(broken("y = \"wall-s\"", "y = \"wall\""), @"demo.toml:44: panel[0].y: expected one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, mae, mae-variance, mae-std, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes; got wall");
+    assert_snapshot!(broken("y = \"wall-s\"", "y = \"wall\""), @"demo.toml:44: panel[0].y: expected one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, mae, mae-variance, mae-std, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes, certified-0, certified-25, certified-50, certified-75, abstained, certification-s; got wall");
     assert_snapshot!(broken("x = \"queries\"", "x = \"steps\""), @"demo.toml:50: trace[0].x: unknown variant `steps`, expected one of `epoch`, `queries`, `wall-s`");
     assert_snapshot!(broken("at = 0.9", "at = 0.7"), @"demo.toml:52: trace[0].at: expected one of 0.8, 0.9, or best; got 0.7");
     assert_snapshot!(broken("at = 0.9", "at = \"worst\""), @"demo.toml:52: trace[0].at: expected one of 0.8, 0.9, or best; got worst");
