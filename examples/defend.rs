@@ -9,7 +9,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use deepzero::data::Dataset;
 use deepzero::experiment::settings;
 use deepzero::kernels::Precision;
 use deepzero::metric::{self, Row};
@@ -57,9 +56,7 @@ impl Observer for Say {
 }
 
 fn main() -> Result<()> {
-    let unit = |data: Dataset| Dataset { normalization: data.normalization.unit(), ..data };
-    let Prepared { train, val, test, checksum } = Prepared::procedural(100);
-    let images = Prepared { train: unit(train), val: unit(val), test: unit(test), checksum };
+    let images = Prepared::procedural(100).with_unit_pixels();
     let network = dncnn(3, 8, [3, 32, 32])?;
     let start = State { params: network.layout().initial_values(1), stats: network.initial_stats() };
     let front = Front::tensor(&network, start, "dncnn.5.weight")?;

@@ -172,7 +172,7 @@ metrics! {
     QUERIES_NON_FINITE: "queries-non-finite" in "queries_non_finite" = COUNT;
     /// Norm of the epoch's last gradient estimate.
     GRADIENT_NORM: "gradient-norm" in "gradient_norm" = PLAIN;
-    /// Spent since the trial began, interruptions not counted.
+    /// Spent since the trial began, interruptions not counted; of a defense, on training through the black box alone.
     WALL_S: "wall-s" in "wall_s" = SECONDS;
     /// The same in hours.
     WALL_H: "wall-h" in "wall_s" = Metric { unit: Unit::Hours, ..SECONDS };

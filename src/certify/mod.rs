@@ -13,7 +13,7 @@ mod state;
 mod stats;
 
 pub use curve::{average_radius, certified_accuracy, curve, n_abstained, profile, radii, too_few};
-pub use network::{Denoise, NetworkClassifier, read_denoiser};
+pub use network::{Denoise, NetworkClassifier, classes, read_denoiser};
 pub use run::{Certificate, Certifier, Classifier, Progress, rows};
 pub use state::{identity, load, save};
 pub use stats::{Decision, copies_needed, decide, largest_radius, lower_bound, p_value, predict, radius};

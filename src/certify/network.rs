@@ -119,8 +119,7 @@ impl<'a> NetworkClassifier<'a> {
 
 impl Classifier for NetworkClassifier<'_> {
     fn classes(&self, images: &[f32], n: usize) -> Result<Vec<usize>> {
-        let logits = self.logits(images, n)?.to_dtype(DType::F64)?.to_vec2::<f64>()?;
-        logits.iter().map(|row| most(row)).collect()
+        classes(&self.logits(images, n)?)
     }
 }
 
@@ -148,6 +147,14 @@ pub fn read_denoiser(path: &Path, input: [usize; 3]) -> Result<(Network, Vec<f64
     let network = model::dncnn((last + 4) / 3, width, input)?;
     let (params, stats) = weights::load_trained(&network, path)?;
     Ok((network, params, stats))
+}
+
+/// The class of every row of `logits` (n, classes); the first on ties.
+///
+/// # Errors
+/// [`Error::Classifier`] where one is not a finite number.
+pub fn classes(logits: &Tensor) -> Result<Vec<usize>> {
+    logits.to_dtype(DType::F64)?.to_vec2::<f64>()?.iter().map(|row| most(row)).collect()
 }
 
 /// The class of these logits; the first on ties.

@@ -26,7 +26,7 @@ pub use dataset::{Dataset, Normalization, Splits};
 pub use given::given_batch;
 pub use loader::{Batch, class_batch, epoch_order, make_batch};
 pub use location::{DATA_DIR_VARIABLE, Location, Progress, Silent};
-pub use noise::Noise;
+pub use noise::ImageNoise;
 pub use source::Source;
 pub use stored::{Collection, FileInfo, Format, Hub, Info, Limits, SplitInfo, fetch, info, verify};
 pub use synthetic::synthetic;

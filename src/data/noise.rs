@@ -9,7 +9,7 @@ use crate::rng::{Purpose, Stream};
 
 /// Normal noise of one standard deviation on every pixel, a pure function of seed, draw and image.
 #[derive(Debug, Clone, Copy)]
-pub struct Noise {
+pub struct ImageNoise {
     /// Standard deviation σ, where pixels are from 0 to 1.
     pub sigma: f64,
     /// Of everything random.
@@ -18,7 +18,7 @@ pub struct Noise {
     pub draw: u32,
 }
 
-impl Noise {
+impl ImageNoise {
     /// `images` (B, C, H, W), normalised in this way, with the noise of the images numbered `rows` added. Nothing is
     /// cut off at 0 or 1.
     ///
@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn noise_has_its_size_and_depends_on_the_image_alone() -> Result<()> {
         let normalization = Normalization::constant(&[0.5, 0.5], &[0.25, 0.5]);
-        let noise = Noise { sigma: 0.5, seed: 3, draw: 1 };
+        let noise = ImageNoise { sigma: 0.5, seed: 3, draw: 1 };
         let images = Tensor::zeros((2, 2, 64, 64), DType::F64, &Device::Cpu)?;
         let both = noise.on(&images, &[7, 9], &normalization)?;
         let alone = noise.on(&images.narrow(0, 0, 1)?, &[9], &normalization)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::{Minibatch, Prepared, Problem, Resources, State};
-use crate::data::{self, Augmentation, Batch, Dataset, Noise};
+use crate::data::{self, Augmentation, Batch, Dataset, ImageNoise};
 use crate::kernels::{Precision, Split};
 use crate::metric::{self, Row};
 use crate::nn::backprop::{self, Backprop, Slope};
@@ -128,7 +128,7 @@ impl Problem for Classify<'_> {
         let augmentation = self.augment.then_some(Augmentation { seed: self.seed, epoch });
         let mut labelled = self.minibatch(items, augmentation.as_ref())?;
         if self.sigma > 0.0 {
-            let noise = Noise { sigma: self.sigma, seed: self.seed, draw: epoch };
+            let noise = ImageNoise { sigma: self.sigma, seed: self.seed, draw: epoch };
             let images = &labelled.batch.images;
             labelled.batch.images = noise.on(images, items, &self.images.train.normalization)?;
         }

@@ -33,6 +33,14 @@ impl Prepared {
         Self { train, val, test, checksum }
     }
 
+    /// The same with pixels from 0 to 1.
+    #[must_use]
+    pub fn with_unit_pixels(self) -> Self {
+        let unit = |data: Dataset| Dataset { normalization: data.normalization.unit(), ..data };
+        let Self { train, val, test, checksum } = self;
+        Self { train: unit(train), val: unit(val), test: unit(test), checksum }
+    }
+
     /// Size of the images, and their classes.
     #[must_use]
     pub fn io(&self) -> Io {
@@ -61,11 +69,11 @@ impl Prepared {
         let test = subset(&splits.test, config.n_test, Stream::new(0, Purpose::Subset, 2))?;
         let val = splits.train.select(&val_rows);
         let checksum = checksum([&train, &val, &test]);
-        let [train, val, test] = [train, val, test].map(|data| match config.pixels {
-            Pixels::Standardized => data,
-            Pixels::Unit => Dataset { normalization: data.normalization.unit(), ..data },
-        });
-        Ok(Self { train, val, test, checksum })
+        let prepared = Self { train, val, test, checksum };
+        Ok(match config.pixels {
+            Pixels::Standardized => prepared,
+            Pixels::Unit => prepared.with_unit_pixels(),
+        })
     }
 }
 

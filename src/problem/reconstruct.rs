@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::{Minibatch, Prepared, Problem, Resources, State};
-use crate::data::{self, Augmentation, Dataset, Noise};
+use crate::data::{self, Augmentation, Dataset, ImageNoise};
 use crate::kernels::{Precision, Split};
 use crate::metric::{self, Row};
 use crate::nn::backprop::{self, Backprop, Slope};
@@ -59,7 +59,7 @@ impl<'a> Reconstruct<'a> {
         let (dtype, device) = (self.precision.dtype(), self.resources.device);
         let clean = data::make_batch(data, rows, augmentation, dtype, device)?.images;
         let seen = if self.sigma > 0.0 {
-            Noise { sigma: self.sigma, seed: self.seed, draw }.on(&clean, rows, &data.normalization)?
+            ImageNoise { sigma: self.sigma, seed: self.seed, draw }.on(&clean, rows, &data.normalization)?
         } else {
             clean.clone()
         };

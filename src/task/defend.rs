@@ -11,6 +11,7 @@ use super::{Outcome, Session, Task, foundation::Foundation};
 use crate::certify::{self, Certificate, Certifier};
 use crate::cost::{Cost, Planner, Speed, Steps, Subject};
 use crate::data;
+use crate::kernels::Split;
 use crate::method;
 use crate::metric::{self, Row};
 use crate::nn::model::{Defended, MAX_DEPTH, MAX_WIDTH};
@@ -154,10 +155,9 @@ impl Task for Defend {
         let alone = foundation.alone(&like)?;
 
         if defense == Defense::None {
-            let began = Instant::now();
             let mut row = Row::new(1);
             row.set(&metric::QUERIES, 0.0);
-            row.set(&metric::WALL_S, began.elapsed().as_secs_f64());
+            row.set(&metric::WALL_S, 0.0);
             let n_params = alone.params.len();
             let (certified, profiles) = certify(settings, seed, session, &alone)?;
             certified.set(&mut row);
@@ -198,7 +198,8 @@ impl Task for Defend {
         };
         let State { params, stats } = problem.whole_front(&trained.state);
         let mut profiles = trained.profiles;
-        if trained.status == Status::Done {
+        // What other ranks find is not kept.
+        if trained.status == Status::Done && session.ranks.is_first() {
             let layers = stats.layers.iter().chain(&behind.stats.layers).cloned().collect();
             let all = [params.clone(), behind.params.clone()].concat();
             let whole = Opened::new(parts.whole(), all, RunningStats { layers }, &like)?;
@@ -268,8 +269,7 @@ fn certify(
     let classes = |images: &[f32], n: usize| -> Result<Vec<usize>> {
         let images = Tensor::from_slice(images, (n, channels, height, width), &candle_core::Device::Cpu)?;
         let images = images.to_dtype(like.dtype())?.to_device(like.device())?;
-        let classes = classifier.checked_classes(&images.flatten_from(1)?)?;
-        Ok(classes.into_iter().map(|class| class as usize).collect())
+        certify::classes(&classifier.logits(&images, Split::Threads)?)
     };
     let (mut saved, mut last) = (done.len(), Instant::now());
     let mut watch = |progress: certify::Progress| {
@@ -307,18 +307,19 @@ fn save(path: Option<&Path>, identity: &str, certificates: &[Certificate]) -> Re
 
 /// Foundations, steps, measuring and certification, from the speed of the whole as one network.
 fn cost(settings: &Settings, planner: &mut Planner) -> Result<Cost> {
-    let Config { defense, tune, n_tune, classifier_epochs, denoiser_epochs, .. } = settings.read()?;
+    let Config { defense, tune, n_tune, classifier_epochs, denoiser_epochs, autoencoder_epochs, .. } =
+        settings.read()?;
     let certify::Config { n0, n, n_certified, .. } = settings.read()?;
     let subject = Subject::of(settings)?;
     let parts = parts(settings)?;
     let (front, whole) = (parts.front(), parts.whole());
     let method::Config { method } = settings.read()?;
-    let evaluator = match settings.is_read("evaluator") && method.moves_coordinates() && tune == Tune::Last {
-        true => Some(settings.read::<evaluate::Config>()?.evaluator),
-        false => None,
-    };
-    // Reuse goes through the front from the moved layer on, and through all that is behind.
-    let propagated = evaluator.filter(|&kind| kind == EvaluatorKind::Difference);
+    let is_propagated = settings.is_read("evaluator")
+        && method.moves_coordinates()
+        && tune == Tune::Last
+        && settings.read::<evaluate::Config>()?.evaluator == EvaluatorKind::Difference;
+    // Other evaluators go through all that is behind, which is most of the whole.
+    let propagated = is_propagated.then_some(EvaluatorKind::Difference);
     let network = if defense == Defense::None { &subject.network } else { &whole };
     let key = format!("defend {defense:?} {:?}", parts.denoiser);
     let speed = planner.speed_of(&key, settings, network, propagated)?.clone();
@@ -337,6 +338,10 @@ fn cost(settings: &Settings, planner: &mut Planner) -> Result<Cost> {
         return Ok(total);
     }
     total += exact(n_train * denoiser_epochs as f64, of_front);
+    if parts.has_code {
+        let share = parts.autoencoder().flops() as f64 / whole.flops() as f64;
+        total += exact(n_train * autoencoder_epochs as f64, share);
+    }
     if tune == Tune::None {
         return Ok(total + passes(subject.n_measured as f64));
     }
@@ -375,12 +380,4 @@ fn tuned(images: &Prepared, n: usize, seed: u64) -> Result<Prepared> {
     }
     let rows = images.train.balanced_subset(n, Stream::new(seed, Purpose::Subset, 3))?;
     Ok(Prepared { train: images.train.select(&rows), ..images.clone() })
-}
-
-/// The images of a trial with pixels from 0 to 1.
-pub(super) fn unit(images: &Prepared) -> Prepared {
-    let unit =
-        |data: &data::Dataset| data::Dataset { normalization: data.normalization.unit(), ..data.clone() };
-    let Prepared { train, val, test, checksum } = images;
-    Prepared { train: unit(train), val: unit(val), test: unit(test), checksum: checksum.clone() }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 
-use super::defend::{Config, unit};
+use super::defend::Config;
 use super::{Session, images};
 use crate::certify;
 use crate::data;
@@ -30,6 +30,14 @@ use sha2::{Digest, Sha256};
 
 /// The networks that a defense begins with.
 pub(super) struct Foundation<'a> {
+    maker: Maker<'a>,
+    classifier: State,
+    /// Parameters of encoder and decoder, if images pass through a code.
+    autoencoder: [Vec<f64>; 2],
+}
+
+/// Trains them.
+struct Maker<'a> {
     session: &'a Session<'a>,
     seed: u64,
     parts: Defended,
@@ -40,7 +48,6 @@ pub(super) struct Foundation<'a> {
     images: &'a Prepared,
     /// The same with pixels from 0 to 1.
     unit: Prepared,
-    classifier: State,
 }
 
 /// Says what is being made.
@@ -78,8 +85,13 @@ fn recipe(optimizer: OptimizerKind, learning_rate: f64, weight_decay: f64) -> op
     }
 }
 
+/// The same, times 0.1 after each third of so many epochs.
+fn in_thirds(epochs: usize, recipe: optimizer::Config) -> optimizer::Config {
+    optimizer::Config { schedule: Schedule::Step, decay_epochs: epochs.div_ceil(3), ..recipe }
+}
+
 impl<'a> Foundation<'a> {
-    /// Makes or takes up the classifier.
+    /// Makes or takes up the classifier and, if images pass through a code, the auto-encoder.
     ///
     /// # Errors
     /// As training.
@@ -90,80 +102,73 @@ impl<'a> Foundation<'a> {
         parts: Defended,
     ) -> Result<Self> {
         let images = session.images()?;
-        let (config, nn): (Config, nn::Config) = (settings.read()?, settings.read()?);
-        let certify::Noise { sigma } = settings.read()?;
-        let data::Config { augment, .. } = settings.read()?;
-        let classifier = State { params: Vec::new(), stats: parts.alone().initial_stats() };
-        let unit = unit(images);
-        let mut made = Self { session, seed, parts, config, nn, sigma, augment, images, unit, classifier };
-        let network = images::network(settings, images)?;
-        let noise = if made.config.classifier_noise { sigma } else { 0.0 };
-        let count = QueryCount::default();
-        let problem = Classify::new(&network, images, &made.nn, seed, session.resources(&count))
-            .augmented(augment)
-            .noisy(noise);
-        // Denoised smoothing's recipe: steps after a third of the epochs each.
-        let epochs = made.config.classifier_epochs;
-        let recipe = optimizer::Config {
-            schedule: Schedule::Step,
-            decay_epochs: epochs.div_ceil(3),
-            ..recipe(OptimizerKind::Sgd, 0.1, 5e-4)
-        };
-        made.classifier = made.trained("classifier", &problem, recipe, epochs, &[noise])?;
-        Ok(made)
+        let (config, nn) = (settings.read()?, settings.read()?);
+        let (certify::Noise { sigma }, data::Config { augment, .. }) = (settings.read()?, settings.read()?);
+        let unit = images.clone().with_unit_pixels();
+        let maker = Maker { session, seed, parts, config, nn, sigma, augment, images, unit };
+        let classifier = maker.classifier(&images::network(settings, images)?)?;
+        let autoencoder = if parts.has_code { maker.autoencoder()? } else { Default::default() };
+        Ok(Self { maker, classifier, autoencoder })
     }
 
     /// The images with pixels from 0 to 1.
     pub(super) fn unit(&self) -> &Prepared {
-        &self.unit
+        &self.maker.unit
     }
 
     /// The classifier for images in [0, 1].
     pub(super) fn alone(&self, like: &Tensor) -> Result<Opened> {
-        let parts = Defended { has_code: false, ..self.parts };
-        self.opened(&parts, &[], like)
+        self.opened(&Defended { has_code: false, ..self.maker.parts }, like)
     }
 
     /// What stands behind the front.
     pub(super) fn behind(&self, like: &Tensor) -> Result<Opened> {
-        let decoder = if self.parts.has_code { self.autoencoder()?[1].clone() } else { Vec::new() };
-        self.opened(&self.parts, &decoder, like)
+        self.opened(&self.maker.parts, like)
     }
 
-    fn opened(&self, parts: &Defended, decoder: &[f64], like: &Tensor) -> Result<Opened> {
+    fn opened(&self, parts: &Defended, like: &Tensor) -> Result<Opened> {
         let State { params, stats } = &self.classifier;
-        let data::Normalization { mean, std } = &self.images.train.normalization;
-        let (params, stats) = parts.state_behind(decoder, (params, stats), [mean, std]);
+        let data::Normalization { mean, std } = &self.maker.images.train.normalization;
+        let (params, stats) = parts.state_behind(&self.autoencoder[1], (params, stats), [mean, std]);
         Opened::new(parts.behind(), params, stats, like)
     }
 
     /// Where the front begins: a denoiser that has learned to denoise, and the encoder.
     pub(super) fn front(&self) -> Result<State> {
+        let State { mut params, stats } = self.maker.denoiser()?;
+        params.extend(&self.autoencoder[0]);
+        Ok(State { params, stats })
+    }
+}
+
+impl Maker<'_> {
+    fn classifier(&self, network: &nn::Network) -> Result<State> {
+        let noise = if self.config.classifier_noise { self.sigma } else { 0.0 };
+        let count = QueryCount::default();
+        let resources = self.session.resources(&count);
+        let problem = Classify::new(network, self.images, &self.nn, self.seed, resources);
+        let problem = problem.augmented(self.augment).noisy(noise);
+        let epochs = self.config.classifier_epochs;
+        let recipe = in_thirds(epochs, recipe(OptimizerKind::Sgd, 0.1, 5e-4));
+        self.trained("classifier", &problem, recipe, epochs, &[noise])
+    }
+
+    fn denoiser(&self) -> Result<State> {
         let [depth, width] = self.parts.denoiser;
         let network = nn::model::dncnn(depth, width, self.parts.io.input)?;
-        let epochs = self.config.denoiser_epochs;
-        let recipe = optimizer::Config {
-            schedule: Schedule::Step,
-            decay_epochs: epochs.div_ceil(3),
-            ..recipe(OptimizerKind::Adam, 1e-3, 1e-4)
-        };
         let count = QueryCount::default();
         let problem = self.reconstruct(&network, self.sigma, &count);
-        let State { mut params, stats } =
-            self.trained("denoiser", &problem, recipe, epochs, &[self.sigma, depth as f64, width as f64])?;
-        if self.parts.has_code {
-            params.extend(&self.autoencoder()?[0]);
-        }
-        Ok(State { params, stats })
+        let epochs = self.config.denoiser_epochs;
+        let recipe = in_thirds(epochs, recipe(OptimizerKind::Adam, 1e-3, 1e-4));
+        self.trained("denoiser", &problem, recipe, epochs, &[self.sigma])
     }
 
     /// Parameters of encoder and decoder.
     fn autoencoder(&self) -> Result<[Vec<f64>; 2]> {
         let network = self.parts.autoencoder();
-        let recipe = recipe(OptimizerKind::Adam, 1e-3, 1e-5);
         let count = QueryCount::default();
         let problem = self.reconstruct(&network, 0.0, &count);
-        let epochs = self.config.autoencoder_epochs;
+        let (epochs, recipe) = (self.config.autoencoder_epochs, recipe(OptimizerKind::Adam, 1e-3, 1e-5));
         let State { params, .. } = self.trained("auto-encoder", &problem, recipe, epochs, &[])?;
         let first = network.layout().coord("decoder.0.weight", 0)?;
         Ok([params[..first].to_vec(), params[first..].to_vec()])
@@ -180,7 +185,7 @@ impl<'a> Foundation<'a> {
     }
 
     /// Trains by back-propagation, or takes up what was trained before. `numbers` are what the result depends on beside
-    /// seed, images, recipe, network and precision.
+    /// seed, images, recipe, network, precision, kernels and the program's commit.
     fn trained(
         &self,
         what: &'static str,
@@ -199,7 +204,7 @@ impl<'a> Foundation<'a> {
             problem.layout().specs(),
             self.images.checksum,
             Isa::current().name(),
-            env!("CARGO_PKG_VERSION"),
+            env!("DEEPZERO_COMMIT"),
         );
         hasher.update(text);
         let hash = hex(&hasher.finalize())[..16].to_owned();

@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use deepzero::data::Dataset;
 use deepzero::experiment::settings;
 use deepzero::kernels::{Precision, Rounding, Split};
 use deepzero::method;
@@ -272,10 +271,7 @@ fn estimates_of_the_last_layer_match_the_golden_values() {
 
 /// Images of a trial with pixels from 0 to 1, and a network on them behind which a classifier stands.
 fn small(n: usize) -> (Prepared, Defended) {
-    let images = Prepared::procedural(n);
-    let unit = |data: Dataset| Dataset { normalization: data.normalization.unit(), ..data };
-    let Prepared { train, val, test, checksum } = images;
-    let images = Prepared { train: unit(train), val: unit(val), test: unit(test), checksum };
+    let images = Prepared::procedural(n).with_unit_pixels();
     let parts = Defended {
         denoiser: [3, 2],
         has_code: false,

@@ -3,10 +3,10 @@
 
 use super::family::{Family, Io};
 use super::{autoencoder, dncnn};
+use crate::Result;
 use crate::nn::graph::{Builder, Value};
 use crate::nn::stats::NormStats;
 use crate::nn::{Network, RunningStats};
-use crate::{Error, Result};
 
 /// Sizes of all parts. Images are in [0, 1] before the front and behind it; the classifier's own normalization of
 /// channels is a part of what is behind.
@@ -33,7 +33,7 @@ impl Defended {
     /// Checks the sizes.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming the setting to change and what it may be.
+    /// [`crate::Error::Setting`] naming the setting to change and what it may be.
     pub fn check(&self) -> Result<()> {
         let [depth, width] = self.classifier;
         self.family.check(depth, width, &self.io)?;
@@ -123,20 +123,4 @@ impl Defended {
         let layers = std::iter::once(normalize).chain(stats.layers.iter().cloned()).collect();
         (params, RunningStats { layers })
     }
-}
-
-/// Checks that a network's parameters are as many as it has.
-///
-/// # Errors
-/// [`Error::Parameter`] otherwise.
-pub fn check_len(network: &Network, params: &[f64], name: &str) -> Result<()> {
-    let n = network.layout().n_coords();
-    if params.len() == n {
-        return Ok(());
-    }
-    Err(Error::Parameter {
-        name: name.to_owned(),
-        expected: format!("{n} values"),
-        got: params.len().to_string(),
-    })
 }

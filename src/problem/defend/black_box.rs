@@ -1,12 +1,12 @@
 //! What a defense asks, and knows nothing else of.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
+use crate::Result;
 use crate::kernels::Split;
 use crate::nn::backprop;
 use crate::nn::loss::{self, Loss};
 use crate::nn::{Context, Mode, Network, RunningStats};
-use crate::{Error, Result};
 
 /// A classifier that can only be asked: a process, a service, a network.
 ///
@@ -67,18 +67,6 @@ impl Opened {
     #[must_use]
     pub fn like(&self) -> &Tensor {
         &self.tensors[0]
-    }
-
-    /// The class of every one of `inputs` (N, numbers).
-    ///
-    /// # Errors
-    /// [`Error::Classifier`] where logits are not numbers; else as [`Opened::logits`].
-    pub fn checked_classes(&self, inputs: &Tensor) -> Result<Vec<u32>> {
-        let logits = self.logits(inputs, Split::Threads)?;
-        if logits.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?.is_nan() {
-            return Err(Error::Classifier("its outputs are not numbers".to_owned()));
-        }
-        loss::classes(&logits)
     }
 
     /// Logits (N, classes) of `inputs` (N, numbers).

@@ -17,7 +17,7 @@ pub use black_box::{BlackBox, Opened};
 pub use through::Through;
 
 use super::{Minibatch, Prepared, Problem, Resources, State};
-use crate::data::{self, Augmentation, Dataset, Noise};
+use crate::data::{self, Augmentation, Dataset, ImageNoise};
 use crate::kernels::{Precision, Split};
 use crate::metric::{self, Row};
 use crate::nn::backprop::{self, Backprop, Slope};
@@ -80,7 +80,7 @@ pub struct Defend<'a> {
     /// Front and what is behind as one network, for propagated differences.
     whole: Option<&'a Network>,
     images: &'a Prepared,
-    noise: Noise,
+    noise: ImageNoise,
     augment: bool,
     precision: Precision,
     resources: Resources<'a>,
@@ -103,7 +103,7 @@ impl<'a> Defend<'a> {
         (sigma, seed): (f64, u64),
         resources: Resources<'a>,
     ) -> Self {
-        let noise = Noise { sigma, seed, draw: MEASURED };
+        let noise = ImageNoise { sigma, seed, draw: MEASURED };
         Self { front, behind, classifier, whole: None, images, noise, augment: false, precision, resources }
     }
 
@@ -136,7 +136,7 @@ impl<'a> Defend<'a> {
     ) -> Result<[Tensor; 2]> {
         let (dtype, device) = (self.precision.dtype(), self.resources.device);
         let clean = data::make_batch(data, rows, augmentation, dtype, device)?.images;
-        let noisy = Noise { draw, ..self.noise }.on(&clean, rows, &data.normalization)?;
+        let noisy = ImageNoise { draw, ..self.noise }.on(&clean, rows, &data.normalization)?;
         Ok([clean, noisy])
     }
 

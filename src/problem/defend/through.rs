@@ -46,6 +46,10 @@ struct Kept {
     activations: Activations,
 }
 
+fn mean(losses: &[f64]) -> f64 {
+    losses.iter().sum::<f64>() / losses.len() as f64
+}
+
 impl Through<'_> {
     fn context(&self) -> Context<'_> {
         Context { mode: self.front.mode(), split: self.split }
@@ -54,10 +58,6 @@ impl Through<'_> {
     fn tensors(&self, params: &[f64]) -> Result<Vec<Tensor>> {
         let all = self.front.all(params);
         self.front.network.tensors(&all, self.images.dtype(), self.images.device())
-    }
-
-    fn mean(&self, losses: &[f64]) -> f64 {
-        losses.iter().sum::<f64>() / losses.len() as f64
     }
 
     /// The front's pass at `params`, with the machine for itself.
@@ -84,7 +84,7 @@ impl Through<'_> {
         tensors[param_idx] = network.tensor(param_idx, &values, self.images.dtype(), self.images.device())?;
         let node = network.node_of(param_idx);
         let outputs = network.forward_from(node, &self.context(), &tensors, &kept.activations)?;
-        Ok(self.mean(&self.behind.losses(&outputs, self.labels)?))
+        Ok(mean(&self.behind.losses(&outputs, self.labels)?))
     }
 
     /// The whole at `params`, ready to propagate differences.
@@ -114,13 +114,13 @@ impl Objective for Through<'_> {
 
     fn loss(&self, params: &[f64]) -> Result<f64> {
         let outputs = self.front.network.forward(&self.context(), &self.tensors(params)?, self.images)?;
-        Ok(self.mean(&self.behind.losses(&outputs, self.labels)?))
+        Ok(mean(&self.behind.losses(&outputs, self.labels)?))
     }
 
     fn loss_alone(&self, params: &[f64]) -> Result<f64> {
         let context = Context { split: Split::Threads, ..self.context() };
         let outputs = self.front.network.forward(&context, &self.tensors(params)?, self.images)?;
-        Ok(self.mean(&self.behind.losses_alone(&outputs, self.labels)?))
+        Ok(mean(&self.behind.losses_alone(&outputs, self.labels)?))
     }
 
     fn base(&self, kind: EvaluatorKind, params: &[f64]) -> Result<Base> {
@@ -129,7 +129,7 @@ impl Objective for Through<'_> {
             EvaluatorKind::Reuse => {
                 let kept = self.kept(params)?;
                 let losses = self.behind.losses_alone(kept.activations.logits(), self.labels)?;
-                Ok(Base::keeping(self.mean(&losses), kept))
+                Ok(Base::keeping(mean(&losses), kept))
             }
             EvaluatorKind::Difference => {
                 let propagator = self.propagator(params)?;
