@@ -14,6 +14,7 @@ mod reproduce;
 mod signals;
 mod status;
 mod train;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -96,6 +97,8 @@ enum Verb {
     Report(report::ReportArgs),
     /// Show which trials are done, running, failed or missing.
     Status(status::StatusArgs),
+    /// Run recorded trials again, and say whether they come to the same.
+    Verify(verify::VerifyArgs),
     /// Fetch, describe or verify data sets.
     Data(data::DataArgs),
     /// Say what this machine is, check the program on it, and measure its speed.
@@ -129,9 +132,10 @@ struct Selection {
     /// How much of the paper's protocol to follow.
     #[arg(long, value_enum, default_value_t = Scale::Smoke)]
     scale: Scale,
-    /// Seeds per point; by default what the experiment says for the scale.
-    #[arg(long, value_name = "N", value_parser = seeds)]
-    seeds: Option<usize>,
+    /// Seeds per point; by default what the experiment says for the scale. `auto`: as many as its checks take to be confirmed
+    /// with 80 % probability, by the spread of the default ones, which must have run.
+    #[arg(long, value_name = "N|auto", value_parser = seeds)]
+    seeds: Option<Seeds>,
     /// Change a setting of every trial; the results are kept apart from the experiment's own.
     /// Repeatable. `deepzero train --help` lists the settings.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
@@ -146,11 +150,19 @@ struct Selection {
     shard: Option<Shard>,
 }
 
+/// How many seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seeds {
+    Fixed(usize),
+    Auto,
+}
+
 /// A number of seeds.
-fn seeds(text: &str) -> std::result::Result<usize, String> {
+fn seeds(text: &str) -> std::result::Result<Seeds, String> {
     match text.parse() {
-        Ok(n) if (1..=MAX_SEEDS).contains(&n) => Ok(n),
-        _ => Err(format!("expected how many seeds, from 1 to {MAX_SEEDS}; seeds are 0, 1, 2, …")),
+        _ if text == "auto" => Ok(Seeds::Auto),
+        Ok(n) if (1..=MAX_SEEDS).contains(&n) => Ok(Seeds::Fixed(n)),
+        _ => Err(format!("expected how many seeds, from 1 to {MAX_SEEDS}, or auto; seeds are 0, 1, 2, …")),
     }
 }
 
@@ -205,9 +217,18 @@ impl Point {
 }
 
 impl Selection {
+    /// How many seeds; `None` for as many as the experiment says.
+    fn n_seeds(&self, common: &Common, experiment: &Experiment) -> Result<Option<usize>> {
+        match self.seeds {
+            None => Ok(None),
+            Some(Seeds::Fixed(n)) => Ok(Some(n)),
+            Some(Seeds::Auto) => plan::seeds_that_decide(common, experiment, self.scale).map(Some),
+        }
+    }
+
     /// The experiment's trials at this scale, those asked for.
-    fn trials(&self, experiment: &Experiment) -> Result<Vec<Trial>> {
-        let mut trials = experiment.trials(self.scale, self.seeds, &[])?;
+    fn trials(&self, common: &Common, experiment: &Experiment) -> Result<Vec<Trial>> {
+        let mut trials = experiment.trials(self.scale, self.n_seeds(common, experiment)?, &[])?;
         if let Some(unknown) = self.only.iter().find(|point| !trials.iter().any(|trial| point.has(trial))) {
             let mut known: Vec<String> =
                 trials.iter().map(|trial| format!("{}={}", trial.series, trial.x_text)).collect();
@@ -333,6 +354,7 @@ fn run_verb(cli: &Cli, ranks: &Ranks) -> Result<Exit> {
         Verb::Certify(args) => certify::run(common, args),
         Verb::Report(args) => report::run(common, args),
         Verb::Status(args) => status::run(common, args),
+        Verb::Verify(args) => verify::run(common, args, ranks),
         Verb::Data(args) => data::run(common, args),
         Verb::Doctor(args) => doctor::run(common, args),
         Verb::Bench(args) => bench::run(common, args, ranks),

@@ -1,8 +1,11 @@
 //! `plan`: a dry run.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use deepzero::cost::{Cost, Planner};
+use deepzero::experiment::{Experiment, MAX_SEEDS, Scale};
+use deepzero::report::check::{self, Needed};
+use deepzero::report::measured::Measured;
 use deepzero::runner::{checkpoint_path, is_pending};
 use deepzero::task;
 use deepzero::train::Checkpoint;
@@ -34,7 +37,7 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
     for experiment in selected(common, &args.ids, &args.selection)? {
         let (mut all, mut left) = (Cost::default(), Cost::default());
         let mut rows = Vec::new();
-        let trials = args.selection.trials(&experiment)?;
+        let trials = args.selection.trials(common, &experiment)?;
         for trial in &trials {
             let cost = task::cost(&trial.settings, &mut planner)?;
             let pending = is_pending(&store, trial)?;
@@ -115,11 +118,65 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
             },
             duration(left.wall_s)
         )?;
+        if let Some(plan) = experiment.scales.get(&args.selection.scale) {
+            let still = plan.never_redrawn()?;
+            let ids: Vec<&str> = still.iter().map(|idx| &*experiment.series[*idx].id).collect();
+            if !ids.is_empty() {
+                say!("the active set of {} is drawn once: redraw-every is not below epochs", ids.join(", "))?;
+            }
+        }
+        for needed in needed(common, &experiment, args.selection.scale)? {
+            let Needed { text, seeds, reason } = needed;
+            match seeds {
+                Some(n) => say!("{n} seeds confirm with 80 % probability, {reason}: {text}")?,
+                None if reason.starts_with("if ") => {
+                    say!("no number of seeds up to 10,000 is likely to confirm, {reason}: {text}")?;
+                }
+                None => say!("how many seeds decide is not known yet: {text} ({reason})")?,
+            }
+        }
     }
     if common.json {
         say!("{}", serde_json::to_string_pretty(&output)?)?;
     }
     Ok(Exit::Ok)
+}
+
+/// How many seeds the checks take, by the seeds that the scale has by default, three at least.
+fn needed(common: &Common, experiment: &Experiment, scale: Scale) -> Result<Vec<Needed>> {
+    let Some(plan) = experiment.scales.get(&scale).filter(|_| !experiment.checks.is_empty()) else {
+        return Ok(Vec::new());
+    };
+    // Always the same ones, so that asking again after more have run gives the same number.
+    let n_first = plan.n_seeds.max(3) as u64;
+    let first: Vec<u64> = (0..n_first).collect();
+    let trials = experiment.trials_of(scale, &first, &[])?;
+    let store = common.store();
+    let mut records = Vec::new();
+    for trial in &trials {
+        records.extend(store.find(trial)?);
+    }
+    Ok(check::needed(&Measured::gather_all(experiment, scale, &records)?))
+}
+
+/// The seeds that all checks need, of those that some number of seeds can confirm.
+pub(super) fn seeds_that_decide(common: &Common, experiment: &Experiment, scale: Scale) -> Result<usize> {
+    let all = needed(common, experiment, scale)?;
+    if let Some(unknown) = all.iter().find(|one| one.seeds.is_none() && !one.reason.starts_with("if ")) {
+        bail!(
+            "--seeds auto: {} at {scale} scale has no spread to go by yet for “{}” ({}); run `deepzero reproduce {} --scale \
+             {scale} --seeds 3` first",
+            experiment.id,
+            unknown.text,
+            unknown.reason,
+            experiment.id
+        );
+    }
+    let Some(most) = all.iter().filter_map(|one| one.seeds).max() else {
+        bail!("--seeds auto: {} has no check that any number of seeds is likely to confirm", experiment.id);
+    };
+    let by_default = experiment.scales.get(&scale).map_or(0, |plan| plan.n_seeds);
+    Ok(most.max(by_default).min(MAX_SEEDS))
 }
 
 /// Seconds as people say them.

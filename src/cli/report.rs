@@ -1,7 +1,7 @@
 //! `report`: reports from results alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, bail};
 use clap::Args;
@@ -14,12 +14,16 @@ use super::{Common, Exit, in_one_line, say, tell};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  deepzero report            every experiment that has results, and reports/index.html
-  deepzero report fig4")]
+  deepzero report                     every experiment that has results, and reports/index.html
+  deepzero report fig4
+  deepzero report --fill README.md    and the numbers in that file that stand in blocks made from results")]
 pub(super) struct ReportArgs {
     /// Experiments; by default all with results.
     #[arg(value_name = "ID")]
     ids: Vec<String>,
+    /// Makes the blocks of a Markdown file anew that begin with `<!-- results of ID` (docs/METHODOLOGY.md). Repeatable.
+    #[arg(long, value_name = "FILE")]
+    fill: Vec<PathBuf>,
 }
 
 pub(super) fn run(common: &Common, args: &ReportArgs) -> Result<Exit> {
@@ -31,7 +35,14 @@ pub(super) fn run(common: &Common, args: &ReportArgs) -> Result<Exit> {
             bail!("{id} has no results in {}", common.results.display());
         }
     }
-    let paths = write(common, &ids)?;
+    let mut paths = write(common, &ids)?;
+    if !args.fill.is_empty() {
+        let runs = all_with_results(common)?;
+        for path in &args.fill {
+            fill(path, &runs)?;
+            paths.push(path.clone());
+        }
+    }
     if common.json {
         let names: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
         say!("{}", serde_json::to_string_pretty(&names)?)?;
@@ -41,6 +52,28 @@ pub(super) fn run(common: &Common, args: &ReportArgs) -> Result<Exit> {
         say!("{}", path.display())?;
     }
     Ok(Exit::Ok)
+}
+
+/// All experiments that have results; what is wrong with one of them was told when reports were written.
+fn all_with_results(common: &Common) -> Result<Vec<Run>> {
+    Ok(experiments_with_results(common)?.into_iter().filter_map(|id| gather(common, &id).ok()).collect())
+}
+
+/// Makes the blocks of a Markdown file anew.
+fn fill(path: &Path, runs: &[Run]) -> Result<()> {
+    /// No text that somebody writes is longer.
+    const MOST_BYTES: u64 = 4 << 20;
+    let size = std::fs::metadata(path).with_context(|| format!("read {}", path.display()))?.len();
+    if size > MOST_BYTES {
+        bail!("{}: {size} bytes are more than the {MOST_BYTES} that a text may have", path.display());
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+    let filled = report::fill_blocks(&text, runs)?;
+    let filled = filled.map_err(|reason| anyhow::anyhow!("{}: {reason}", path.display()))?;
+    if filled != text {
+        deepzero::files::write_atomically(path, filled.as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Writes the reports of the experiments named and of all others with results, and the index over all of them. What is

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use deepzero::experiment::{Experiment, Trial, file_name, split_id};
 use deepzero::ranks::Ranks;
@@ -12,7 +12,7 @@ use deepzero::{metric, task, train};
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
-use super::{Common, Exit, INTERRUPT, Selection, in_one_line, report, say, tell, watch_interrupts};
+use super::{Common, Exit, INTERRUPT, Seeds, Selection, in_one_line, report, say, tell, watch_interrupts};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -107,6 +107,12 @@ fn run_all(
     selection: &Selection,
     ranks: &Ranks,
 ) -> Result<Exit> {
+    if selection.seeds == Some(Seeds::Auto) && !ranks.is_alone() {
+        // Every process would count what may change while they do.
+        bail!(
+            "--seeds auto: a job of several processes needs the number; `deepzero plan ID --seeds auto` says it"
+        );
+    }
     watch_interrupts()?;
     let store = common.store();
     let location = common.location();
@@ -117,14 +123,14 @@ fn run_all(
     runner.memory = memory;
     runner.ranks = ranks;
     if !ranks.is_first() {
-        let trials = experiments.iter().map(|experiment| selection.trials(experiment));
+        let trials = experiments.iter().map(|experiment| selection.trials(common, experiment));
         runner.follow(&trials.collect::<Result<Vec<_>>>()?.concat())?;
         return Ok(Exit::Ok);
     }
     let (mut n_bad, mut n_elsewhere) = (0, 0);
     let (mut pages, mut pictures, mut faults) = (Vec::new(), Vec::new(), Vec::new());
     for experiment in experiments {
-        let trials = selection.trials(experiment)?;
+        let trials = selection.trials(common, experiment)?;
         let mut pending = Vec::new();
         for trial in &trials {
             if runner::is_pending(&store, trial)? {

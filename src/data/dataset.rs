@@ -54,6 +54,8 @@ pub struct Dataset {
     pub images: Vec<u8>,
     /// Labels: (N).
     pub labels: Vec<u8>,
+    /// Whether pixels are no longer those of the source, since a copy was stored with loss (JPEG).
+    pub is_lossy: bool,
 }
 
 /// The two halves of a data set.
@@ -98,7 +100,7 @@ impl Dataset {
             let reason = format!("{normalization:?} does not fit images of {} channels", shape[0]);
             return Err(Error::data(name, reason));
         }
-        Ok(Self { name, shape, n_classes, normalization, images, labels })
+        Ok(Self { name, shape, n_classes, normalization, images, labels, is_lossy: false })
     }
 
     /// Number of images.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Result;
 use crate::setting::Settings;
+use crate::zo::sparsity;
 
 /// How much of the paper's protocol a run follows.
 #[derive(
@@ -105,6 +107,10 @@ pub struct Figure {
     pub log_x: bool,
     /// Logarithmic y axis.
     pub log_y: bool,
+    /// Lines in proportion to x through the first point of every series, and y from 0.
+    pub has_ideal: bool,
+    /// The figure that is shown first, by its short name; `None` for the main one.
+    pub lead: Option<String>,
 }
 
 impl Figure {
@@ -129,6 +135,8 @@ pub struct Panel {
     pub log_x: bool,
     /// Logarithmic y axis.
     pub log_y: bool,
+    /// Lines in proportion to x through the first point of every series, and y from 0.
+    pub has_ideal: bool,
 }
 
 /// A figure over the course of training, at one x of the experiment.
@@ -341,8 +349,34 @@ pub struct ScalePlan {
     pub n_seeds: usize,
     /// How this scale deviates from the paper, a sentence each.
     pub deviations: Vec<String>,
+    /// What was found there and what to do with it: Markdown, with templates that take numbers from records. Empty before
+    /// anything was.
+    pub finding: String,
     /// All trials for one seed, in run order; `Settings` are complete and checked.
     pub cells: Vec<Cell>,
+}
+
+impl ScalePlan {
+    /// The series, by index, of which some trial draws its active set once although it is meant to be drawn anew.
+    ///
+    /// # Errors
+    /// [`Error::Setting`](crate::Error::Setting) if settings cannot be read.
+    pub fn never_redrawn(&self) -> Result<Vec<usize>> {
+        let mut found = Vec::new();
+        for cell in &self.cells {
+            let Some(epochs) = cell.settings.get("epochs").and_then(|epochs| epochs.as_integer()) else {
+                continue;
+            };
+            if !cell.settings.is_read("redraw-every") {
+                continue;
+            }
+            let masks: sparsity::Config = cell.settings.read()?;
+            if masks.never_redraws(epochs as usize) && !found.contains(&cell.series_idx) {
+                found.push(cell.series_idx);
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// One point of one series, for any seed.
@@ -372,8 +406,6 @@ pub struct Experiment {
     pub paper: String,
     /// What the paper says it shows.
     pub claim: String,
-    /// What we found and what to do with it (Markdown); empty before anything was.
-    pub finding: String,
     /// The parts of the claim a program can test.
     pub checks: Vec<Check>,
     /// What else a reader should know (Markdown).
@@ -431,6 +463,7 @@ impl Experiment {
             series: self.series.iter().map(|series| series.id.clone()).collect(),
             log_x: figure.log_x,
             log_y: figure.log_y,
+            has_ideal: figure.has_ideal,
         }
     }
 }

@@ -59,13 +59,12 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
     let profiles = expander.profiles()?;
     expander.check_ids()?;
     expander.check_texts()?;
-    let WireExperiment { id, title, paper, claim, finding, notes, .. } = expander.wire.clone();
+    let WireExperiment { id, title, paper, claim, notes, .. } = expander.wire.clone();
     let mut experiment = Experiment {
         id,
         title,
         paper,
         claim,
-        finding,
         checks: Vec::new(),
         notes,
         figure,
@@ -183,7 +182,26 @@ impl Expander {
             relative_to: relative_to.map(|id| self.known_series("figure.relative-to", id)).transpose()?,
             log_x: wire.log_x,
             log_y: wire.log_y,
+            has_ideal: self.ideal("figure", wire.ideal, wire.log_x || wire.log_y || categorical)?,
+            lead: self.lead()?,
         })
+    }
+
+    /// The further figure that is shown first.
+    fn lead(&self) -> Result<Option<String>> {
+        let wire = &self.wire;
+        let Some(lead) = &wire.figure.lead else { return Ok(None) };
+        let panels = wire.panel.iter().map(|panel| &panel.id);
+        let traces = wire.trace.iter().map(|trace| &trace.id);
+        let layers = wire.layers.iter().map(|layers| &layers.id);
+        let profiles = wire.profile.iter().map(|profile| &profile.id);
+        let known: Vec<&str> =
+            panels.chain(traces).chain(layers).chain(profiles).map(String::as_str).collect();
+        match known.contains(&lead.as_str()) {
+            true => Ok(Some(lead.clone())),
+            false if known.is_empty() => self.error("figure.lead", "there is no further figure"),
+            false => self.error("figure.lead", format!("no figure `{lead}`, but {}", known.join(", "))),
+        }
     }
 
     /// Requires a file to say nothing in vain about series that have no trials.
@@ -306,6 +324,14 @@ impl Expander {
         }
     }
 
+    /// Lines in proportion to x are straight on plain axes only.
+    fn ideal(&self, path: &str, is_asked: bool, is_bent: bool) -> Result<bool> {
+        match is_asked && is_bent {
+            true => self.error(&format!("{path}.ideal"), "not with log-x, log-y or categorical"),
+            false => Ok(is_asked),
+        }
+    }
+
     fn panels(&self, categorical: bool) -> Result<Vec<Panel>> {
         let panels = self.wire.panel.iter().enumerate().map(|(idx, wire)| {
             let path = format!("panel[{idx}]");
@@ -323,6 +349,7 @@ impl Expander {
                 series: self.some_series(&path, wire.series.as_deref())?,
                 log_x: wire.log_x,
                 log_y: wire.log_y,
+                has_ideal: self.ideal(&path, wire.ideal, wire.log_x || wire.log_y || categorical)?,
             })
         });
         panels.collect()
@@ -808,7 +835,12 @@ impl Expander {
                 cells.push(Cell { series_idx, x, x_text, settings, assigned });
             }
         }
-        Ok(ScalePlan { n_seeds, deviations: wire.deviations.clone().unwrap_or_default(), cells })
+        Ok(ScalePlan {
+            n_seeds,
+            deviations: wire.deviations.clone().unwrap_or_default(),
+            finding: wire.finding.trim().to_owned(),
+            cells,
+        })
     }
 
     /// The grid of a scale, or of the figure when `scale` is `None`.

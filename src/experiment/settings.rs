@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use crate::method::{self, Kind};
 use crate::setting::{Entry, Section, Settings, Values, did_you_mean, text_of, value_of};
 use crate::task::{self, Task};
-use crate::zo::{Smoothing, estimator};
+use crate::zo::{Smoothing, estimator, optimizer, sparsity};
 use crate::{Error, Result};
 
 /// Settings that stand in every trial's name, read or not, at their defaults where they are not set. Those of the first
@@ -52,6 +52,15 @@ const FOUNDING: [&str; 31] = [
 /// Other names that users know a setting by.
 pub(super) const ALIASES: [(&str, &str); 3] =
     [("estimator", "method"), ("lr", "learning-rate"), ("q", "queries")];
+
+/// Settings that a trial reads and that change nothing, as its others are: those of a schedule that it does not follow, of
+/// masks where nothing is left out.
+#[must_use]
+pub fn idle(settings: &Settings) -> Vec<&'static str> {
+    let optimizer = settings.read::<optimizer::Config>().map_or(Vec::new(), |config| config.idle());
+    let sparsity = settings.read::<sparsity::Config>().map_or(Vec::new(), |config| config.idle());
+    optimizer.into_iter().chain(sparsity).collect()
+}
 
 /// What a user can read about one setting.
 #[derive(Debug, Clone, PartialEq, Eq)]

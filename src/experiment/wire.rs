@@ -5,7 +5,6 @@
 //! title = "…"                    # one line
 //! paper = "Fig. 4"               # where in the paper; leave out for a sweep
 //! claim = "…"                    # what the paper says it shows
-//! finding = "…"                  # Markdown: what we found, and what to do with it
 //! notes = "…"                    # Markdown: what else a reader should know
 //! extends = "sweep-sparsity"     # optional, sweeps only, see below
 //!
@@ -21,10 +20,12 @@
 //! relative-to = "fo"             # y divided by that of this series, see below
 //! log-x = true                   # logarithmic axes; log-x not with categorical
 //! log-y = true
+//! ideal = true                   # and lines in proportion to x through the first point of every series; y begins at 0
+//! lead = "test"                  # the panel, trace, layers or profile figure that is shown first; left out: this one
 //!
 //! [[panel]]                      # a further figure and value table over the same trials and x
 //! id = "time"                    # lower-case, unique; the files are <experiment>-<scale>-time
-//! y = "wall-s"                   # as in figure, also y-label, relative-to, log-x, log-y
+//! y = "wall-s"                   # as in figure, also y-label, relative-to, log-x, log-y, ideal
 //! series = ["deepzero"]          # which; left out: all
 //!
 //! [[trace]]                      # a figure over the course of training; none: one over epochs
@@ -99,6 +100,7 @@
 //! values = [0.9]                 # this scale's grid; left out: figure.values
 //! coordinates = [730]            # left out: looked up in the figure's
 //! deviations = ["…"]             # each difference from the paper, a sentence
+//! finding = "…"                  # Markdown: what we found, and what to do with it; see below
 //! set = { epochs = 6 }           # settings of every trial at this scale
 //! series.fo = { mu = 0.01 }      # settings of one series at this scale
 //! ```
@@ -119,6 +121,9 @@
 //! of names. A scale without it shows the middle x among those where most series have finished trials,
 //! and so does a figure without `at`. `"best"` takes for every series its own x with the highest
 //! mean validation accuracy, the smallest on ties; where there are no validation images, the middle x.
+//!
+//! **Findings.** Numbers in a finding are taken from the records when the page is made: `{{ mean("deepzero", 0.9) }}`.
+//! The functions are listed in `src/report/facts.rs`.
 //!
 //! **Units.** A metric that is an accuracy (`test-accuracy`, `val-accuracy`, `train-accuracy`) is in
 //! percent wherever it appears in these files: `values`, `tolerance`, `margin`. Losses are mean
@@ -169,8 +174,6 @@ pub(super) struct WireExperiment {
     #[serde(default)]
     pub(super) claim: String,
     #[serde(default)]
-    pub(super) finding: String,
-    #[serde(default)]
     pub(super) notes: String,
     pub(super) extends: Option<String>,
     pub(super) figure: WireFigure,
@@ -215,6 +218,9 @@ pub(super) struct WireFigure {
     pub(super) log_x: bool,
     #[serde(default)]
     pub(super) log_y: bool,
+    #[serde(default)]
+    pub(super) ideal: bool,
+    pub(super) lead: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -229,6 +235,8 @@ pub(super) struct WirePanel {
     pub(super) log_x: bool,
     #[serde(default)]
     pub(super) log_y: bool,
+    #[serde(default)]
+    pub(super) ideal: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -357,6 +365,8 @@ pub(super) struct WireScale {
     pub(super) values: Option<Vec<toml::Value>>,
     pub(super) coordinates: Option<Vec<f64>>,
     pub(super) deviations: Option<Vec<String>>,
+    #[serde(default)]
+    pub(super) finding: String,
     #[serde(default)]
     pub(super) set: Assignments,
     #[serde(default)]

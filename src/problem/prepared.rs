@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 use crate::data::{self, Dataset, Pixels, Source, Splits};
 use crate::hex::hex;
 use crate::nn::model::Io;
+use crate::results::Provenance;
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
 
@@ -77,11 +78,12 @@ impl Prepared {
     }
 }
 
-/// SHA-256 over the checksums of these images.
+/// SHA-256 over the checksums of these images, and whether they were stored with loss.
 fn checksum(data: [&Dataset; 3]) -> String {
     let mut hash = Sha256::new();
     data.iter().for_each(|data| hash.update(data.checksum().as_bytes()));
-    hex(&hash.finalize())
+    let lossy = if data.iter().any(|data| data.is_lossy) { Provenance::LOSSY } else { "" };
+    format!("{}{lossy}", hex(&hash.finalize()))
 }
 
 /// Size of a source's images, and their classes.

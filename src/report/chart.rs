@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::experiment::{Layers, ProfileFigure, TensorMeasure, Trace, TraceAxis};
+use crate::experiment::{Layers, ProfileFigure, Scale, TensorMeasure, Trace, TraceAxis};
 use crate::metric::{COSINE, Metric, QUERIES, RELATIVE_ERROR, TEST_ACCURACY, WALL_S};
 use crate::profile::Profile;
 use crate::results::TrialRecord;
 use crate::{Error, Result};
 
+use super::check::Paired;
 use super::measured::{Measured, Point, same_x};
-use super::position::{Positions, x_ticks};
+use super::position::{Positions, ticks_of};
 use super::stats::Summary;
 
 /// A figure: curves over one x axis.
@@ -31,10 +32,25 @@ pub struct Chart {
     pub log_y: bool,
     /// Values that y cannot leave, such as 0 and 100 for percent.
     pub y_bounds: (f64, f64),
+    /// Lines at a y of their own that values are compared with.
+    pub rules: Vec<Rule>,
+    /// Whether every curve has a line through its first point in proportion to x, and y begins at 0.
+    pub has_ideal: bool,
     /// Name of the published values in the legend.
     pub published: &'static str,
     /// What is drawn, in the order of the legend.
     pub curves: Vec<Curve>,
+    /// What was published, on axes of its own to the right, where the two are not to be compared.
+    pub beside: Option<Box<Chart>>,
+}
+
+/// A line across a figure.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule {
+    /// Where.
+    pub y: f64,
+    /// What it is; may be empty.
+    pub text: String,
 }
 
 /// Name of published values that stand beside ours.
@@ -51,6 +67,8 @@ pub struct Curve {
     pub shape: Shape,
     /// Our values, by x.
     pub points: Vec<Mark>,
+    /// Values of single trials by x, as small dots.
+    pub trials: Vec<(f64, f64)>,
     /// Our value if it does not depend on x.
     pub level: Option<Mark>,
     /// Published values; x is NaN for one that does not depend on x.
@@ -66,79 +84,183 @@ pub enum Shape {
     Dots,
     /// A line only, in a band.
     Band,
+    /// A hollow diamond at each point, and a thin line through them.
+    Hollow,
 }
 
-/// A value with its spread.
+/// A value, and an interval around it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mark {
     /// Position on the x axis.
     pub x: f64,
     /// Value.
     pub y: f64,
-    /// Standard deviation over seeds; 0 for one seed.
-    pub spread: f64,
+    /// Lower end of the interval; the value where there is none.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
 }
 
 impl Mark {
+    /// A value without an interval.
+    #[must_use]
+    pub fn bare(x: f64, y: f64) -> Self {
+        Self { x, y, low: y, high: y }
+    }
+
+    /// A mean and one standard deviation around it.
+    #[must_use]
+    pub fn spread(x: f64, y: f64, spread: f64) -> Self {
+        Self { x, y, low: y - spread, high: y + spread }
+    }
+
     fn of(x: f64, summary: &Summary) -> Self {
-        Self { x, y: summary.mean, spread: summary.std.unwrap_or(0.0) }
+        Self::spread(x, summary.mean, summary.std.unwrap_or(0.0))
+    }
+
+    /// Whether there is an interval.
+    #[must_use]
+    pub fn has_interval(&self) -> bool {
+        self.low < self.high
     }
 }
 
 impl Chart {
-    /// The figure; `None` without a value.
+    /// The figure; `None` without a value. Below the paper's scale, published values stand beside ours. `has_pairs`: what
+    /// decides is drawn elsewhere, and here stand single trials in place of their spread, which does not.
     #[must_use]
-    pub fn of(measured: &Measured) -> Option<Self> {
+    pub fn of(measured: &Measured, has_pairs: bool) -> Option<Self> {
         measured.finished().next()?;
-        let figure = &measured.experiment.figure;
-        let x_ticks = x_ticks(measured);
-        let place = |x: Option<f64>| match x {
-            None => f64::NAN,
-            Some(_) if figure.categorical => {
-                let idx = x_ticks.iter().position(|(tick, _)| same_x(Some(*tick), x));
-                idx.expect("every point has a tick") as f64
-            }
-            Some(x) => x,
-        };
+        let is_compiled = measured.experiment.is_compiled();
+        let is_beside = measured.scale != Scale::Paper && !is_compiled;
+        let has_published = measured.points.iter().any(|point| point.published.is_some());
+        let is_ours = |point: &&Point| point.planned || point.was_tried();
+        let ours = Axis::of(measured, measured.points.iter().filter(|point| !is_beside || is_ours(point)));
         let curve = |(idx, series): (usize, &crate::experiment::Series)| {
             let points: Vec<&Point> = measured.points.iter().filter(|p| p.series_idx == idx).collect();
-            let marks = points.iter().filter_map(|p| Some(Mark::of(place(p.x), &p.summary()?)));
-            let (level, marks): (Vec<Mark>, Vec<Mark>) = marks.partition(|m| m.x.is_nan());
-            let published = points.iter().filter_map(|p| {
-                let y = p.published.as_ref()?.value;
-                Some(Mark { x: place(p.x), y, spread: 0.0 })
-            });
+            let mark = |point: &&Point| {
+                let x = ours.place(point.x)?;
+                let mark = Mark::of(x, &point.summary()?);
+                Some(if has_pairs { Mark::bare(x, mark.y) } else { mark })
+            };
+            let (level, marks): (Vec<Mark>, Vec<Mark>) =
+                points.iter().filter_map(mark).partition(|m| m.x.is_nan());
+            let trials = points.iter().filter(|point| has_pairs && point.values.len() > 1);
+            let trials = trials.filter_map(|point| Some((ours.place(point.x)?, point)));
+            let trials = trials.flat_map(|(x, point)| point.values.values().map(move |value| (x, *value)));
             Curve {
                 label: series.label.clone(),
                 look: idx,
                 shape: if series.has_trials { Shape::Markers } else { Shape::Dots },
                 points: marks,
+                trials: trials.collect(),
                 level: level.first().copied(),
-                published: published.collect(),
+                published: if is_beside { Vec::new() } else { published(&points, &ours) },
             }
         };
         let curves: Vec<Curve> = measured.experiment.series.iter().enumerate().map(curve).collect();
+        let beside = (is_beside && has_published).then(|| Box::new(Self::of_published(measured)));
+        let is_beside = |look| beside.iter().flat_map(|chart| &chart.curves).any(|curve| curve.look == look);
         Some(Self {
+            // What is published only has its place in the legend all the same.
+            curves: curves.into_iter().filter(|curve| curve.is_drawn() || is_beside(curve.look)).collect(),
+            // Sizes from everywhere are no places to label.
+            x_ticks: if is_compiled { Vec::new() } else { ours.labels() },
+            beside,
+            ..Self::blank(measured)
+        })
+    }
+
+    /// What was published, as a figure of its own.
+    fn of_published(measured: &Measured) -> Self {
+        let known: Vec<&Point> = measured.points.iter().filter(|point| point.published.is_some()).collect();
+        let axis = Axis::of(measured, known.iter().copied());
+        let curves = measured.experiment.series.iter().enumerate().map(|(idx, series)| {
+            let points: Vec<&Point> = known.iter().filter(|p| p.series_idx == idx).copied().collect();
+            let (level, points): (Vec<Mark>, Vec<Mark>) =
+                published(&points, &axis).into_iter().partition(|mark| mark.x.is_nan());
+            Curve { level: level.first().copied(), ..curve(series.label.clone(), idx, Shape::Hollow, points) }
+        });
+        Self {
+            curves: curves.filter(Curve::is_drawn).collect(),
+            x_ticks: axis.labels(),
+            y_label: "In the paper".into(),
+            ..Self::blank(measured)
+        }
+    }
+
+    /// The figure's axes without anything on them.
+    fn blank(measured: &Measured) -> Self {
+        let figure = &measured.experiment.figure;
+        Self {
             description: format!(
                 "{}: {} against {}",
                 measured.experiment.title, measured.panel.y_label, figure.x_label
             ),
             x_label: figure.x_label.clone(),
             y_label: measured.panel.y_label.clone(),
+            x_ticks: Vec::new(),
             categorical: figure.categorical,
             log_x: measured.panel.log_x,
             log_y: measured.panel.log_y,
             y_bounds: if measured.is_relative() { (0.0, f64::INFINITY) } else { measured.metric.bounds },
+            rules: Vec::new(),
+            has_ideal: measured.panel.has_ideal,
             published: if measured.experiment.quoted.is_empty() { PAPER } else { "published" },
-            curves: curves.into_iter().filter(Curve::is_drawn).collect(),
-            // Sizes from everywhere are no places to label.
-            x_ticks: if measured.experiment.is_compiled() {
-                Vec::new()
-            } else if figure.categorical {
-                x_ticks.into_iter().enumerate().map(|(idx, (_, text))| (idx as f64, text)).collect()
-            } else {
-                x_ticks
-            },
+            curves: Vec::new(),
+            beside: None,
+        }
+    }
+
+    /// The differences by which a panel's checks are decided, with their 95 % intervals; `None` where there are none.
+    #[must_use]
+    pub fn of_pairs(measured: &Measured, paired: &[Paired]) -> Option<Self> {
+        let is_ratio = paired.first()?.is_ratio;
+        let figure = &measured.experiment.figure;
+        let mut places: Vec<(Option<f64>, String)> = Vec::new();
+        for (x, text, _) in paired.iter().flat_map(|one| &one.places) {
+            if !places.iter().any(|(known, other)| same_x(*known, *x) && other == text) {
+                places.push((*x, text.clone()));
+            }
+        }
+        places.sort_by(|a, b| a.0.unwrap_or(f64::INFINITY).total_cmp(&b.0.unwrap_or(f64::INFINITY)));
+        let categorical = figure.categorical || places.iter().any(|(x, _)| x.is_none()) || places.len() == 1;
+        let place = |x: Option<f64>, text: &str| match x {
+            Some(x) if !categorical => x,
+            _ => places.iter().position(|(known, other)| same_x(*known, x) && other == text).unwrap_or(0)
+                as f64,
+        };
+        let curves = paired.iter().enumerate().map(|(idx, one)| {
+            let marks = one.places.iter().map(|(x, text, mark)| Mark { x: place(*x, text), ..*mark });
+            curve(one.label.clone(), idx, Shape::Dots, marks.collect())
+        });
+        let mut rules = vec![Rule { y: if is_ratio { 1.0 } else { 0.0 }, text: String::new() }];
+        for limit in paired.iter().flat_map(|one| &one.limits) {
+            if !rules.iter().any(|rule| rule.y == *limit) {
+                rules.push(Rule { y: *limit, text: String::new() });
+            }
+        }
+        let ticks = places.iter().enumerate();
+        let ticks =
+            ticks.map(|(idx, (x, text))| (x.filter(|_| !categorical).unwrap_or(idx as f64), text.clone()));
+        let y_label = match is_ratio {
+            true => format!("Ratio of pairs: {}", measured.panel.y_label),
+            false => format!("Difference of pairs: {}", measured.panel.y_label),
+        };
+        Some(Self {
+            description: format!("{}: {y_label}", measured.experiment.title),
+            x_label: figure.x_label.clone(),
+            y_label,
+            x_ticks: ticks.collect(),
+            categorical,
+            log_x: measured.panel.log_x && !categorical,
+            log_y: is_ratio,
+            y_bounds: (f64::NEG_INFINITY, f64::INFINITY),
+            rules,
+            has_ideal: false,
+            published: PAPER,
+            curves: curves.collect(),
+            beside: None,
         })
     }
 
@@ -177,8 +299,11 @@ impl Chart {
             log_x: trace.log_x,
             log_y: false,
             y_bounds: metric.bounds,
+            rules: Vec::new(),
+            has_ideal: false,
             published: PAPER,
             curves,
+            beside: None,
         };
         Ok(Some((chart, positions)))
     }
@@ -212,8 +337,11 @@ impl Chart {
                 TensorMeasure::Cosine => COSINE.bounds,
                 TensorMeasure::RelativeError => RELATIVE_ERROR.bounds,
             },
+            rules: Vec::new(),
+            has_ideal: false,
             published: PAPER,
             curves,
+            beside: None,
         };
         Some((chart, positions))
     }
@@ -263,8 +391,11 @@ impl Chart {
             log_x: figure.log_x && is_on_axis,
             log_y: figure.log_y,
             y_bounds: metric.map_or((f64::NEG_INFINITY, f64::INFINITY), |metric| metric.bounds),
+            rules: Vec::new(),
+            has_ideal: false,
             published: PAPER,
             curves,
+            beside: None,
         };
         Ok(Some((chart, positions)))
     }
@@ -345,7 +476,39 @@ pub fn traces(measured: &Measured) -> Vec<Trace> {
 
 /// A curve of ours alone.
 fn curve(label: String, look: usize, shape: Shape, points: Vec<Mark>) -> Curve {
-    Curve { label, look, shape, points, level: None, published: Vec::new() }
+    Curve { label, look, shape, points, trials: Vec::new(), level: None, published: Vec::new() }
+}
+
+/// Published values at their places; x is NaN for one that does not depend on x.
+fn published(points: &[&Point], axis: &Axis) -> Vec<Mark> {
+    let mark = |point: &&Point| Some(Mark::bare(axis.place(point.x)?, point.published.as_ref()?.value));
+    points.iter().filter_map(mark).collect()
+}
+
+/// Where points stand along x.
+struct Axis {
+    ticks: Vec<(f64, String)>,
+    categorical: bool,
+}
+
+impl Axis {
+    fn of<'p>(measured: &Measured, points: impl Iterator<Item = &'p Point>) -> Self {
+        Self { ticks: ticks_of(points), categorical: measured.experiment.figure.categorical }
+    }
+
+    /// NaN for what does not depend on x, `None` for an x that is not on this axis.
+    fn place(&self, x: Option<f64>) -> Option<f64> {
+        let Some(value) = x else { return Some(f64::NAN) };
+        let idx = self.ticks.iter().position(|(tick, _)| same_x(Some(*tick), x))?;
+        Some(if self.categorical { idx as f64 } else { value })
+    }
+
+    fn labels(&self) -> Vec<(f64, String)> {
+        let labels = self.ticks.iter().enumerate();
+        labels
+            .map(|(idx, (x, text))| (if self.categorical { idx as f64 } else { *x }, text.clone()))
+            .collect()
+    }
 }
 
 /// Names and values of a trial's tensors, in order, as far as they are finite.

@@ -3,6 +3,7 @@
 
 use crate::experiment::{Check, Comparison, Trend};
 
+use super::chart::Mark;
 use super::decide::{Decision, Demand, Estimate, Judgement, MIN_SEEDS, decide, layout_spread, slope};
 use super::measured::{Measured, Point, same_x, series_idx};
 use super::position::best;
@@ -51,13 +52,125 @@ pub fn evaluate(measured: &Measured, check: &Check) -> CheckResult {
     }
 }
 
+/// How many seeds a check takes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Needed {
+    /// The check's own sentence.
+    pub text: String,
+    /// The seeds at which it is confirmed with 80 % probability; `None` where no number up to 10,000 is enough, or nothing is
+    /// known yet.
+    pub seeds: Option<usize>,
+    /// If what is true, or why nothing is known.
+    pub reason: String,
+}
+
+/// How many seeds each check takes, by the spread of the seeds that there are, of which three are the fewest.
+#[must_use]
+pub fn needed(panels: &[Measured]) -> Vec<Needed> {
+    let checks = panels.first().map_or(&[][..], |main| &main.experiment.checks);
+    let of = |check: &Check| {
+        let question = panels
+            .iter()
+            .find(|measured| measured.panel.id == check.panel)
+            .ok_or_else(|| format!("there is no panel `{}`", check.panel))
+            .and_then(|measured| Question::of(measured, check));
+        let (seeds, reason) = match question {
+            Err(reason) => (None, reason),
+            Ok(question) if question.asked.iter().any(|one| one.estimate.n < MIN_SEEDS) => {
+                (None, "Three common seeds are the fewest that tell.".to_owned())
+            }
+            Ok(question) => {
+                let (what, seeds) = question.needed();
+                (seeds, format!("if {what} is true"))
+            }
+        };
+        Needed { text: check.text.clone(), seeds, reason }
+    };
+    checks.iter().map(of).collect()
+}
+
 fn not_run(check: &Check, reason: String) -> CheckResult {
     let details = Vec::new();
     CheckResult { text: check.text.clone(), outcome: Outcome::NotRun, reason, details, p_against: 1.0 }
 }
 
+/// Differences of two series over common seeds, by which a check is decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Paired {
+    /// Whose values.
+    pub panel: String,
+    /// `DeepZero − FO, dense`.
+    pub label: String,
+    /// Ratios, with a logarithmic axis, in place of differences.
+    pub is_ratio: bool,
+    /// What they are compared with, besides no difference.
+    pub limits: Vec<f64>,
+    /// Where, as a number and as text, and the mean with its 95 % interval there.
+    pub places: Vec<(Option<f64>, String, Mark)>,
+}
+
+impl Paired {
+    /// Of all checks that compare two series, as far as there are two common seeds.
+    #[must_use]
+    pub fn all(panels: &[Measured]) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        let checks = panels.first().map_or(&[][..], |main| &main.experiment.checks);
+        for check in checks {
+            let Some(measured) = panels.iter().find(|measured| measured.panel.id == check.panel) else {
+                continue;
+            };
+            let Some(paired) = Self::of(measured, check) else { continue };
+            let same = |other: &&mut Self| {
+                (&other.panel, &other.label, other.is_ratio)
+                    == (&paired.panel, &paired.label, paired.is_ratio)
+            };
+            match all.iter_mut().find(same) {
+                Some(known) => {
+                    for place in paired.places {
+                        if !known.places.iter().any(|(x, text, _)| same_x(*x, place.0) && *text == place.1) {
+                            known.places.push(place);
+                        }
+                    }
+                }
+                None => all.push(paired),
+            }
+        }
+        all
+    }
+
+    fn of(measured: &Measured, check: &Check) -> Option<Self> {
+        let (left, right, limits) = match &check.comparison {
+            Comparison::Above { left, right, margin, .. } => (left, right, vec![*margin]),
+            Comparison::Close { left, right, margin, .. } => (left, right, vec![-margin, *margin]),
+            _ => return None,
+        };
+        let question = Question::of(measured, check).ok()?;
+        let is_ratio = question.line == Range::Positive;
+        let value = |place: f64| if is_ratio { place.exp() } else { place };
+        let label = |id: &str| Some(measured.label(series_idx(measured.experiment, id)?));
+        let mark = |one: &Asked| {
+            let half = one.estimate.half(0.025);
+            let (low, high) = (value(one.estimate.mean - half), value(one.estimate.mean + half));
+            let mark = Mark { x: 0.0, y: value(one.estimate.mean), low, high };
+            (one.estimate.n > 1).then(|| (one.x.0, one.x.1.clone(), mark))
+        };
+        let places: Vec<_> = question.asked.iter().filter_map(mark).collect();
+        let between = if is_ratio { "/" } else { "−" };
+        Some(Self {
+            panel: measured.panel.id.clone(),
+            label: format!("{} {between} {}", label(left)?, label(right)?),
+            is_ratio,
+            limits: limits.into_iter().filter(|limit| *limit != 0.0).collect(),
+            places,
+        })
+        .filter(|paired| !paired.places.is_empty())
+    }
+}
+
 /// What a check asks at one position, or of a whole course.
 struct Asked {
+    /// Where, as a number and in a word.
+    x: (Option<f64>, String),
     /// Where, for the reason; empty if there is but one place.
     place: String,
     /// The numbers compared, without an end.
@@ -163,7 +276,13 @@ impl<'m> Question<'m> {
                 own_spread = Some(estimate.spread);
                 estimate = Estimate { spread, degrees, ..estimate };
             }
+            let x = match pair.x() {
+                _ if pair.is_best => (None, "each at its best".to_owned()),
+                Some(x) => (Some(x), pair.x_text().to_owned()),
+                None => (None, String::new()),
+            };
             Asked {
+                x,
                 place: position(measured, pair),
                 numbers: sides(measured, pair, left, right),
                 estimate,
@@ -197,6 +316,7 @@ impl<'m> Question<'m> {
                 _ => on_line(line, &Estimate::of(&point.values.values().copied().collect::<Vec<_>>())),
             };
             Asked {
+                x: (point.x, point.x_text.clone()),
                 place: place_of(measured, point),
                 numbers: one_side(measured, point, summary),
                 estimate,
@@ -251,6 +371,7 @@ impl<'m> Question<'m> {
         Ok(Self {
             measured,
             asked: vec![Asked {
+                x: (None, String::new()),
                 place: String::new(),
                 numbers: format!("Along {x_label}, by the least-squares line of each seed"),
                 estimate: Estimate::of(&changes),
@@ -364,6 +485,21 @@ impl<'m> Question<'m> {
                 " {n} seeds would show with 80 % probability what lies {far} beyond the limit."
             ));
         }
+        let (what, n) = self.needed();
+        text.push_str(&match n {
+            Some(n) => format!(
+                " To confirm it with that probability takes {} seeds if {what} is true.",
+                count(n as u64)
+            ),
+            None => format!(" If {what} is true, no number of seeds up to 10,000 is likely to confirm it."),
+        });
+        text
+    }
+
+    /// The seeds that confirm it with 80 % probability, and if what is true: what was published where it all was, else what
+    /// was measured.
+    fn needed(&self) -> (&'static str, Option<usize>) {
+        let published: Option<Vec<f64>> = self.asked.iter().map(|one| one.published).collect();
         let aims = self.asked.iter().enumerate().map(|(idx, one)| {
             let effect = published.as_ref().map_or(one.estimate.mean, |effects| effects[idx]);
             let aim = match self.demand {
@@ -372,18 +508,8 @@ impl<'m> Question<'m> {
             };
             (aim, one.estimate.spread)
         });
-        let what = match published.is_some() {
-            true => "what was published",
-            false => "what was measured here",
-        };
-        text.push_str(&match seeds_needed(&aims.collect::<Vec<_>>()) {
-            Some(n) => format!(
-                " To confirm it with that probability takes {} seeds if {what} is true.",
-                count(n as u64)
-            ),
-            None => format!(" If {what} is true, no number of seeds up to 10,000 is likely to confirm it."),
-        });
-        text
+        let what = if published.is_some() { "what was published" } else { "what was measured here" };
+        (what, seeds_needed(&aims.collect::<Vec<_>>()))
     }
 
     /// An estimate, or an end of its interval, in the figure's numbers.

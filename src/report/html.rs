@@ -55,8 +55,7 @@ pub(super) fn render(reports: &[Report]) -> String {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::Html);
     environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-    environment.set_syntax(syntax.expect("the default delimiters are valid"));
+    environment.set_syntax(plain_syntax());
     environment.add_filter("inline", |text: String| Value::from_safe_string(prose::inline(&text)));
     environment.add_filter("blocks", |text: String| Value::from_safe_string(prose::blocks(&text)));
     for (name, source) in [
@@ -85,6 +84,12 @@ pub(super) fn render(reports: &[Report]) -> String {
         pictures => pictures,
     });
     page.expect("the embedded templates use only what they are given")
+}
+
+/// Lines of statements alone leave no empty lines behind.
+pub(super) fn plain_syntax() -> SyntaxConfig {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+    syntax.expect("the default delimiters are valid")
 }
 
 /// Bytes as text (RFC 4648).
@@ -176,6 +181,15 @@ fn line(report: &Report) -> Overview<'_> {
         cost: best.map_or("—", |s| &s.cost_short),
         thumbnail: figure.map_or(Value::from(""), |figure| inline_svg(&plot::thumbnail(&figure.chart))),
     }
+}
+
+/// What the overview says of experiments, by id: verdict, counts, scale, cost, title, place in the paper.
+pub(super) fn overview_of<'r>(reports: impl Iterator<Item = &'r Report>) -> BTreeMap<String, [String; 6]> {
+    let texts = reports.map(|report| {
+        let Overview { verdict, counts, scale, cost, title, paper, .. } = line(report);
+        (report.id.clone(), [verdict, counts, scale, cost, title, paper].map(str::to_owned))
+    });
+    texts.collect()
 }
 
 /// How many of the sixteen exhibits are there, at which scale, and what all runs on the page have cost.

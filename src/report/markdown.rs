@@ -40,7 +40,7 @@ pub(super) fn render(report: &Report) -> String {
     }
     if !report.finding.is_empty() {
         line("");
-        line("**What we found.**");
+        line(&format!("**What we found** at `{}` scale.", report.finding_scale));
         line("");
         line(&prose::safe_markdown(&report.finding));
     }

@@ -39,6 +39,8 @@ pub struct Point {
     pub origins: Vec<String>,
     /// The published value, in y units.
     pub published: Option<Expected>,
+    /// Whether some of the images were not the source's own, stored with loss.
+    pub is_lossy: bool,
     /// In a relative figure, the published value before the division.
     pub published_absolute: Option<Expected>,
 }
@@ -58,6 +60,7 @@ impl Point {
 
     /// Adds what a trial gave.
     fn add(&mut self, record: &TrialRecord, metric: &Metric) {
+        self.is_lossy |= record.provenance.is_lossy();
         match (record.status, metric.of(&record.epochs)) {
             (Status::Done, Some(value)) => {
                 self.values.insert(record.trial.seed, value);
@@ -417,6 +420,7 @@ impl<'a> Measured<'a> {
                 n_failed: 0,
                 n_without_value: 0,
                 origins: Vec::new(),
+                is_lossy: false,
                 published: None,
                 published_absolute: None,
             });
@@ -438,7 +442,9 @@ impl<'a> Measured<'a> {
         };
         let here = self.points.iter().find(|p| same_x(p.x, x)).map(|p| p.x_text.clone());
         let given = (!given.is_empty()).then(|| given.to_owned());
-        here.or(given).or_else(elsewhere).unwrap_or_else(|| position(value))
+        let text = here.or(given).or_else(elsewhere).unwrap_or_else(|| position(value));
+        // Numbers read alike everywhere, whichever way a file writes them.
+        if text.parse::<f64>().is_ok_and(|number| same_x(Some(number), x)) { position(value) } else { text }
     }
 }
 

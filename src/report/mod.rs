@@ -7,6 +7,8 @@ pub mod chart;
 pub mod check;
 pub mod decide;
 mod exhibits;
+mod facts;
+mod fill;
 mod film;
 mod html;
 pub mod loan;
@@ -22,6 +24,7 @@ pub mod verdict;
 mod view;
 mod write;
 
+pub use fill::fill_blocks;
 pub use html::{Run, html};
 pub use markdown::markdown;
 pub(crate) use prose::blocks as prose_as_html;

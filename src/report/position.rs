@@ -144,6 +144,11 @@ pub fn best(measured: &Measured, series_idx: usize) -> Option<Position> {
 
 /// Every x of the measured and published points, with its text, in order.
 pub(super) fn x_ticks(measured: &Measured) -> Vec<(f64, String)> {
+    ticks_of(measured.points.iter())
+}
+
+/// Every x of the points, with its text, in order.
+pub(super) fn ticks_of<'p>(points: impl Iterator<Item = &'p Point>) -> Vec<(f64, String)> {
     let mut ticks: Vec<(f64, String)> = Vec::new();
     let mut add = |point: &Point| {
         if let Some(x) = point.x
@@ -152,7 +157,7 @@ pub(super) fn x_ticks(measured: &Measured) -> Vec<(f64, String)> {
             ticks.push((x, point.x_text.clone()));
         }
     };
-    measured.points.iter().for_each(&mut add);
+    points.for_each(&mut add);
     ticks.sort_by(|a, b| a.0.total_cmp(&b.0));
     ticks
 }

@@ -67,13 +67,18 @@ pub(super) fn count(n: u64) -> String {
 /// An x value as a label: as short as it can be without losing digits that matter.
 pub(super) fn position(x: f64) -> String {
     if x.fract().abs() < 1e-9 && x.abs() < 1e12 {
-        return if x.abs() < 10_000.0 { fixed(x, 0) } else { significant(x) };
+        return if x.abs() < 1000.0 { fixed(x, 0) } else { significant(x) };
     }
     let text = significant(x);
-    if text.contains('.') && !text.contains('×') {
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    } else {
-        text
+    let (digits, power) =
+        text.split_once(" × ").map_or((&*text, None), |(digits, power)| (digits, Some(power)));
+    let digits =
+        if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
+    match (digits, power) {
+        (digits, None) => digits.to_owned(),
+        ("1", Some(power)) => power.to_owned(),
+        ("−1", Some(power)) => format!("−{power}"),
+        (digits, Some(power)) => format!("{digits} × {power}"),
     }
 }
 
@@ -116,7 +121,8 @@ mod tests {
         assert_eq!(significant(3.14e13), "3.14 × 10¹³");
         assert_eq!(significant(-7.5e-6), "−7.50 × 10⁻⁶");
         assert_eq!(count(1_234_567), "1,234,567");
-        assert_eq!([position(730.0), position(0.95), position(12_610.0)], ["730", "0.95", "12,610"]);
+        assert_eq!([730.0, 0.95, 3700.0, 12_610.0].map(position), ["730", "0.95", "3,700", "12,610"]);
+        assert_eq!([0.005, 1e-6, 2.5e-5, -1e-7].map(position), ["0.005", "10⁻⁶", "2.5 × 10⁻⁵", "−10⁻⁷"]);
         assert_eq!(
             [duration(12.34), duration(754.0), duration(11_530.0)],
             ["12.3 s", "12 min 34 s", "3 h 12 min"]

@@ -1,18 +1,21 @@
 //! What a report says, as text that Markdown and HTML lay out.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::Result;
+use crate::experiment::settings;
 use crate::experiment::{Experiment, Scale, TensorMeasure, TraceAxis, file_name, split_id};
 use crate::metric::{QUERIES, QUERIES_NON_FINITE, TEST_ACCURACY, WALL_S};
 use crate::results::TrialRecord;
 use crate::setting::Settings;
 use crate::train::Status;
+use crate::{Error, Result};
 
 use super::chart::{Chart, traces};
-use super::check::evaluate_checks;
+use super::check::{Paired, evaluate_checks};
+use super::facts::{self, Facts};
 use super::film::Film;
 use super::html::Run;
 use super::loan::Loan;
@@ -33,6 +36,8 @@ pub(super) struct Report {
     pub claim: String,
     /// Markdown; empty if there is none.
     pub finding: String,
+    /// Of which scale the finding is.
+    pub finding_scale: &'static str,
     /// Markdown.
     pub notes: String,
     /// One per scale with records, highest scale first.
@@ -72,6 +77,12 @@ pub(super) struct Section {
     pub seconds: f64,
     /// Settings that all trials share, and the values of those that differ.
     pub settings: Vec<(String, String)>,
+    /// Markdown, with its numbers; empty if there is none.
+    #[serde(skip)]
+    pub finding: String,
+    /// What templates may ask for.
+    #[serde(skip)]
+    pub facts: Arc<Facts>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -120,14 +131,14 @@ impl Report {
     /// Computes all that a report on the experiment says; `runs` are those that it may take points from.
     ///
     /// # Errors
-    /// [`crate::Error::Setting`] if the figure's y axis names no known metric, or points of other experiments would
-    /// stand at the same place.
+    /// [`Error::Setting`] if the figure's y axis names no known metric, points of other experiments would stand at the same
+    /// place, or a finding asks for what there is not.
     pub(super) fn new(
         experiment: &Experiment,
         scales: &BTreeMap<Scale, Vec<TrialRecord>>,
         runs: &[Run],
     ) -> Result<Self> {
-        let mut sections = Vec::new();
+        let mut sections: Vec<Section> = Vec::new();
         for scale in Scale::ALL.into_iter().rev() {
             let records = scales.get(&scale).map_or(&[][..], Vec::as_slice);
             let loans = Loan::all(experiment, scale, runs)?;
@@ -136,12 +147,14 @@ impl Report {
                 sections.push(Section::new(&panels, &loans)?);
             }
         }
+        let found = sections.iter().find(|section| !section.finding.is_empty());
         Ok(Self {
+            finding: found.map_or(String::new(), |section| section.finding.clone()),
+            finding_scale: found.map_or("", |section| section.scale),
             id: experiment.id.clone(),
             title: experiment.title.clone(),
             paper: experiment.paper.clone(),
             claim: experiment.claim.clone(),
-            finding: experiment.finding.trim().to_owned(),
             notes: experiment.notes.trim().to_owned(),
             sections,
         })
@@ -156,7 +169,15 @@ impl Section {
         let scale = scale_name(measured.scale);
         let n_queries = measured.records.iter().map(|r| queries(r)).fold(0, u64::saturating_add);
         let seconds: f64 = measured.records.iter().map(|r| wall_s(r)).sum();
+        let facts = Arc::new(Facts::of(panels, &checks, count_short(n_queries), duration(seconds)));
+        let finding = measured.plan().map_or("", |plan| &plan.finding);
+        let finding = facts::fill(finding, &facts).map_err(|reason| {
+            let id = &measured.experiment.id;
+            Error::setting("finding", format!("{id} at {scale} scale: {reason}"))
+        })?;
         Ok(Self {
+            finding,
+            facts,
             scale,
             command: command(measured),
             verdict: verdict.label(),
@@ -166,7 +187,7 @@ impl Section {
                 Verdict::Undecided | Verdict::NotRun | Verdict::NoClaim | Verdict::NotJudged => "open",
             },
             counts,
-            caution: caution(measured.scale, measured.experiment.is_compiled()),
+            caution: caution(measured),
             checks: checks
                 .into_iter()
                 .map(|check| CheckView {
@@ -186,7 +207,7 @@ impl Section {
             tables: panels.iter().map(|measured| table(measured, loans, panels.len() > 1)).collect(),
             progress: progress(measured, loans),
             origins: origins(measured, loans),
-            deviations: measured.plan().map(|plan| plan.deviations.clone()).unwrap_or_default(),
+            deviations: deviations(measured)?,
             problems: problems(measured),
             cost: cost(measured, n_queries, seconds),
             cost_short: match measured.records.is_empty() {
@@ -195,7 +216,7 @@ impl Section {
             },
             n_queries,
             seconds,
-            settings: settings(&measured.records),
+            settings: settings_of(&measured.records),
         })
     }
 }
@@ -235,8 +256,9 @@ pub(super) fn scale_name(scale: Scale) -> &'static str {
     }
 }
 
-fn caution(scale: Scale, is_compiled: bool) -> &'static str {
-    match scale {
+fn caution(measured: &Measured) -> &'static str {
+    let is_compiled = measured.experiment.is_compiled();
+    match measured.scale {
         Scale::Smoke => {
             "Smoke scale: synthetic images and minutes of computing. It shows that the experiment runs from end \
              to end; its numbers are no evidence for or against the paper."
@@ -247,6 +269,11 @@ fn caution(scale: Scale, is_compiled: bool) -> &'static str {
         Scale::Laptop => {
             "Reduced scale: published and measured values come from different protocols, so their difference is \
              shown but not judged. Only the trend is."
+        }
+        Scale::Paper if measured.points.iter().any(|point| point.is_lossy && point.published.is_some()) => {
+            "The images of these runs are a copy that was stored as JPEG. Published accuracies are shown with their distance, \
+             and not judged: in another measurement (a CNN with 3,700 parameters, 4,000 images, five folds) the original pixels \
+             gave 2.05 ± 0.49 points more than the copy. Differences between series are judged."
         }
         Scale::Paper => "",
     }
@@ -264,10 +291,34 @@ fn figures(panels: &[Measured]) -> Result<Vec<FigureView>> {
     let spread = |what: &str| {
         if several { format!(" {what}: ± one standard deviation over seeds.") } else { String::new() }
     };
-    let mut figures: Vec<FigureView> = panels
-        .iter()
-        .filter_map(|measured| figure(measured, &stem, &spread("Error bars and bands")))
-        .collect();
+    let paired = Paired::all(panels);
+    let mut figures: Vec<FigureView> = Vec::new();
+    for measured in panels {
+        let of_panel = |is_ratio: bool| {
+            let pairs =
+                paired.iter().filter(|one| one.panel == measured.panel.id && one.is_ratio == is_ratio);
+            pairs.cloned().collect::<Vec<Paired>>()
+        };
+        let (differences, ratios) = (of_panel(false), of_panel(true));
+        let has_pairs = !differences.is_empty() || !ratios.is_empty();
+        figures.extend(figure(measured, &stem, &spread("Error bars and bands"), has_pairs));
+        for (pairs, ending) in [(differences, "differences"), (ratios, "ratios")] {
+            let Some(chart) = Chart::of_pairs(measured, &pairs) else { continue };
+            let id = &measured.panel.id;
+            let place = if id.is_empty() { ending.to_owned() } else { format!("{id}-{ending}") };
+            let limits = if pairs.iter().any(|one| !one.limits.is_empty()) {
+                " The other dotted lines are the limits of checks."
+            } else {
+                ""
+            };
+            let caption = format!(
+                "What the checks are decided by: {ending} of {} at the same seed, their means with 95 % intervals \
+                 (Student's t).{limits}",
+                measured.panel.y_label
+            );
+            figures.push(FigureView { stem: format!("{stem}-{place}"), caption, chart });
+        }
+    }
     for trace in traces(main) {
         let Some((chart, positions)) = Chart::of_trace(main, &trace)? else { continue };
         let along = match trace.x {
@@ -297,6 +348,13 @@ fn figures(panels: &[Measured]) -> Result<Vec<FigureView>> {
             format!("{} against {}{}.{}", chart.y_label, chart.x_label, positions.text, spread("Error bars"));
         figures.push(FigureView { stem: format!("{stem}-{}", profile.id), caption, chart });
     }
+    let lead = &main.experiment.figure.lead;
+    if let Some(idx) = lead.as_ref().and_then(|id| {
+        let leading = format!("{stem}-{id}");
+        figures.iter().position(|figure| figure.stem == leading)
+    }) {
+        figures[..=idx].rotate_right(1);
+    }
     Ok(figures)
 }
 
@@ -315,19 +373,26 @@ fn films(measured: &Measured) -> Vec<FilmView> {
     Film::of(measured).map(view).into_iter().collect()
 }
 
-/// The figure of a panel.
-fn figure(measured: &Measured, stem: &str, spread: &str) -> Option<FigureView> {
-    let chart = Chart::of(measured)?;
+/// The figure of a panel; `has_pairs` if another one shows what decides.
+fn figure(measured: &Measured, stem: &str, spread: &str, has_pairs: bool) -> Option<FigureView> {
+    let chart = Chart::of(measured, has_pairs)?;
     let id = &measured.panel.id;
-    let is_compiled = measured.experiment.is_compiled();
-    let paper = if measured.points.iter().all(|point| point.published.is_none()) {
-        ""
-    } else if is_compiled {
-        " Hollow diamonds: published values, in the color of their series."
-    } else {
-        " Hollow diamonds: values published in the paper, in the color of their series."
+    let published = match &chart.beside {
+        _ if measured.points.iter().all(|point| point.published.is_none()) => "",
+        Some(_) => " On the right what was published, on an axis of its own.",
+        None if measured.experiment.is_compiled() => {
+            " Hollow diamonds: published values, in the color of their series."
+        }
+        None => " Hollow diamonds: values published in the paper, in the color of their series.",
     };
-    let side_by_side = if !is_compiled && chart.curves.iter().filter(|c| c.level.is_none()).count() > 1 {
+    let has_trials = chart.curves.iter().any(|curve| !curve.trials.is_empty());
+    let spread = match has_pairs {
+        true if has_trials => " Small dots: single seeds.",
+        true => "",
+        false => spread,
+    };
+    let n_curves = chart.curves.iter().filter(|c| !c.points.is_empty()).count();
+    let side_by_side = if !measured.experiment.is_compiled() && n_curves > 1 && !chart.log_x {
         " Series are drawn slightly apart at the same x."
     } else {
         ""
@@ -342,53 +407,83 @@ fn figure(measured: &Measured, stem: &str, spread: &str) -> Option<FigureView> {
         )
     });
     let caption =
-        format!("{} against {}.{divided}{spread}{side_by_side}{paper}", chart.y_label, chart.x_label);
+        format!("{} against {}.{divided}{spread}{side_by_side}{published}", chart.y_label, chart.x_label);
+    let ideal = if chart.has_ideal {
+        format!(" Dotted lines: in proportion to {}.", chart.x_label)
+    } else {
+        String::new()
+    };
+    let caption = format!("{caption}{ideal}");
     let stem = if id.is_empty() { stem.to_owned() } else { format!("{stem}-{id}") };
     Some(FigureView { stem, caption, chart })
 }
 
-/// The values of a panel; `several` if it is not the only one.
+/// The values of a panel; `several` if it is not the only one. Points that are not part of this scale have no row, and
+/// what is the same in all rows, or in none, no column.
 fn table(measured: &Measured, loans: &[Loan], several: bool) -> Table {
     if measured.experiment.is_compiled() {
         return compiled_table(measured, loans);
     }
-    let is_main = measured.panel.id.is_empty();
-    let has_best = is_main && measured.points.iter().any(|p| !p.best.is_empty());
     let unit = if measured.is_relative() { "ratio" } else { measured.metric.unit.suffix().trim() };
-    let with_unit =
-        |name: &str, unit: &str| if unit.is_empty() { name.to_owned() } else { format!("{name} ({unit})") };
-    let comparable = measured.scale == Scale::Paper;
-    let mut header = vec![
-        "series".to_owned(),
-        measured.experiment.figure.x_label.clone(),
-        with_unit("paper", unit),
-        with_unit("ours, mean ± std", unit),
-        "95 % interval".into(),
-        "n".into(),
-        if comparable { "difference" } else { "difference (not comparable)" }.into(),
-        "verdict".into(),
-    ];
-    if has_best {
-        header.insert(6, "test accuracy at best validation epoch (%)".into());
-    }
+    let with_unit = |name: &str| if unit.is_empty() { name.to_owned() } else { format!("{name} ({unit})") };
     let judged = measured.points.iter().zip(judge_points(measured));
-    let mut rows: Vec<Row> =
-        judged.map(|(point, (verdict, _))| row(measured, point, verdict, has_best)).collect();
-    if measured.is_relative() {
-        let reference = measured.reference.iter();
-        rows.extend(reference.map(|point| row(measured, point, PointVerdict::None, has_best)));
-        let absolute = with_unit("ours before division, mean ± std", measured.metric.unit.suffix().trim());
-        header.splice(4..4, [absolute, "paper, as published".to_owned()]);
-        for (row, point) in rows.iter_mut().zip(measured.points.iter().chain(&measured.reference)) {
-            row.cells.splice(4..4, absolute_cells(measured, point));
-        }
+    let judged: Vec<(&Point, PointVerdict)> = judged
+        .filter(|(point, _)| point.planned || point.was_tried())
+        .map(|(point, (verdict, _))| (point, verdict))
+        .collect();
+    let cells: Vec<Cells> =
+        judged.iter().map(|(point, verdict)| Cells::of(measured, point, *verdict)).collect();
+    let is_same = |cell: &dyn Fn(&Cells) -> &str| cells.iter().all(|row| cell(row) == cell(&cells[0]));
+    let n = cells.first().map_or("", |row| &row.n);
+    let same_n = !cells.is_empty() && is_same(&|row| &row.n) && n.bytes().all(|digit| digit.is_ascii_digit());
+    let same_x = cells.len() > 1 && is_same(&|row| &row.x);
+    let comparable = measured.scale == Scale::Paper;
+    let mut columns: Vec<(String, Box<dyn Fn(&Cells) -> &str>)> =
+        vec![("series".into(), Box::new(|row| &row.series))];
+    if !same_x {
+        columns.push((measured.experiment.figure.x_label.clone(), Box::new(|row| &row.x)));
     }
-    let relative = measured.reference_label().map_or(String::new(), |label| format!(" (divided by {label})"));
-    let heading = match several || measured.is_relative() {
-        true => format!("Values: {}{relative}", measured.panel.y_label),
-        false => "Values".to_owned(),
+    columns.push((with_unit("ours, mean ± std"), Box::new(|row| &row.ours)));
+    let mut optional = |header: String, cell: Box<dyn Fn(&Cells) -> &str>| {
+        if cells.iter().any(|row| cell(row) != ABSENT) {
+            columns.push((header, cell));
+        }
     };
-    Table { heading, header, rows }
+    optional("95 % interval".into(), Box::new(|row| &row.interval));
+    if !same_n {
+        optional("seeds".into(), Box::new(|row| &row.n));
+    }
+    if measured.panel.id.is_empty() {
+        optional("test accuracy at best validation epoch (%)".into(), Box::new(|row| &row.best));
+    }
+    optional(with_unit("paper"), Box::new(|row| &row.published));
+    if comparable {
+        optional("difference".into(), Box::new(|row| &row.difference));
+        optional("verdict".into(), Box::new(|row| &row.verdict));
+    }
+    let rows = cells.iter().zip(&judged).map(|(row, (_, verdict))| Row {
+        cells: columns.iter().map(|(_, cell)| cell(row).to_owned()).collect(),
+        tone: match verdict {
+            PointVerdict::Reproduced => "good",
+            PointVerdict::NotReproduced => "bad",
+            PointVerdict::Undecided | PointVerdict::NotRun | PointVerdict::None => "open",
+        },
+    });
+    let rows = rows.collect();
+    let mut heading = "Values".to_owned();
+    if several || measured.is_relative() {
+        heading.push_str(&format!(": {}", measured.panel.y_label));
+    }
+    if let Some(label) = measured.reference_label() {
+        heading.push_str(&format!(", divided by {label}"));
+    }
+    if same_x && cells[0].x != "all" {
+        heading.push_str(&format!(", at {} = {}", measured.experiment.figure.x_label, cells[0].x));
+    }
+    if same_n {
+        heading.push_str(&format!(", {n} seed{} each", if n == "1" { "" } else { "s" }));
+    }
+    Table { heading, header: columns.into_iter().map(|(header, _)| header).collect(), rows }
 }
 
 /// The values of a panel whose points are not all of its own trials, with where they come from.
@@ -406,14 +501,12 @@ fn compiled_table(measured: &Measured, loans: &[Loan]) -> Table {
     ];
     let mut rows: Vec<(usize, Row)> = Vec::new();
     for point in &measured.points {
-        let mut cells = row(measured, point, PointVerdict::None, false).cells;
         // Neither a difference nor a verdict: these stand in the exhibits that the points are of.
-        cells.truncate(header.len() - 1);
+        let Cells { series, x, published, ours, interval, n, .. } =
+            Cells::of(measured, point, PointVerdict::None);
         let own = if point.origins.is_empty() { "own trials".to_owned() } else { point.origins.join("; ") };
-        if !point.was_tried() {
-            cells[5] = ABSENT.to_owned();
-        }
-        cells.push(own);
+        let n = if point.was_tried() { n } else { ABSENT.to_owned() };
+        let cells = vec![series, x, published, ours, interval, n, own];
         rows.push((point.series_idx, Row { cells, tone: "open" }));
     }
     let missing = loans.iter().filter(|loan| !loan.has_result());
@@ -432,6 +525,21 @@ fn compiled_table(measured: &Measured, loans: &[Loan]) -> Table {
         false => format!("Values: {}", measured.panel.y_label),
     };
     Table { heading, header, rows }
+}
+
+/// How the scale deviates from the paper: as the file says, and what follows from its settings.
+fn deviations(measured: &Measured) -> Result<Vec<String>> {
+    let Some(plan) = measured.plan() else { return Ok(Vec::new()) };
+    let mut deviations = plan.deviations.clone();
+    let still = plan.never_redrawn()?;
+    if !still.is_empty() {
+        let labels: Vec<&str> = still.iter().map(|idx| measured.label(*idx)).collect();
+        deviations.push(format!(
+            "The active set of {} is never drawn anew: there are not more epochs than stand between two draws.",
+            labels.join(", ")
+        ));
+    }
+    Ok(deviations)
 }
 
 /// What the points taken from others are, and what to run for those that are missing.
@@ -453,78 +561,63 @@ fn origins(measured: &Measured, loans: &[Loan]) -> Vec<String> {
     loans.collect()
 }
 
-/// In a relative figure, our value and the published one before the division.
-fn absolute_cells(measured: &Measured, point: &Point) -> [String; 2] {
-    let summary = super::stats::Summary::of(&point.absolute.values().copied().collect::<Vec<_>>());
-    let ours = summary
-        .map(|s| mean_and_std(|value| super::text::number(value, measured.metric.digits), s.mean, s.std));
-    let published = point.published_absolute.as_ref().map(|p| {
-        let space = if p.unit.is_empty() { "" } else { " " };
-        format!("{}{space}{} ({})", p.value, p.unit, p.source)
-    });
-    [ours.unwrap_or(ABSENT.into()), published.unwrap_or(ABSENT.into())]
-}
-
 /// In place of a number that there is not.
 const ABSENT: &str = "—";
 
-fn row(measured: &Measured, point: &Point, verdict: PointVerdict, has_best: bool) -> Row {
-    let number = |value: f64| measured.number(value);
-    let summary = point.summary();
-    let published = point.published.as_ref();
-    let ours = match &summary {
-        None => ABSENT.to_owned(),
-        Some(s) => mean_and_std(number, s.mean, s.std),
-    };
-    let interval =
-        summary.and_then(|s| Some((s.mean, s.ci95_half?))).map_or(ABSENT.into(), |(mean, half)| {
-            let (low, high) = measured.range().interval(mean, half);
-            format!("{} to {}", number(low), number(high))
-        });
-    let difference = match (&summary, published) {
-        (Some(s), Some(p)) => signed(&number(s.mean - p.value)),
-        _ => ABSENT.to_owned(),
-    };
-    let losses = point.losses();
-    let n = match (point.values.len().max(point.absolute.len()), losses.is_empty()) {
-        (n, true) => n.to_string(),
-        (n, false) => format!("{n} ({losses})"),
-    };
-    let judged = match (verdict, published) {
-        (PointVerdict::Reproduced | PointVerdict::NotReproduced, Some(p)) => {
-            let tolerance =
-                p.tolerance.map_or(String::new(), |tolerance| format!(" (± {})", number(tolerance)));
-            format!("{}{tolerance}", verdict.label())
-        }
-        _ => verdict.label().to_owned(),
-    };
-    let mut label = measured.label(point.series_idx).to_owned();
-    if measured.reference.iter().any(|reference| reference.series_idx == point.series_idx) {
-        label.push_str(" (divisor)");
-    }
-    let mut cells = vec![
-        label,
-        if point.x.is_some() { point.x_text.clone() } else { "all".into() },
-        published.map_or(ABSENT.into(), |p| number(p.value)),
-        ours,
-        interval,
-        n,
-        difference,
-        judged,
-    ];
-    if has_best {
+/// What is said of a point.
+struct Cells {
+    series: String,
+    x: String,
+    ours: String,
+    interval: String,
+    n: String,
+    best: String,
+    published: String,
+    difference: String,
+    verdict: String,
+}
+
+impl Cells {
+    fn of(measured: &Measured, point: &Point, verdict: PointVerdict) -> Self {
+        let number = |value: f64| measured.number(value);
+        let summary = point.summary();
+        let published = point.published.as_ref();
+        let interval =
+            summary.and_then(|s| Some((s.mean, s.ci95_half?))).map_or(ABSENT.into(), |(mean, half)| {
+                let (low, high) = measured.range().interval(mean, half);
+                format!("{} to {}", number(low), number(high))
+            });
+        let difference = match (&summary, published) {
+            (Some(s), Some(p)) => signed(&number(s.mean - p.value)),
+            _ => ABSENT.to_owned(),
+        };
+        let losses = point.losses();
+        let verdict = match (verdict, published) {
+            (PointVerdict::Reproduced | PointVerdict::NotReproduced, Some(p)) => {
+                let tolerance =
+                    p.tolerance.map_or(String::new(), |tolerance| format!(" (± {})", number(tolerance)));
+                format!("{}{tolerance}", verdict.label())
+            }
+            _ => verdict.label().to_owned(),
+        };
         let best = super::stats::Summary::of(&point.best.values().copied().collect::<Vec<_>>());
-        let text = best.map_or(ABSENT.into(), |s| {
-            mean_and_std(|value| super::text::number(value, TEST_ACCURACY.digits), s.mean, s.std)
-        });
-        cells.insert(6, text);
+        Self {
+            series: measured.label(point.series_idx).to_owned(),
+            x: if point.x.is_some() { point.x_text.clone() } else { "all".into() },
+            ours: summary.map_or(ABSENT.into(), |s| mean_and_std(number, s.mean, s.std)),
+            interval,
+            n: match (point.values.len().max(point.absolute.len()), losses.is_empty()) {
+                (n, true) => n.to_string(),
+                (n, false) => format!("{n} ({losses})"),
+            },
+            best: best.map_or(ABSENT.into(), |s| {
+                mean_and_std(|value| super::text::number(value, TEST_ACCURACY.digits), s.mean, s.std)
+            }),
+            published: published.map_or(ABSENT.into(), |p| number(p.value)),
+            difference,
+            verdict,
+        }
     }
-    let tone = match verdict {
-        PointVerdict::Reproduced => "good",
-        PointVerdict::NotReproduced => "bad",
-        PointVerdict::Undecided | PointVerdict::NotRun | PointVerdict::None => "open",
-    };
-    Row { cells, tone }
 }
 
 fn mean_and_std(number: impl Fn(f64) -> String, mean: f64, std: Option<f64>) -> String {
@@ -701,8 +794,8 @@ fn three_digits(value: f64) -> f64 {
     (value / unit).round() * unit
 }
 
-/// Every setting that some trial reads, with its values over the trials, those that differ first.
-fn settings(records: &[&TrialRecord]) -> Vec<(String, String)> {
+/// Every setting that changes something in some trial, with its values over the trials, those that differ first.
+fn settings_of(records: &[&TrialRecord]) -> Vec<(String, String)> {
     let mut names: Vec<String> = Vec::new();
     let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for record in records {
@@ -725,5 +818,7 @@ fn fields(settings: &Settings) -> Vec<(String, String)> {
         toml::Value::String(text) => text,
         other => serde_json::to_string(&other).unwrap_or_default(),
     };
-    settings.shown().map(|(name, value)| (name.to_owned(), text(value))).collect()
+    let idle = settings::idle(settings);
+    let shown = settings.shown().filter(|(name, _)| !idle.contains(name));
+    shown.map(|(name, value)| (name.to_owned(), text(value))).collect()
 }

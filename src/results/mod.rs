@@ -6,9 +6,11 @@ mod provenance;
 mod record;
 mod store;
 mod table;
+mod verify;
 
-pub use compare::compare_ignoring_time;
+pub use compare::{compare_ignoring_time, compare_numbers};
 pub(crate) use provenance::cpu_name;
 pub use record::{Provenance, TrialRecord};
 pub(crate) use store::record_of;
 pub use store::{Store, read_profile, write_profile};
+pub use verify::{TOLERANCE, Tolerance, Verified, verify};

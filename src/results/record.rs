@@ -23,10 +23,27 @@ pub struct Provenance {
     pub kernels: String,
     /// Threads used.
     pub threads: u32,
-    /// SHA-256 of the images and labels used.
+    /// SHA-256 of the images and labels used, and [`Provenance::LOSSY`] if pixels are not the source's own.
     pub data_checksum: String,
     /// When the trial ended, RFC 3339 in UTC (a time column).
     pub finished_at: String,
+}
+
+impl Provenance {
+    /// Behind the checksum of images that were stored with loss.
+    pub const LOSSY: &str = ", JPEG";
+
+    /// Whether images were stored with loss. Results of before this was recorded do not say so.
+    #[must_use]
+    pub fn is_lossy(&self) -> bool {
+        self.data_checksum.ends_with(Self::LOSSY)
+    }
+
+    /// The checksum alone.
+    #[must_use]
+    pub fn checksum(&self) -> &str {
+        self.data_checksum.strip_suffix(Self::LOSSY).unwrap_or(&self.data_checksum)
+    }
 }
 
 /// A finished trial.

@@ -121,6 +121,12 @@ impl Optimizer {
 }
 
 impl Config {
+    /// Settings that change nothing, as the others are.
+    #[must_use]
+    pub fn idle(&self) -> Vec<&'static str> {
+        if self.schedule == Schedule::Step { Vec::new() } else { vec!["decay-epochs", "decay-factor"] }
+    }
+
     /// Learning rate of step `step` (0-based) out of `n_steps`, of which `per_epoch` make an epoch; those of the first
     /// `warmup_epochs` rise linearly to the peak.
     #[must_use]

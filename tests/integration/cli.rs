@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use deepzero::experiment::{Library, MAX_SEEDS, Scale, settings};
 use deepzero::metric::{
     ARITHMETIC_S, COSINE, DIRECTIONS_S, GRADIENT_SHARE, INFERENCE_S, N_ACTIVE, PERTURBATION_S, QUERIES,
-    RELATIVE_ERROR, TEST_ACCURACY, WALL_S,
+    RELATIVE_ERROR, TEST_ACCURACY, TRAIN_LOSS, WALL_S,
 };
 use deepzero::nn::{model, weights};
 use deepzero::profile::Profile;
@@ -547,6 +547,7 @@ fn verbs_explain_themselves() {
         "estimate",
         "certify",
         "report",
+        "verify",
         "status",
         "data",
         "bench",
@@ -1325,6 +1326,112 @@ fn reports_come_from_results_alone() {
     assert_eq!(std::fs::read_to_string(place.path("reports/tiny.md")).unwrap(), page);
     assert_eq!(std::fs::read_to_string(place.path("reports/mine.txt")).unwrap(), "mine");
     assert_eq!(place.result_files("tiny"), results);
+}
+
+/// Recorded trials that are run again come to the same bits; one that says something else is found, with every count exact.
+#[test]
+fn recorded_trials_are_run_again() {
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01, 0.02, 0.03]", ""))]);
+    place.run("reproduce tiny").ok();
+    let before = (place.result_files("tiny"), place.names("reports"));
+    let text = place.run("verify tiny --threads 1").ok();
+    assert_eq!(text.matches(": the same bits\n").count(), 3, "{text}");
+    assert!(
+        text.ends_with("3 trials run again: 3 with the same bits, 0 within the tolerance, 0 different\n"),
+        "{text}"
+    );
+    let drawn: Vec<String> = (0..8)
+        .map(|draw| {
+            let answer = place.run(&format!("verify tiny --sample 1 --draw {draw} --json")).json();
+            assert_eq!(answer["trials"].as_array().map(Vec::len), Some(1));
+            answer["trials"][0]["trial"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert!(drawn.iter().any(|trial| *trial != drawn[0]), "{drawn:?}");
+    assert_eq!((place.result_files("tiny"), place.names("reports")), before, "it writes nothing");
+    // A loss in another last digit is close, one query more is not.
+    let [mut near, mut far, _] = <[TrialRecord; 3]>::try_from(place.records("tiny")).unwrap();
+    let last = near.epochs.last_mut().unwrap();
+    last.set(&TRAIN_LOSS, last.get(&TRAIN_LOSS) * (1.0 + 1e-12));
+    let last = far.epochs.last_mut().unwrap();
+    last.set(&QUERIES, last.get(&QUERIES) + 1.0);
+    for record in [&near, &far] {
+        std::fs::remove_file(place.store().path(&record.trial)).unwrap();
+        place.store().write(record).unwrap();
+    }
+    let ran = place.run("verify tiny");
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    assert!(
+        ran.stdout.ends_with("1 with the same bits, 1 within the tolerance, 1 different\n"),
+        "{}",
+        ran.stdout
+    );
+    assert!(ran.stdout.contains("DIFFERENT: queries "), "{}", ran.stdout);
+    assert!(ran.stderr.contains("tolerance: after the last epoch"), "{}", ran.stderr);
+    for (args, told) in [
+        ("verify tiny --scale paper", "no results"),
+        ("verify fgi4", "no experiment `fgi4`"),
+        ("verify tiny --sample 0", "0 is not in 1.."),
+    ] {
+        let ran = place.run(args);
+        assert!(ran.code != 0 && ran.stderr.contains(told), "{args}: {}", ran.stderr);
+    }
+}
+
+/// Numbers in a text are those of the results; the rest of the text, and a text with a mistake in it, stay as they are.
+#[test]
+fn blocks_of_a_text_are_filled() {
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", ""))]);
+    place.run("reproduce tiny").ok();
+    let accuracy = 100.0 * place.records("tiny")[0].epochs.last().unwrap().get(&TEST_ACCURACY);
+    let series = place.records("tiny")[0].trial.series.clone();
+    let text = format!(
+        "# Mine\n\n<!-- results of tiny\nIt came to {{{{ mean(\"{series}\", 0.01) }}}} %.\n-->\nstale\n<!-- end of results -->\n\nEnd.\n"
+    );
+    let path = place.path("mine.md");
+    std::fs::write(&path, &text).unwrap();
+    place.run("report --fill mine.md").ok();
+    let filled = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(filled, text.replace("stale", &format!("It came to {accuracy:.2} %.")));
+    for (wrong, told) in [
+        (text.replace("mean(", "meen("), "meen"),
+        (text.replace(&format!("\"{series}\""), "\"nobody\""), "no series `nobody`"),
+        (text.replace("of tiny", "of tony"), "no experiment `tony`"),
+        (text.replace("0.01)", "0.01, panel=\"no\")"), "no panel `no`"),
+        (text.replace("0.01)", "0.01, of=\"no\")"), "expected one of"),
+        (text.replace("<!-- end", "<!-- eend"), "line 3"),
+    ] {
+        std::fs::write(&path, &wrong).unwrap();
+        let ran = place.run("report --fill mine.md");
+        let line = ran.refusal();
+        assert!(line.contains("mine.md") && line.contains(told), "{line}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), wrong);
+    }
+    assert!(place.run("report --fill nowhere.md").refusal().contains("nowhere.md"));
+}
+
+/// How many seeds checks take is known from three on, and does not change when more have run.
+#[test]
+fn seeds_follow_from_the_first_spread() {
+    let check = "[[check]]\ntext = \"More is more.\"\nwithin = \"only\"\nlow = 0.0\nhigh = 100.0\n";
+    let tiny = format!("{}\n{check}", experiment("tiny", "mu", "[0.01]", ""));
+    let place = Place::with(&[("tiny", tiny)]);
+    let ran = place.run("reproduce tiny --seeds auto");
+    assert!(
+        ran.refusal().contains("run `deepzero reproduce tiny --scale smoke --seeds 3` first"),
+        "{}",
+        ran.stderr
+    );
+    assert!(place.run("plan tiny").ok().contains("how many seeds decide is not known yet: More is more."));
+    place.run("reproduce tiny --seeds 3").ok();
+    let told = place.run("plan tiny").ok();
+    assert!(
+        told.contains("seeds confirm with 80 % probability, if what was measured here is true: More"),
+        "{told}"
+    );
+    place.run("reproduce tiny --seeds 4").ok();
+    assert_eq!(place.run("plan tiny").ok().lines().last(), told.lines().last());
+    assert!(place.run("plan tiny --seeds auto").ok().contains("tiny at smoke scale: "));
 }
 
 /// Results of experiments whose files are elsewhere do not stand in the way.

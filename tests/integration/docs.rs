@@ -127,3 +127,30 @@ fn the_python_and_sql_of_the_documentation_run() {
         println!("{place}: runs");
     }
 }
+
+/// The pages and the numbers in README are what the committed results give now.
+#[test]
+fn pages_are_those_of_the_results() {
+    let folder = tempfile::tempdir().unwrap();
+    let readme = folder.path().join("README.md");
+    std::fs::copy(root().join("README.md"), &readme).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deepzero"));
+    command.current_dir(root()).arg("report").arg("--reports").arg(folder.path().join("reports"));
+    let ran = command.arg("--fill").arg(&readme).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.stderr.is_empty(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let same = |made: &Path, committed: &Path| {
+        let [made, old] = [made, committed].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+        assert!(made == old, "{} is out of date: `deepzero report --fill README.md`", committed.display());
+    };
+    same(&readme, &root().join("README.md"));
+    let mut n_pages = 0;
+    for entry in std::fs::read_dir(folder.path().join("reports")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            same(&path, &root().join("reports").join(path.file_name().unwrap()));
+            n_pages += 1;
+        }
+    }
+    assert!(n_pages > 20, "{n_pages} pages");
+}

@@ -103,13 +103,13 @@ fn made_up_experiment() -> Experiment {
     let plan = |n_seeds, xs: &[(f64, &str)], deviations: &[&str]| ScalePlan {
         n_seeds,
         deviations: deviations.iter().map(|d| (*d).to_owned()).collect(),
+        finding: String::new(),
         cells: cells(&series, xs),
     };
     Experiment {
         id: "made-up".into(),
         title: "Made-up accuracy over sparsity".into(),
         paper: "Fig. 0".into(),
-        finding: String::new(),
         panels: Vec::new(),
         traces: Vec::new(),
         layers: Vec::new(),
@@ -130,6 +130,8 @@ fn made_up_experiment() -> Experiment {
             relative_to: None,
             log_x: false,
             log_y: false,
+            has_ideal: false,
+            lead: None,
         },
         borrowed: Vec::new(),
         quoted: Vec::new(),
@@ -439,7 +441,7 @@ fn all_trials_failed() {
     }
     let scales = at_scale(Scale::Paper, records);
     let measured = Measured::gather(&experiment, Scale::Paper, &scales[&Scale::Paper]).unwrap();
-    assert!(Chart::of(&measured).is_none());
+    assert!(Chart::of(&measured, false).is_none());
     assert!(of_epochs(&measured).is_none());
     assert_eq!(judged(&measured).0, Verdict::NotRun);
     let page = markdown(&experiment, &scales).unwrap();
@@ -548,7 +550,7 @@ fn svg_names_every_series_and_leaves_the_ink_to_the_page() {
     let experiment = made_up_experiment();
     let records = made_up_records(Scale::Paper, 3);
     let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
-    for chart in [Chart::of(&measured).unwrap(), of_epochs(&measured).unwrap()] {
+    for chart in [Chart::of(&measured, false).unwrap(), of_epochs(&measured).unwrap()] {
         let svg = plot::svg(&chart);
         for series in &experiment.series {
             assert!(svg.contains(&format!(">{}</text>", series.label)));
@@ -563,7 +565,7 @@ fn png_decodes_at_two_pixels_per_point() {
     let experiment = made_up_experiment();
     let records = made_up_records(Scale::Paper, 2);
     let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();
-    let chart = Chart::of(&measured).unwrap();
+    let chart = Chart::of(&measured, false).unwrap();
     let file = plot::png(&chart);
     let image = image::load_from_memory(&file).unwrap().to_rgb8();
     assert_eq!(image.width(), 1440);
@@ -583,13 +585,13 @@ fn odd_charts_can_be_drawn() {
         let records = vec![record(Scale::Smoke, ("deepzero", Some(SPARSITIES[0])), 0, 0.5, 1)];
         let measured = Measured::gather(&experiment, Scale::Smoke, &records).unwrap();
         assert!(of_epochs(&measured).is_none(), "one epoch makes no curve");
-        assert!(!plot::png(&Chart::of(&measured).unwrap()).is_empty());
+        assert!(!plot::png(&Chart::of(&measured, false).unwrap()).is_empty());
         for (y, wall_s) in [("test-loss", 1.0), ("wall-s", 0.0), ("wall-s", 1e9), ("queries", 1e-9)] {
             experiment.figure.y = y.into();
             let mut records = made_up_records(Scale::Laptop, 1);
             records.iter_mut().flat_map(|r| &mut r.epochs).for_each(|e| e.set(&WALL_S, wall_s));
             let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
-            assert!(!plot::svg(&Chart::of(&measured).unwrap()).contains("NaN"));
+            assert!(!plot::svg(&Chart::of(&measured, false).unwrap()).contains("NaN"));
         }
         experiment.figure.y = "test-accuracy".into();
     }
@@ -698,7 +700,12 @@ fn made_up_sizes() -> Run {
     ];
     experiment.scales = BTreeMap::from([(
         Scale::Laptop,
-        ScalePlan { n_seeds: 3, deviations: vec![], cells: cells(&experiment.series, &SIZES) },
+        ScalePlan {
+            n_seeds: 3,
+            deviations: vec![],
+            finding: String::new(),
+            cells: cells(&experiment.series, &SIZES),
+        },
     )]);
     (experiment, at_scale(Scale::Laptop, records))
 }
@@ -724,10 +731,16 @@ fn made_up_times() -> Experiment {
         series: vec!["fast".into(), "one".into()],
         log_x: true,
         log_y: true,
+        has_ideal: false,
     }];
     experiment.scales = BTreeMap::from([(
         Scale::Paper,
-        ScalePlan { n_seeds: 2, deviations: vec![], cells: cells(&experiment.series, &WIDTHS) },
+        ScalePlan {
+            n_seeds: 2,
+            deviations: vec![],
+            finding: String::new(),
+            cells: cells(&experiment.series, &WIDTHS),
+        },
     )]);
     experiment
 }
@@ -1087,7 +1100,10 @@ fn a_profile_is_drawn_over_its_own_axis() {
     assert_eq!(chart.curves.iter().map(|c| c.label.as_str()).collect::<Vec<_>>(), ["DeepZero", "FO, dense"]);
     let marks = &chart.curves[0].points;
     assert_eq!(marks.iter().map(|m| m.x).collect::<Vec<_>>(), [0.25, 0.5], "in order, and without a NaN");
-    assert!((marks[1].y - 60.0).abs() < 1e-9 && (marks[1].spread - 200f64.sqrt()).abs() < 1e-9, "{marks:?}");
+    assert!(
+        (marks[1].y - 60.0).abs() < 1e-9 && (marks[1].high - 60.0 - 200f64.sqrt()).abs() < 1e-9,
+        "{marks:?}"
+    );
     assert_eq!((chart.log_x, chart.categorical, chart.y_bounds), (true, false, (0.0, 100.0)));
     assert!(!plot::svg(&chart).contains("NaN"));
     let page = markdown(&experiment, &at_scale(Scale::Laptop, records.clone())).unwrap();
@@ -1112,7 +1128,7 @@ fn a_profile_is_drawn_over_its_own_axis() {
 fn index_says_what_there_is_and_what_was_found() {
     let mut exhibit = made_up_experiment();
     exhibit.id = "fig4".into();
-    exhibit.finding = "Use **nothing** made up.".into();
+    exhibit.scales.get_mut(&Scale::Smoke).unwrap().finding = "Use **nothing** made up.".into();
     let mut own = made_up_experiment();
     (own.id, own.paper) = ("own".into(), String::new());
     let mut sweep = own.clone();
@@ -1137,7 +1153,7 @@ fn index_says_what_there_is_and_what_was_found() {
     // Two experiments on the contact sheet and in the table, one of them above its finding.
     assert_eq!(page.matches("<span class=\"badge faint\">smoke only</span>").count(), 2 * 2 + 1);
     let page = markdown(&exhibit, &smoke()).unwrap();
-    assert!(page.contains("\n**What we found.**\n\nUse **nothing** made up.\n"), "{page}");
+    assert!(page.contains("\n**What we found** at `smoke` scale.\n\nUse **nothing** made up.\n"), "{page}");
 }
 
 /// No text of an experiment or a record brings markup along, in Markdown, HTML or SVG.
@@ -1151,7 +1167,6 @@ fn texts_bring_no_markup_along() {
         &mut experiment.title,
         &mut experiment.paper,
         &mut experiment.claim,
-        &mut experiment.finding,
         &mut experiment.notes,
         &mut experiment.figure.x_label,
         &mut experiment.figure.y_label,
@@ -1187,7 +1202,7 @@ fn texts_bring_no_markup_along() {
     let page = markdown(&experiment, &scales).unwrap();
     let index = html(&[(experiment.clone(), scales)]).unwrap();
     let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
-    let svg = plot::svg(&Chart::of(&measured).unwrap());
+    let svg = plot::svg(&Chart::of(&measured, false).unwrap());
     for text in [&page, &index, &svg] {
         assert!(text.contains("alert(1)") && !text.contains("<script") && !text.contains("<img"), "{text}");
     }
@@ -1238,7 +1253,9 @@ fn demonstration() {
     names.scales.clear();
     let mut times_run = made_up_times();
     published_hours(&mut times_run);
-    times_run.finding = "All of this is *made up*.".into();
+    for plan in times_run.scales.values_mut() {
+        plan.finding = "All of this is *made up*.".into();
+    }
     times_run.checks =
         vec![Check { panel: "time".into(), ..check("Fast is fast.", within("fast", 0.1, 0.5)) }];
     times_run.traces = vec![
@@ -1434,7 +1451,12 @@ fn verdicts_on_simulated_records() {
     experiment.expected.clear();
     experiment.scales = BTreeMap::from([(
         Scale::Laptop,
-        ScalePlan { n_seeds: 5, deviations: vec![], cells: cells(&experiment.series, &SPARSITIES[..2]) },
+        ScalePlan {
+            n_seeds: 5,
+            deviations: vec![],
+            finding: String::new(),
+            cells: cells(&experiment.series, &SPARSITIES[..2]),
+        },
     )]);
     let base = [[50.0, 50.0], [50.0, 50.0], [50.0, 50.0]];
     let with = |first: [f64; 2]| [first, base[1], base[2]];

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use deepzero::experiment::{Library, MAX_SEEDS, Scale, Trial, settings};
 use deepzero::metric::{
-    COSINE, GRADIENT_NORM, LEARNING_RATE, METRICS, N_ACTIVE, QUERIES, QUERIES_NON_FINITE, Row, TEST_ACCURACY,
-    TEST_LOSS, TRAIN_ACCURACY, TRAIN_LOSS, VAL_ACCURACY, VAL_LOSS, WALL_S,
+    COSINE, GRADIENT_NORM, LEARNING_RATE, METRICS, Metric, N_ACTIVE, QUERIES, QUERIES_NON_FINITE, Row,
+    TEST_ACCURACY, TEST_LOSS, TRAIN_ACCURACY, TRAIN_LOSS, VAL_ACCURACY, VAL_LOSS, WALL_S,
 };
 use deepzero::profile::Profile;
-use deepzero::results::{Provenance, Store, TrialRecord, compare_ignoring_time};
+use deepzero::results::{Provenance, Store, Tolerance, TrialRecord, Verified, compare_ignoring_time, verify};
 use deepzero::setting::text_of;
 use deepzero::train::Status;
 use insta::assert_snapshot;
@@ -397,5 +397,35 @@ proptest! {
         }).collect();
         let read = store.read(&store.write(&written).unwrap()).unwrap();
         prop_assert_eq!(compare_ignoring_time(&written, &read), Ok(()));
+    }
+}
+
+/// Oracle: by hand, with 2 points and a tenth allowed.
+#[test]
+fn what_is_counted_is_the_same_and_the_rest_is_close() {
+    let tolerance = Tolerance { points: 2.0, relative: 0.1 };
+    let old = record(3);
+    let with = |change: &dyn Fn(&mut TrialRecord)| {
+        let mut new = old.clone();
+        change(&mut new);
+        verify(&old, &new, tolerance)
+    };
+    let last = |record: &mut TrialRecord, metric: &Metric, value: f64| {
+        record.epochs.last_mut().unwrap().set(metric, value);
+    };
+    let of = |metric: &Metric| old.epochs.last().unwrap().get(metric);
+    assert_eq!(with(&|new| last(new, &WALL_S, 1e3)), Verified::SameBits);
+    let close = with(&|new| last(new, &TEST_ACCURACY, of(&TEST_ACCURACY) + 0.019));
+    assert!(matches!(close, Verified::Close(_)), "{close:?}");
+    for different in [
+        with(&|new| last(new, &TEST_ACCURACY, of(&TEST_ACCURACY) + 0.021)),
+        with(&|new| last(new, &TRAIN_LOSS, of(&TRAIN_LOSS) * 1.2)),
+        with(&|new| last(new, &TRAIN_LOSS, f64::NAN)),
+        with(&|new| last(new, &QUERIES, of(&QUERIES) + 1.0)),
+        with(&|new| new.status = Status::Diverged),
+        with(&|new| new.epochs.clear()),
+        with(&|new| new.provenance.data_checksum = "other".to_owned()),
+    ] {
+        assert!(matches!(different, Verified::Different(_)), "{different:?}");
     }
 }

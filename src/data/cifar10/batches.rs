@@ -41,8 +41,11 @@ pub(super) fn parse_binary(file: &Path, bytes: &[u8]) -> Result<Rows> {
         );
         return Err(Error::data(file, reason));
     }
-    let mut rows =
-        Rows { images: Vec::with_capacity(n_rows * IMAGE_LEN), labels: Vec::with_capacity(n_rows) };
+    let mut rows = Rows {
+        images: Vec::with_capacity(n_rows * IMAGE_LEN),
+        labels: Vec::with_capacity(n_rows),
+        is_lossy: false,
+    };
     for (row, content) in bytes.chunks_exact(ROW_LEN).enumerate() {
         rows.labels.push(class(file, row, content[0].into())?);
         rows.images.extend_from_slice(&content[1..]);
@@ -75,5 +78,5 @@ pub(super) fn parse_python(file: &Path, bytes: &[u8]) -> Result<Rows> {
         return Err(Error::data(file, format!("{n_images} images but {} labels", batch.labels.len())));
     }
     let labels = batch.labels.iter().enumerate().map(|(row, &label)| class(file, row, label));
-    Ok(Rows { labels: labels.collect::<Result<_>>()?, images: batch.data })
+    Ok(Rows { labels: labels.collect::<Result<_>>()?, images: batch.data, is_lossy: false })
 }

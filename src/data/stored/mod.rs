@@ -175,7 +175,7 @@ impl Collection {
 
     /// Reads and decodes split 0 (train) or 1 (test).
     fn read_split(&self, found: &Found, split: usize) -> Result<Dataset> {
-        let (mut images, mut labels) = (Vec::new(), Vec::new());
+        let (mut images, mut labels, mut is_lossy) = (Vec::new(), Vec::new(), false);
         for file in found.split_files(split) {
             let rows = match found.format {
                 Format::Parquet => parquet_file::read(self, &file, found.is_original)?,
@@ -183,10 +183,12 @@ impl Collection {
             };
             images.extend(rows.images);
             labels.extend(rows.labels);
+            is_lossy |= rows.is_lossy;
         }
         let Source { name, shape, n_classes, ref normalization, .. } = *self.source;
         let name = format!("{name} {}", ["train", "test"][split]);
-        Dataset::new(name, shape, n_classes, normalization.clone(), images, labels)
+        let data = Dataset::new(name, shape, n_classes, normalization.clone(), images, labels)?;
+        Ok(Dataset { is_lossy, ..data })
     }
 
     /// Labels of split 0 (train) or 1 (test), without decoding images.
@@ -226,6 +228,8 @@ pub(super) struct Rows {
     pub(super) images: Vec<u8>,
     /// (N).
     pub(super) labels: Vec<u8>,
+    /// See [`Dataset::is_lossy`].
+    pub(super) is_lossy: bool,
 }
 
 /// The content of a regular file of at most `max_bytes`.

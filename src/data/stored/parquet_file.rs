@@ -77,13 +77,18 @@ fn parse_unguarded(
     let [_, height, width] = collection.source.shape;
     let image_len: usize = collection.source.shape.iter().product();
     check_columns(file, &reader, &content, &columns)?;
-    let mut rows = Rows { images: Vec::new(), labels: Vec::new() };
+    let mut rows = Rows { images: Vec::new(), labels: Vec::new(), is_lossy: false };
     for group_idx in 0..reader.num_row_groups() {
         let first_row = rows.labels.len();
         let group = reader.get_row_group(group_idx).map_err(damaged(file))?;
         let encoded: Vec<ByteArray> = read_column::<ByteArrayType>(file, &*group, columns[0], first_row)?;
         append_labels(collection, file, &*group, columns[1], &mut rows.labels)?;
         rows.images.resize(rows.labels.len() * image_len, 0);
+        // Originals may be of any kind; what has been brought to this size already is the source's own only without loss.
+        let is_jpeg = |bytes: &ByteArray| {
+            image::guess_format(bytes.data()).is_ok_and(|format| format == ImageFormat::Jpeg)
+        };
+        rows.is_lossy |= !is_original && encoded.iter().any(is_jpeg);
         let first_error = rows.images[first_row * image_len..]
             .par_chunks_mut(image_len)
             .zip(&encoded)

@@ -56,7 +56,7 @@ fn split(name: &str, split: u32, n: usize) -> Dataset {
         draw_image(Stream::new(SEED, Purpose::Synthetic, split).lane(idx as u32), idx % N_CLASSES, pixels)
     });
     let (shape, n_classes, normalization) = (SHAPE, N_CLASSES, NORMALIZATION);
-    Dataset { name: name.into(), shape, n_classes, normalization, images, labels }
+    Dataset { name: name.into(), shape, n_classes, normalization, images, labels, is_lossy: false }
 }
 
 /// Draws image `stream` of `class` into `pixels` (3, 32, 32).

@@ -7,19 +7,29 @@ use crate::report::text::{fixed, position, power_of_ten};
 pub(super) fn y_axis(chart: &Chart) -> ((f64, f64), Vec<(f64, String)>) {
     let ours = chart.curves.iter().flat_map(|c| c.points.iter().chain(c.level.iter()));
     let published = chart.curves.iter().flat_map(|c| &c.published);
+    let trials = chart.curves.iter().flat_map(|curve| &curve.trials).map(|(_, y)| *y);
+    let ideal = chart.curves.iter().filter(|_| chart.has_ideal).filter_map(|curve| {
+        let (first, last) = (curve.points.first()?, curve.points.last()?);
+        Some([0.0, first.y * last.x / first.x])
+    });
+    let others = trials.chain(chart.rules.iter().map(|rule| rule.y)).chain(ideal.flatten());
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     if chart.log_y {
         for mark in ours.chain(published).filter(|m| m.y > 0.0 && has_size(m)) {
-            let foot = mark.y - mark.spread;
-            low = low.min(if foot > 0.0 { foot } else { mark.y });
-            high = high.max(mark.y + mark.spread);
+            low = low.min(if mark.low > 0.0 { mark.low } else { mark.y });
+            high = high.max(mark.high);
+        }
+        for y in others.filter(|y| *y > 0.0 && is_drawn(*y)) {
+            (low, high) = (low.min(y), high.max(y));
         }
         let range = log_range(low, high, 0.06);
         return (range, log_ticks(range));
     }
     for mark in ours.chain(published).filter(|m| has_size(m)) {
-        low = low.min(mark.y - mark.spread);
-        high = high.max(mark.y + mark.spread);
+        (low, high) = (low.min(mark.low), high.max(mark.high));
+    }
+    for y in others.filter(|y| is_drawn(*y)) {
+        (low, high) = (low.min(y), high.max(y));
     }
     if low > high {
         (low, high) = (0.0, 1.0);
@@ -27,7 +37,7 @@ pub(super) fn y_axis(chart: &Chart) -> ((f64, f64), Vec<(f64, String)>) {
     let pad = (0.06 * (high - low)).max(0.01 * high.abs()).max(1e-9);
     low = (low - pad).max(chart.y_bounds.0.min(low));
     high = (high + pad).min(chart.y_bounds.1.max(high));
-    let step = nice_step((high - low) / 6.0);
+    let step = nice_step((high - low) / 7.0);
     let decimals = decimals_of(step);
     let label = |y: f64| {
         if decimals == 0 { position(y.round()) } else { fixed(y, decimals) }
@@ -74,7 +84,7 @@ fn is_drawn(value: f64) -> bool {
 }
 
 fn has_size(mark: &Mark) -> bool {
-    is_drawn(mark.y) && is_drawn(mark.spread)
+    is_drawn(mark.y) && is_drawn(mark.low) && is_drawn(mark.high)
 }
 
 /// Whether a mark has a place; a level, whose x is NaN, needs only its y.
@@ -160,7 +170,7 @@ mod tests {
 
     #[test]
     fn logarithmic_ticks_are_decades_or_round_numbers() {
-        assert_eq!(texts(1.0, 1000.0), ["1", "10", "100", "1000"]);
+        assert_eq!(texts(1.0, 1000.0), ["1", "10", "100", "1,000"]);
         assert_eq!(texts(0.5, 200.0), ["1", "10", "100"]);
         assert_eq!(texts(0.02, 0.6), ["0.02", "0.05", "0.1", "0.2", "0.5"]);
         assert_eq!(texts(3e4, 2e7), ["10⁵", "10⁶", "10⁷"]);

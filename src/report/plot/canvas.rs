@@ -7,9 +7,10 @@ use plotters::style::RGBColor;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::axis::is_visible;
-use super::layout::{Entry, LEGEND_SAMPLE, Layout};
+use super::layout::{Entry, LEGEND_SAMPLE, Layout, NAME_GAP};
 use super::{FAMILY, INK, LINE, MARGIN, Spot, TEXT};
 use crate::report::chart::{Chart, Curve, Mark, Shape};
+use crate::report::text::position;
 
 /// Okabe and Ito's palette without black (which is our ink) and yellow (too pale on white), then an
 /// olive and a purple that read on light and dark.
@@ -131,22 +132,50 @@ fn dashes(spots: &[Spot], pattern: &[f64]) -> Vec<Vec<Spot>> {
 
 /// Draws the chart.
 pub(super) fn draw<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas<DB>) {
-    draw_axes(chart, layout, canvas);
-    for curve in &chart.curves {
-        draw_band(curve, layout, canvas);
-    }
-    // Error bars at the same x stand side by side where there is room.
-    let n = chart.curves.len() as f64;
-    let gap = (0.5 * layout.tick_spacing(chart) / n).min(if chart.categorical { 7.0 } else { 4.0 });
-    let gap = if gap < 2.0 { 0.0 } else { gap };
-    for (idx, curve) in chart.curves.iter().enumerate() {
-        draw_curve(curve, layout, canvas, gap * (idx as f64 - (n - 1.0) / 2.0));
+    draw_one(chart, layout, canvas);
+    if let (Some(chart), Some(layout)) = (&chart.beside, &layout.beside) {
+        draw_one(chart, layout, canvas);
     }
     for entry in &layout.legend {
         draw_entry(chart, entry, canvas);
     }
     canvas.area.present().expect("drawing into memory cannot fail");
 }
+
+/// Axes and what stands on them.
+fn draw_one<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas<DB>) {
+    draw_axes(chart, layout, canvas);
+    for curve in &chart.curves {
+        draw_band(curve, layout, canvas);
+    }
+    // Error bars at the same x stand side by side where there is room; on a logarithmic axis, that would change x.
+    let n = chart.curves.len() as f64;
+    // Without lines through them they may stand well apart.
+    let is_line = |curve: &Curve| curve.shape != Shape::Dots && curve.points.len() > 1;
+    let has_lines = chart.curves.iter().any(is_line);
+    let most = match chart.categorical {
+        true if has_lines => 7.0,
+        true => 26.0,
+        false => 4.0,
+    };
+    let gap = (0.5 * layout.tick_spacing(chart) / n).min(most);
+    let gap = if gap < 2.0 || chart.log_x { 0.0 } else { gap };
+    for (idx, curve) in chart.curves.iter().enumerate() {
+        draw_curve(chart, curve, layout, canvas, gap * (idx as f64 - (n - 1.0) / 2.0));
+    }
+    for end in &layout.ends {
+        let curve = &chart.curves[end.curve_idx];
+        let color = PALETTE[curve.look % PALETTE.len()];
+        let start = layout.right + NAME_GAP - 6.0;
+        let middle = end.baseline - 0.36 * TEXT;
+        let bend = (layout.right + 6.0).max(end.from.0 + 4.0);
+        canvas.line(&[(end.from.0 + 2.0, end.from.1), (bend, end.from.1), (start - 4.0, middle)], color, 0.9);
+        canvas.text(&curve.label, (start, end.baseline), HPos::Left);
+    }
+}
+
+/// Strokes and gaps of a line that values are compared with.
+const RULE: [f64; 2] = [3.0, 3.0];
 
 fn draw_axes<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas<DB>) {
     let Layout { left, right, top, bottom, .. } = *layout;
@@ -155,13 +184,18 @@ fn draw_axes<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas
         canvas.line(&[(left, y), (right, y)], INK.mix(0.16), 1.0);
         canvas.text(text, (left - 8.0, y + 0.36 * TEXT), HPos::Right);
     }
+    for rule in chart.rules.iter().filter(|rule| layout.y(rule.y).is_finite()) {
+        let y = layout.y(rule.y);
+        canvas.dashed(&[(left, y), (right, y)], &RULE, INK.mix(0.75), 1.2);
+        canvas.text(&rule.text, (right, y - 5.0), HPos::Right);
+    }
     canvas.line(&[(left, bottom), (right, bottom)], INK.mix(0.7), 1.2);
     for tick in &layout.x_ticks {
         let x = layout.x(tick.x);
         canvas.line(&[(x, bottom), (x, bottom + 5.0)], INK.mix(0.7), 1.2);
         canvas.text(&tick.text, (tick.center, bottom + 20.0 + 16.0 * tick.row as f64), HPos::Center);
     }
-    canvas.text(&chart.y_label, (MARGIN, top - 20.0), HPos::Left);
+    canvas.text(&chart.y_label, (layout.edge() + MARGIN, top - 20.0), HPos::Left);
     let middle = (left + right) / 2.0;
     canvas.text(&chart.x_label, (middle, layout.x_label_baseline(layout.n_tick_rows())), HPos::Center);
 }
@@ -169,13 +203,13 @@ fn draw_axes<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas
 /// The spread around a level or a line without markers.
 fn draw_band<DB: DrawingBackend>(curve: &Curve, layout: &Layout, canvas: &Canvas<DB>) {
     let color = PALETTE[curve.look % PALETTE.len()].mix(0.18);
-    if let Some(level) = curve.level.filter(|m| m.spread > 0.0 && is_visible(m, false, layout.log_y)) {
+    if let Some(level) = curve.level.filter(|m| m.has_interval() && is_visible(m, false, layout.log_y)) {
         let edge = |side| layout.y_edge(&level, side);
         let Layout { left, right, .. } = *layout;
         canvas.fill(&[(left, edge(1.0)), (right, edge(1.0)), (right, edge(-1.0)), (left, edge(-1.0))], color);
     }
     let points = layout.visible(&curve.points);
-    if curve.shape == Shape::Band && points.iter().any(|m| m.spread > 0.0) {
+    if curve.shape == Shape::Band && points.iter().any(Mark::has_interval) {
         let edge = |side: f64| move |m: &Mark| (layout.x(m.x), layout.y_edge(m, side));
         let upper = points.iter().map(edge(1.0));
         let lower = points.iter().rev().map(edge(-1.0));
@@ -183,36 +217,87 @@ fn draw_band<DB: DrawingBackend>(curve: &Curve, layout: &Layout, canvas: &Canvas
     }
 }
 
-fn draw_curve<DB: DrawingBackend>(curve: &Curve, layout: &Layout, canvas: &Canvas<DB>, shift: f64) {
+fn draw_curve<DB: DrawingBackend>(
+    chart: &Chart,
+    curve: &Curve,
+    layout: &Layout,
+    canvas: &Canvas<DB>,
+    shift: f64,
+) {
     let color = PALETTE[curve.look % PALETTE.len()];
     let dashes = DASHES[curve.look % DASHES.len()];
     let points = layout.visible(&curve.points);
     let Layout { left, right, .. } = *layout;
+    let is_hollow = curve.shape == Shape::Hollow;
     if let Some(level) = curve.level.filter(|m| is_visible(m, false, layout.log_y)) {
         let y = layout.y(level.y);
-        canvas.dashed(&[(left, y), (right, y)], dashes, color, 1.8);
-        draw_marker(curve.look, (left + 14.0, y), canvas);
+        if is_hollow {
+            draw_published_level(&format!("{} {}", curve.label, position(level.y)), y, color, layout, canvas);
+        } else {
+            canvas.dashed(&[(left, y), (right, y)], dashes, color, 1.8);
+            draw_marker(curve.look, (left + 14.0, y), canvas);
+        }
+    }
+    if let (true, Some(first)) = (chart.has_ideal, points.first()) {
+        let ends = points.last().map(|last| Mark::bare(last.x, first.y * last.x / first.x));
+        let line: Vec<Spot> =
+            [Some(*first), ends].iter().flatten().map(|m| (layout.x(m.x), layout.y(m.y))).collect();
+        canvas.dashed(&line, &RULE, color, 1.0);
     }
     let x = |m: &Mark| layout.x(m.x) + shift;
     let line: Vec<Spot> = points.iter().map(|m| (x(m), layout.y(m.y))).collect();
     if line.len() > 1 && curve.shape != Shape::Dots {
-        canvas.dashed(&line, dashes, color, 1.8);
+        canvas.dashed(&line, dashes, color, if is_hollow { 0.9 } else { 1.8 });
+    }
+    for (at, value) in &curve.trials {
+        let trial = Mark::bare(*at, *value);
+        if is_visible(&trial, layout.log_x, layout.log_y) {
+            // Those of a level stand at its marker.
+            let x = if at.is_nan() { left + 14.0 } else { x(&trial) };
+            canvas.disc((x + 6.5, layout.y(*value)), 1.7, color.mix(0.75));
+        }
     }
     for mark in points.iter().filter(|_| curve.shape != Shape::Band) {
         let x = x(mark);
-        if mark.spread > 0.0 {
+        if mark.has_interval() {
             let ends = [layout.y_edge(mark, 1.0), layout.y_edge(mark, -1.0)];
             canvas.line(&[(x, ends[0]), (x, ends[1])], color, 1.2);
             for y in ends {
                 canvas.line(&[(x - 3.5, y), (x + 3.5, y)], color, 1.2);
             }
         }
-        draw_marker(curve.look, (x, layout.y(mark.y)), canvas);
+        match is_hollow {
+            true => draw_diamond((x, layout.y(mark.y)), color, canvas),
+            false => draw_marker(curve.look, (x, layout.y(mark.y)), canvas),
+        }
     }
     for mark in &layout.visible(&curve.published) {
-        let x = if mark.x.is_nan() { right - 14.0 } else { x(mark) };
-        draw_diamond((x, layout.y(mark.y)), color, canvas);
+        let y = layout.y(mark.y);
+        if mark.x.is_nan() {
+            draw_published_level(
+                &format!("{} {}", chart.published, position(mark.y)),
+                y,
+                color,
+                layout,
+                canvas,
+            );
+        } else {
+            draw_diamond((x(mark), y), color, canvas);
+        }
     }
+}
+
+/// A published value that does not depend on x, and what it is.
+fn draw_published_level<DB: DrawingBackend>(
+    text: &str,
+    y: f64,
+    color: RGBColor,
+    layout: &Layout,
+    canvas: &Canvas<DB>,
+) {
+    canvas.dashed(&[(layout.left, y), (layout.right, y)], &[6.0, 4.0], color, 0.9);
+    let below = y - layout.top < TEXT + 6.0;
+    canvas.text(text, (layout.right, if below { y + TEXT + 2.0 } else { y - 5.0 }), HPos::Right);
 }
 
 /// The paper's value: large enough to frame the marker of an equal value of ours.

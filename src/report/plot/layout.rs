@@ -1,16 +1,37 @@
 //! Where everything in a figure goes.
 
 use super::axis::{along, is_visible, log_ticks, nice_step, steps, x_range, y_axis};
-use super::{Frame, MARGIN, Spot, text_width};
-use crate::report::chart::{Chart, Mark};
+use super::{Frame, MARGIN, SHARE_OF_OURS, Spot, TEXT, text_width};
+use crate::report::chart::{Chart, Curve, Mark, Shape};
 use crate::report::text::position;
 
 /// Length of a legend entry's sample in points.
 pub(super) const LEGEND_SAMPLE: f64 = 30.0;
 const LEGEND_ROW: f64 = 21.0;
+/// Between a curve's end and its name.
+pub(super) const NAME_GAP: f64 = 26.0;
+/// Distance of names at the ends of curves.
+const NAME_ROW: f64 = 17.0;
+/// Farther than this from the end of its curve a name is not taken for it.
+const FARTHEST_NAME: f64 = 40.0;
+/// Names wider than this stand in the legend.
+const WIDEST_NAME: f64 = 230.0;
+
+/// Room for the names of curves at their ends: where there are several lines over the course of something, not too many
+/// to stand below each other.
+fn width_of_names(chart: &Chart) -> Option<f64> {
+    let is_course = chart.curves.iter().all(|curve| curve.shape == Shape::Band);
+    if !is_course || !(2..=12).contains(&chart.curves.len()) {
+        return None;
+    }
+    let widest = chart.curves.iter().map(|curve| text_width(&curve.label)).fold(0.0, f64::max);
+    (widest <= WIDEST_NAME).then_some(widest)
+}
 
 /// Where everything goes, in points.
 pub(super) struct Layout {
+    /// Left and right end of the drawing's own place.
+    edges: (f64, f64),
     pub(super) width: f64,
     pub(super) height: f64,
     pub(super) left: f64,
@@ -25,6 +46,19 @@ pub(super) struct Layout {
     pub(super) x_ticks: Vec<Tick>,
     pub(super) y_ticks: Vec<(f64, String)>,
     pub(super) legend: Vec<Entry>,
+    /// Names of curves at their ends, in place of the legend.
+    pub(super) ends: Vec<End>,
+    /// What stands to the right.
+    pub(super) beside: Option<Box<Layout>>,
+}
+
+/// The name of a curve at its end.
+pub(super) struct End {
+    pub(super) curve_idx: usize,
+    /// Where the curve ends.
+    pub(super) from: Spot,
+    /// Baseline of the name.
+    pub(super) baseline: f64,
 }
 
 /// A label on the x axis.
@@ -47,35 +81,97 @@ pub(super) struct Entry {
 
 impl Layout {
     pub(super) fn of(chart: &Chart, frame: &Frame) -> Self {
+        let (own, other) = match &chart.beside {
+            Some(beside) if frame.has_legend => {
+                let width = (frame.width * SHARE_OF_OURS).round();
+                let right = Frame { left: frame.left + width, width: frame.width - width, ..*frame };
+                (Frame { width, ..*frame }, Some(Box::new(Self::of_one(beside, &right))))
+            }
+            _ => (Frame { ..*frame }, None),
+        };
+        let mut layout = Self::of_one(chart, &own);
+        let n_rows = other.iter().map(|other| other.n_tick_rows()).fold(layout.n_tick_rows(), f64::max);
+        let legend_top = layout.x_label_baseline(n_rows) + 18.0;
+        if frame.has_legend && layout.ends.is_empty() {
+            layout.legend = layout.place_legend(chart, legend_top, frame.left + frame.width - MARGIN - 14.0);
+        }
+        let end = match layout.legend.last() {
+            Some(entry) => entry.spot.1,
+            None if layout.ends.is_empty() => legend_top - LEGEND_ROW,
+            None => legend_top - LEGEND_ROW + 6.0,
+        };
+        layout.width = frame.width;
+        layout.height = (end + 8.0 + MARGIN).ceil();
+        layout.beside = other;
+        layout
+    }
+
+    /// Axes and names at the ends of curves, without a legend. Names that would stand far from their ends are left out.
+    fn of_one(chart: &Chart, frame: &Frame) -> Self {
+        let names = if frame.has_legend { width_of_names(chart) } else { None };
+        let layout = Self::with_names(chart, frame, names);
+        let middle = |end: &End| end.baseline - 0.36 * TEXT;
+        if layout.ends.iter().any(|end| (middle(end) - end.from.1).abs() > FARTHEST_NAME) {
+            return Self::with_names(chart, frame, None);
+        }
+        layout
+    }
+
+    fn with_names(chart: &Chart, frame: &Frame, names: Option<f64>) -> Self {
         let (y_range, y_ticks) = y_axis(chart);
         let widest = y_ticks.iter().map(|(_, text)| text_width(text)).fold(0.0, f64::max);
-        let (left, right, top) = (MARGIN + widest + 10.0, frame.width - MARGIN - 14.0, MARGIN + 34.0);
-        let bottom = top + frame.plot_height;
-        let x_range = x_range(chart);
+        let left = frame.left + MARGIN + widest + 10.0;
+        let right = frame.left + frame.width - MARGIN - names.map_or(14.0, |width| width + NAME_GAP);
+        let top = MARGIN + 34.0;
         let mut layout = Self {
+            edges: (frame.left, frame.left + frame.width),
             width: frame.width,
             height: 0.0,
             left,
             right,
             top,
-            bottom,
-            x_range,
+            bottom: top + frame.plot_height,
+            x_range: x_range(chart),
             y_range,
             log_x: chart.log_x,
             log_y: chart.log_y,
             x_ticks: Vec::new(),
             y_ticks,
             legend: Vec::new(),
+            ends: Vec::new(),
+            beside: None,
         };
         layout.x_ticks = layout.place_x_ticks(chart);
-        let n_rows = layout.x_ticks.iter().map(|t| t.row + 1).max().unwrap_or(1) as f64;
-        let legend_top = layout.x_label_baseline(n_rows) + 18.0;
-        if frame.has_legend {
-            layout.legend = layout.place_legend(chart, legend_top);
+        if names.is_some() {
+            layout.ends = layout.place_ends(chart);
         }
-        let end = layout.legend.last().map_or(legend_top, |entry| entry.spot.1 + LEGEND_ROW);
-        layout.height = (end - LEGEND_ROW + 8.0 + MARGIN).ceil();
         layout
+    }
+
+    /// Names beside the ends of curves, moved apart where they would touch, in the order of the ends.
+    fn place_ends(&self, chart: &Chart) -> Vec<End> {
+        let end = |(curve_idx, curve): (usize, &Curve)| {
+            let last = self.visible(&curve.points).into_iter().max_by(|a, b| a.x.total_cmp(&b.x))?;
+            let from = (self.x(last.x), self.y(last.y));
+            Some(End { curve_idx, from, baseline: from.1 + 0.36 * TEXT })
+        };
+        let mut ends: Vec<End> = chart.curves.iter().enumerate().filter_map(end).collect();
+        ends.sort_by(|a, b| a.from.1.total_cmp(&b.from.1));
+        let lowest = self.bottom + 0.36 * TEXT;
+        for idx in 1..ends.len() {
+            ends[idx].baseline = ends[idx].baseline.max(ends[idx - 1].baseline + NAME_ROW);
+        }
+        let mut limit = lowest;
+        for end in ends.iter_mut().rev() {
+            end.baseline = end.baseline.min(limit);
+            limit = end.baseline - NAME_ROW;
+        }
+        ends
+    }
+
+    /// The left end of its place.
+    pub(super) fn edge(&self) -> f64 {
+        self.edges.0
     }
 
     pub(super) fn n_tick_rows(&self) -> f64 {
@@ -112,9 +208,9 @@ impl Layout {
         }
     }
 
-    /// Where a mark's spread ends, above (`side` = 1) or below (−1).
+    /// Where a mark's interval ends, above (`side` = 1) or below (−1).
     pub(super) fn y_edge(&self, mark: &Mark, side: f64) -> f64 {
-        let edge = mark.y + side * mark.spread;
+        let edge = if side > 0.0 { mark.high } else { mark.low };
         // What has no logarithm lies below every axis.
         if self.log_y && edge <= 0.0 { self.bottom } else { self.y(edge).clamp(self.top, self.bottom) }
     }
@@ -148,7 +244,8 @@ impl Layout {
                 continue;
             }
             let half = text_width(&text) / 2.0;
-            let center = self.x(x).clamp(MARGIN + half, (self.width - MARGIN - half).max(MARGIN + half));
+            let (first, last) = (self.edges.0 + MARGIN + half, self.edges.1 - MARGIN - half);
+            let center = self.x(x).clamp(first, last.max(first));
             let start = center - half;
             if let Some(row) = (0..n_rows).find(|row| row_ends[*row] + GAP <= start) {
                 row_ends[row] = start + 2.0 * half;
@@ -170,7 +267,7 @@ impl Layout {
         (1..names.len()).find(fits).unwrap_or(names.len().max(1))
     }
 
-    fn place_legend(&self, chart: &Chart, top: f64) -> Vec<Entry> {
+    fn place_legend(&self, chart: &Chart, top: f64, right: f64) -> Vec<Entry> {
         let mut texts: Vec<(String, Option<usize>)> =
             chart.curves.iter().enumerate().map(|(idx, curve)| (curve.label.clone(), Some(idx))).collect();
         if chart.curves.iter().any(|curve| !curve.published.is_empty()) {
@@ -180,7 +277,7 @@ impl Layout {
         let mut entries = Vec::new();
         for (text, curve_idx) in texts {
             let width = LEGEND_SAMPLE + 7.0 + text_width(&text) + 22.0;
-            if x > self.left && x + width - 22.0 > self.right {
+            if x > self.left && x + width - 22.0 > right {
                 (x, y) = (self.left, y + LEGEND_ROW);
             }
             entries.push(Entry { spot: (x, y), text, curve_idx });
@@ -193,17 +290,17 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::chart::{Curve, Shape};
     use crate::report::plot::{WHOLE, load_font, svg};
 
     #[test]
     fn logarithmic_ranges_forget_what_is_not_positive() {
-        let mark = |y, spread| Mark { x: 1.0, y, spread };
+        let mark = |y, spread| Mark::spread(1.0, y, spread);
         let curve = Curve {
             label: "made up".into(),
             look: 0,
             shape: Shape::Markers,
             points: vec![mark(0.0, 0.0), mark(-3.0, 1.0), mark(10.0, 20.0), mark(1000.0, 0.0)],
+            trials: Vec::new(),
             level: None,
             published: Vec::new(),
         };
@@ -216,8 +313,11 @@ mod tests {
             log_x: false,
             log_y: true,
             y_bounds: (0.0, f64::INFINITY),
+            rules: Vec::new(),
+            has_ideal: false,
             published: "paper",
             curves: vec![curve],
+            beside: None,
         };
         // From 10, whose error bar ends below zero, to 1000: two decades and 6 % on either side.
         let ((low, high), ticks) = y_axis(&chart);

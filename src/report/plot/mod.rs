@@ -22,8 +22,10 @@ use self::canvas::{Canvas, draw};
 use self::layout::Layout;
 use super::chart::Chart;
 
-/// The size of a drawing.
+/// The place of a drawing.
 struct Frame {
+    /// Its left edge in points.
+    left: f64,
     /// Width in points.
     width: f64,
     /// Height of the plotting area in points.
@@ -31,10 +33,14 @@ struct Frame {
     has_legend: bool,
 }
 
+/// Width of a figure of a report in points.
+const WIDTH: f64 = 720.0;
+/// Share of it that has our values, where published ones stand beside them.
+const SHARE_OF_OURS: f64 = 0.6;
 /// A figure of a report.
-const WHOLE: Frame = Frame { width: 720.0, plot_height: 300.0, has_legend: true };
+const WHOLE: Frame = Frame { left: 0.0, width: WIDTH, plot_height: 300.0, has_legend: true };
 /// A figure of the contact sheet, where text as large as the page's must fit.
-const THUMBNAIL: Frame = Frame { width: 360.0, plot_height: 170.0, has_legend: false };
+const THUMBNAIL: Frame = Frame { left: 0.0, width: 360.0, plot_height: 170.0, has_legend: false };
 /// Free space around everything in points.
 const MARGIN: f64 = 8.0;
 /// Text size in points.

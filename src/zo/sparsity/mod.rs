@@ -106,6 +106,32 @@ impl Config {
         Ok(())
     }
 
+    /// Settings that change nothing, as the others are.
+    #[must_use]
+    pub fn idle(&self) -> Vec<&'static str> {
+        if self.sparsity == 0.0 {
+            let entries = <Self as crate::setting::Section>::ENTRIES;
+            return entries.iter().map(|entry| entry.name).filter(|name| *name != "sparsity").collect();
+        }
+        let mut idle = Vec::new();
+        if self.mask == Mask::Fixed {
+            idle.push("redraw-every");
+        }
+        if !matches!(self.layer_ratios, LayerRatios::ZoGrasp | LayerRatios::ZoGraspReleased) {
+            idle.push("grasp-queries");
+        }
+        if self.scored_per_class().is_none() {
+            idle.push("grasp-images-per-class");
+        }
+        idle
+    }
+
+    /// Whether sets that are meant to be drawn anew never are in so many epochs.
+    #[must_use]
+    pub fn never_redraws(&self, epochs: usize) -> bool {
+        self.sparsity > 0.0 && self.mask != Mask::Fixed && self.redraw_every >= epochs
+    }
+
     /// Images of each class that scores look at; none if there are no such scores.
     #[must_use]
     pub fn scored_per_class(&self) -> Option<usize> {

@@ -1,0 +1,93 @@
+//! Whether a trial that was run again came to the same: bit for bit, or within a tolerance.
+//!
+//! On the same kernels, the same program comes to the same bits. Other kernels add in another order, and training makes a
+//! difference in the last digit grow; so what is asked there is weaker, and said: whatever is counted must be the same, and
+//! accuracies and losses as close as two orders of adding leave them ([`Tolerance`]).
+
+use crate::metric::{METRICS, Metric, Unit};
+use crate::train::Status;
+
+use super::compare::compare_numbers;
+use super::record::TrialRecord;
+
+/// How far numbers of the same trial may be apart on other kernels, after the last epoch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tolerance {
+    /// Of what is in percent, in points.
+    pub points: f64,
+    /// Of everything else, relative to the larger of both.
+    pub relative: f64,
+}
+
+/// Twice the largest differences among 30 trials of Fig. 4 at laptop scale between AVX-512 and AVX2, rounded up.
+pub const TOLERANCE: Tolerance = Tolerance { points: 5.0, relative: 0.1 };
+
+/// What came of running a trial again.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Verified {
+    /// Everything but times is the same, bit for bit.
+    SameBits,
+    /// The counts are the same, and everything else is within the tolerance; the largest differences in words.
+    Close(String),
+    /// Neither, and why.
+    Different(String),
+}
+
+/// Compares a recorded trial with the same one run again.
+#[must_use]
+pub fn verify(recorded: &TrialRecord, again: &TrialRecord, tolerance: Tolerance) -> Verified {
+    let Err(first) = compare_numbers(recorded, again) else { return Verified::SameBits };
+    if recorded.provenance.checksum() != again.provenance.checksum() {
+        return Verified::Different("it was run on other images".to_owned());
+    }
+    if recorded.status != again.status || recorded.n_params != again.n_params {
+        return Verified::Different(first);
+    }
+    if recorded.status != Status::Done {
+        return Verified::Close(format!("it {:?} both times", recorded.status).to_lowercase());
+    }
+    let (Some(old), Some(new)) = (recorded.epochs.last(), again.epochs.last()) else {
+        return Verified::Different(first);
+    };
+    // The farthest of each kind, in parts of what is allowed.
+    let mut farthest: [Option<(f64, String)>; 2] = [None, None];
+    let mut seen: Vec<&str> = Vec::new();
+    for metric in METRICS.iter().filter(|metric| !metric.is_time) {
+        if seen.contains(&metric.column) {
+            continue;
+        }
+        seen.push(metric.column);
+        let (a, b) = (old.get(metric), new.get(metric));
+        if a.is_nan() && b.is_nan() {
+            continue;
+        }
+        let (part, text) = apart(metric, a, b, tolerance);
+        if part > 1.0 || part.is_nan() {
+            return Verified::Different(text);
+        }
+        let kind = &mut farthest[usize::from(metric.unit == Unit::Percent)];
+        if part > 0.0 && kind.as_ref().is_none_or(|(most, _)| part > *most) {
+            *kind = Some((part, text));
+        }
+    }
+    let texts: Vec<String> = farthest.into_iter().flatten().map(|(_, text)| text).collect();
+    Verified::Close(if texts.is_empty() { first } else { texts.join("; ") })
+}
+
+/// The distance of two numbers in parts of what is allowed, and in words. A count has to be the same.
+fn apart(metric: &Metric, a: f64, b: f64, tolerance: Tolerance) -> (f64, String) {
+    let name = metric.name;
+    if metric.is_count {
+        return (if a == b { 0.0 } else { f64::INFINITY }, format!("{name} {a} there, {b} here"));
+    }
+    match metric.unit {
+        Unit::Percent => {
+            let (a, b) = (metric.unit.of_column(a), metric.unit.of_column(b));
+            ((a - b).abs() / tolerance.points, format!("{name} {a:.2} % there, {b:.2} % here"))
+        }
+        _ => {
+            let size = a.abs().max(b.abs()).max(f64::MIN_POSITIVE);
+            ((a - b).abs() / size / tolerance.relative, format!("{name} {a:.6} there, {b:.6} here"))
+        }
+    }
+}
