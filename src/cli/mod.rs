@@ -27,7 +27,9 @@ use deepzero::device;
 use deepzero::experiment::{Experiment, Library, MAX_SEEDS, Scale, Trial, split_id};
 use deepzero::ranks::{Ranks, launcher};
 use deepzero::results::Store;
+use deepzero::runner::Runner;
 
+use progress::DownloadProgress;
 use signals::{INTERRUPT, watch_interrupts};
 
 /// Train deep networks from function values alone, and reproduce the DeepZero paper.
@@ -354,7 +356,7 @@ fn run_verb(cli: &Cli, ranks: &Ranks) -> Result<Exit> {
         Verb::Certify(args) => certify::run(common, args),
         Verb::Report(args) => report::run(common, args),
         Verb::Status(args) => status::run(common, args),
-        Verb::Verify(args) => verify::run(common, args, ranks),
+        Verb::Verify(args) => verify::run(common, args),
         Verb::Data(args) => data::run(common, args),
         Verb::Doctor(args) => doctor::run(common, args),
         Verb::Bench(args) => bench::run(common, args, ranks),
@@ -411,6 +413,20 @@ impl Common {
             Some(mib) => Ok((mib as usize) << 20),
             None => Ok(device::default_memory(device)?),
         }
+    }
+
+    /// A runner of trials on the device and in the memory asked for.
+    fn runner<'a>(
+        &self,
+        store: &'a Store,
+        location: &'a Location,
+        downloads: &'a DownloadProgress,
+    ) -> Result<Runner<'a>> {
+        let (device, device_name) = self.device()?;
+        let memory = self.memory(&device)?;
+        let mut runner = Runner::new(store, location, downloads, device, device_name, &INTERRUPT);
+        runner.memory = memory;
+        Ok(runner)
     }
 
     fn store(&self) -> Store {

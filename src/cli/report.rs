@@ -37,7 +37,8 @@ pub(super) fn run(common: &Common, args: &ReportArgs) -> Result<Exit> {
     }
     let mut paths = write(common, &ids)?;
     if !args.fill.is_empty() {
-        let runs = all_with_results(common)?;
+        // What is wrong with one of them was told when the reports were written.
+        let (runs, _) = runs(common, &ids)?;
         for path in &args.fill {
             fill(path, &runs)?;
             paths.push(path.clone());
@@ -54,9 +55,29 @@ pub(super) fn run(common: &Common, args: &ReportArgs) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// All experiments that have results; what is wrong with one of them was told when reports were written.
-fn all_with_results(common: &Common) -> Result<Vec<Run>> {
-    Ok(experiments_with_results(common)?.into_iter().filter_map(|id| gather(common, &id).ok()).collect())
+/// The experiments named, all with results, and all that have a place on the index; and what is wrong with others.
+fn runs(common: &Common, ids: &[String]) -> Result<(Vec<Run>, Vec<(String, Error)>)> {
+    let mut all: BTreeSet<String> = ids.iter().cloned().collect();
+    all.extend(experiments_with_results(common)?);
+    if all.is_empty() {
+        bail!("there are no results in {}; `deepzero reproduce ID` makes some", common.results.display());
+    }
+    // Exhibits and experiments of our own are on the index even before they have run; sweeps are not.
+    let library = common.library()?;
+    let is_sweep =
+        |experiment: &Experiment| experiment.paper.is_empty() && experiment.id.starts_with("sweep-");
+    let (known, mut faults) = library.sound();
+    all.extend(known.into_iter().filter(|one| !is_sweep(one)).map(|one| one.id));
+    faults.retain(|(id, _)| !all.contains(id));
+    let mut faults: Vec<(String, Error)> = faults.into_iter().map(|(id, error)| (id, error.into())).collect();
+    let mut runs: Vec<Run> = Vec::new();
+    for id in all {
+        match gather(common, &id) {
+            Ok(run) => runs.push(run),
+            Err(error) => faults.push((id, error)),
+        }
+    }
+    Ok((runs, faults))
 }
 
 /// Makes the blocks of a Markdown file anew.
@@ -82,26 +103,7 @@ fn fill(path: &Path, runs: &[Run]) -> Result<()> {
 /// # Errors
 /// What is wrong with one of those named; the others are written all the same.
 pub(super) fn write(common: &Common, ids: &[String]) -> Result<Vec<PathBuf>> {
-    let mut all: BTreeSet<String> = ids.iter().cloned().collect();
-    all.extend(experiments_with_results(common)?);
-    if all.is_empty() {
-        bail!("there are no results in {}; `deepzero reproduce ID` makes some", common.results.display());
-    }
-    // Exhibits and experiments of our own are on the index even before they have run; sweeps are not.
-    let library = common.library()?;
-    let is_sweep =
-        |experiment: &Experiment| experiment.paper.is_empty() && experiment.id.starts_with("sweep-");
-    let (known, mut faults) = library.sound();
-    all.extend(known.into_iter().filter(|one| !is_sweep(one)).map(|one| one.id));
-    faults.retain(|(id, _)| !all.contains(id));
-    let mut faults: Vec<(String, Error)> = faults.into_iter().map(|(id, error)| (id, error.into())).collect();
-    let mut runs: Vec<Run> = Vec::new();
-    for id in all {
-        match gather(common, &id) {
-            Ok(run) => runs.push(run),
-            Err(error) => faults.push((id, error)),
-        }
-    }
+    let (runs, mut faults) = runs(common, ids)?;
     let mut paths = Vec::new();
     // Nothing to show is no reason to replace an index that shows something.
     if !ids.is_empty() || runs.iter().any(|(_, scales)| !scales.is_empty()) {

@@ -12,7 +12,7 @@ use deepzero::{metric, task, train};
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
-use super::{Common, Exit, INTERRUPT, Seeds, Selection, in_one_line, report, say, tell, watch_interrupts};
+use super::{Common, Exit, Seeds, Selection, in_one_line, report, say, tell, watch_interrupts};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -116,11 +116,8 @@ fn run_all(
     watch_interrupts()?;
     let store = common.store();
     let location = common.location();
-    let (device, device_name) = common.device()?;
-    let memory = common.memory(&device)?;
     let downloads = DownloadProgress::default();
-    let mut runner = Runner::new(&store, &location, &downloads, device, device_name, &INTERRUPT);
-    runner.memory = memory;
+    let mut runner = common.runner(&store, &location, &downloads)?;
     runner.ranks = ranks;
     if !ranks.is_first() {
         let trials = experiments.iter().map(|experiment| selection.trials(common, experiment));

@@ -3,15 +3,14 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use deepzero::experiment::{Scale, Trial, split_id};
-use deepzero::ranks::Ranks;
 use deepzero::results::{Store, TOLERANCE, TrialRecord, Verified, verify};
 use deepzero::rng::{Purpose, Stream};
-use deepzero::runner::{Ended, Runner};
+use deepzero::runner::Ended;
 use deepzero::train;
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
-use super::{Common, Exit, INTERRUPT, report, say, tell, watch_interrupts};
+use super::{Common, Exit, report, say, tell, watch_interrupts};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -37,7 +36,7 @@ pub(super) struct VerifyArgs {
     draw: u64,
 }
 
-pub(super) fn run(common: &Common, args: &VerifyArgs, ranks: &Ranks) -> Result<Exit> {
+pub(super) fn run(common: &Common, args: &VerifyArgs) -> Result<Exit> {
     watch_interrupts()?;
     let id = common.store().id_of(&args.id)?;
     let records = recorded(common, &id, args.scale)?;
@@ -45,12 +44,8 @@ pub(super) fn run(common: &Common, args: &VerifyArgs, ranks: &Ranks) -> Result<E
     let folder = tempfile::tempdir().context("make a temporary folder")?;
     let store = Store::new(folder.path());
     let location = common.location();
-    let (device, device_name) = common.device()?;
-    let memory = common.memory(&device)?;
     let downloads = DownloadProgress::default();
-    let mut runner = Runner::new(&store, &location, &downloads, device, device_name, &INTERRUPT);
-    runner.memory = memory;
-    runner.ranks = ranks;
+    let mut runner = common.runner(&store, &location, &downloads)?;
     let (mut rows, mut n_different, mut n_close) = (Vec::new(), 0, 0);
     let n_chosen = chosen.len();
     for (position, old) in chosen.iter().enumerate() {

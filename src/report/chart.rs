@@ -236,7 +236,7 @@ impl Chart {
         });
         let mut rules = vec![Rule { y: if is_ratio { 1.0 } else { 0.0 }, text: String::new() }];
         for limit in paired.iter().flat_map(|one| &one.limits) {
-            if !rules.iter().any(|rule| rule.y == *limit) {
+            if !rules.iter().any(|rule| rule.y.total_cmp(limit).is_eq()) {
                 rules.push(Rule { y: *limit, text: String::new() });
             }
         }

@@ -133,7 +133,8 @@ impl Facts {
                 range: panel.range,
             });
         };
-        let metric = Metric::parse(metric).map_err(|error| wrong(error.to_string()))?;
+        let unknown = |_| wrong(format!("no metric `{metric}`, but {}", Metric::names().join(", ")));
+        let metric = Metric::parse(metric).map_err(unknown)?;
         let is_here = |record: &&TrialRecord| {
             let (own, n_params) = (record.trial.x, Some(record.n_params as f64));
             record.trial.series == series
@@ -239,7 +240,7 @@ pub(super) fn add_functions(environment: &mut Environment, facts: &Arc<Facts>) {
             Some(format!("{} to {}", options.show(found, low), options.show(found, high)))
         }),
     );
-    let two = |show: fn(&Options, Option<Digits>, &[(f64, f64)]) -> Option<String>| {
+    let two = |show: ShowPairs| {
         let facts = Arc::clone(facts);
         move |left: String, right: String, x: Option<Value>, kwargs: Kwargs| -> Result<String, Error> {
             let options = Options::of(&kwargs)?;
@@ -287,6 +288,9 @@ pub(super) fn add_functions(environment: &mut Environment, facts: &Arc<Facts>) {
             .ok_or_else(|| wrong(format!("no check number {number}; there are {}", outcomes.len())))
     });
 }
+
+/// What is said of pairs of values, of which the first have these digits.
+type ShowPairs = fn(&Options, Option<Digits>, &[(f64, f64)]) -> Option<String>;
 
 fn differences(pairs: &[(f64, f64)]) -> Option<Summary> {
     Summary::of(&pairs.iter().map(|(a, b)| a - b).collect::<Vec<_>>())

@@ -55,7 +55,7 @@ pub(super) struct Section {
     /// How many values and checks came out how.
     pub counts: String,
     /// What a reader must know before reading the numbers; empty if nothing.
-    pub caution: &'static str,
+    pub caution: String,
     pub checks: Vec<CheckView>,
     pub figures: Vec<FigureView>,
     /// Pictures of flows.
@@ -256,7 +256,13 @@ pub(super) fn scale_name(scale: Scale) -> &'static str {
     }
 }
 
-fn caution(measured: &Measured) -> &'static str {
+/// What a reader must know before reading the numbers; empty if nothing.
+fn caution(measured: &Measured) -> String {
+    [protocol(measured), &early(measured)].map(str::trim).join(" ").trim().to_owned()
+}
+
+/// What the scale says of the numbers.
+fn protocol(measured: &Measured) -> &'static str {
     let is_compiled = measured.experiment.is_compiled();
     match measured.scale {
         Scale::Smoke => {
@@ -276,6 +282,27 @@ fn caution(measured: &Measured) -> &'static str {
              gave 2.05 ± 0.49 points more than the copy. Differences between series are judged."
         }
         Scale::Paper => "",
+    }
+}
+
+/// That networks are far from what the paper's come to, where they are.
+fn early(measured: &Measured) -> String {
+    /// Points by which the best network is behind the best published one.
+    const FAR: f64 = 10.0;
+    if measured.metric != &TEST_ACCURACY || measured.is_relative() || measured.experiment.is_compiled() {
+        return String::new();
+    }
+    let highest = |values: &mut dyn Iterator<Item = f64>| values.fold(f64::NEG_INFINITY, f64::max);
+    let ours = highest(&mut measured.points.iter().filter_map(|point| Some(point.summary()?.mean)));
+    let published =
+        highest(&mut measured.points.iter().filter_map(|point| Some(point.published.as_ref()?.value)));
+    match ours.is_finite() && published - ours > FAR {
+        true => format!(
+            "The best network here comes to {} %, the best published one to {} %: all of this is about early training only.",
+            measured.number(ours),
+            measured.number(published)
+        ),
+        false => String::new(),
     }
 }
 
@@ -438,13 +465,12 @@ fn table(measured: &Measured, loans: &[Loan], several: bool) -> Table {
     let same_n = !cells.is_empty() && is_same(&|row| &row.n) && n.bytes().all(|digit| digit.is_ascii_digit());
     let same_x = cells.len() > 1 && is_same(&|row| &row.x);
     let comparable = measured.scale == Scale::Paper;
-    let mut columns: Vec<(String, Box<dyn Fn(&Cells) -> &str>)> =
-        vec![("series".into(), Box::new(|row| &row.series))];
+    let mut columns: Vec<(String, Column)> = vec![("series".into(), Box::new(|row| &row.series))];
     if !same_x {
         columns.push((measured.experiment.figure.x_label.clone(), Box::new(|row| &row.x)));
     }
     columns.push((with_unit("ours, mean ± std"), Box::new(|row| &row.ours)));
-    let mut optional = |header: String, cell: Box<dyn Fn(&Cells) -> &str>| {
+    let mut optional = |header: String, cell: Column| {
         if cells.iter().any(|row| cell(row) != ABSENT) {
             columns.push((header, cell));
         }
@@ -564,6 +590,9 @@ fn origins(measured: &Measured, loans: &[Loan]) -> Vec<String> {
 /// In place of a number that there is not.
 const ABSENT: &str = "—";
 
+/// Which cell of a row stands in a column.
+type Column = Box<dyn Fn(&Cells) -> &str>;
+
 /// What is said of a point.
 struct Cells {
     series: String,
@@ -606,7 +635,7 @@ impl Cells {
             x: if point.x.is_some() { point.x_text.clone() } else { "all".into() },
             ours: summary.map_or(ABSENT.into(), |s| mean_and_std(number, s.mean, s.std)),
             interval,
-            n: match (point.values.len().max(point.absolute.len()), losses.is_empty()) {
+            n: match (point.values.len(), losses.is_empty()) {
                 (n, true) => n.to_string(),
                 (n, false) => format!("{n} ({losses})"),
             },

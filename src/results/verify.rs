@@ -4,7 +4,7 @@
 //! difference in the last digit grow; so what is asked there is weaker, and said: whatever is counted must be the same, and
 //! accuracies and losses as close as two orders of adding leave them ([`Tolerance`]).
 
-use crate::metric::{METRICS, Metric, Unit};
+use crate::metric::{METRICS, Metric, Unit, is_same};
 use crate::train::Status;
 
 use super::compare::compare_numbers;
@@ -78,7 +78,7 @@ pub fn verify(recorded: &TrialRecord, again: &TrialRecord, tolerance: Tolerance)
 fn apart(metric: &Metric, a: f64, b: f64, tolerance: Tolerance) -> (f64, String) {
     let name = metric.name;
     if metric.is_count {
-        return (if a == b { 0.0 } else { f64::INFINITY }, format!("{name} {a} there, {b} here"));
+        return (if is_same(a, b) { 0.0 } else { f64::INFINITY }, format!("{name} {a} there, {b} here"));
     }
     match metric.unit {
         Unit::Percent => {

@@ -1369,7 +1369,7 @@ fn recorded_trials_are_run_again() {
     assert!(ran.stdout.contains("DIFFERENT: queries "), "{}", ran.stdout);
     assert!(ran.stderr.contains("tolerance: after the last epoch"), "{}", ran.stderr);
     for (args, told) in [
-        ("verify tiny --scale paper", "no results"),
+        ("verify tiny --scale paper", "no scale paper"),
         ("verify fgi4", "no experiment `fgi4`"),
         ("verify tiny --sample 0", "0 is not in 1.."),
     ] {
@@ -1398,7 +1398,7 @@ fn blocks_of_a_text_are_filled() {
         (text.replace(&format!("\"{series}\""), "\"nobody\""), "no series `nobody`"),
         (text.replace("of tiny", "of tony"), "no experiment `tony`"),
         (text.replace("0.01)", "0.01, panel=\"no\")"), "no panel `no`"),
-        (text.replace("0.01)", "0.01, of=\"no\")"), "expected one of"),
+        (text.replace("0.01)", "0.01, of=\"no\")"), "no metric `no`"),
         (text.replace("<!-- end", "<!-- eend"), "line 3"),
     ] {
         std::fs::write(&path, &wrong).unwrap();
