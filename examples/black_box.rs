@@ -4,7 +4,6 @@
 #![allow(clippy::print_stdout, reason = "a program for people to read")]
 
 use deepzero::zo::Scheme;
-use deepzero::zo::optimizer::OptimizerKind;
 use deepzero::zo::{
     self, Metered, Objective, QueryCount,
     estimator::Cge,
@@ -54,7 +53,7 @@ fn main() -> deepzero::Result<()> {
 
     // Probes must be longer than the marks are apart. Central differences: 6 queries and the base.
     let estimator = Cge::dense(params.len(), 0.05, Scheme::Central);
-    let mut optimizer = Optimizer::new(OptimizerKind::Adam, 0.9, 0.0, params.len());
+    let mut optimizer = Optimizer::new(&optimizer::Adam, 0.9, 0.0, params.len());
     let config = optimizer::Config { learning_rate: 0.05, warmup_epochs: 0, ..Default::default() };
     for step in 0..STEPS {
         let evaluator = evaluate::at(&misfit, EvaluatorKind::Full, &params)?;

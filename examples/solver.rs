@@ -5,7 +5,7 @@
 
 use deepzero::zo::estimator::Cge;
 use deepzero::zo::evaluate::{self, EvaluatorKind};
-use deepzero::zo::optimizer::{self, Optimizer, OptimizerKind};
+use deepzero::zo::optimizer::{self, Optimizer};
 use deepzero::zo::{self, Metered, Objective, QueryCount, Scheme};
 
 /// The external solver: `n` of its steps take a pendulum, angle and speed, over 0.2 seconds. One is far too coarse.
@@ -64,7 +64,7 @@ fn main() -> deepzero::Result<()> {
     let mut params: Vec<f64> = (0..5 * HIDDEN).map(|idx| 0.3 * (1.7 * idx as f64).sin()).collect();
     println!("the solver alone: {:.4} a step, unseen starts", test.loss(&vec![0.0; params.len()])?);
     let estimator = Cge::dense(params.len(), 1e-4, Scheme::Forward);
-    let mut optimizer = Optimizer::new(OptimizerKind::Adam, 0.9, 0.0, params.len());
+    let mut optimizer = Optimizer::new(&optimizer::Adam, 0.9, 0.0, params.len());
     let config = optimizer::Config { learning_rate: 0.02, warmup_epochs: 0, ..Default::default() };
     for step in 0..STEPS {
         let evaluator = evaluate::at(&metered, EvaluatorKind::Full, &params)?;

@@ -192,7 +192,7 @@ metrics! {
     INFERENCE_S: "inference-s" in "inference_s" = REPEATED_SECONDS;
     /// To form the estimate from its losses.
     ARITHMETIC_S: "arithmetic-s" in "arithmetic_s" = REPEATED_SECONDS;
-    /// Radius of Pattern Search at the end of the epoch.
+    /// Radius of Pattern Search, or standard deviation of CMA-ES's population, at the end of the epoch.
     RADIUS: "radius" in "radius" = PLAIN;
     /// Of a job of `setting_workers` processes.
     STEPS_PER_HOUR: "steps-per-hour" in "steps_per_hour" = REPEATED_SPEED;

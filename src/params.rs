@@ -245,7 +245,7 @@ impl Layout {
 
 /// Makes the rows of a matrix with `n_rows` rows orthonormal, or its columns if there are fewer of these, by Gram and
 /// Schmidt; of normal numbers the result is uniformly random. Every vector is projected twice, which keeps all digits.
-fn orthonormalize(matrix: &mut [f64], n_rows: usize) {
+pub(crate) fn orthonormalize(matrix: &mut [f64], n_rows: usize) {
     let n_cols = matrix.len() / n_rows.max(1);
     let is_wide = n_rows <= n_cols;
     let (n, len) = if is_wide { (n_rows, n_cols) } else { (n_cols, n_rows) };

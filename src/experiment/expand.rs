@@ -227,6 +227,16 @@ impl Expander {
                 return self.error(&format!("{path}.constant"), NO_TRIALS);
             }
         }
+        for (idx, series) in
+            wire.series.iter().enumerate().filter(|(_, series)| series.constant || !series.trials)
+        {
+            let beside = if series.constant { "constant = true" } else { "trials = false" };
+            let key = series.min_x.map(|_| "min-x").or(series.max_x.map(|_| "max-x"));
+            if let Some(key) = key {
+                return self
+                    .error(&format!("series[{idx}].{key}"), format!("has no meaning beside {beside}"));
+            }
+        }
         let named =
             [("smoke", &wire.scale.smoke), ("laptop", &wire.scale.laptop), ("paper", &wire.scale.paper)];
         let scales = || named.iter().filter_map(|(name, scale)| Some((name, scale.as_ref()?)));
@@ -829,7 +839,15 @@ impl Expander {
                 cells.push(Cell { series_idx, x: None, x_text: String::new(), settings, assigned });
                 continue;
             }
-            for point in &points {
+            let (from, to) = self.range_of(series_idx)?;
+            let own = || points.iter().filter(|point| (from..=to).contains(&point.x));
+            if own().next().is_none() {
+                let reason = format!(
+                    "scale {scale} has no x from {from} to {to}; give it one, or leave min-x and max-x out"
+                );
+                return self.error(&format!("series[{series_idx}]"), reason);
+            }
+            for point in own() {
                 let (settings, assigned) = self.settings(&path, wire, series_idx, Some(point))?;
                 let (x, x_text) = (Some(point.x), point.x_text.clone());
                 cells.push(Cell { series_idx, x, x_text, settings, assigned });
@@ -841,6 +859,14 @@ impl Expander {
             finding: wire.finding.trim().to_owned(),
             cells,
         })
+    }
+
+    /// The part of the x axis that a series has trials on.
+    fn range_of(&self, series_idx: usize) -> Result<(f64, f64)> {
+        let series = &self.wire.series[series_idx];
+        let range = (series.min_x.unwrap_or(f64::NEG_INFINITY), series.max_x.unwrap_or(f64::INFINITY));
+        let path = format!("series[{series_idx}].max-x");
+        if range.0 <= range.1 { Ok(range) } else { self.error(&path, "is below min-x") }
     }
 
     /// The grid of a scale, or of the figure when `scale` is `None`.

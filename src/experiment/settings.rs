@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use crate::method::{self, Kind};
 use crate::setting::{Entry, Section, Settings, Values, did_you_mean, text_of, value_of};
 use crate::task::{self, Task};
-use crate::zo::{Smoothing, estimator, optimizer, sparsity};
+use crate::zo::{estimator, optimizer, sparsity};
 use crate::{Error, Result};
 
 /// Settings that stand in every trial's name, read or not, at their defaults where they are not set. Those of the first
@@ -251,8 +251,7 @@ pub fn of_estimator<'p>(
         let names: Vec<&str> = estimator::KINDS.iter().map(|kind| kind.name()).collect();
         return Err(Error::setting("estimator", format!("expected one of {}; got {name}", names.join(", "))));
     };
-    let shared = vec![Smoothing::ENTRIES, estimator::Config::ENTRIES];
-    let sections = [shared, kind.sections()].concat();
+    let sections = [estimator::shared_sections(kind), kind.sections()].concat();
     let mut values = Values::new();
     for (key, text) in pairs {
         let entry = set(&mut values, key, &value_of(text))?;

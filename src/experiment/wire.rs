@@ -55,6 +55,8 @@
 //! label = "DeepZero"
 //! constant = false               # true: one trial, no x, drawn as a level line
 //! trials = true                  # false: its points are those of [[from]] and [[quoted]], see below
+//! min-x = 0.01                   # it has trials only where min-x <= x <= max-x
+//! max-x = 0.1                    # left out: on the whole axis
 //! set = { method = "cge" }       # settings of this series
 //!
 //! [[from]]                       # points taken from another experiment's results at the same scale
@@ -288,6 +290,8 @@ pub(super) struct WireSeries {
     pub(super) constant: bool,
     #[serde(default = "yes")]
     pub(super) trials: bool,
+    pub(super) min_x: Option<f64>,
+    pub(super) max_x: Option<f64>,
     #[serde(default)]
     pub(super) set: Assignments,
 }

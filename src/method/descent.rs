@@ -11,7 +11,7 @@ use crate::problem::{Minibatch, Problem, Resources, State, explore};
 use crate::profile::Profile;
 use crate::saved::{Saved, integer};
 use crate::setting::{Entry, Section, Settings};
-use crate::zo::estimator::{self, Space};
+use crate::zo::estimator::{self, Place, Space};
 use crate::zo::evaluate::{self, EvaluatorKind};
 use crate::zo::optimizer::{self, Optimizer};
 use crate::zo::sparsity::{self, LayerRatios, SparseTarget};
@@ -291,8 +291,9 @@ impl Kind for Estimating {
     }
 
     fn cost(&self, settings: &Settings, steps: &Steps) -> Result<Cost> {
-        let zo::estimator::Config { difference, .. } = settings.read()?;
-        let per_slope = if difference == Scheme::Central { 2.0 } else { 1.0 };
+        let is_pair =
+            self.0.has_pairs() || settings.read::<estimator::Config>()?.difference == Scheme::Central;
+        let per_slope = if is_pair { 2.0 } else { 1.0 };
         let active = active_counts(settings, steps.layout)?;
         let n_active: f64 = active.iter().map(|&(_, n)| n as f64).sum();
         let base = Cost {
@@ -319,8 +320,8 @@ impl Kind for Estimating {
 }
 
 fn estimate_sections(kind: &dyn estimator::Kind) -> Vec<&'static [Entry]> {
-    let mut sections =
-        vec![zo::Smoothing::ENTRIES, zo::estimator::Config::ENTRIES, evaluate::Config::ENTRIES];
+    let mut sections = estimator::shared_sections(kind);
+    sections.push(evaluate::Config::ENTRIES);
     sections.extend(kind.sections());
     sections.push(sparsity::Config::ENTRIES);
     sections
@@ -341,11 +342,14 @@ impl GradientSource for Estimated {
         asked: &Asked,
         resources: &Resources,
     ) -> Result<Gradient> {
-        let estimator = self.run.estimator(asked.step, asked.active, asked.draw);
+        let Asked { step, active, draw } = *asked;
+        let place = Place { step, active, draw, params };
+        self.run.prepare(&place);
+        let estimator = self.run.estimator(&place);
         let visit = |evaluator: &dyn zo::Evaluator| zo::estimate(&*estimator, evaluator);
         let (at, estimate) = explore(batch, self.evaluator, params, resources, visit)?;
         drop(estimator);
-        self.run.note(&estimate.gradient);
+        self.run.note(&estimate);
         let doubt = zo::doubt(&estimate, asked.active, params, at.loss, self.probing);
         Ok(Gradient { values: estimate.gradient, at, doubt })
     }

@@ -1,11 +1,12 @@
 //! Methods: how parameters move.
 //!
 //! [`descent`] follows gradients, from zeroth-order estimates, from back-propagation or from another rule
-//! ([`baseline`]); [`pattern_search`] tries moves. A [`Kind`] is a method as settings name it: what it reads, what a step costs, how a run of it starts. One
+//! ([`baseline`]); [`pattern_search`] tries moves, [`cma_es`] populations. A [`Kind`] is a method as settings name it: what it reads, what a step costs, how a run of it starts. One
 //! line of [`kinds`] registers it; an estimator is one without any, by its line in [`estimator::KINDS`].
 
 mod active;
 pub mod baseline;
+pub mod cma_es;
 pub mod descent;
 pub mod first_order;
 pub mod outputs;
@@ -215,8 +216,13 @@ pub fn kinds() -> Vec<&'static dyn Kind> {
     static FOLLOWING: LazyLock<Vec<baseline::Following>> =
         LazyLock::new(|| baseline::RULES.iter().copied().map(baseline::Following).collect());
     let estimating = ESTIMATING.iter().map(|kind| kind as &'static dyn Kind);
-    let others: [&'static dyn Kind; 4] =
-        [&first_order::FirstOrder, &pattern_search::Searching, &outputs::Coordinates, &outputs::Directions];
+    let others: [&'static dyn Kind; 5] = [
+        &first_order::FirstOrder,
+        &pattern_search::Searching,
+        &cma_es::Adapting,
+        &outputs::Coordinates,
+        &outputs::Directions,
+    ];
     let following = FOLLOWING.iter().map(|kind| kind as &'static dyn Kind);
     estimating.chain(others).chain(following).collect()
 }

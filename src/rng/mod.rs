@@ -45,6 +45,8 @@ pub enum Purpose {
     ImageNoise = 16,
     /// Random directions at the outputs of a network.
     OutputDirection = 17,
+    /// Subspaces that directions stay in for a while.
+    Subspace = 18,
     /// Which trials are run again.
     Verification = 30,
 }

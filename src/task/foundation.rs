@@ -24,7 +24,7 @@ use crate::problem::{Classify, Prepared, Problem, Reconstruct, State};
 use crate::setting::Settings;
 use crate::train::{self, Observer, Run, Status};
 use crate::zo::QueryCount;
-use crate::zo::optimizer::{self, OptimizerKind, Schedule};
+use crate::zo::optimizer::{self, Rule, Schedule};
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
 
@@ -73,7 +73,7 @@ impl Observer for Making<'_> {
 }
 
 /// By back-propagation.
-fn recipe(optimizer: OptimizerKind, learning_rate: f64, weight_decay: f64) -> optimizer::Config {
+fn recipe(optimizer: &'static dyn Rule, learning_rate: f64, weight_decay: f64) -> optimizer::Config {
     let (warmup_epochs, schedule) = (0, Schedule::Constant);
     optimizer::Config {
         optimizer,
@@ -149,7 +149,7 @@ impl Maker<'_> {
         let problem = Classify::new(network, self.images, &self.nn, self.seed, resources);
         let problem = problem.augmented(self.augment).noisy(noise);
         let epochs = self.config.classifier_epochs;
-        let recipe = in_thirds(epochs, recipe(OptimizerKind::Sgd, 0.1, 5e-4));
+        let recipe = in_thirds(epochs, recipe(&optimizer::Sgd, 0.1, 5e-4));
         self.trained("classifier", &problem, recipe, epochs, &[noise])
     }
 
@@ -159,7 +159,7 @@ impl Maker<'_> {
         let count = QueryCount::default();
         let problem = self.reconstruct(&network, self.sigma, &count);
         let epochs = self.config.denoiser_epochs;
-        let recipe = in_thirds(epochs, recipe(OptimizerKind::Adam, 1e-3, 1e-4));
+        let recipe = in_thirds(epochs, recipe(&optimizer::Adam, 1e-3, 1e-4));
         self.trained("denoiser", &problem, recipe, epochs, &[self.sigma])
     }
 
@@ -168,7 +168,7 @@ impl Maker<'_> {
         let network = self.parts.autoencoder();
         let count = QueryCount::default();
         let problem = self.reconstruct(&network, 0.0, &count);
-        let (epochs, recipe) = (self.config.autoencoder_epochs, recipe(OptimizerKind::Adam, 1e-3, 1e-5));
+        let (epochs, recipe) = (self.config.autoencoder_epochs, recipe(&optimizer::Adam, 1e-3, 1e-5));
         let State { params, .. } = self.trained("auto-encoder", &problem, recipe, epochs, &[])?;
         let first = network.layout().coord("decoder.0.weight", 0)?;
         Ok([params[..first].to_vec(), params[first..].to_vec()])

@@ -15,7 +15,7 @@ use crate::rng::Purpose;
 use crate::setting::{Entry, Plain, Settings};
 use crate::zo::estimator::rge;
 use crate::zo::evaluate::EvaluatorKind;
-use crate::zo::{self, DirectionSource, Metered, QueryCount, Scheme};
+use crate::zo::{self, DirectionSource, Family, Metered, QueryCount, Scheme};
 use crate::{Error, Result, method, train};
 
 /// Seconds of each stage.

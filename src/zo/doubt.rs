@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     fn of(gradient: &[f64], n_left_out: usize, mu: f64, resolution: Option<f64>) -> String {
-        let estimate = Estimate { gradient: gradient.to_vec(), n_left_out };
+        let estimate = Estimate::new(gradient.to_vec(), n_left_out);
         let probing = Probing { mu, resolution, moves_coordinates: true };
         doubt(&estimate, &[0, 2], &[0.0; 3], 2.0, probing).unwrap_or_default()
     }
@@ -85,7 +85,7 @@ mod tests {
         // Only what is estimated counts.
         assert!(of(&[0.0, 5.0, 0.0], 0, 1e-3, None).contains("no probe changed the loss"));
         assert!(of(&[0.0, 5.0, 0.0], 7, 1e300, None).contains("loss of 7 probes is NaN"));
-        let nothing = Estimate { gradient: vec![0.0], n_left_out: 0 };
+        let nothing = Estimate::new(vec![0.0], 0);
         let probing = Probing { mu: 1e-3, resolution: single, moves_coordinates: true };
         assert_eq!(doubt(&nothing, &[], &[0.0], 2.0, probing), None);
     }
@@ -93,7 +93,7 @@ mod tests {
     /// Oracle: single precision itself.
     #[test]
     fn steps_that_are_rounded_away_are_doubted() {
-        let estimate = Estimate { gradient: vec![1.0; 3], n_left_out: 0 };
+        let estimate = Estimate::new(vec![1.0; 3], 0);
         let params = [1.0, -2.0, 1e-3];
         for (mu, n_lost) in [(1e-9_f64, 2), (1e-12, 3), (1e-6, 0)] {
             let is_lost = |p: &&f64| ((**p + mu) as f32).to_bits() == (**p as f32).to_bits();

@@ -4,6 +4,7 @@
 //! The parts know nothing of each other beyond [`Probe`]s and numbers, so that any estimator runs
 //! over any evaluator: a network with feature reuse, a black box, threads.
 
+pub mod cma_es;
 mod doubt;
 pub mod estimator;
 pub mod evaluate;
@@ -18,7 +19,7 @@ pub use estimator::{Estimate, Estimator, Scheme};
 pub use evaluate::Evaluator;
 pub use meter::{Metered, QueryCount};
 pub use objective::{Base, Objective};
-pub use probe::{DirectionSource, Probe};
+pub use probe::{DirectionSource, Family, Probe};
 
 use crate::Result;
 use crate::setting::Domain::Above;

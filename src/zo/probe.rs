@@ -35,7 +35,7 @@ pub enum Probe {
     /// v is a random direction, regenerated from its number wherever it is needed.
     Direction {
         /// Where directions come from.
-        source: Arc<DirectionSource>,
+        source: Arc<dyn Family>,
         /// Which of them.
         idx: u32,
         /// Signed length, usually ± μ.
@@ -50,7 +50,7 @@ impl Probe {
         match self {
             Self::Coordinate { coord, shift } => point[*coord] += shift,
             Self::Direction { source, idx, shift } => {
-                for (&coord, value) in source.coords.iter().zip(source.values(*idx)) {
+                for (&coord, value) in source.coords().iter().zip(source.values(*idx)) {
                     point[coord] += shift * value;
                 }
             }
@@ -58,7 +58,37 @@ impl Probe {
     }
 }
 
-/// A family of random directions over an active set: direction `idx` is a pure function of the
+/// Directions over an active set, each made from its number wherever it is needed.
+pub trait Family: std::fmt::Debug + Send + Sync {
+    /// Active coordinates, sorted.
+    fn coords(&self) -> &Arc<[usize]>;
+
+    /// Values of direction `idx` at the active coordinates, in their order.
+    fn values(&self, idx: u32) -> Vec<f64>;
+
+    /// The factor c of the estimate (c/q) Σ slope · u along directions of this family.
+    fn factor(&self, _mu: f64) -> f64 {
+        1.0
+    }
+
+    /// Sum of weight times direction over (number of the direction, weight), at the active coordinates in
+    /// their order. Every sum is taken in the order given.
+    fn weighted_sum(&self, weights: &[(u32, f64)]) -> Vec<f64> {
+        let mut total = vec![0.0; self.coords().len()];
+        for some in weights.chunks(DIRECTIONS_AT_ONCE) {
+            let directions: Vec<Vec<f64>> = some.par_iter().map(|&(idx, _)| self.values(idx)).collect();
+            for ((_, weight), values) in some.iter().zip(directions) {
+                total.iter_mut().zip(values).for_each(|(total, value)| *total += weight * value);
+            }
+        }
+        total
+    }
+}
+
+/// Directions that a sum holds at a time.
+const DIRECTIONS_AT_ONCE: usize = 16;
+
+/// Directions of independent numbers over an active set, normalized or not: direction `idx` is a pure function of the
 /// seed, the step and `idx`.
 #[derive(Debug)]
 pub struct DirectionSource {
@@ -104,34 +134,6 @@ impl DirectionSource {
         self.law
     }
 
-    /// The factor c of the estimate (c/q) Σ slope · u: 1 for u with covariance I, their number d for the
-    /// unit sphere, μ per tensor as in the released code.
-    #[must_use]
-    pub fn factor(&self, mu: f64) -> f64 {
-        match self.law {
-            Directions::Gaussian | Directions::Rademacher => 1.0,
-            Directions::Sphere => self.coords.len() as f64,
-            Directions::PerTensor => mu,
-        }
-    }
-
-    /// Active coordinates, sorted.
-    #[must_use]
-    pub fn coords(&self) -> &Arc<[usize]> {
-        &self.coords
-    }
-
-    /// Values of direction `idx` at the active coordinates, in their order.
-    #[must_use]
-    pub fn values(&self, idx: u32) -> Vec<f64> {
-        let mut values = vec![0.0; self.coords.len()];
-        self.fill(idx, 0, &mut values);
-        for (group, norm) in self.groups.iter().zip(self.norms(&values)) {
-            values[group.clone()].iter_mut().for_each(|v| *v /= norm);
-        }
-        values
-    }
-
     /// The numbers of direction `idx`, before normalization, at active positions `first` on; `first` is a
     /// multiple of [`CHUNK`].
     fn fill(&self, idx: u32, first: usize, out: &mut [f64]) {
@@ -151,11 +153,33 @@ impl DirectionSource {
         let norm = |group: &Range<usize>| values[group.clone()].iter().map(|v| v * v).sum::<f64>().sqrt();
         self.groups.iter().map(norm).collect()
     }
+}
 
-    /// Sum of weight times direction over (number of the direction, weight), at the active coordinates in
-    /// their order. Every sum is taken in the order given.
-    #[must_use]
-    pub fn weighted_sum(&self, weights: &[(u32, f64)]) -> Vec<f64> {
+impl Family for DirectionSource {
+    fn coords(&self) -> &Arc<[usize]> {
+        &self.coords
+    }
+
+    /// 1 for u with covariance I, their number d for the unit sphere, μ per tensor as in the released code.
+    fn factor(&self, mu: f64) -> f64 {
+        match self.law {
+            Directions::Gaussian | Directions::Rademacher => 1.0,
+            Directions::Sphere => self.coords.len() as f64,
+            Directions::PerTensor => mu,
+        }
+    }
+
+    fn values(&self, idx: u32) -> Vec<f64> {
+        let mut values = vec![0.0; self.coords.len()];
+        self.fill(idx, 0, &mut values);
+        for (group, norm) in self.groups.iter().zip(self.norms(&values)) {
+            values[group.clone()].iter_mut().for_each(|v| *v /= norm);
+        }
+        values
+    }
+
+    /// Chunk by chunk, so that no direction is held as a whole.
+    fn weighted_sum(&self, weights: &[(u32, f64)]) -> Vec<f64> {
         let norms_of = |&(idx, _): &(u32, f64)| {
             let mut values = vec![0.0; if self.groups.is_empty() { 0 } else { self.coords.len() }];
             self.fill(idx, 0, &mut values);

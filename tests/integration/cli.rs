@@ -213,7 +213,8 @@ fn recipe(settings: &str) -> String {
     let small =
         "data=synthetic model=cnn depth=2 width=4 n-train=60 n-val=20 n-test=20 epochs=2 batch-size=20";
     let of_descent = "warmup-epochs=1 sparsity=0 grasp-images-per-class=2 grasp-queries=8";
-    let of_descent = if settings.contains("pattern-search") { "" } else { of_descent };
+    let is_descent = !settings.contains("pattern-search") && !settings.contains("cma-es");
+    let of_descent = if is_descent { of_descent } else { "" };
     set(&format!("{small} {of_descent} {settings}"))
 }
 
@@ -242,7 +243,15 @@ fn training_does_not_depend_on_threads() {
         "method=rge directions=gaussian queries=150",
         "method=rge directions=rademacher step-scale=loss-spread queries=40 momentum=0",
         "method=cocd queries=30 decay=0.5",
+        "method=cocd queries=30 decay=1 order=parameters difference=central momentum=0",
+        "method=sparse-mezo queries=20 difference=central",
+        "method=lozo queries=20 rank=1 subspace-steps=2",
+        "method=subzero queries=20 difference=central",
+        "method=zo-muon queries=20",
+        "method=hizoo queries=10 curvature-rate=0.1",
+        "method=eggroll queries=10 mu=0.1 optimizer=r-adazo learning-rate=0.001",
         "method=pattern-search queries=150 radius=0.2",
+        "method=cma-es depth=1 width=2",
         "method=pattern-search search=best population=20 search-steps=4 normalize-logits=true",
         "method=fo model=lenet init=uniform n-train=40 batch-size=99",
         "method=rge directions=sphere queries=70",

@@ -14,8 +14,7 @@ use deepzero::nn::{Context, Mode, Network, loss, model, prune, weights};
 use deepzero::zo::Scheme;
 use deepzero::zo::estimator::Cge;
 use deepzero::zo::evaluate::{self, Evaluator, EvaluatorKind};
-use deepzero::zo::optimizer::Optimizer;
-use deepzero::zo::optimizer::OptimizerKind;
+use deepzero::zo::optimizer::{self, Optimizer};
 use deepzero::zo::sparsity::{self, KeepCounts};
 use deepzero::zo::{Estimator, Metered, QueryCount};
 use serde::Deserialize;
@@ -265,7 +264,7 @@ fn sgd_loss_trace() {
         let trace = &golden.expected.sgd_trace;
         let mut params = golden.params.clone();
         let mut stats = golden.network.initial_stats();
-        let mut sgd = Optimizer::new(OptimizerKind::Sgd, trace.momentum, trace.weight_decay, params.len());
+        let mut sgd = Optimizer::new(&optimizer::Sgd, trace.momentum, trace.weight_decay, params.len());
         let rows: Vec<usize> = (trace.train_rows[0]..trace.train_rows[1]).collect();
         for (rows, expected) in rows.chunks(rows.len() / trace.losses.len()).zip(&trace.losses) {
             let batch = batch(train, rows, DType::F64);

@@ -17,6 +17,7 @@ mod forward_gradient;
 mod golden;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod published;
 mod report;
 mod results;
 mod resume;

@@ -334,15 +334,25 @@ fn every_method_goes_on_bit_for_bit() {
         "method=fo sparsity=0.5 layer-ratios=fo-grasp mask=fixed sparse-target=weights",
         "method=fo sparsity=0.5 layer-ratios=zo-grasp-released precision=f64 augment=false n-val=0",
         "method=cocd sparsity=0.5 queries=9 decay=0.7",
+        "method=cocd sparsity=0.5 queries=9 decay=1 order=parameters difference=central",
+        "method=rge sparsity=0 queries=5 optimizer=r-adazo",
+        "method=sparse-mezo sparsity=0.5 queries=5 large-weights=0.5",
+        "method=lozo sparsity=0 queries=5 subspace-steps=3",
+        "method=subzero sparsity=0.5 queries=5 rank=2 subspace-steps=3",
+        "method=zo-muon sparsity=0 subspace-steps=3",
+        "method=hizoo sparsity=0.5 queries=5 curvature-rate=0.1",
+        "method=eggroll sparsity=0 queries=5",
         "method=rge sparsity=0 queries=5 directions=rademacher step-scale=loss-spread momentum=0",
         "method=pattern-search queries=23 radius=0.3",
+        "method=cma-es queries=6",
         "method=pattern-search search-steps=3 search=best population=9 normalize-logits=true",
         "method=pattern-search evaluator=full init=uniform batch-size=99 stop-when-fitted=true",
         "method=fo sparsity=0.5 layer-ratios=zo-grasp mask=rescore",
         "method=fo sparsity=0.5 layer-ratios=smart-ratio",
         "method=cge sparsity=0.5 layer-ratios=snip redraw-every=1 mask=rescore",
     ] {
-        let of_descent = if more.contains("pattern-search") { "" } else { of_descent };
+        let is_descent = !more.contains("pattern-search") && !more.contains("cma-es");
+        let of_descent = if is_descent { of_descent } else { "" };
         goes_on_bit_for_bit(&[base, of_descent, more].join(" "));
     }
 }

@@ -115,14 +115,14 @@ fn impossible_requests_for_trials() {
     assert_snapshot!(error(Scale::Laptop, None, "mu", "1"), @"setting `scale`: demo has no scale laptop, only smoke, paper");
     assert_snapshot!(error(Scale::Smoke, Some(0), "mu", "1"), @"setting `seeds`: expected an integer from 1 to 10000; got 0");
     assert_snapshot!(error(Scale::Smoke, None, "sparsity", "0.5"), @"setting `sparsity`: it is what the x axis of demo varies, so it cannot be set for all trials");
-    assert_snapshot!(error(Scale::Smoke, None, "queries", "5"), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search, output-rge");
+    assert_snapshot!(error(Scale::Smoke, None, "queries", "5"), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search, cma-es, output-rge");
     assert_snapshot!(error(Scale::Smoke, None, "warmup", "5"), @"setting `warmup`: no such setting; did you mean `warmup-epochs`?");
 }
 
 #[test]
 fn settings_errors_name_what_is_possible() {
     assert_snapshot!(set("batch-sise", "3"), @"setting `batch-sise`: no such setting; did you mean `batch-size`?");
-    assert_snapshot!(set("zzz", "3"), @"setting `zzz`: no such setting; the settings are task, method, data, n-train, n-val, n-test, augment, pixels, model, depth, width, precision, init, loss, epochs, batch-size, mu, difference, evaluator, sparsity, layer-ratios, mask, redraw-every, sparse-target, always-active, grasp-queries, grasp-images-per-class, optimizer, learning-rate, momentum, weight-decay, warmup-epochs, schedule, decay-epochs, decay-factor, queries, directions, step-scale, decay, search, radius, population, search-steps, normalize-logits, stop-when-fitted, last-layer-rate, bias-twice, pretrain-epochs, workers, defense, tune, denoiser-depth, denoiser-width, classifier-epochs, classifier-noise, denoiser-epochs, autoencoder-epochs, foundation-batch, n-tune, sigma, n0, n, alpha, n-certified, resolution, refinement, frames, warm-up-steps, projection, obstacle-radius, unroll, start-frames, simulations, start-gain");
+    assert_snapshot!(set("zzz", "3"), @"setting `zzz`: no such setting; the settings are task, method, data, n-train, n-val, n-test, augment, pixels, model, depth, width, precision, init, loss, epochs, batch-size, mu, difference, evaluator, sparsity, layer-ratios, mask, redraw-every, sparse-target, always-active, grasp-queries, grasp-images-per-class, optimizer, learning-rate, momentum, weight-decay, warmup-epochs, schedule, decay-epochs, decay-factor, queries, directions, step-scale, deviation, decay, order, large-weights, rank, subspace-steps, vector-scale, curvature-rate, search, radius, population, search-steps, normalize-logits, stop-when-fitted, step-size, last-layer-rate, bias-twice, pretrain-epochs, workers, defense, tune, denoiser-depth, denoiser-width, classifier-epochs, classifier-noise, denoiser-epochs, autoencoder-epochs, foundation-batch, n-tune, sigma, n0, n, alpha, n-certified, resolution, refinement, frames, warm-up-steps, projection, obstacle-radius, unroll, start-frames, simulations, start-gain");
     assert_snapshot!(set("batch-size", "0"), @"setting `batch-size`: expected an integer from 1 to 1000000; got 0");
     assert_snapshot!(set("batch_size", "many"), @"setting `batch_size`: expected an integer from 1 to 1000000; got many");
     assert_snapshot!(set("sparsity", "1"), @"setting `sparsity`: expected a number in [0, 1); got 1");
@@ -130,7 +130,7 @@ fn settings_errors_name_what_is_possible() {
     assert_snapshot!(set("learning-rate", "inf"), @"setting `learning-rate`: expected a finite number above 0; got inf");
     assert_snapshot!(set("augment", "1"), @"setting `augment`: expected true or false; got 1");
     assert_snapshot!(set("layer-ratios", "grasp"), @"setting `layer-ratios`: expected one of uniform, zo-grasp, zo-grasp-released, fo-grasp, snip, magnitude, smart-ratio; got grasp; did you mean `fo-grasp` or `zo-grasp` or `zo-grasp-released`?");
-    assert_snapshot!(set("estimator", "zo"), @"setting `estimator`: expected one of cge, rge, cocd, fo, pattern-search, output-cge, output-rge, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp; got zo; did you mean `fo`?");
+    assert_snapshot!(set("estimator", "zo"), @"setting `estimator`: expected one of cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, pattern-search, cma-es, output-cge, output-rge, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp; got zo; did you mean `fo`?");
 }
 
 #[test]
@@ -143,12 +143,25 @@ fn contradictory_settings() {
     assert_snapshot!(with(&[("sparse-target", "weights")]), @"setting `sparse-target`: `weights` works with method = fo only: zeroth-order training keeps the model dense and makes its gradient sparse; use `gradient`");
     assert_snapshot!(with(&[("sparse-target", "weights"), ("method", "fo")]), @"setting `mask`: sparse-target = weights needs mask = fixed, as pruned weights stay zero; got redraw");
     assert_snapshot!(with(&[("n-train", "200"), ("batch-size", "100")]), @"setting `grasp-images-per-class`: 25 of each of 10 classes are more than the 200 training images; at most 20");
-    assert_snapshot!(with(&[("queries", "7")]), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search, output-rge");
+    assert_snapshot!(with(&[("queries", "7")]), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search, cma-es, output-rge");
     assert_snapshot!(with(&[("epochs", "2")]), @"setting `warmup-epochs`: at most epochs = 2; got 3");
     for (pairs, expected) in [
         (
             &[("method", "rge"), ("step-scale", "loss-spread"), ("queries", "1")][..],
             "needs at least 2; got 1",
+        ),
+        (
+            &[("method", "zo-muon")],
+            "`sparsity`: zo-muon makes singular values of whole matrices alike; set sparsity = 0",
+        ),
+        (
+            &[("method", "rge"), ("deviation", "population")],
+            "`deviation`: it divides the step with step-scale = loss-spread alone",
+        ),
+        (&[("method", "eggroll")], "`queries`: eggroll needs a number of pairs, such as 16; got 0"),
+        (
+            &[("method", "cma-es"), ("queries", "1")],
+            "`queries`: a population of cma-es has at least 2 points",
         ),
         (
             &[("method", "pattern-search"), ("evaluator", "full"), ("normalize-logits", "true")],
@@ -183,9 +196,14 @@ fn settings_that_play_no_part() {
             "method=fo evaluator=full",
             "evaluator",
             "train, method = fo",
-            "method = cge, rge, cocd, pattern-search",
+            "method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search",
         ),
-        ("method=fo q=5", "q", "train, method = fo", "method = rge, cocd, pattern-search, output-rge"),
+        (
+            "method=fo q=5",
+            "q",
+            "train, method = fo",
+            "method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search, cma-es, output-rge",
+        ),
         ("search=best", "search", "train, method = cge", "method = pattern-search"),
         (
             "method=fo normalize-logits=true",
@@ -197,14 +215,14 @@ fn settings_that_play_no_part() {
             "method=pattern-search sparsity=0.5",
             "sparsity",
             "train, method = pattern-search",
-            "method = cge, rge, cocd, fo",
+            "method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo",
         ),
         // Also what a method implies.
         (
             "method=pattern-search sparsity=0",
             "sparsity",
             "train, method = pattern-search",
-            "method = cge, rge, cocd, fo",
+            "method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo",
         ),
         ("pretrain-epochs=3", "pretrain-epochs", "train, method = cge", "task = quality"),
         ("workers=2", "workers", "train, method = cge", "task = workers, workers-model"),
@@ -274,7 +292,7 @@ fn file_errors_name_file_line_and_key() {
     assert_snapshot!(broken("y = \"test-accuracy\"\n", ""), @"demo.toml:4: figure.y: missing; one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, mae, mae-variance, mae-std, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes, certified-0, certified-25, certified-50, certified-75, abstained, certification-s");
     assert_snapshot!(broken("title =", "titel ="), @"demo.toml:2: titel: unknown field `titel`, expected one of `id`, `title`, `paper`, `claim`, `notes`, `extends`, `figure`, `panel`, `trace`, `layers`, `profile`, `base`, `series`, `from`, `quoted`, `expected`, `check`, `scale`");
     assert_snapshot!(broken("title = \"Demonstration\"", ""), @"demo.toml:1: title: missing field `title`");
-    assert_snapshot!(broken("label = \"ZO\"", "lable = \"ZO\""), @"demo.toml:15: series[0].lable: unknown field `lable`, expected one of `id`, `label`, `constant`, `trials`, `set`");
+    assert_snapshot!(broken("label = \"ZO\"", "lable = \"ZO\""), @"demo.toml:15: series[0].lable: unknown field `lable`, expected one of `id`, `label`, `constant`, `trials`, `min-x`, `max-x`, `set`");
     assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { sparsity = 0.5 }"), @"demo.toml:16: series[0].set.sparsity: this is the x axis; only a constant series sets it");
     assert_snapshot!(broken("id = \"dense\"", "id = \"zo\""), @"demo.toml:18: series[1].id: `zo` occurs twice");
     assert_snapshot!(broken("values = [86.94, 86.46]", "values = [86.94]"), @"demo.toml:25: expected[0].values: expected 2, one per x; got 1");
@@ -298,17 +316,28 @@ fn file_errors_name_file_line_and_key() {
 #[test]
 fn values_that_play_no_part_are_refused_where_they_stand() {
     assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { decay = 0.5 }"), @"demo.toml:16: series[0].set.decay: it plays no part with task = train, method = cge; it is read with method = cocd (series `zo` at sparsity = 0.8, scale smoke)");
-    assert_snapshot!(broken("sparsity = 0.0 }", "sparsity = 0.0, q = 5 }"), @"demo.toml:21: series[1].set.q: queries: it plays no part with task = train, method = fo; it is read with method = rge, cocd, pattern-search, output-rge (series `dense`, scale smoke)");
+    assert_snapshot!(broken("sparsity = 0.0 }", "sparsity = 0.0, q = 5 }"), @"demo.toml:21: series[1].set.q: queries: it plays no part with task = train, method = fo; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search, cma-es, output-rge (series `dense`, scale smoke)");
     assert_snapshot!(broken("{ mu = 0.03 }", "{ mu = 0.03, directions = \"sphere\" }"), @"demo.toml:36: scale.smoke.series.zo.directions: it plays no part with task = train, method = cge; it is read with method = rge (series `zo` at sparsity = 0.8, scale smoke)");
     assert_snapshot!(broken("x = \"sparsity\"", "x = \"decay\""), @"demo.toml:8: figure.values[0]: decay: it plays no part with task = train, method = cge; it is read with method = cocd (series `zo` at decay = 0.8, scale smoke)");
     assert_snapshot!(broken("epochs = 10", "epochs = 10\nradius = 0.5"), @"demo.toml:12: base.radius: no series reads it: it plays no part with task = train, method = cge; it is read with method = pattern-search");
-    assert_snapshot!(broken("epochs = 10", "epochs = 10\nq = 5"), @"demo.toml:12: base.q: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search, output-rge");
+    assert_snapshot!(broken("epochs = 10", "epochs = 10\nq = 5"), @"demo.toml:12: base.q: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search, cma-es, output-rge");
     assert_snapshot!(broken("mu = 0.02 }", "mu = 0.02, workers = 2 }"), @"demo.toml:35: scale.smoke.set.workers: no series reads it: it plays no part with task = train, method = cge; it is read with task = workers, workers-model");
     assert_snapshot!(broken("values = [0.9]\n", "values = [0.9]\nset = { pretrain-epochs = 2 }\n"), @"demo.toml:41: scale.paper.set.pretrain-epochs: no series reads it: it plays no part with task = train, method = cge; it is read with task = quality");
     // Another method makes the values of its series play no part.
-    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { method = \"pattern-search\" }"), @"demo.toml:37: scale.smoke.series.zo.mu: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, fo, output-cge, output-rge (series `zo` at sparsity = 0.8, scale smoke)");
+    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { method = \"pattern-search\" }"), @"demo.toml:37: scale.smoke.series.zo.mu: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, output-cge, output-rge (series `zo` at sparsity = 0.8, scale smoke)");
     assert_snapshot!(broken("epochs = 10", "epochs = 10\ntask = \"stages\""), @"demo.toml:12: base.task: stages needs method = cge or rge; got fo (series `dense`, scale smoke)");
     assert_snapshot!(broken("epochs = 10", "epochs = 10\nmodeled = true"), @"demo.toml:12: base.modeled: no such setting; did you mean `model`?");
+}
+
+/// A series may have a part of the axis.
+#[test]
+fn a_series_can_have_a_range_of_its_own() {
+    let demo = parse(&SOUND.replace("label = \"ZO\"", "label = \"ZO\"\nmin-x = 0.85")).unwrap();
+    let xs: Vec<Option<f64>> = demo.scales[&Scale::Smoke].cells.iter().map(|cell| cell.x).collect();
+    assert_eq!(xs, [Some(0.9), None]);
+    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nmax-x = 0.85"), @"demo.toml:13: series[0]: scale paper has no x from -inf to 0.85; give it one, or leave min-x and max-x out");
+    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nmax-x = 0.85\nmin-x = 0.9"), @"demo.toml:16: series[0].max-x: is below min-x");
+    assert_snapshot!(broken("constant = true", "constant = true\nmin-x = 0.9"), @"demo.toml:21: series[1].min-x: has no meaning beside constant = true");
 }
 
 /// A value for all series is one for those that read it, be it a single one at a single scale; the others neither read
@@ -334,7 +363,7 @@ fn values_for_all_need_one_reader() {
     let elsewhere = SOUND
         .replace("mu = 0.02 }", "mu = 0.02, queries = 5 }")
         .replace("seeds = 3\n", "seeds = 3\nseries.zo = { method = \"rge\" }\n");
-    assert_snapshot!(parse(&elsewhere).unwrap_err(), @"demo.toml:35: scale.smoke.set.queries: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, pattern-search, output-rge");
+    assert_snapshot!(parse(&elsewhere).unwrap_err(), @"demo.toml:35: scale.smoke.set.queries: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search, cma-es, output-rge");
     // Likewise for values of the command line.
     let demo = parse(SOUND).unwrap();
     let error = |pairs: &[(&str, &str)]| {
@@ -344,7 +373,7 @@ fn values_for_all_need_one_reader() {
     assert_eq!(error(&[("difference", "central")]), Ok(6));
     assert_snapshot!(error(&[("decay", "0.5")]).unwrap_err(), @"setting `decay`: it plays no part with task = train, method = cge; it is read with method = cocd");
     // The axis and the series must still read theirs.
-    assert_snapshot!(error(&[("method", "pattern-search")]).unwrap_err(), @"setting `mu`: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, fo, output-cge, output-rge");
+    assert_snapshot!(error(&[("method", "pattern-search")]).unwrap_err(), @"setting `mu`: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, output-cge, output-rge");
     assert_snapshot!(demo.with_overrides(Scale::Smoke, &[("search".to_owned(), "best".to_owned())]).unwrap_err(), @"setting `search`: it plays no part with task = train, method = cge; it is read with method = pattern-search");
 }
 
@@ -724,7 +753,7 @@ fn every_setting_is_described() {
         .collect();
     assert_snapshot!(lines.join("\n"), @r#"
     task = train (one of train, stages, quality, workers, workers-model, defend, correct, solver-alone)
-    method = cge (one of cge, rge, cocd, fo, pattern-search, output-cge, output-rge, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp)
+    method = cge (one of cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, pattern-search, cma-es, output-cge, output-rge, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp)
     data = cifar10 (one of synthetic, cifar10, imagenette)
     n-train = 0 (an integer from 0 to 1000000)
     n-val = 0 (an integer from 0 to 1000000)
@@ -750,7 +779,7 @@ fn every_setting_is_described() {
     always-active = true (true or false)
     grasp-queries = 192 (an integer from 1 to 1000000)
     grasp-images-per-class = 25 (an integer from 1 to 100000)
-    optimizer = sgd (one of sgd, adam)
+    optimizer = sgd (one of sgd, adam, r-adazo)
     learning-rate = 0.1 (a finite number above 0)
     momentum = 0.9 (a number in [0, 1))
     weight-decay = 0.0005 (a finite number of at least 0)
@@ -758,16 +787,24 @@ fn every_setting_is_described() {
     schedule = cosine (one of cosine, constant, step)
     decay-epochs = 4 (an integer from 1 to 1000000)
     decay-factor = 0.1 (a number in (0, 1))
-    queries = 0 (an integer from 0 to 16777216; with method = rge, cocd, pattern-search, output-rge)
+    queries = 0 (an integer from 0 to 16777216; with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search, cma-es, output-rge)
     directions = gaussian (one of gaussian, sphere, per-tensor, rademacher; with method = rge)
     step-scale = estimate (one of estimate, loss-spread; with method = rge)
+    deviation = sample (one of sample, population; with method = rge)
     decay = 0 (a number in [0, 1]; with method = cocd)
+    order = shuffled (one of shuffled, parameters; with method = cocd)
+    large-weights = 0.8 (a number in [0, 1); with method = sparse-mezo)
+    rank = 0 (an integer from 0 to 4096; with method = lozo, subzero, zo-muon, eggroll)
+    subspace-steps = 0 (an integer from 0 to 1000000; with method = lozo, subzero, zo-muon)
+    vector-scale = 0.01 (a finite number of at least 0; with method = zo-muon)
+    curvature-rate = 0.00000001 (a number in [0, 1); with method = hizoo)
     search = first (one of first, best; with method = pattern-search)
     radius = 1 (a finite number above 0; with method = pattern-search)
     population = 0 (an integer from 0 to 1000000; with method = pattern-search)
     search-steps = 1 (an integer from 1 to 1000000; with method = pattern-search)
     normalize-logits = false (true or false; with method = pattern-search)
     stop-when-fitted = false (true or false; with method = pattern-search)
+    step-size = 0.3 (a finite number above 0; with method = cma-es)
     last-layer-rate = 0.1 (a finite number of at least 0; with method = fg-w, fg-a, lg-fg-a, lg-bp)
     bias-twice = false (true or false; with method = fg-w, fg-a, lg-fg-a, lg-bp)
     pretrain-epochs = 0 (an integer from 0 to 1000000; with task = quality)

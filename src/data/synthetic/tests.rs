@@ -8,7 +8,7 @@ use crate::data::{epoch_order, make_batch};
 use crate::kernels::Split;
 use crate::nn::model::Io;
 use crate::nn::{Context, Mode, backprop, model};
-use crate::zo::optimizer::{Optimizer, OptimizerKind};
+use crate::zo::optimizer::{self, Optimizer};
 
 /// Oracle: an earlier run. The images are part of every published synthetic result, so a change to
 /// them must be a decision.
@@ -110,7 +110,7 @@ fn cnn_accuracy(depth: usize, n_steps: usize) -> f64 {
     let splits = synthetic(4_000, 1_000);
     let network = model::cnn(depth, 18, &Io::CIFAR).unwrap();
     let mut params = network.layout().initial_values(10);
-    let mut sgd = Optimizer::new(OptimizerKind::Sgd, 0.9, 0.0, params.len());
+    let mut sgd = Optimizer::new(&optimizer::Sgd, 0.9, 0.0, params.len());
     let (batch_size, peak) = (32, 0.1);
     let per_epoch = splits.train.len() / batch_size;
     for step in 0..n_steps {

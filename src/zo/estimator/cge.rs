@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Config, Estimate, Estimator, Kind, Run, Space, slopes, steps};
+use super::{Config, Estimate, Estimator, Kind, Place, Run, Space, slopes, steps};
 use crate::Result;
 use crate::setting::Settings;
 use crate::zo::Scheme;
@@ -64,7 +64,7 @@ impl Estimator for Cge {
                 n_left_out += 1;
             }
         }
-        Estimate { gradient, n_left_out }
+        Estimate::new(gradient, n_left_out)
     }
 }
 
@@ -99,7 +99,7 @@ struct Steps {
 }
 
 impl Run for Steps {
-    fn estimator<'s>(&'s self, _: u32, active: &'s Arc<[usize]>, _: u32) -> Box<dyn Estimator + 's> {
-        Box::new(Cge::new(self.n_coords, active.clone(), self.mu, self.scheme))
+    fn estimator<'s>(&'s self, place: &Place<'s>) -> Box<dyn Estimator + 's> {
+        Box::new(Cge::new(self.n_coords, place.active.clone(), self.mu, self.scheme))
     }
 }

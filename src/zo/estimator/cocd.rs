@@ -4,10 +4,13 @@
 //! ĝ_i = (l(θ + μ e_i) − l(θ)) / μ for i in the block, γ ĝ_i of the step before for the other active
 //! coordinates. γ = 0 is block-cyclic coordinate descent; a block of all coordinates is CGE. Cost: as
 //! many queries as the block has coordinates, beside the base (twice as many for central differences).
+//!
+//! The step follows ĝ, the buffer. Its authors take central differences with μ from 0.1 to 1, γ = 1, coordinates in
+//! the order of the parameters ([`Order::Parameters`]) and neither momentum nor weight decay; the buffer starts at zero.
 
 use std::sync::Arc;
 
-use super::{Budget, Cge, Config, Estimate, Estimator, Kind, Run, Space};
+use super::{Budget, Cge, Config, Estimate, Estimator, Kind, Place, Run, Space};
 use crate::Result;
 use crate::rng::{Purpose, Stream};
 use crate::setting::Domain::Within;
@@ -15,7 +18,7 @@ use crate::setting::{Entry, Section, Settings};
 use crate::zo::Scheme;
 use crate::zo::{Probe, Smoothing};
 
-/// The order in which coordinates are refreshed: the active ones, shuffled once.
+/// The order in which coordinates are refreshed.
 #[derive(Debug, Clone)]
 pub struct Cycle {
     order: Vec<usize>,
@@ -27,6 +30,12 @@ impl Cycle {
     pub fn new(active: &[usize], seed: u64, draw: u32) -> Self {
         let order = Stream::new(seed, Purpose::Cycle, draw).permutation(active.len());
         Self { order: order.into_iter().map(|position| active[position]).collect() }
+    }
+
+    /// A cycle over the coordinates `active` as they stand.
+    #[must_use]
+    pub fn in_order(active: &[usize]) -> Self {
+        Self { order: active.to_vec() }
     }
 
     /// The `n` coordinates that step number `step` (from 0) refreshes, sorted; all for `n` = 0 or more than
@@ -86,7 +95,17 @@ impl Estimator for Cocd<'_> {
                 gradient[coord] = fresh.gradient[coord];
             }
         }
-        Estimate { gradient, n_left_out: fresh.n_left_out }
+        Estimate::new(gradient, fresh.n_left_out)
+    }
+}
+
+crate::choice! {
+    /// The order of a cycle over coordinates.
+    pub enum Order {
+        /// Shuffled once for every active set.
+        Shuffled = "shuffled",
+        /// That of the parameters.
+        Parameters = "parameters",
     }
 }
 
@@ -95,6 +114,8 @@ crate::section! {
     pub struct Stale {
         /// Factor on stale estimates per step, in [0, 1]; 0 is block-cyclic coordinate descent (CoCD).
         pub decay: f64 = 0.0 => Within(0.0, 1.0),
+        /// Order in which coordinates are refreshed (CoCD).
+        pub order: Order = Order::Shuffled,
     }
 }
 
@@ -113,9 +134,9 @@ impl Kind for Coherent {
 
     fn start(&self, settings: &Settings, space: Space) -> Result<Box<dyn Run>> {
         let (Smoothing { mu }, Config { difference }) = (settings.read()?, settings.read()?);
-        let (Budget { queries }, Stale { decay }) = (settings.read()?, settings.read()?);
+        let (Budget { queries }, Stale { decay, order }) = (settings.read()?, settings.read()?);
         let stale = vec![0.0; space.n_coords];
-        Ok(Box::new(Steps { stale, decay, queries, seed: space.seed, mu, scheme: difference }))
+        Ok(Box::new(Steps { stale, decay, order, queries, seed: space.seed, mu, scheme: difference }))
     }
 
     fn moves_coordinates(&self) -> bool {
@@ -133,6 +154,7 @@ struct Steps {
     /// The last estimate (d).
     stale: Vec<f64>,
     decay: f64,
+    order: Order,
     queries: usize,
     seed: u64,
     mu: f64,
@@ -140,13 +162,18 @@ struct Steps {
 }
 
 impl Run for Steps {
-    fn estimator<'s>(&'s self, step: u32, active: &'s Arc<[usize]>, draw: u32) -> Box<dyn Estimator + 's> {
-        let block = Cycle::new(active, self.seed, draw).block(u64::from(step), self.queries);
+    fn estimator<'s>(&'s self, place: &Place<'s>) -> Box<dyn Estimator + 's> {
+        let Place { step, active, draw, .. } = *place;
+        let cycle = match self.order {
+            Order::Shuffled => Cycle::new(active, self.seed, draw),
+            Order::Parameters => Cycle::in_order(active),
+        };
+        let block = cycle.block(u64::from(step), self.queries);
         Box::new(Cocd::new(active.clone(), block, &self.stale, self.decay, self.mu, self.scheme))
     }
 
-    fn note(&mut self, estimate: &[f64]) {
-        self.stale.copy_from_slice(estimate);
+    fn note(&mut self, estimate: &Estimate) {
+        self.stale.copy_from_slice(&estimate.gradient);
     }
 
     fn state(&self) -> Vec<(&'static str, Vec<f64>)> {
@@ -194,6 +221,9 @@ mod tests {
         (0..10).for_each(|step| cycle.block(step, 3).iter().for_each(|&coord| counts[coord] += 1));
         assert!(active.iter().all(|&coord| counts[coord] == 3));
         assert_ne!(cycle.block(0, 4), Cycle::new(&active, 8, 1).block(0, 4));
+        // In order, and on over the end.
+        let cycle = Cycle::in_order(&active);
+        assert_eq!((&*cycle.block(1, 4), &*cycle.block(2, 4)), (&active[4..8], &[3, 5, 22, 40][..]));
     }
 
     /// Oracle: the gradient k. Without movement and with γ = 1 a full cycle gives all of it; with γ = 0 only

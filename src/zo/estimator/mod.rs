@@ -2,7 +2,14 @@
 
 pub mod cge;
 pub mod cocd;
+pub mod eggroll;
+pub mod hizoo;
+pub mod lozo;
+pub mod matrices;
 pub mod rge;
+pub mod sparse_mezo;
+pub mod subzero;
+pub mod zo_muon;
 
 use std::sync::Arc;
 
@@ -10,14 +17,25 @@ pub use cge::Cge;
 pub use cocd::{Cocd, Cycle};
 pub use rge::{Rge, StepScale};
 
-use super::Probe;
+use super::probe::Family;
+use super::{Probe, Smoothing};
 use crate::Result;
 use crate::params::Layout;
-use crate::setting::{Entry, Settings};
+use crate::setting::{Entry, Section, Settings};
 
 /// All kinds of estimators, the paper's first. A new one is a file beside these, and a line here; that makes it a
 /// method, too.
-pub static KINDS: &[&dyn Kind] = &[&cge::Coordinatewise, &rge::Randomized, &cocd::Coherent];
+pub static KINDS: &[&dyn Kind] = &[
+    &cge::Coordinatewise,
+    &rge::Randomized,
+    &cocd::Coherent,
+    &sparse_mezo::Sparse,
+    &lozo::LowRank,
+    &subzero::Subspaces,
+    &zo_muon::Orthogonalized,
+    &hizoo::Curved,
+    &eggroll::Evolution,
+];
 
 crate::choice! {
     /// Finite-difference scheme.
@@ -40,8 +58,15 @@ crate::section! {
 crate::section! {
     /// How much a step may ask for.
     pub struct Budget {
-        /// Directions (RGE), coordinates (CoCD) or moves (Pattern Search) per step; 0 for all, a search: one step.
+        /// Directions, coordinates (CoCD) or moves (Pattern Search) per step; 0 for all, as published, or a search: one step.
         pub queries: usize = 0 => crate::setting::Domain::Int(0, 1 << 24),
+    }
+}
+
+impl Budget {
+    /// As many directions as are asked for, or as many as `published`.
+    fn or(&self, published: u32) -> u32 {
+        if self.queries == 0 { published } else { u32::try_from(self.queries).unwrap_or(u32::MAX) }
     }
 }
 
@@ -53,6 +78,11 @@ pub trait Kind: std::fmt::Debug + Sync {
     /// The sections that it reads beside those of all estimators.
     fn sections(&self) -> Vec<&'static [Entry]> {
         Vec::new()
+    }
+
+    /// Whether its probes come in pairs at ± μ by definition, so that there is no scheme to choose.
+    fn has_pairs(&self) -> bool {
+        false
     }
 
     /// Checks rules between settings.
@@ -79,6 +109,16 @@ pub trait Kind: std::fmt::Debug + Sync {
     fn slopes(&self, settings: &Settings, n_active: f64) -> Result<f64>;
 }
 
+/// The sections that estimators read in common, as far as this one does.
+#[must_use]
+pub fn shared_sections(kind: &dyn Kind) -> Vec<&'static [Entry]> {
+    let mut sections = vec![Smoothing::ENTRIES];
+    if !kind.has_pairs() {
+        sections.push(Config::ENTRIES);
+    }
+    sections
+}
+
 /// What estimates of a run are made over.
 #[derive(Debug, Clone)]
 pub struct Space {
@@ -90,14 +130,29 @@ pub struct Space {
     pub seed: u64,
 }
 
-/// The estimates of a run, one after the other.
-pub trait Run: Send {
-    /// The estimator of step number `step` (from 0) over the coordinates `active` (sorted), which are active set number
-    /// `draw` of the run.
-    fn estimator<'s>(&'s self, step: u32, active: &'s Arc<[usize]>, draw: u32) -> Box<dyn Estimator + 's>;
+/// Where in a run an estimate is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Steps before this one in the whole run.
+    pub step: u32,
+    /// Active coordinates, sorted.
+    pub active: &'a Arc<[usize]>,
+    /// Number of that set, from 0.
+    pub draw: u32,
+    /// Parameters (d).
+    pub params: &'a [f64],
+}
 
-    /// Hears the estimate (d) of the step, for estimators that build on earlier ones.
-    fn note(&mut self, _estimate: &[f64]) {}
+/// The estimates of a run, one after the other: for each step `prepare`, `estimator`, `note`.
+pub trait Run: Send {
+    /// Gets ready for a step, for estimators that keep something of the parameters.
+    fn prepare(&mut self, _place: &Place) {}
+
+    /// The estimator of a step.
+    fn estimator<'s>(&'s self, place: &Place<'s>) -> Box<dyn Estimator + 's>;
+
+    /// Hears the estimate of the step, for estimators that build on earlier ones.
+    fn note(&mut self, _estimate: &Estimate) {}
 
     /// Everything that later estimates depend on, for a checkpoint; lengths never change.
     fn state(&self) -> Vec<(&'static str, Vec<f64>)> {
@@ -115,6 +170,16 @@ pub struct Estimate {
     pub gradient: Vec<f64>,
     /// Probes left out because their loss was NaN or infinite.
     pub n_left_out: usize,
+    /// What else the losses say that the next step of the run builds on; none for most estimators.
+    pub kept: Vec<f64>,
+}
+
+impl Estimate {
+    /// A gradient (d), and the number of probes left out of it.
+    #[must_use]
+    pub fn new(gradient: Vec<f64>, n_left_out: usize) -> Self {
+        Self { gradient, n_left_out, kept: Vec::new() }
+    }
 }
 
 /// Proposes probes and digests their loss differences. It never sees a model.
@@ -134,6 +199,30 @@ fn slopes(differences: &[f64], mu: f64, scheme: Scheme) -> Vec<f64> {
         Scheme::Forward => differences.iter().map(|d| d / mu).collect(),
         Scheme::Central => differences.chunks_exact(2).map(|pair| (pair[0] - pair[1]) / (2.0 * mu)).collect(),
     }
+}
+
+/// Numbers of the slopes that are finite, each with its slope, and how many are not.
+fn finite(slopes: &[f64]) -> (Vec<(u32, f64)>, usize) {
+    let finite: Vec<(u32, f64)> =
+        (0..).zip(slopes.iter().copied()).filter(|(_, slope)| slope.is_finite()).collect();
+    let n_left_out = slopes.len() - finite.len();
+    (finite, n_left_out)
+}
+
+/// The probes of directions number 0 to `n_dirs` of a family.
+fn along(source: &Arc<dyn Family>, n_dirs: u32, mu: f64, scheme: Scheme) -> Vec<Probe> {
+    let probes = |idx: u32| {
+        let of = move |sign: &f64| Probe::Direction { source: source.clone(), idx, shift: sign * mu };
+        steps(mu, scheme).iter().map(of)
+    };
+    (0..n_dirs).flat_map(probes).collect()
+}
+
+/// A vector (d) with these values at `coords` and zeros elsewhere.
+fn spread_out(n_coords: usize, coords: &[usize], values: impl IntoIterator<Item = f64>) -> Vec<f64> {
+    let mut all = vec![0.0; n_coords];
+    coords.iter().zip(values).for_each(|(&coord, value)| all[coord] = value);
+    all
 }
 
 /// Signed steps of one slope.
@@ -289,7 +378,7 @@ mod tests {
         let metered = Metered::new(&Cliff, &count);
         let evaluator = evaluate::at(&metered, EvaluatorKind::Full, &[0.0, 0.0]).unwrap();
         let found = estimate(&Cge::dense(2, 0.5, Scheme::Forward), &evaluator).unwrap();
-        assert_eq!(found, Estimate { gradient: vec![0.0, 1.0], n_left_out: 1 });
+        assert_eq!(found, Estimate::new(vec![0.0, 1.0], 1));
         assert_eq!((count.queries(), count.non_finite()), (3, 1));
     }
 

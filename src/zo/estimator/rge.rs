@@ -6,16 +6,19 @@
 //! central differences).
 //!
 //! FZOO (arXiv 2506.09034) takes u of random signs and divides the step by the standard deviation σ of
-//! the q losses. Since σ ≈ μ ‖∇l‖ for small μ, its step has about the same length everywhere; what
-//! [`StepScale::LossSpread`] gives is ĝ μ/σ.
+//! the q losses, of q − 1 in the paper and of q in the released code ([`Deviation`]). Since σ ≈ μ ‖∇l‖ for small
+//! μ, its step has about the same length everywhere; what [`StepScale::LossSpread`] gives is ĝ μ/σ. Released
+//! defaults: q = 8, μ = 1e-3, no momentum.
 
 use std::sync::Arc;
 
-use super::{Budget, Estimate, Estimator, Kind, Run, Scheme, Space, slopes, steps};
+use super::{
+    Budget, Estimate, Estimator, Kind, Place, Run, Scheme, Space, along, finite, slopes, spread_out,
+};
 use crate::rng::Purpose;
 use crate::setting::{Entry, Section, Settings};
 use crate::zo::probe::Directions;
-use crate::zo::{DirectionSource, Probe, Smoothing};
+use crate::zo::{DirectionSource, Family, Probe, Smoothing};
 use crate::{Error, Result};
 
 crate::choice! {
@@ -28,6 +31,16 @@ crate::choice! {
     }
 }
 
+crate::choice! {
+    /// Which standard deviation of q losses.
+    pub enum Deviation {
+        /// Their squares over q − 1, as FZOO's paper has it.
+        Sample = "sample",
+        /// Their squares over q, as FZOO's released code has it.
+        Population = "population",
+    }
+}
+
 crate::section! {
     /// The randomized estimator.
     pub struct Config {
@@ -35,6 +48,8 @@ crate::section! {
         pub directions: Directions = Directions::Gaussian,
         /// What the learning rate multiplies (ZO).
         pub step_scale: StepScale = StepScale::Estimate,
+        /// Which standard deviation of the losses divides the step (step-scale = loss-spread).
+        pub deviation: Deviation = Deviation::Sample,
     }
 }
 
@@ -42,73 +57,73 @@ crate::section! {
 #[derive(Debug, Clone)]
 pub struct Rge {
     n_coords: usize,
-    source: Arc<DirectionSource>,
+    source: Arc<dyn Family>,
     n_dirs: u32,
     mu: f64,
     scheme: Scheme,
     scale: StepScale,
+    deviation: Deviation,
 }
 
 impl Rge {
     /// RGE with `n_dirs` directions from `source`, in dimension d = `n_coords`.
     #[must_use]
-    pub fn new(n_coords: usize, source: Arc<DirectionSource>, n_dirs: u32, mu: f64, scheme: Scheme) -> Self {
-        Self { n_coords, source, n_dirs, mu, scheme, scale: StepScale::Estimate }
+    pub fn new(n_coords: usize, source: Arc<dyn Family>, n_dirs: u32, mu: f64, scheme: Scheme) -> Self {
+        Self {
+            n_coords,
+            source,
+            n_dirs,
+            mu,
+            scheme,
+            scale: StepScale::Estimate,
+            deviation: Deviation::Sample,
+        }
     }
 
-    /// The same, scaled as `scale` says. With [`StepScale::LossSpread`] the estimate is zero where fewer
-    /// than two losses are finite or all are equal: there is no scale to go by, and no step.
+    /// The same, scaled as `scale` says. With [`StepScale::LossSpread`], by that `deviation`, the estimate is zero
+    /// where fewer than two losses are finite or all are equal: there is no scale to go by, and no step.
     #[must_use]
-    pub fn scaled(self, scale: StepScale) -> Self {
-        Self { scale, ..self }
+    pub fn scaled(self, scale: StepScale, deviation: Deviation) -> Self {
+        Self { scale, deviation, ..self }
     }
 }
 
 impl Estimator for Rge {
     fn ask(&self) -> Vec<Probe> {
-        let probes = |idx: u32| {
-            let of = move |sign: &f64| Probe::Direction {
-                source: self.source.clone(),
-                idx,
-                shift: sign * self.mu,
-            };
-            steps(self.mu, self.scheme).iter().map(of)
-        };
-        (0..self.n_dirs).flat_map(probes).collect()
+        along(&self.source, self.n_dirs, self.mu, self.scheme)
     }
 
     fn tell(&self, differences: &[f64]) -> Estimate {
         let slopes = slopes(differences, self.mu, self.scheme);
-        let coords = self.source.coords();
+        let (weights, n_left_out) = finite(&slopes);
         let factor = self.source.factor(self.mu) / f64::from(self.n_dirs);
-        let finite = || slopes.iter().copied().filter(|slope| slope.is_finite());
         let factor = match self.scale {
             StepScale::Estimate => factor,
-            StepScale::LossSpread => match spread(finite()) {
-                Some(spread) if spread > 0.0 => factor / spread,
+            StepScale::LossSpread => match self.deviation.of(weights.iter().map(|(_, slope)| *slope)) {
+                Some(deviation) if deviation > 0.0 => factor / deviation,
                 _ => 0.0,
             },
         };
-        let weights: Vec<(u32, f64)> =
-            (0..).zip(slopes.iter().copied()).filter(|(_, s)| s.is_finite()).collect();
         let total = self.source.weighted_sum(&weights);
-        let mut gradient = vec![0.0; self.n_coords];
-        for (&coord, value) in coords.iter().zip(total) {
-            gradient[coord] = factor * value;
-        }
-        let n_left_out = slopes.iter().filter(|slope| !slope.is_finite()).count();
-        Estimate { gradient, n_left_out }
+        let values = total.into_iter().map(|value| factor * value);
+        Estimate::new(spread_out(self.n_coords, self.source.coords(), values), n_left_out)
     }
 }
 
-/// Sample standard deviation; `None` of fewer than two.
-fn spread(values: impl Iterator<Item = f64> + Clone) -> Option<f64> {
-    let n = values.clone().count();
-    if n < 2 {
-        return None;
+impl Deviation {
+    /// Standard deviation; `None` of fewer than two.
+    fn of(self, values: impl Iterator<Item = f64> + Clone) -> Option<f64> {
+        let n = values.clone().count();
+        if n < 2 {
+            return None;
+        }
+        let divisor = match self {
+            Self::Sample => n - 1,
+            Self::Population => n,
+        };
+        let mean = values.clone().sum::<f64>() / n as f64;
+        Some((values.map(|value| (value - mean).powi(2)).sum::<f64>() / divisor as f64).sqrt())
     }
-    let mean = values.clone().sum::<f64>() / n as f64;
-    Some((values.map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1) as f64).sqrt())
 }
 
 /// `method = rge`.
@@ -125,7 +140,11 @@ impl Kind for Randomized {
     }
 
     fn check(&self, settings: &Settings) -> Result<()> {
-        let (Budget { queries }, Config { step_scale, .. }) = (settings.read()?, settings.read()?);
+        let (Budget { queries }, Config { step_scale, deviation, .. }) = (settings.read()?, settings.read()?);
+        if step_scale != StepScale::LossSpread && deviation != Deviation::Sample {
+            let reason = "it divides the step with step-scale = loss-spread alone; set that, or leave it out";
+            return Err(Error::setting("deviation", reason));
+        }
         if step_scale == StepScale::LossSpread && queries == 1 {
             let reason = "the spread of losses (step-scale = loss-spread) needs at least 2; got 1";
             return Err(Error::setting("queries", reason));
@@ -160,14 +179,15 @@ struct Steps {
 }
 
 impl Run for Steps {
-    fn estimator<'s>(&'s self, step: u32, active: &'s Arc<[usize]>, _: u32) -> Box<dyn Estimator + 's> {
+    fn estimator<'s>(&'s self, place: &Place<'s>) -> Box<dyn Estimator + 's> {
+        let Place { step, active, .. } = *place;
         let n_dirs = if self.queries == 0 { active.len() } else { self.queries };
-        let Config { directions, step_scale } = self.config;
+        let Config { directions, step_scale, deviation } = self.config;
         let (seed, layout) = (self.space.seed, self.space.layout.as_deref());
         let source = DirectionSource::new(directions, seed, Purpose::Direction, step, active.clone(), layout);
         let n_dirs = u32::try_from(n_dirs).unwrap_or(u32::MAX);
         let rge = Rge::new(self.space.n_coords, Arc::new(source), n_dirs, self.mu, self.scheme);
-        Box::new(rge.scaled(step_scale))
+        Box::new(rge.scaled(step_scale, deviation))
     }
 }
 
@@ -180,7 +200,8 @@ mod tests {
     fn signs(n: usize, n_dirs: u32) -> Rge {
         let coords: Arc<[usize]> = (0..n).collect();
         let source = DirectionSource::new(Directions::Rademacher, 3, Purpose::Test, 0, coords, None);
-        Rge::new(n, Arc::new(source), n_dirs, 1e-3, Scheme::Forward).scaled(StepScale::LossSpread)
+        Rge::new(n, Arc::new(source), n_dirs, 1e-3, Scheme::Forward)
+            .scaled(StepScale::LossSpread, Deviation::Sample)
     }
 
     /// Oracle: on l(x) = a·x the slopes are a·u with variance ‖a‖², so that for many directions the scaled
@@ -202,6 +223,16 @@ mod tests {
             for (found, a) in found.iter().zip(&a) {
                 assert!((found - a / norm).abs() < 0.06, "{found} {}", a / norm);
             }
+        }
+    }
+
+    /// Oracle: the ratio of the two definitions, sqrt(q / (q − 1)).
+    #[test]
+    fn the_deviation_is_of_a_sample_or_a_population() {
+        let differences = [1e-3, -2e-3, 5e-4];
+        let of = |deviation| signs(4, 3).scaled(StepScale::LossSpread, deviation).tell(&differences).gradient;
+        for (sample, population) in of(Deviation::Sample).iter().zip(of(Deviation::Population)) {
+            assert!((population - sample * 1.5f64.sqrt()).abs() < 1e-12, "{sample} {population}");
         }
     }
 
