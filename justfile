@@ -80,6 +80,19 @@ golden PARQUET="../shared/data/cifar10/plain_text/train/0000.parquet":
     target/golden/venv/bin/python tests/golden/decode.py {{PARQUET}} target/golden/pixels
     DEEPZERO_GOLDEN_PIXELS="$PWD/target/golden/pixels" cargo test --release golden
 
+# Build the Python package and run its tests
+python *args:
+    test -d target/python-venv || python3 -m venv target/python-venv
+    target/python-venv/bin/python -m pip install --quiet ./python pytest pandas pyarrow
+    target/python-venv/bin/python -m pytest python/tests {{args}}
+
+# What optimizers of black boxes cost per evaluation, beside scipy and nevergrad
+bench-blackbox *args:
+    test -d target/python-venv || python3 -m venv target/python-venv
+    target/python-venv/bin/python -m pip install --quiet ./python --requirement benches/blackbox/requirements.txt
+    cargo build --release
+    target/python-venv/bin/python benches/blackbox/overhead.py --deepzero target/release/deepzero {{args}}
+
 # Speed side by side with PyTorch: just bench-peers --only cge-uniform conv
 bench-peers *args:
     test -d target/peers/venv || python3 -m venv target/peers/venv

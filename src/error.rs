@@ -113,6 +113,19 @@ pub enum Error {
     #[error("objective: {0}")]
     Objective(String),
 
+    /// An evaluation of a black box cannot be told as it was.
+    #[error("evaluation {id}: {reason}")]
+    Evaluation {
+        /// Its number.
+        id: u64,
+        /// What is wrong.
+        reason: String,
+    },
+
+    /// A user's command that evaluates points does not do what it should.
+    #[error("command: {0}")]
+    Command(String),
+
     /// A classifier that is asked for classes gives none that can be used.
     #[error("classifier: {0}")]
     Classifier(String),

@@ -9,6 +9,7 @@
 //! - [`task`], [`cost`]: what one trial does, and what it will cost.
 //! - [`experiment`], [`runner`], [`results`], [`report`]: experiments as data, many trials, what they leave behind,
 //!   what a reader sees of it.
+//! - [`minimize`]: a function of one's own, of which nothing but values is known.
 //! - [`ranks`]: the processes of one job, which share the probes.
 //! - [`bench`](mod@bench) and [`doctor`]: how fast all of that is, and whether a machine computes it rightly.
 //! - [`setting`], [`metric`], [`profile`], [`params`], [`saved`], [`data`], [`rng`], [`device`], [`files`], [`error`]:
@@ -29,6 +30,7 @@ mod hex;
 pub mod kernels;
 pub mod method;
 pub mod metric;
+pub mod minimize;
 #[cfg(test)]
 mod mutants;
 pub mod nn;

@@ -7,6 +7,7 @@ mod data;
 mod doctor;
 mod estimate;
 mod list;
+mod minimize;
 mod plan;
 mod progress;
 mod report;
@@ -95,6 +96,12 @@ enum Verb {
     Estimate(estimate::EstimateArgs),
     /// Certify how far around images a classifier, smoothed by noise, keeps its class.
     Certify(certify::CertifyArgs),
+    /// Minimize a black box: a command that evaluates points.
+    Minimize(minimize::MinimizeArgs),
+    /// Hand out points of a run to evaluate by other means.
+    Ask(minimize::AskArgs),
+    /// Tell the value of a point that was handed out.
+    Tell(minimize::TellArgs),
     /// Rebuild reports from results alone.
     Report(report::ReportArgs),
     /// Show which trials are done, running, failed or missing.
@@ -354,6 +361,9 @@ fn run_verb(cli: &Cli, ranks: &Ranks) -> Result<Exit> {
         Verb::Train(args) => train::run(common, args, ranks),
         Verb::Estimate(args) => estimate::run(common, args),
         Verb::Certify(args) => certify::run(common, args),
+        Verb::Minimize(args) => minimize::run(common, args),
+        Verb::Ask(args) => minimize::ask(common, args),
+        Verb::Tell(args) => minimize::tell(common, args),
         Verb::Report(args) => report::run(common, args),
         Verb::Status(args) => status::run(common, args),
         Verb::Verify(args) => verify::run(common, args),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use deepzero::certify::Progress;
 use deepzero::data;
 use deepzero::metric::{MAE, QUERIES, Row, TEST_ACCURACY, TRAIN_LOSS};
+use deepzero::minimize::pool;
 use deepzero::train::Observer;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -153,6 +154,93 @@ impl CertifyProgress {
             bar.finish_and_clear();
         }
         tell!("certify: {line} ({:.1} s)", self.started.elapsed().as_secs_f64());
+    }
+}
+
+/// Progress of a black box that is minimized.
+pub(super) struct MinimizeProgress {
+    bar: Option<ProgressBar>,
+    budget: u64,
+    n_before: u64,
+    started: Instant,
+    /// When the last plain line was written, and how many failures have been told.
+    state: Mutex<(Instant, u64)>,
+}
+
+/// Failures that are told one by one; the log has all.
+const MOST_TOLD: u64 = 20;
+
+impl MinimizeProgress {
+    /// Of `budget` evaluations, of which `n_before` are done.
+    pub(super) fn new(budget: u64, n_before: u64) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let style = "minimize {wide_bar} {pos}/{len}, {per_sec}, {eta} left, {msg}";
+            let style = ProgressStyle::with_template(style).expect("the template is constant");
+            let bar = ProgressBar::new(budget).with_style(style).with_position(n_before);
+            bar.reset_eta();
+            bar.enable_steady_tick(Duration::from_millis(500));
+            bar
+        });
+        let before = if n_before > 0 { format!(", {n_before} done before") } else { String::new() };
+        if bar.is_none() || n_before > 0 {
+            tell!("minimize: {budget} evaluations{before}");
+        }
+        let now = Instant::now();
+        Self { bar, budget, n_before, started: now, state: Mutex::new((now, 0)) }
+    }
+
+    /// Takes the bar away and leaves one line.
+    pub(super) fn finish(&self, line: &str) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        tell!("minimize: {line} ({:.1} s)", self.started.elapsed().as_secs_f64());
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(format!("minimize: {line}")),
+            None => tell!("minimize: {line}"),
+        }
+    }
+}
+
+impl pool::Observer for MinimizeProgress {
+    fn told(&self, run: &deepzero::minimize::Run) {
+        let minimizer = run.minimizer();
+        let (n_done, n_failed) = (minimizer.n_evaluations(), minimizer.n_failed());
+        let best = || minimizer.best().map_or("none".to_owned(), |best| format!("{:.6e}", best.value));
+        if let Some(bar) = &self.bar {
+            bar.set_position(n_done);
+            bar.set_message(format!("best {}, {n_failed} failed", best()));
+            return;
+        }
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if state.0.elapsed() < LINE_EVERY {
+            return;
+        }
+        state.0 = Instant::now();
+        let rate = n_done.saturating_sub(self.n_before) as f64 / self.started.elapsed().as_secs_f64();
+        let remaining = self.budget.saturating_sub(n_done) as f64 / rate;
+        self.say(&format!(
+            "{n_done}/{} evaluations, {rate:.1} a second, best {}, {n_failed} failed, about {remaining:.0} s left",
+            self.budget,
+            best()
+        ));
+    }
+
+    fn failed(&self, id: u64, reason: &str) {
+        let n_told = {
+            let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            state.1 += 1;
+            state.1
+        };
+        if n_told <= MOST_TOLD {
+            self.say(&format!("evaluation {id}: {reason}"));
+        }
+        if n_told == MOST_TOLD {
+            self.say("further failures are not told here; the log has them");
+        }
     }
 }
 

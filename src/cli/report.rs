@@ -55,8 +55,11 @@ pub(super) fn run(common: &Common, args: &ReportArgs) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
+/// Experiments, and what is wrong with them.
+type Faults = Vec<(String, Error)>;
+
 /// The experiments named, all with results, and all that have a place on the index; and what is wrong with others.
-fn runs(common: &Common, ids: &[String]) -> Result<(Vec<Run>, Vec<(String, Error)>)> {
+fn runs(common: &Common, ids: &[String]) -> Result<(Vec<Run>, Faults)> {
     let mut all: BTreeSet<String> = ids.iter().cloned().collect();
     all.extend(experiments_with_results(common)?);
     if all.is_empty() {

@@ -50,7 +50,7 @@ const FOUNDING: [&str; 31] = [
 ];
 
 /// Other names that users know a setting by.
-pub(super) const ALIASES: [(&str, &str); 3] =
+pub(crate) const ALIASES: [(&str, &str); 3] =
     [("estimator", "method"), ("lr", "learning-rate"), ("q", "queries")];
 
 /// Settings that a trial reads and that change nothing, as its others are: those of a schedule that it does not follow, of

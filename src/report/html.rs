@@ -222,6 +222,6 @@ fn state(reports: &[&Report]) -> String {
 }
 
 /// Inside HTML an SVG needs no namespace.
-fn inline_svg(svg: &str) -> Value {
+pub(super) fn inline_svg(svg: &str) -> Value {
     Value::from_safe_string(svg.replace(" xmlns=\"http://www.w3.org/2000/svg\"", ""))
 }

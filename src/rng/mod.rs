@@ -6,6 +6,7 @@
 //! instead of being stored or sent.
 
 mod normal;
+mod signs;
 
 use crate::kernels::Isa;
 
@@ -159,13 +160,7 @@ impl Stream {
 
     /// Fills `out` with random signs, 1 or -1: bit i % 128 of block `first_block` + i / 128 says which.
     pub fn fill_signs_from(&self, first_block: u64, out: &mut [f64]) {
-        for (block, out) in (first_block..).zip(out.chunks_mut(SIGNS_PER_BLOCK)) {
-            let words = self.block(block);
-            for (i, sign) in out.iter_mut().enumerate() {
-                let bit = words[i / 32] >> (i % 32) & 1;
-                *sign = 1.0 - 2.0 * f64::from(bit);
-            }
-        }
+        Isa::current().dispatch(signs::Fill { stream: *self, first_block, out });
     }
 
     /// A uniformly random order of `0..n` (Fisher and Yates).

@@ -3,26 +3,17 @@
 //! A safetensors file: vectors as f64 tensors, sizes and identity in the header. Everything random
 //! is a function of seed, epoch and step, so no generator state is stored.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, TensorView};
-use safetensors::{SafeTensors, View, serialize};
-use sha2::{Digest, Sha256};
-
-use crate::error::shortened;
-use crate::hex::hex;
 use crate::method::Method;
 use crate::metric::Row;
 use crate::problem::State;
-use crate::saved::{Saved, integer};
+use crate::saved::{self, Saved, integer};
 use crate::{Error, Result, files};
 
 /// Raised when the contents change.
 const VERSION: &str = "6";
-
-/// The header field of the digest.
-const SHA256: &str = "sha256";
 
 /// What a run needs to go on.
 pub struct Checkpoint<'a> {
@@ -67,26 +58,13 @@ impl Checkpoint<'_> {
         for (idx, name) in Row::columns().into_iter().enumerate() {
             vectors.push((format!("{OF_ROWS}{name}"), rows.iter().map(|row| row[idx]).collect()));
         }
-        let bytes: Vec<(&str, Vec<u8>)> = vectors
-            .iter()
-            .map(|(name, values)| {
-                (name.as_str(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
-            })
-            .collect();
-        let mut header = BTreeMap::from([
+        let header = BTreeMap::from([
             ("version".to_owned(), VERSION.to_owned()),
             ("trial".to_owned(), hash.to_owned()),
             ("epoch".to_owned(), self.rows.len().to_string()),
             ("epochs".to_owned(), n_epochs.to_string()),
         ]);
-        let views = bytes.iter().map(|(name, bytes)| {
-            let view = TensorView::new(Dtype::F64, vec![bytes.len() / 8], bytes);
-            (*name, view.expect("eight bytes per f64"))
-        });
-        let views: Vec<(&str, TensorView)> = views.collect();
-        header.insert(SHA256.to_owned(), digest(&header, &views));
-        let bytes = serialize(views, Some(header.into_iter().collect()));
-        let bytes = bytes.map_err(|error| Error::file(path, error.to_string()))?;
+        let bytes = saved::to_bytes(header, &vectors).map_err(|what| Error::file(path, what))?;
         files::write_atomically(path, &bytes)
     }
 
@@ -108,8 +86,7 @@ impl Checkpoint<'_> {
         let bytes = files::read_bounded(path, MAX_BYTES)?;
         let damaged =
             |what: &str| Error::file(path, format!("{what}; delete this checkpoint to start the trial anew"));
-        let header = header(&bytes).ok_or_else(|| damaged("not a complete checkpoint"))?;
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|_| damaged("not a complete checkpoint"))?;
+        let header = saved::header(&bytes).ok_or_else(|| damaged(saved::INCOMPLETE))?;
         let field = |name: &str| {
             header.get(name).map(String::as_str).ok_or_else(|| damaged("a header field is missing"))
         };
@@ -119,21 +96,7 @@ impl Checkpoint<'_> {
         if field("trial")? != hash {
             return Err(damaged("it belongs to other settings"));
         }
-        let tensors = tensors.tensors();
-        let views: Vec<(&str, &TensorView)> =
-            tensors.iter().map(|(name, view)| (name.as_str(), view)).collect();
-        if field(SHA256)? != digest(&header, &views) {
-            return Err(damaged("its contents are not those that were written"));
-        }
-        let mut vectors = HashMap::new();
-        for (name, view) in views {
-            if view.dtype() != Dtype::F64 || view.shape().len() != 1 {
-                return Err(damaged(&format!("`{}` is no vector of f64", shortened(name))));
-            }
-            let number = |bytes: &[u8]| f64::from_le_bytes(bytes.try_into().expect("chunks of eight"));
-            vectors.insert(name.to_owned(), view.data().chunks_exact(8).map(number).collect());
-        }
-        let mut all = Saved::new(vectors);
+        let mut all = saved::from_bytes(&header, &bytes).map_err(|what| damaged(&what))?;
         let (of_method, of_rows) = (all.below(OF_METHOD), all.below(OF_ROWS));
         let params = all.take("params", Some(state.params.len())).map_err(|what| damaged(&what))?;
         let n_stats = state.stats.values().len();
@@ -160,48 +123,17 @@ impl Checkpoint<'_> {
     #[doc(hidden)]
     #[must_use]
     pub fn with_digest(bytes: &[u8]) -> Option<Vec<u8>> {
-        let mut header = header(bytes)?;
-        let tensors = SafeTensors::deserialize(bytes).ok()?;
-        let views: Vec<(&str, TensorView)> = tensors.iter().collect();
-        let sum = digest(&header, &views);
-        header.insert(SHA256.to_owned(), sum);
-        serialize(views, Some(header.into_iter().collect())).ok()
+        saved::with_digest(bytes)
     }
 
     /// How far the checkpoint at `path` is, if there is a readable one.
     #[must_use]
     pub fn progress(path: &Path) -> Option<EpochsDone> {
-        let header = header(&files::read_bounded(path, MAX_BYTES).ok()?)?;
+        let header = saved::header(&files::read_bounded(path, MAX_BYTES).ok()?)?;
         let number = |name: &str| header.get(name)?.parse().ok();
         let done = EpochsDone { epoch: number("epoch")?, epochs: number("epochs")? };
         (1..=done.epochs).contains(&done.epoch).then_some(done)
     }
-}
-
-/// SHA-256, in hexadecimal, over the header but for the digest itself, and over names, types, shapes and contents, all in
-/// the order of the names.
-fn digest<V: View>(header: &BTreeMap<String, String>, tensors: &[(&str, V)]) -> String {
-    let mut hash = Sha256::new();
-    let mut add = |bytes: &[u8]| {
-        hash.update((bytes.len() as u64).to_le_bytes());
-        hash.update(bytes);
-    };
-    for (name, value) in header.iter().filter(|(name, _)| *name != SHA256) {
-        add(name.as_bytes());
-        add(value.as_bytes());
-    }
-    let mut sorted: Vec<&(&str, V)> = tensors.iter().collect();
-    sorted.sort_by_key(|(name, _)| *name);
-    for (name, view) in sorted {
-        add(name.as_bytes());
-        add(format!("{:?} {:?}", view.dtype(), view.shape()).as_bytes());
-        add(&view.data());
-    }
-    hex(&hash.finalize())
-}
-
-fn header(bytes: &[u8]) -> Option<BTreeMap<String, String>> {
-    Some(SafeTensors::read_metadata(bytes).ok()?.1.metadata().clone()?.into_iter().collect())
 }
 
 #[cfg(test)]
@@ -212,6 +144,9 @@ mod tests {
     use crate::nn::model::{self, Io};
     use crate::nn::objective::BasePass;
     use crate::problem::{Minibatch, Problem, Resources};
+    use crate::saved::{SHA256, digest, header};
+    use safetensors::tensor::{Dtype, TensorView};
+    use safetensors::{SafeTensors, serialize};
 
     /// A method that holds one vector.
     struct Holder(Vec<f64>);

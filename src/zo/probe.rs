@@ -49,11 +49,7 @@ impl Probe {
         point.copy_from_slice(params);
         match self {
             Self::Coordinate { coord, shift } => point[*coord] += shift,
-            Self::Direction { source, idx, shift } => {
-                for (&coord, value) in source.coords().iter().zip(source.values(*idx)) {
-                    point[coord] += shift * value;
-                }
-            }
+            Self::Direction { source, idx, shift } => source.add_to(*idx, *shift, point),
         }
     }
 }
@@ -65,6 +61,21 @@ pub trait Family: std::fmt::Debug + Send + Sync {
 
     /// Values of direction `idx` at the active coordinates, in their order.
     fn values(&self, idx: u32) -> Vec<f64>;
+
+    /// Values of direction `idx` at the active positions of `range` alone.
+    ///
+    /// # Panics
+    /// If the range ends beyond the active coordinates.
+    fn values_in(&self, idx: u32, range: Range<usize>) -> Vec<f64> {
+        self.values(idx)[range].to_vec()
+    }
+
+    /// Adds `shift` times direction `idx` to `point` (d).
+    fn add_to(&self, idx: u32, shift: f64, point: &mut [f64]) {
+        for (&coord, value) in self.coords().iter().zip(self.values(idx)) {
+            point[coord] += shift * value;
+        }
+    }
 
     /// The factor c of the estimate (c/q) Σ slope · u along directions of this family.
     fn factor(&self, _mu: f64) -> f64 {
@@ -178,6 +189,41 @@ impl Family for DirectionSource {
         values
     }
 
+    /// Chunk by chunk, unless a direction has to be known as a whole for its length.
+    fn add_to(&self, idx: u32, shift: f64, point: &mut [f64]) {
+        if !self.groups.is_empty() {
+            for (&coord, value) in self.coords.iter().zip(self.values(idx)) {
+                point[coord] += shift * value;
+            }
+            return;
+        }
+        let mut values = [0.0; CHUNK];
+        for (chunk, coords) in self.coords.chunks(CHUNK).enumerate() {
+            let values = &mut values[..coords.len()];
+            self.fill(idx, chunk * CHUNK, values);
+            match (coords[0], coords[coords.len() - 1]) {
+                // Without gaps, which the compiler turns into vector code.
+                (first, last) if last - first + 1 == coords.len() => {
+                    point[first..=last].iter_mut().zip(values).for_each(|(x, value)| *x += shift * *value);
+                }
+                _ => coords.iter().zip(values).for_each(|(&coord, value)| point[coord] += shift * *value),
+            }
+        }
+    }
+
+    fn values_in(&self, idx: u32, range: Range<usize>) -> Vec<f64> {
+        if !self.groups.is_empty() {
+            // The length is that of all of it.
+            return self.values(idx)[range].to_vec();
+        }
+        assert!(range.end <= self.coords.len(), "{} of {} positions", range.end, self.coords.len());
+        let first = range.start / CHUNK * CHUNK;
+        let mut values = vec![0.0; range.end.max(first) - first];
+        self.fill(idx, first, &mut values);
+        values.drain(..range.start - first);
+        values
+    }
+
     /// Chunk by chunk, so that no direction is held as a whole.
     fn weighted_sum(&self, weights: &[(u32, f64)]) -> Vec<f64> {
         let norms_of = |&(idx, _): &(u32, f64)| {
@@ -227,6 +273,10 @@ mod tests {
                 expected.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * value);
             }
             assert_eq!(source.weighted_sum(&weights), expected, "{law:?}");
+            let (whole, n) = (source.values(70_000), coords.len());
+            for range in [0..n, 3..n, 100..101, n..n, n - 1..n] {
+                assert_eq!(source.values_in(70_000, range.clone()), whole[range], "{law:?}");
+            }
         }
     }
 }

@@ -48,8 +48,11 @@ fn commands() -> Vec<(String, Vec<String>)> {
     for (place, block) in blocks("console") {
         for line in block.replace("\\\n", " ").lines() {
             let Some(line) = line.trim().strip_prefix("$ ") else { continue };
-            let words: Vec<&str> = line
-                .split_whitespace()
+            let plain = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+            let words: Vec<String> = shell_words::split(line).unwrap_or_else(|_| plain(line));
+            let words: Vec<&str> = words
+                .iter()
+                .map(String::as_str)
                 .take_while(|word| !["|", ">", "&", "&&", ";", "#"].contains(word))
                 .collect();
             let program = |word: &&str| word.rsplit('/').next() == Some("deepzero");

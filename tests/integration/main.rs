@@ -15,6 +15,7 @@ mod faults;
 mod flow;
 mod forward_gradient;
 mod golden;
+mod minimize;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod published;

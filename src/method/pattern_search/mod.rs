@@ -4,7 +4,7 @@ mod search;
 
 use std::sync::Arc;
 
-pub use search::{Keep, PatternSearch, Stop};
+pub use search::{Keep, PatternSearch, Stop, Together};
 
 use super::{Kind, Method, Step};
 use crate::cost::{Cost, Steps};

@@ -50,6 +50,47 @@ pub enum Stop {
 const FIRST_TOGETHER: usize = 4;
 const MOST_TOGETHER: usize = 256;
 
+/// How many moves are tried together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Together {
+    rule: Keep,
+    n: usize,
+}
+
+impl Together {
+    /// As many as at the beginning of a sweep.
+    #[must_use]
+    pub fn new(rule: Keep) -> Self {
+        let n = match rule {
+            Keep::First => FIRST_TOGETHER,
+            Keep::Best { population } => population.saturating_sub(1).max(1),
+        };
+        Self { rule, n }
+    }
+
+    /// Which move is kept.
+    #[must_use]
+    pub fn rule(self) -> Keep {
+        self.rule
+    }
+
+    /// How many.
+    #[must_use]
+    pub fn n(self) -> usize {
+        self.n
+    }
+
+    /// Goes on from a stored number.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn restore(&mut self, n: f64) -> std::result::Result<(), String> {
+        let most = Self::new(self.rule).n.max(MOST_TOGETHER);
+        self.n = integer("the number of moves tried together", n, most)?.max(1);
+        Ok(())
+    }
+}
+
 /// A search between two moves.
 #[derive(Debug, Clone)]
 pub struct PatternSearch {
@@ -105,37 +146,54 @@ impl PatternSearch {
     /// # Errors
     /// If a query fails.
     pub fn advance(&mut self, rule: Keep, evaluator: &dyn Evaluator, budget: &mut usize) -> Result<Stop> {
-        let mut together = match rule {
-            Keep::First => FIRST_TOGETHER,
-            Keep::Best { population } => population.saturating_sub(1).max(1),
-        };
+        let mut together = Together::new(rule);
         while *budget > 0 {
-            let moves: Vec<(usize, f64)> =
-                std::iter::from_fn(|| self.take()).take(together.min(*budget)).collect();
-            if moves.is_empty() {
-                self.radius /= 2.0;
-                self.begin(self.sweep + 1);
-                return Ok(Stop::Halved);
-            }
+            let moves = self.ask(together, *budget);
             let probes: Vec<Probe> =
                 moves.iter().map(|&(coord, shift)| Probe::Coordinate { coord, shift }).collect();
-            let differences = evaluator.differences(&probes)?;
-            let kept = match rule {
-                Keep::First => differences.iter().position(|&difference| difference < 0.0),
-                Keep::Best { .. } => lowest(&differences),
-            };
-            if let Some(kept) = kept {
-                *budget -= if rule == Keep::First { kept + 1 } else { moves.len() };
-                self.begin(self.sweep + 1);
-                let (coord, shift) = moves[kept];
-                return Ok(Stop::Kept { coord, shift });
-            }
-            *budget -= moves.len();
-            if rule == Keep::First {
-                together = (2 * together).min(MOST_TOGETHER);
+            let differences = if probes.is_empty() { Vec::new() } else { evaluator.differences(&probes)? };
+            let (n_tried, stop) = self.tell(&mut together, &moves, &differences);
+            *budget -= n_tried;
+            if let Some(stop) = stop {
+                return Ok(stop);
             }
         }
         Ok(Stop::Spent)
+    }
+
+    /// The next moves to try together, at most `most`; none once all of the sweep have been tried.
+    pub fn ask(&mut self, together: Together, most: usize) -> Vec<(usize, f64)> {
+        std::iter::from_fn(|| self.take()).take(together.n.min(most)).collect()
+    }
+
+    /// Digests the loss differences of the moves that were asked for last: how many of them count as tried, and whether
+    /// the sweep ends. A difference of NaN is a move that failed.
+    pub fn tell(
+        &mut self,
+        together: &mut Together,
+        moves: &[(usize, f64)],
+        differences: &[f64],
+    ) -> (usize, Option<Stop>) {
+        if moves.is_empty() {
+            self.radius /= 2.0;
+            self.begin(self.sweep + 1);
+            return (0, Some(Stop::Halved));
+        }
+        let is_first = together.rule == Keep::First;
+        let kept = if is_first {
+            differences.iter().position(|&difference| difference < 0.0)
+        } else {
+            lowest(differences)
+        };
+        if let Some(kept) = kept {
+            self.begin(self.sweep + 1);
+            let (coord, shift) = moves[kept];
+            return (if is_first { kept + 1 } else { moves.len() }, Some(Stop::Kept { coord, shift }));
+        }
+        if is_first {
+            together.n = (2 * together.n).min(MOST_TOGETHER);
+        }
+        (moves.len(), None)
     }
 
     fn begin(&mut self, sweep: u32) {

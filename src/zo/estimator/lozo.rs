@@ -49,6 +49,10 @@ impl Kind for LowRank {
         "lozo"
     }
 
+    fn is_of_matrices(&self) -> bool {
+        true
+    }
+
     fn sections(&self) -> Vec<&'static [Entry]> {
         vec![Budget::ENTRIES, Rank::ENTRIES, Window::ENTRIES]
     }

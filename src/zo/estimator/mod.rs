@@ -85,6 +85,11 @@ pub trait Kind: std::fmt::Debug + Sync {
         false
     }
 
+    /// Whether it is made for matrices alone, and has nothing to say on a vector.
+    fn is_of_matrices(&self) -> bool {
+        false
+    }
+
     /// Checks rules between settings.
     ///
     /// # Errors

@@ -59,6 +59,10 @@ impl Kind for Subspaces {
         "subzero"
     }
 
+    fn is_of_matrices(&self) -> bool {
+        true
+    }
+
     fn sections(&self) -> Vec<&'static [Entry]> {
         vec![Budget::ENTRIES, Rank::ENTRIES, Window::ENTRIES]
     }

@@ -148,6 +148,10 @@ impl Kind for Orthogonalized {
         "zo-muon"
     }
 
+    fn is_of_matrices(&self) -> bool {
+        true
+    }
+
     fn sections(&self) -> Vec<&'static [Entry]> {
         vec![Budget::ENTRIES, Rank::ENTRIES, Window::ENTRIES, Vectors::ENTRIES]
     }

@@ -1,0 +1,86 @@
+"""The Rust part. Use the classes and functions of `deepzero`."""
+
+import os
+from typing import Optional
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+Bounds = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+class Point:
+    """A point to evaluate, as its step from the center, the present `Optimizer.x`."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def sample(self) -> int: ...
+    @property
+    def coordinate(self) -> Optional[int]:
+        """The coordinate that is moved by `step`, if it is a single one."""
+    @property
+    def direction(self) -> Optional[int]:
+        """Number of the random direction along which the point is `step` away, if it is one."""
+    @property
+    def step(self) -> float:
+        """Signed length of the step; 0 for the center itself."""
+    def delta(self, start: int = 0, stop: Optional[int] = None) -> NDArray[np.float64]:
+        """Point minus center at the coordinates `start..stop`, shape (stop - start,)."""
+    def x(self) -> NDArray[np.float64]:
+        """The point, shape (d,)."""
+
+class Batch:
+    @property
+    def ids(self) -> list[int]: ...
+    @property
+    def sample(self) -> Optional[int]: ...
+    @property
+    def dim(self) -> int: ...
+    def write(self, out: NDArray[np.float64]) -> None: ...
+    @property
+    def probes(self) -> list[Point]: ...
+    def __len__(self) -> int: ...
+
+class Core:
+    def __init__(
+        self,
+        x0: NDArray[np.float64],
+        bounds: Optional[Bounds],
+        options: str,
+        seed: int,
+        folder: Optional[str | os.PathLike[str]],
+    ) -> None: ...
+    @staticmethod
+    def restored(
+        x0: NDArray[np.float64],
+        bounds: Optional[Bounds],
+        options: str,
+        seed: int,
+        state: list[tuple[str, NDArray[np.float64]]],
+    ) -> Core: ...
+    def state(self) -> dict[str, NDArray[np.float64]]: ...
+    @property
+    def options(self) -> str: ...
+    def ask(self, n: int) -> Batch: ...
+    def n_ready(self) -> int: ...
+    def tell(self, ids: list[int], values: NDArray[np.float64]) -> bool: ...
+    def tell_batch(self, batch: Batch, values: NDArray[np.float64], seconds: Optional[float]) -> bool: ...
+    def take_back(self) -> None: ...
+    @property
+    def waiting(self) -> list[int]: ...
+    @property
+    def x(self) -> NDArray[np.float64]: ...
+    @property
+    def best(self) -> Optional[tuple[int, float, NDArray[np.float64]]]: ...
+    @property
+    def gradient(self) -> Optional[NDArray[np.float64]]: ...
+    @property
+    def counts(self) -> tuple[int, int, int]: ...
+    @property
+    def stopped(self) -> Optional[tuple[str, str]]: ...
+    @property
+    def folder(self) -> Optional[str]: ...
+    def sync(self, is_spent: bool) -> None: ...
+    def close(self) -> None: ...
