@@ -871,7 +871,7 @@ fn mistakes_get_advice() {
         ("sweep mu --values 0.1,1e-1", "setting `mu`: the value 1e-1 is given twice"),
         (
             "sweep estimator --values cge,adam",
-            "expected one of cge, rge, cocd, fo, pattern-search, output-cge, output-rge, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp; got adam",
+            "expected one of cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, pattern-search, cma-es, output-cge, output-rge, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp; got adam",
         ),
         ("train --set metod=fo", "did you mean `method`"),
         (
