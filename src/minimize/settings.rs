@@ -337,6 +337,6 @@ mod tests {
     fn every_setting_is_described() {
         let text = describe();
         assert!(entries().iter().all(|entry| text.contains(entry.name)), "{text}");
-        assert!(text.contains("default 16 (rge)") || text.contains("16 (rge)"), "{text}");
+        assert!(text.contains("default 16 (rge, eggroll)"), "{text}");
     }
 }
