@@ -46,11 +46,11 @@ impl Kind {
     }
 }
 
-/// All methods: one for every estimator that takes vectors, and Pattern Search.
+/// All methods: one for every estimator that is not for weights alone, and Pattern Search.
 #[must_use]
 pub fn kinds() -> Vec<&'static Kind> {
     static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| {
-        let estimating = estimator::KINDS.iter().copied().filter(|kind| !kind.is_of_matrices());
+        let estimating = estimator::KINDS.iter().copied().filter(|kind| !kind.is_of_weights());
         let estimating = estimating.map(Kind::Estimating);
         estimating.chain([Kind::Searching]).collect()
     });
@@ -106,7 +106,7 @@ const DEFAULTS: [(&str, &str, &str); 15] = [
     ("cge", "difference", "central"),
     ("cocd", "difference", "central"),
     ("rge", "difference", "central"),
-    ("sparse-mezo", "difference", "central"),
+    ("eggroll", "mu", "0.2"),
     // These say where to step, not what the gradient is.
     ("hizoo", "optimizer", "sgd"),
     ("hizoo", "momentum", "0"),

@@ -49,7 +49,7 @@ impl Kind for LowRank {
         "lozo"
     }
 
-    fn is_of_matrices(&self) -> bool {
+    fn is_of_weights(&self) -> bool {
         true
     }
 

@@ -85,8 +85,8 @@ pub trait Kind: std::fmt::Debug + Sync {
         false
     }
 
-    /// Whether it is made for matrices alone, and has nothing to say on a vector.
-    fn is_of_matrices(&self) -> bool {
+    /// Whether it is made for the weights of networks, and has nothing to say on another vector.
+    fn is_of_weights(&self) -> bool {
         false
     }
 

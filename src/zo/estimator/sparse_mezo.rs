@@ -55,6 +55,10 @@ impl Kind for Sparse {
         "sparse-mezo"
     }
 
+    fn is_of_weights(&self) -> bool {
+        true
+    }
+
     fn sections(&self) -> Vec<&'static [Entry]> {
         vec![Budget::ENTRIES, Large::ENTRIES]
     }

@@ -59,7 +59,7 @@ impl Kind for Subspaces {
         "subzero"
     }
 
-    fn is_of_matrices(&self) -> bool {
+    fn is_of_weights(&self) -> bool {
         true
     }
 

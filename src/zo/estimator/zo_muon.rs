@@ -148,7 +148,7 @@ impl Kind for Orthogonalized {
         "zo-muon"
     }
 
-    fn is_of_matrices(&self) -> bool {
+    fn is_of_weights(&self) -> bool {
         true
     }
 
