@@ -75,7 +75,7 @@ pub(super) fn run(common: &Common, args: &VerifyArgs) -> Result<Exit> {
         }));
     }
     let tolerance = format!(
-        "after the last epoch accuracies and shares within {} points, other numbers within {} %, and all counts the same",
+        "after the last epoch accuracies within {} points, losses and other measures within {} %, and all counts the same",
         TOLERANCE.points,
         100.0 * TOLERANCE.relative
     );
