@@ -17,6 +17,19 @@ pub(crate) const SHA256: &str = "sha256";
 /// What a file is whose end is missing.
 pub(crate) const INCOMPLETE: &str = "not a complete checkpoint";
 
+/// A name for everything that what is saved depends on: SHA-256, in hexadecimal, of `text` and of the bits of `numbers`.
+#[must_use]
+pub fn identity(text: &str, numbers: &[&[f64]]) -> String {
+    let mut hasher = Sha256::new();
+    hasher.update((text.len() as u64).to_le_bytes());
+    hasher.update(text);
+    for numbers in numbers {
+        hasher.update((numbers.len() as u64).to_le_bytes());
+        numbers.iter().for_each(|number| hasher.update(number.to_bits().to_le_bytes()));
+    }
+    hex(&hasher.finalize())
+}
+
 /// The bytes of a file with these vectors, the texts of `header` and a digest of all.
 ///
 /// # Errors

@@ -12,10 +12,11 @@ mod run;
 mod state;
 mod stats;
 
+pub use crate::saved::identity;
 pub use curve::{average_radius, certified_accuracy, curve, n_abstained, profile, radii, too_few};
 pub use network::{Denoise, NetworkClassifier, classes, read_denoiser};
 pub use run::{Certificate, Certifier, Classifier, Progress, rows};
-pub use state::{identity, load, save};
+pub use state::{load, save};
 pub use stats::{Decision, copies_needed, decide, largest_radius, lower_bound, p_value, predict, radius};
 
 use crate::setting::Domain::{Above, Int};

@@ -39,19 +39,6 @@ fn checksum(done: &[Done]) -> String {
     hex(&Sha256::digest(serde_json::to_vec(done).unwrap_or_default()))
 }
 
-/// A name for everything that certificates depend on: SHA-256, in hexadecimal, of `text` and of the bits of `numbers`.
-#[must_use]
-pub fn identity(text: &str, numbers: &[&[f64]]) -> String {
-    let mut hasher = Sha256::new();
-    hasher.update((text.len() as u64).to_le_bytes());
-    hasher.update(text);
-    for numbers in numbers {
-        hasher.update((numbers.len() as u64).to_le_bytes());
-        numbers.iter().for_each(|number| hasher.update(number.to_bits().to_le_bytes()));
-    }
-    hex(&hasher.finalize())
-}
-
 /// Writes what is known of images, under the `identity` of everything that it depends on, atomically.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use deepzero::cost::{Cost, Planner};
 use deepzero::experiment::{Experiment, MAX_SEEDS, Scale};
-use deepzero::report::check::{self, Needed};
+use deepzero::report::check::{self, Needed, Outlook};
 use deepzero::report::measured::Measured;
 use deepzero::runner::{checkpoint_path, is_pending};
 use deepzero::task;
@@ -125,14 +125,17 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
                 say!("the active set of {} is drawn once: redraw-every is not below epochs", ids.join(", "))?;
             }
         }
-        for needed in needed(common, &experiment, args.selection.scale)? {
-            let Needed { text, seeds, reason } = needed;
+        for Needed { text, seeds } in needed(common, &experiment, args.selection.scale)? {
             match seeds {
-                Some(n) => say!("{n} seeds confirm with 80 % probability, {reason}: {text}")?,
-                None if reason.starts_with("if ") => {
-                    say!("no number of seeds up to 10,000 is likely to confirm, {reason}: {text}")?;
+                Outlook::Enough(n, what) => {
+                    say!("{n} seeds confirm with 80 % probability, if {what} is true: {text}")?;
                 }
-                None => say!("how many seeds decide is not known yet: {text} ({reason})")?,
+                Outlook::Never(what) => {
+                    say!("no number of seeds up to 10,000 is likely to confirm, if {what} is true: {text}")?;
+                }
+                Outlook::Unknown(reason) => {
+                    say!("how many seeds decide is not known yet: {text} ({reason})")?;
+                }
             }
         }
     }
@@ -142,37 +145,51 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
     Ok(Exit::Ok)
 }
 
-/// How many seeds the checks take, by the seeds that the scale has by default, three at least.
+/// The seeds that tell how many are needed: those that the scale has by default, three at least.
+fn first_seeds(experiment: &Experiment, scale: Scale) -> u64 {
+    experiment.scales.get(&scale).map_or(0, |plan| plan.n_seeds).max(3) as u64
+}
+
+/// How many seeds the checks take, by the first seeds; unknown before all of those have run, so that asking again gives
+/// the same number.
 fn needed(common: &Common, experiment: &Experiment, scale: Scale) -> Result<Vec<Needed>> {
-    let Some(plan) = experiment.scales.get(&scale).filter(|_| !experiment.checks.is_empty()) else {
+    if experiment.checks.is_empty() || !experiment.scales.contains_key(&scale) {
         return Ok(Vec::new());
-    };
-    // Always the same ones, so that asking again after more have run gives the same number.
-    let n_first = plan.n_seeds.max(3) as u64;
-    let first: Vec<u64> = (0..n_first).collect();
+    }
+    let first: Vec<u64> = (0..first_seeds(experiment, scale)).collect();
     let trials = experiment.trials_of(scale, &first, &[])?;
     let store = common.store();
     let mut records = Vec::new();
     for trial in &trials {
         records.extend(store.find(trial)?);
     }
+    let n_missing = trials.len() - records.len();
+    if n_missing > 0 {
+        let reason =
+            format!("{n_missing} of {} trials of seeds 0 to {} have not run", trials.len(), first.len() - 1);
+        let unknown = |text: &String| Needed { text: text.clone(), seeds: Outlook::Unknown(reason.clone()) };
+        return Ok(experiment.checks.iter().map(|check| unknown(&check.text)).collect());
+    }
     Ok(check::needed(&Measured::gather_all(experiment, scale, &records)?))
 }
 
 /// The seeds that all checks need, of those that some number of seeds can confirm.
 pub(super) fn seeds_that_decide(common: &Common, experiment: &Experiment, scale: Scale) -> Result<usize> {
-    let all = needed(common, experiment, scale)?;
-    if let Some(unknown) = all.iter().find(|one| one.seeds.is_none() && !one.reason.starts_with("if ")) {
-        bail!(
-            "--seeds auto: {} at {scale} scale has no spread to go by yet for “{}” ({}); run `deepzero reproduce {} --scale \
-             {scale} --seeds 3` first",
-            experiment.id,
-            unknown.text,
-            unknown.reason,
-            experiment.id
-        );
+    let mut most = None;
+    for Needed { text, seeds } in needed(common, experiment, scale)? {
+        match seeds {
+            Outlook::Enough(n, _) => most = most.max(Some(n)),
+            Outlook::Never(_) => {}
+            Outlook::Unknown(reason) => bail!(
+                "--seeds auto: {} at {scale} scale has no spread to go by yet for “{text}” ({reason}); run `deepzero \
+                 reproduce {} --scale {scale} --seeds {}` first",
+                experiment.id,
+                experiment.id,
+                first_seeds(experiment, scale)
+            ),
+        }
     }
-    let Some(most) = all.iter().filter_map(|one| one.seeds).max() else {
+    let Some(most) = most else {
         bail!("--seeds auto: {} has no check that any number of seeds is likely to confirm", experiment.id);
     };
     let by_default = experiment.scales.get(&scale).map_or(0, |plan| plan.n_seeds);

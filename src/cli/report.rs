@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use clap::Args;
-use deepzero::experiment::{Experiment, Scale, split_id};
+use deepzero::experiment::{Experiment, Scale, Trial, split_id};
+use deepzero::files;
 use deepzero::report::loan::Loan;
-use deepzero::report::{self, Run};
+use deepzero::report::{self, Filler, Run};
 use deepzero::results::TrialRecord;
 
 use super::{Common, Exit, in_one_line, say, tell};
@@ -35,12 +36,11 @@ pub(super) fn run(common: &Common, args: &ReportArgs) -> Result<Exit> {
             bail!("{id} has no results in {}", common.results.display());
         }
     }
-    let mut paths = write(common, &ids)?;
+    let (mut paths, runs) = write_and_keep(common, &ids)?;
     if !args.fill.is_empty() {
-        // What is wrong with one of them was told when the reports were written.
-        let (runs, _) = runs(common, &ids)?;
+        let filler = Filler::new(&runs)?;
         for path in &args.fill {
-            fill(path, &runs)?;
+            fill(path, &filler)?;
             paths.push(path.clone());
         }
     }
@@ -84,18 +84,14 @@ fn runs(common: &Common, ids: &[String]) -> Result<(Vec<Run>, Faults)> {
 }
 
 /// Makes the blocks of a Markdown file anew.
-fn fill(path: &Path, runs: &[Run]) -> Result<()> {
+fn fill(path: &Path, filler: &Filler) -> Result<()> {
     /// No text that somebody writes is longer.
     const MOST_BYTES: u64 = 4 << 20;
-    let size = std::fs::metadata(path).with_context(|| format!("read {}", path.display()))?.len();
-    if size > MOST_BYTES {
-        bail!("{}: {size} bytes are more than the {MOST_BYTES} that a text may have", path.display());
-    }
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    let filled = report::fill_blocks(&text, runs)?;
-    let filled = filled.map_err(|reason| anyhow::anyhow!("{}: {reason}", path.display()))?;
+    let text = String::from_utf8(files::read_bounded(path, MOST_BYTES)?)
+        .map_err(|_| anyhow!("{}: not a text in UTF-8", path.display()))?;
+    let filled = filler.fill(&text).map_err(|reason| anyhow!("{}: {reason}", path.display()))?;
     if filled != text {
-        deepzero::files::write_atomically(path, filled.as_bytes())?;
+        files::write_atomically(path, filled.as_bytes())?;
     }
     Ok(())
 }
@@ -106,6 +102,11 @@ fn fill(path: &Path, runs: &[Run]) -> Result<()> {
 /// # Errors
 /// What is wrong with one of those named; the others are written all the same.
 pub(super) fn write(common: &Common, ids: &[String]) -> Result<Vec<PathBuf>> {
+    Ok(write_and_keep(common, ids)?.0)
+}
+
+/// As [`write`], and what the reports were made of.
+fn write_and_keep(common: &Common, ids: &[String]) -> Result<(Vec<PathBuf>, Vec<Run>)> {
     let (runs, mut faults) = runs(common, ids)?;
     let mut paths = Vec::new();
     // Nothing to show is no reason to replace an index that shows something.
@@ -128,7 +129,7 @@ pub(super) fn write(common: &Common, ids: &[String]) -> Result<Vec<PathBuf>> {
         None if paths.is_empty() => {
             bail!("no results in {} can be shown; the reports are as they were", common.results.display())
         }
-        None => Ok(paths),
+        None => Ok((paths, runs)),
     }
 }
 
@@ -186,27 +187,31 @@ fn experiments_with_results(common: &Common) -> Result<Vec<String>> {
     Ok(ids)
 }
 
-/// An experiment with its records by scale. Records of settings that the experiment no longer asks
-/// for are left out, and said so.
+/// An experiment and its records at a scale. Records of settings that it no longer asks for are left out, and said so.
+pub(super) fn asked(common: &Common, id: &str, scale: Scale) -> Result<(Experiment, Vec<TrialRecord>)> {
+    let records = common.store().read_all(id, scale)?;
+    let experiment = common.experiment(id, scale, sweep_values(split_id(id).0, &records).as_deref())?;
+    let seeds: BTreeSet<u64> = records.iter().map(|record| record.trial.seed).collect();
+    let seeds: Vec<u64> = seeds.into_iter().collect();
+    let asked: BTreeSet<String> = experiment.trials_of(scale, &seeds, &[])?.iter().map(Trial::hash).collect();
+    let n_all = records.len();
+    let records: Vec<TrialRecord> =
+        records.into_iter().filter(|record| asked.contains(&record.trial.hash())).collect();
+    if records.len() < n_all {
+        let n_old = n_all - records.len();
+        tell!("{id} at {scale} scale: {n_old} results of other settings are left out");
+    }
+    Ok((experiment, records))
+}
+
+/// An experiment with its records by scale.
 fn gather(common: &Common, id: &str) -> Result<Run> {
     let store = common.store();
     let (base, _) = split_id(id);
     let mut scales: BTreeMap<Scale, Vec<TrialRecord>> = BTreeMap::new();
     let mut merged: Option<Experiment> = None;
     for scale in store.scales(id)? {
-        let records = store.read_all(id, scale)?;
-        let experiment = common.experiment(id, scale, sweep_values(base, &records).as_deref())?;
-        let seeds: BTreeSet<u64> = records.iter().map(|record| record.trial.seed).collect();
-        let seeds: Vec<u64> = seeds.into_iter().collect();
-        let asked: BTreeSet<String> =
-            experiment.trials_of(scale, &seeds, &[])?.iter().map(deepzero::experiment::Trial::hash).collect();
-        let n_all = records.len();
-        let records: Vec<TrialRecord> =
-            records.into_iter().filter(|record| asked.contains(&record.trial.hash())).collect();
-        if records.len() < n_all {
-            let n_old = n_all - records.len();
-            tell!("{id} at {scale} scale: {n_old} results of other settings are left out of the report");
-        }
+        let (experiment, records) = asked(common, id, scale)?;
         if !records.is_empty() {
             scales.insert(scale, records);
         }

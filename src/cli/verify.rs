@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use deepzero::experiment::{Scale, Trial, split_id};
+use deepzero::experiment::{Scale, split_id};
 use deepzero::results::{Store, TOLERANCE, TrialRecord, Verified, verify};
 use deepzero::rng::{Purpose, Stream};
 use deepzero::runner::Ended;
@@ -14,7 +14,7 @@ use super::{Common, Exit, report, say, tell, watch_interrupts};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  deepzero verify fig4 --sample 2          two of its trials, which take a minute or so
+  deepzero verify fig4 --sample 2          two of its trials; those of DeepZero take minutes
   deepzero verify fig4 --sample 2 --draw 1 two others
   deepzero verify fig6                     all of them
 
@@ -95,27 +95,14 @@ pub(super) fn run(common: &Common, args: &VerifyArgs) -> Result<Exit> {
 
 /// The records of trials that the experiment still asks for.
 fn recorded(common: &Common, id: &str, scale: Option<Scale>) -> Result<Vec<TrialRecord>> {
-    let (base, _) = split_id(id);
-    common.library()?.require(base)?;
-    let store = common.store();
-    let scales = store.scales(id)?;
+    common.library()?.require(split_id(id).0)?;
+    let scales = common.store().scales(id)?;
     let Some(scale) = scale.or_else(|| scales.into_iter().max()) else {
         bail!("{id} has no results in {}", common.results.display());
     };
-    let records = store.read_all(id, scale)?;
-    let experiment = common.experiment(id, scale, report::sweep_values(base, &records).as_deref())?;
-    let mut seeds: Vec<u64> = records.iter().map(|record| record.trial.seed).collect();
-    seeds.sort_unstable();
-    seeds.dedup();
-    let asked: Vec<String> = experiment.trials_of(scale, &seeds, &[])?.iter().map(Trial::hash).collect();
-    let n_all = records.len();
-    let mut records: Vec<TrialRecord> =
-        records.into_iter().filter(|record| asked.contains(&record.trial.hash())).collect();
+    let (_, mut records) = report::asked(common, id, scale)?;
     if records.is_empty() {
         bail!("{id} has no results at {scale} scale in {} that it still asks for", common.results.display());
-    }
-    if records.len() < n_all {
-        tell!("{} results of other settings are left out", n_all - records.len());
     }
     records.sort_by_key(|record| record.trial.hash());
     Ok(records)

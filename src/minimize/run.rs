@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 
 use super::log::{self, End, Entry, Log};
 use super::{Asked, Bounds, Minimizer, Start, settings};
-use crate::certify::identity;
 use crate::runner::Lock;
-use crate::saved;
+use crate::saved::{self, identity};
 use crate::{Error, Result, files};
 
 /// Raised when the contents of a folder change.

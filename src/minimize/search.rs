@@ -122,7 +122,8 @@ impl Mover for Search {
         if !moves.is_empty() {
             match self.search.tell(&mut self.together, &moves, &differences).1 {
                 Some(Stop::Kept { coord, shift }) => {
-                    let at = moves.iter().position(|&tried| tried == (coord, shift)).unwrap_or_default();
+                    let at = moves.iter().position(|&tried| tried == (coord, shift));
+                    let at = at.expect("a move that is kept was tried");
                     let (shift, value) = answers[at];
                     x[coord] += shift;
                     if let Some(bounds) = &self.bounds {

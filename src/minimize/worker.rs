@@ -9,7 +9,9 @@
 //! What does not keep to that fails the points that it was asked for and no others; the process and all it started are
 //! killed, and another one is started.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -96,6 +98,16 @@ impl Command {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         Ok(command)
     }
+}
+
+/// The last bytes of a file, so many at most, however long it is.
+fn end_of(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let size = file.metadata()?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(most)))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Kills a process and all it started.
@@ -220,8 +232,8 @@ impl<'a> Worker<'a> {
     /// The end of what the process wrote to stderr.
     fn last_words(&self) -> String {
         let path = self.command.files.stderr(self.idx);
-        let text = std::fs::read(&path).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned();
+        let text = end_of(&path, 4096).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
         let last = text.lines().rev().find(|line| !line.trim().is_empty());
         match last {
             Some(line) => format!("; its last words in {}: {}", path.display(), shortened(line.trim())),

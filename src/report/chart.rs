@@ -33,7 +33,7 @@ pub struct Chart {
     /// Values that y cannot leave, such as 0 and 100 for percent.
     pub y_bounds: (f64, f64),
     /// Lines at a y of their own that values are compared with.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<f64>,
     /// Whether every curve has a line through its first point in proportion to x, and y begins at 0.
     pub has_ideal: bool,
     /// Name of the published values in the legend.
@@ -42,15 +42,6 @@ pub struct Chart {
     pub curves: Vec<Curve>,
     /// What was published, on axes of its own to the right, where the two are not to be compared.
     pub beside: Option<Box<Chart>>,
-}
-
-/// A line across a figure.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rule {
-    /// Where.
-    pub y: f64,
-    /// What it is; may be empty.
-    pub text: String,
 }
 
 /// Name of published values that stand beside ours.
@@ -189,6 +180,26 @@ impl Chart {
         }
     }
 
+    /// Nothing, on axes without names.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            description: String::new(),
+            x_label: String::new(),
+            y_label: String::new(),
+            x_ticks: Vec::new(),
+            categorical: false,
+            log_x: false,
+            log_y: false,
+            y_bounds: (f64::NEG_INFINITY, f64::INFINITY),
+            rules: Vec::new(),
+            has_ideal: false,
+            published: PAPER,
+            curves: Vec::new(),
+            beside: None,
+        }
+    }
+
     /// The figure's axes without anything on them.
     fn blank(measured: &Measured) -> Self {
         let figure = &measured.experiment.figure;
@@ -234,10 +245,10 @@ impl Chart {
             let marks = one.places.iter().map(|(x, text, mark)| Mark { x: place(*x, text), ..*mark });
             curve(one.label.clone(), idx, Shape::Dots, marks.collect())
         });
-        let mut rules = vec![Rule { y: if is_ratio { 1.0 } else { 0.0 }, text: String::new() }];
+        let mut rules = vec![if is_ratio { 1.0 } else { 0.0 }];
         for limit in paired.iter().flat_map(|one| &one.limits) {
-            if !rules.iter().any(|rule| rule.y.total_cmp(limit).is_eq()) {
-                rules.push(Rule { y: *limit, text: String::new() });
+            if !rules.iter().any(|rule: &f64| rule.total_cmp(limit).is_eq()) {
+                rules.push(*limit);
             }
         }
         let ticks = places.iter().enumerate();
@@ -299,11 +310,8 @@ impl Chart {
             log_x: trace.log_x,
             log_y: false,
             y_bounds: metric.bounds,
-            rules: Vec::new(),
-            has_ideal: false,
-            published: PAPER,
             curves,
-            beside: None,
+            ..Self::empty()
         };
         Ok(Some((chart, positions)))
     }
@@ -337,11 +345,8 @@ impl Chart {
                 TensorMeasure::Cosine => COSINE.bounds,
                 TensorMeasure::RelativeError => RELATIVE_ERROR.bounds,
             },
-            rules: Vec::new(),
-            has_ideal: false,
-            published: PAPER,
             curves,
-            beside: None,
+            ..Self::empty()
         };
         Some((chart, positions))
     }
@@ -391,11 +396,8 @@ impl Chart {
             log_x: figure.log_x && is_on_axis,
             log_y: figure.log_y,
             y_bounds: metric.map_or((f64::NEG_INFINITY, f64::INFINITY), |metric| metric.bounds),
-            rules: Vec::new(),
-            has_ideal: false,
-            published: PAPER,
             curves,
-            beside: None,
+            ..Self::empty()
         };
         Ok(Some((chart, positions)))
     }

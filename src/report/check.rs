@@ -57,11 +57,19 @@ pub fn evaluate(measured: &Measured, check: &Check) -> CheckResult {
 pub struct Needed {
     /// The check's own sentence.
     pub text: String,
-    /// The seeds at which it is confirmed with 80 % probability; `None` where no number up to 10,000 is enough, or nothing is
-    /// known yet.
-    pub seeds: Option<usize>,
-    /// If what is true, or why nothing is known.
-    pub reason: String,
+    /// How many.
+    pub seeds: Outlook,
+}
+
+/// Whether seeds are likely to confirm a check.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outlook {
+    /// So many do with 80 % probability, if this is true.
+    Enough(usize, &'static str),
+    /// No number up to 10,000 does, if this is true.
+    Never(&'static str),
+    /// Nothing is known yet, and why.
+    Unknown(String),
 }
 
 /// How many seeds each check takes, by the spread of the seeds that there are, of which three are the fewest.
@@ -74,17 +82,17 @@ pub fn needed(panels: &[Measured]) -> Vec<Needed> {
             .find(|measured| measured.panel.id == check.panel)
             .ok_or_else(|| format!("there is no panel `{}`", check.panel))
             .and_then(|measured| Question::of(measured, check));
-        let (seeds, reason) = match question {
-            Err(reason) => (None, reason),
+        let seeds = match question {
+            Err(reason) => Outlook::Unknown(reason),
             Ok(question) if question.asked.iter().any(|one| one.estimate.n < MIN_SEEDS) => {
-                (None, "Three common seeds are the fewest that tell.".to_owned())
+                Outlook::Unknown("Three common seeds are the fewest that tell.".to_owned())
             }
-            Ok(question) => {
-                let (what, seeds) = question.needed();
-                (seeds, format!("if {what} is true"))
-            }
+            Ok(question) => match question.needed() {
+                (what, Some(n)) => Outlook::Enough(n, what),
+                (what, None) => Outlook::Never(what),
+            },
         };
-        Needed { text: check.text.clone(), seeds, reason }
+        Needed { text: check.text.clone(), seeds }
     };
     checks.iter().map(of).collect()
 }

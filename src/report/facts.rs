@@ -28,13 +28,11 @@ use crate::results::TrialRecord;
 use crate::train::Status;
 
 use super::check::CheckResult;
-use super::measured::{Measured, same_x};
+use super::html::plain_syntax;
+use super::measured::{Measured, Point, same_x};
 use super::position::best;
 use super::stats::{Range, Summary};
-use super::text::{fixed, number, signed, significant};
-
-/// In place of a value that there is not.
-const ABSENT: &str = "—";
+use super::text::{ABSENT, fixed, number, signed, significant};
 
 /// What an experiment has at a scale.
 #[derive(Debug)]
@@ -58,16 +56,7 @@ struct PanelFacts {
     /// `None` for ratios.
     digits: Option<Digits>,
     range: Range,
-    points: Vec<PointFacts>,
-}
-
-#[derive(Debug)]
-struct PointFacts {
-    series_idx: usize,
-    x: Option<f64>,
-    x_text: String,
-    values: BTreeMap<u64, f64>,
-    published: Option<f64>,
+    points: Vec<Point>,
 }
 
 impl Facts {
@@ -78,15 +67,7 @@ impl Facts {
             id: measured.panel.id.clone(),
             digits: (!measured.is_relative()).then_some(measured.metric.digits),
             range: measured.range(),
-            points: (measured.points.iter())
-                .map(|point| PointFacts {
-                    series_idx: point.series_idx,
-                    x: point.x,
-                    x_text: point.x_text.clone(),
-                    values: point.values.clone(),
-                    published: point.published.as_ref().map(|published| published.value),
-                })
-                .collect(),
+            points: measured.points.clone(),
         };
         Self {
             series: main.experiment.series.iter().map(|series| series.id.clone()).collect(),
@@ -110,7 +91,7 @@ impl Facts {
             let ids: Vec<&str> = self.panels.iter().skip(1).map(|panel| &*panel.id).collect();
             return Err(wrong(format!("no panel `{id}`, but {}", ids.join(", "))));
         };
-        let points: Vec<&PointFacts> =
+        let points: Vec<&Point> =
             panel.points.iter().filter(|point| point.series_idx == series_idx).collect();
         let point = match x {
             Some(x) if x.as_str() == Some("best") => {
@@ -128,7 +109,7 @@ impl Facts {
         let Some(metric) = &options.of else {
             return Ok(Found {
                 values: point.map(|point| point.values.clone()).unwrap_or_default(),
-                published: point.and_then(|point| point.published),
+                published: point.and_then(|point| Some(point.published.as_ref()?.value)),
                 digits: panel.digits,
                 range: panel.range,
             });
@@ -311,6 +292,15 @@ impl Facts {
     }
 }
 
+/// An environment for texts: what is not defined is an error, and no template runs for long.
+pub(super) fn bounded() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+    environment.set_fuel(Some(100_000));
+    environment.set_syntax(plain_syntax());
+    environment
+}
+
 /// A text with its templates filled.
 ///
 /// # Errors
@@ -319,10 +309,7 @@ pub(super) fn fill(text: &str, facts: &Arc<Facts>) -> Result<String, String> {
     if !text.contains("{{") && !text.contains("{%") {
         return Ok(text.to_owned());
     }
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-    // A text runs no longer than one can be.
-    environment.set_fuel(Some(100_000));
+    let mut environment = bounded();
     add_functions(&mut environment, facts);
     environment.render_str(text, ()).map_err(|error| one_line(&error))
 }

@@ -21,24 +21,36 @@ use minijinja::Environment;
 
 use crate::Result;
 
-use super::facts::{add_functions, one_line};
-use super::html::{Run, overview_of, plain_syntax};
+use super::facts::{add_functions, bounded, one_line};
+use super::html::{Run, overview_of};
 use super::view::{Report, Section};
 
 const BEGIN: &str = "<!-- results of ";
 const END: &str = "<!-- end of results -->";
 
-/// The text with its blocks made anew.
-///
-/// # Errors
-/// The line of a block that has no end, names an experiment without results, or has a template that cannot be read or asks
-/// for what there is not; and why.
-pub fn fill_blocks(text: &str, runs: &[Run]) -> Result<std::result::Result<String, String>> {
-    let mut reports = BTreeMap::new();
-    for (experiment, scales) in runs {
-        reports.insert(experiment.id.clone(), Report::new(experiment, scales, runs)?);
+/// What blocks are made of.
+#[derive(Debug)]
+pub struct Filler(BTreeMap<String, Report>);
+
+impl Filler {
+    /// Of the results of experiments.
+    ///
+    /// # Errors
+    /// As for their reports.
+    pub fn new(runs: &[Run]) -> Result<Self> {
+        let report =
+            |(experiment, scales): &Run| Ok((experiment.id.clone(), Report::new(experiment, scales, runs)?));
+        Ok(Self(runs.iter().map(report).collect::<Result<_>>()?))
     }
-    Ok(fill(text, &reports))
+
+    /// The text with its blocks made anew.
+    ///
+    /// # Errors
+    /// The line of a block that has no end, names an experiment without results, or has a template that cannot be read or
+    /// asks for what there is not; and why.
+    pub fn fill(&self, text: &str) -> std::result::Result<String, String> {
+        fill(text, &self.0)
+    }
 }
 
 fn fill(text: &str, reports: &BTreeMap<String, Report>) -> std::result::Result<String, String> {
@@ -68,10 +80,7 @@ fn environment(
     of: &str,
     reports: &BTreeMap<String, Report>,
 ) -> std::result::Result<Environment<'static>, String> {
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
-    environment.set_fuel(Some(100_000));
-    environment.set_syntax(plain_syntax());
+    let mut environment = bounded();
     if of == "all" {
         let overview: Arc<BTreeMap<String, [String; 6]>> = Arc::new(overview_of(reports.values()));
         for (idx, name) in ["verdict", "counts", "scale", "cost", "title", "paper"].into_iter().enumerate() {

@@ -25,7 +25,7 @@ pub mod verdict;
 mod view;
 mod write;
 
-pub use fill::fill_blocks;
+pub use fill::Filler;
 pub use html::{Run, html};
 pub use markdown::markdown;
 pub use minimized::{Minimized, minimized};

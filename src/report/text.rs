@@ -2,6 +2,9 @@
 
 use crate::metric::Digits;
 
+/// In place of a number that there is not.
+pub(super) const ABSENT: &str = "—";
+
 /// `value` in a precision, without a unit.
 pub(super) fn number(value: f64, digits: Digits) -> String {
     match digits {

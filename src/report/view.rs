@@ -20,7 +20,7 @@ use super::film::Film;
 use super::html::Run;
 use super::loan::Loan;
 use super::measured::{Measured, Point};
-use super::text::{count, duration, position, signed, significant};
+use super::text::{ABSENT, count, duration, position, signed, significant};
 use super::verdict::{Outcome, PointVerdict, Verdict, judge, judge_points};
 
 /// Characters of a checksum or commit that tell it apart.
@@ -586,9 +586,6 @@ fn origins(measured: &Measured, loans: &[Loan]) -> Vec<String> {
     });
     loans.collect()
 }
-
-/// In place of a number that there is not.
-const ABSENT: &str = "—";
 
 /// Which cell of a row stands in a column.
 type Column = Box<dyn Fn(&Cells) -> &str>;

@@ -12,7 +12,7 @@ pub(super) fn y_axis(chart: &Chart) -> ((f64, f64), Vec<(f64, String)>) {
         let (first, last) = (curve.points.first()?, curve.points.last()?);
         Some([0.0, first.y * last.x / first.x])
     });
-    let others = trials.chain(chart.rules.iter().map(|rule| rule.y)).chain(ideal.flatten());
+    let others = trials.chain(chart.rules.iter().copied()).chain(ideal.flatten());
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     if chart.log_y {
         for mark in ours.chain(published).filter(|m| m.y > 0.0 && has_size(m)) {

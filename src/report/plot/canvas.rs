@@ -184,10 +184,8 @@ fn draw_axes<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas
         canvas.line(&[(left, y), (right, y)], INK.mix(0.16), 1.0);
         canvas.text(text, (left - 8.0, y + 0.36 * TEXT), HPos::Right);
     }
-    for rule in chart.rules.iter().filter(|rule| layout.y(rule.y).is_finite()) {
-        let y = layout.y(rule.y);
+    for y in chart.rules.iter().map(|y| layout.y(*y)).filter(|y| y.is_finite()) {
         canvas.dashed(&[(left, y), (right, y)], &RULE, INK.mix(0.75), 1.2);
-        canvas.text(&rule.text, (right, y - 5.0), HPos::Right);
     }
     canvas.line(&[(left, bottom), (right, bottom)], INK.mix(0.7), 1.2);
     for tick in &layout.x_ticks {

@@ -304,21 +304,8 @@ mod tests {
             level: None,
             published: Vec::new(),
         };
-        let chart = Chart {
-            description: String::new(),
-            x_label: String::new(),
-            y_label: String::new(),
-            x_ticks: Vec::new(),
-            categorical: false,
-            log_x: false,
-            log_y: true,
-            y_bounds: (0.0, f64::INFINITY),
-            rules: Vec::new(),
-            has_ideal: false,
-            published: "paper",
-            curves: vec![curve],
-            beside: None,
-        };
+        let chart =
+            Chart { log_y: true, y_bounds: (0.0, f64::INFINITY), curves: vec![curve], ..Chart::empty() };
         // From 10, whose error bar ends below zero, to 1000: two decades and 6 % on either side.
         let ((low, high), ticks) = y_axis(&chart);
         assert!((low - 0.88).abs() < 1e-9 && (high - 3.12).abs() < 1e-9, "{low} to {high}");

@@ -12,7 +12,10 @@ use std::sync::Arc;
 use crate::params::{Layout, orthonormalize};
 use crate::rng::{Purpose, Stream};
 use crate::setting::Domain::Int;
+use crate::zo::Scheme;
 use crate::zo::probe::Family;
+
+use super::{Estimator, Place, Rge, Run, Space};
 
 crate::section! {
     /// Directions of low rank.
@@ -198,6 +201,26 @@ pub(super) fn normal(stream: Stream, n: usize) -> Vec<f64> {
 pub(super) fn orthonormal(mut columns: Vec<f64>, rank: usize) -> Vec<f64> {
     orthonormalize(&mut columns, rank);
     columns
+}
+
+/// Estimates along fresh directions at every step, in subspaces that last.
+pub(super) struct Steps<L> {
+    pub(super) space: Space,
+    pub(super) law: L,
+    /// Steps that what is kept lasts.
+    pub(super) window: usize,
+    pub(super) n_dirs: u32,
+    pub(super) mu: f64,
+    pub(super) scheme: Scheme,
+}
+
+impl<L: Law + Copy + 'static> Run for Steps<L> {
+    fn estimator<'s>(&'s self, place: &Place<'s>) -> Box<dyn Estimator + 's> {
+        let Space { layout, n_coords, seed } = &self.space;
+        let time = Time { step: place.step, window: self.window };
+        let family = Matrices::new(self.law, *seed, time, place.active.clone(), *n_coords, layout.as_deref());
+        Box::new(Rge::new(*n_coords, Arc::new(family), self.n_dirs, self.mu, self.scheme))
+    }
 }
 
 #[cfg(test)]

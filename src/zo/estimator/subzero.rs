@@ -6,14 +6,12 @@
 //! defaults: r = 8, T = 2,000, q = 1, central differences, μ = 1e-3, no momentum, no weight decay. (The released code
 //! takes convolutions, which have four axes, for tensors with normal z; here all axes but the first are columns.)
 
-use std::sync::Arc;
-
-use super::matrices::{Law, Matrices, Rank, Shape, Time, Window, add_product, normal, orthonormal};
-use super::{Budget, Config, Estimator, Kind, Place, Rge, Run, Space};
+use super::matrices::{Law, Rank, Shape, Steps, Window, add_product, normal, orthonormal};
+use super::{Budget, Config, Kind, Run, Space};
 use crate::Result;
 use crate::rng::Stream;
 use crate::setting::{Entry, Section, Settings};
-use crate::zo::{Scheme, Smoothing};
+use crate::zo::Smoothing;
 
 /// U and V kept, Z drawn.
 #[derive(Debug, Clone, Copy)]
@@ -84,28 +82,10 @@ impl Kind for Subspaces {
     }
 }
 
-/// Fresh directions at every step, in subspaces that last.
-struct Steps {
-    space: Space,
-    law: SubZero,
-    window: usize,
-    n_dirs: u32,
-    mu: f64,
-    scheme: Scheme,
-}
-
-impl Run for Steps {
-    fn estimator<'s>(&'s self, place: &Place<'s>) -> Box<dyn Estimator + 's> {
-        let Space { layout, n_coords, seed } = &self.space;
-        let time = Time { step: place.step, window: self.window };
-        let family = Matrices::new(self.law, *seed, time, place.active.clone(), *n_coords, layout.as_deref());
-        Box::new(Rge::new(*n_coords, Arc::new(family), self.n_dirs, self.mu, self.scheme))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::matrices::tests::{layout, rank_of};
+    use super::super::matrices::{Matrices, Time};
     use super::*;
     use crate::zo::Family;
 
