@@ -26,7 +26,7 @@ pub struct Metric {
     pub digits: Digits,
     /// Values that it cannot leave, as shown.
     pub bounds: (f64, f64),
-    /// Whether it differs from run to run, since it holds a time.
+    /// Whether it differs from run to run, since it holds a time, or from machine to machine.
     pub is_time: bool,
     /// Whether it says how good the network or an estimate is, rather than what it cost.
     pub is_quality: bool,
@@ -202,6 +202,8 @@ metrics! {
     EXCHANGE_S: "exchange-s" in "exchange_s" = REPEATED_SECONDS;
     /// That the first process receives from others in a step.
     EXCHANGE_BYTES: "exchange-bytes" in "exchange_bytes" = PLAIN;
+    /// Of the machines that the job's processes run on.
+    CORES: "cores" in "cores" = Metric { reduction: Reduction::Last, ..REPEATED_SPEED };
     /// Part of the certified test images whose smoothed class is right, abstentions being errors.
     CERTIFIED_0: "certified-0" in "certified_0" = ACCURACY;
     /// The same, certified within a radius of 0.25.

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use deepzero::experiment::{Scale, split_id};
-use deepzero::results::{Store, TOLERANCE, TrialRecord, Verified, verify};
+use deepzero::results::{SAMPLING, Store, TOLERANCE, TrialRecord, Verified, verify};
 use deepzero::rng::{Purpose, Stream};
 use deepzero::runner::Ended;
 use deepzero::train;
@@ -75,7 +75,8 @@ pub(super) fn run(common: &Common, args: &VerifyArgs) -> Result<Exit> {
         }));
     }
     let tolerance = format!(
-        "after the last epoch accuracies within {} points, losses and other measures within {} %, and all counts the same",
+        "after the last epoch accuracies within {} points, or {SAMPLING} standard errors of so few images, losses and other \
+         measures within {} %, and all counts the same",
         TOLERANCE.points,
         100.0 * TOLERANCE.relative
     );

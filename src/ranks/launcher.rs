@@ -40,6 +40,12 @@ pub fn threads_of_rank(ranks: &Ranks) -> Option<usize> {
     (available >= n_cores()? && n_local > 1).then(|| (available / n_local).max(1))
 }
 
+/// Cores of this machine over the processes of the job on it; NaN where that is unknown.
+pub(crate) fn part_of_cores() -> f64 {
+    let n_local = local_rank().map_or(1, |(_, n_local)| n_local);
+    n_cores().map_or(f64::NAN, |n| n as f64 / n_local as f64)
+}
+
 /// Cores of this machine, whatever part of them is this process's.
 fn n_cores() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;

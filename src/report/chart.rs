@@ -34,8 +34,9 @@ pub struct Chart {
     pub y_bounds: (f64, f64),
     /// Lines at a y of their own that values are compared with.
     pub rules: Vec<f64>,
-    /// Whether every curve has a line through its first point in proportion to x, and y begins at 0.
-    pub has_ideal: bool,
+    /// Where every curve has a line through its first point in proportion to x, and y begins at 0: up to which x, infinity
+    /// for all. From there on the line is level.
+    pub ideal: Option<f64>,
     /// Name of the published values in the legend.
     pub published: &'static str,
     /// What is drawn, in the order of the legend.
@@ -193,7 +194,7 @@ impl Chart {
             log_y: false,
             y_bounds: (f64::NEG_INFINITY, f64::INFINITY),
             rules: Vec::new(),
-            has_ideal: false,
+            ideal: None,
             published: PAPER,
             curves: Vec::new(),
             beside: None,
@@ -216,7 +217,7 @@ impl Chart {
             log_y: measured.panel.log_y,
             y_bounds: if measured.is_relative() { (0.0, f64::INFINITY) } else { measured.metric.bounds },
             rules: Vec::new(),
-            has_ideal: measured.panel.has_ideal,
+            ideal: measured.panel.has_ideal.then(|| measured.n_cores().unwrap_or(f64::INFINITY)),
             published: if measured.experiment.quoted.is_empty() { PAPER } else { "published" },
             curves: Vec::new(),
             beside: None,
@@ -268,7 +269,7 @@ impl Chart {
             log_y: is_ratio,
             y_bounds: (f64::NEG_INFINITY, f64::INFINITY),
             rules,
-            has_ideal: false,
+            ideal: None,
             published: PAPER,
             curves: curves.collect(),
             beside: None,

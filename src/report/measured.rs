@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::Result;
 use crate::experiment::{Expected, Experiment, Figure, Panel, Scale, ScalePlan};
-use crate::metric::{Metric, SPEED_UP, STEPS_PER_HOUR, TEST_ACCURACY, Unit};
+use crate::metric::{CORES, Metric, SPEED_UP, STEPS_PER_HOUR, TEST_ACCURACY, Unit};
 use crate::results::TrialRecord;
 use crate::train::Status;
 
@@ -335,6 +335,12 @@ impl<'a> Measured<'a> {
         let id = &self.experiment.series[series_idx].id;
         let record = self.records.iter().find(|r| r.trial.series == *id && same_x(r.trial.x, x));
         record.map_or(x, |r| Some(r.n_params as f64))
+    }
+
+    /// Cores of the machines that the largest job ran on; `None` where trials are not jobs.
+    #[must_use]
+    pub fn n_cores(&self) -> Option<f64> {
+        self.records.iter().filter_map(|record| CORES.of(&record.epochs)).reduce(f64::max)
     }
 
     fn add_records(&mut self) {

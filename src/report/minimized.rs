@@ -105,7 +105,7 @@ fn chart(run: &Minimized) -> Option<Chart> {
         log_y: least > 0.0 && most > 100.0 * least,
         y_bounds: (f64::NEG_INFINITY, f64::INFINITY),
         rules: Vec::new(),
-        has_ideal: false,
+        ideal: None,
         published: "",
         beside: None,
         curves: vec![

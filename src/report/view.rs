@@ -435,11 +435,10 @@ fn figure(measured: &Measured, stem: &str, spread: &str, has_pairs: bool) -> Opt
     });
     let caption =
         format!("{} against {}.{divided}{spread}{side_by_side}{published}", chart.y_label, chart.x_label);
-    let ideal = if chart.has_ideal {
-        format!(" Dotted lines: in proportion to {}.", chart.x_label)
-    } else {
-        String::new()
-    };
+    let ideal = chart.ideal.map_or(String::new(), |cap| {
+        let most = if cap.is_finite() { format!(", as far as the {cap} cores go") } else { String::new() };
+        format!(" Dotted lines: in proportion to {}{most}.", chart.x_label)
+    });
     let caption = format!("{caption}{ideal}");
     let stem = if id.is_empty() { stem.to_owned() } else { format!("{stem}-{id}") };
     Some(FigureView { stem, caption, chart })

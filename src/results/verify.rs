@@ -4,7 +4,9 @@
 //! difference in the last digit grow; so what is asked there is weaker, and said: whatever is counted must be the same, and
 //! accuracies and losses within a [`Tolerance`].
 
-use crate::metric::{METRICS, Metric, Unit, is_same};
+use crate::data;
+use crate::metric::{METRICS, Metric, Unit, VAL_ACCURACY, is_same};
+use crate::setting::Settings;
 use crate::train::Status;
 
 use super::compare::compare_numbers;
@@ -13,7 +15,7 @@ use super::record::TrialRecord;
 /// How far numbers of the same trial may be apart on other kernels, after the last epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance {
-    /// Of what is in percent, in points.
+    /// Of what is in percent, in points; of few images at least [`SAMPLING`] standard errors.
     pub points: f64,
     /// Of everything else, relative to the larger of both.
     pub relative: f64,
@@ -21,6 +23,10 @@ pub struct Tolerance {
 
 /// Fixed before use, about the spread that seeds have at laptop scale: a trial that is farther off is another trial.
 pub const TOLERANCE: Tolerance = Tolerance { points: 5.0, relative: 0.1 };
+
+/// Standard errors of the difference of two accuracies, as if other images had been drawn for either, that are allowed in
+/// any case: on 200 images, where few steps make a network that is still in motion, 5 points are one standard error.
+pub const SAMPLING: f64 = 3.0;
 
 /// What came of running a trial again.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,7 +67,7 @@ pub fn verify(recorded: &TrialRecord, again: &TrialRecord, tolerance: Tolerance)
         if a.is_nan() && b.is_nan() {
             continue;
         }
-        let (part, text) = apart(metric, a, b, tolerance);
+        let (part, text) = apart(metric, a, b, tolerance, n_images(&recorded.trial.settings, metric));
         if part > 1.0 || part.is_nan() {
             return Verified::Different(text);
         }
@@ -74,8 +80,17 @@ pub fn verify(recorded: &TrialRecord, again: &TrialRecord, tolerance: Tolerance)
     Verified::Close(if texts.is_empty() { first } else { texts.join("; ") })
 }
 
-/// The distance of two numbers in parts of what is allowed, and in words. A count has to be the same.
-fn apart(metric: &Metric, a: f64, b: f64, tolerance: Tolerance) -> (f64, String) {
+/// How many images an accuracy is the share of; infinitely many where the trial does not say.
+fn n_images(settings: &Settings, metric: &Metric) -> f64 {
+    settings.read::<data::Config>().map_or(f64::INFINITY, |images| {
+        let n = if *metric == VAL_ACCURACY { images.n_val } else { images.n_test };
+        if n == 0 { images.data.n_test as f64 } else { n as f64 }
+    })
+}
+
+/// The distance of two numbers in parts of what is allowed, and in words. A count has to be the same; a share is of so many
+/// images.
+fn apart(metric: &Metric, a: f64, b: f64, tolerance: Tolerance, n_images: f64) -> (f64, String) {
     let name = metric.name;
     if metric.is_count {
         return (if is_same(a, b) { 0.0 } else { f64::INFINITY }, format!("{name} {a} there, {b} here"));
@@ -83,7 +98,10 @@ fn apart(metric: &Metric, a: f64, b: f64, tolerance: Tolerance) -> (f64, String)
     match metric.unit {
         Unit::Percent => {
             let (a, b) = (metric.unit.of_column(a), metric.unit.of_column(b));
-            ((a - b).abs() / tolerance.points, format!("{name} {a:.2} % there, {b:.2} % here"))
+            let share = 0.5 * (a + b) / 100.0;
+            let standard_error = 100.0 * (2.0 * share * (1.0 - share) / n_images).sqrt();
+            let allowed = tolerance.points.max(SAMPLING * standard_error);
+            ((a - b).abs() / allowed, format!("{name} {a:.2} % there, {b:.2} % here"))
         }
         _ => {
             let size = a.abs().max(b.abs()).max(f64::MIN_POSITIVE);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::images;
 use crate::nn::{self, model};
 use crate::problem::{Classify, Prepared, Problem, Resources};
-use crate::ranks::{Ranks, Traffic};
+use crate::ranks::{Ranks, Traffic, launcher};
 use crate::setting::Settings;
 use crate::timing::Seconds;
 use crate::train::{self, Observer, Run};
@@ -24,6 +24,8 @@ pub struct Measurement {
     pub ranks: usize,
     /// Threads of each.
     pub threads: usize,
+    /// Cores of the machines that they run on.
+    pub cores: f64,
     /// Parameters of the network d.
     pub n_params: usize,
     /// Images of a step.
@@ -101,6 +103,8 @@ pub fn measure(ranks: &Ranks, settings: &Settings, seed: u64, steps: usize) -> R
         (Some(first), Some(last)) if ends.len() > 1 => (first.1, last.1),
         _ => return Err(crate::Error::Objective("training ended before its steps were timed".to_owned())),
     };
+    // Each process brings its part of its machine's cores.
+    let cores = ranks.all_gather(&[launcher::part_of_cores()])?.iter().sum::<f64>().round();
     let n = seconds.len() as f64;
     let step = Seconds::of(seconds);
     let queries = count.queries() as f64;
@@ -110,6 +114,7 @@ pub fn measure(ranks: &Ranks, settings: &Settings, seed: u64, steps: usize) -> R
     Ok(Measurement {
         ranks: ranks.size(),
         threads: rayon::current_num_threads(),
+        cores,
         n_params: network.layout().n_coords(),
         batch_size,
         queries: queries / ends.len() as f64,

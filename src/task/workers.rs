@@ -76,6 +76,7 @@ impl Task for Workers {
             row.set(&metric::SPEED_UP, many.steps_per_hour / one.steps_per_hour);
             row.set(&metric::EXCHANGE_S, many.exchange_s);
             row.set(&metric::EXCHANGE_BYTES, many.exchange_bytes);
+            row.set(&metric::CORES, many.cores);
             session.observer.epoch(&row);
             rows.push(row);
         }

@@ -400,10 +400,10 @@ proptest! {
     }
 }
 
-/// Oracle: by hand, with 2 points and a tenth allowed.
+/// Oracle: by hand, with 10 points and a tenth allowed; three standard errors about 0.315 of 500 images are 8.8 points.
 #[test]
 fn what_is_counted_is_the_same_and_the_rest_is_close() {
-    let tolerance = Tolerance { points: 2.0, relative: 0.1 };
+    let tolerance = Tolerance { points: 10.0, relative: 0.1 };
     let old = record(3);
     let with = |change: &dyn Fn(&mut TrialRecord)| {
         let mut new = old.clone();
@@ -415,10 +415,17 @@ fn what_is_counted_is_the_same_and_the_rest_is_close() {
     };
     let of = |metric: &Metric| old.epochs.last().unwrap().get(metric);
     assert_eq!(with(&|new| last(new, &WALL_S, 1e3)), Verified::SameBits);
-    let close = with(&|new| last(new, &TEST_ACCURACY, of(&TEST_ACCURACY) + 0.019));
+    let close = with(&|new| last(new, &TEST_ACCURACY, of(&TEST_ACCURACY) + 0.099));
     assert!(matches!(close, Verified::Close(_)), "{close:?}");
+    let narrow = |change: f64| {
+        let mut new = old.clone();
+        last(&mut new, &TEST_ACCURACY, of(&TEST_ACCURACY) + change);
+        verify(&old, &new, Tolerance { points: 2.0, ..tolerance })
+    };
+    assert!(matches!(narrow(0.087), Verified::Close(_)));
+    assert!(matches!(narrow(0.090), Verified::Different(_)));
     for different in [
-        with(&|new| last(new, &TEST_ACCURACY, of(&TEST_ACCURACY) + 0.021)),
+        with(&|new| last(new, &TEST_ACCURACY, of(&TEST_ACCURACY) + 0.101)),
         with(&|new| last(new, &TRAIN_LOSS, of(&TRAIN_LOSS) * 1.2)),
         with(&|new| last(new, &TRAIN_LOSS, f64::NAN)),
         with(&|new| last(new, &QUERIES, of(&QUERIES) + 1.0)),

@@ -174,8 +174,10 @@ fn draw_one<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas<
     }
 }
 
-/// Strokes and gaps of a line that values are compared with.
+/// Strokes and gaps of the line that values are compared with.
 const RULE: [f64; 2] = [3.0, 3.0];
+/// Strokes and gaps of a limit around it.
+const LIMIT: [f64; 2] = [1.5, 5.0];
 
 fn draw_axes<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas<DB>) {
     let Layout { left, right, top, bottom, .. } = *layout;
@@ -184,8 +186,11 @@ fn draw_axes<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas
         canvas.line(&[(left, y), (right, y)], INK.mix(0.16), 1.0);
         canvas.text(text, (left - 8.0, y + 0.36 * TEXT), HPos::Right);
     }
-    for y in chart.rules.iter().map(|y| layout.y(*y)).filter(|y| y.is_finite()) {
-        canvas.dashed(&[(left, y), (right, y)], &RULE, INK.mix(0.75), 1.2);
+    for (idx, y) in chart.rules.iter().map(|y| layout.y(*y)).enumerate().filter(|(_, y)| y.is_finite()) {
+        match idx {
+            0 => canvas.dashed(&[(left, y), (right, y)], &RULE, INK.mix(0.85), 1.4),
+            _ => canvas.dashed(&[(left, y), (right, y)], &LIMIT, INK.mix(0.5), 1.0),
+        }
     }
     canvas.line(&[(left, bottom), (right, bottom)], INK.mix(0.7), 1.2);
     for tick in &layout.x_ticks {
@@ -236,10 +241,9 @@ fn draw_curve<DB: DrawingBackend>(
             draw_marker(curve.look, (left + 14.0, y), canvas);
         }
     }
-    if let (true, Some(first)) = (chart.has_ideal, points.first()) {
-        let ends = points.last().map(|last| Mark::bare(last.x, first.y * last.x / first.x));
-        let line: Vec<Spot> =
-            [Some(*first), ends].iter().flatten().map(|m| (layout.x(m.x), layout.y(m.y))).collect();
+    if let (Some(cap), [first, .., last]) = (chart.ideal, points.as_slice()) {
+        let ends = [first.x, cap.clamp(first.x, last.x), last.x];
+        let line = ends.map(|x| (layout.x(x), layout.y(first.y * x.min(cap).max(first.x) / first.x)));
         canvas.dashed(&line, &RULE, color, 1.0);
     }
     let x = |m: &Mark| layout.x(m.x) + shift;
