@@ -203,7 +203,7 @@ metrics! {
     /// That the first process receives from others in a step.
     EXCHANGE_BYTES: "exchange-bytes" in "exchange_bytes" = PLAIN;
     /// Of the machines that the job's processes run on.
-    CORES: "cores" in "cores" = Metric { reduction: Reduction::Last, ..REPEATED_SPEED };
+    CORES: "cores" in "cores" = REPEATED_SPEED;
     /// Part of the certified test images whose smoothed class is right, abstentions being errors.
     CERTIFIED_0: "certified-0" in "certified_0" = ACCURACY;
     /// The same, certified within a radius of 0.25.

@@ -85,14 +85,12 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
 
 /// Refuses lists that are longer than any experiment's, before work grows with them.
 fn check_sizes(wire: &WireExperiment, sources: &Sources) -> Result<()> {
-    let scale = &wire.scale;
-    let values =
-        |scale: &Option<WireScale>| scale.as_ref().and_then(|s| s.values.as_ref()).map_or(0, Vec::len);
+    let values = |(scale, wire): (Scale, &WireScale)| {
+        let n = wire.values.as_ref().map_or(0, Vec::len);
+        (format!("scale.{scale}.values"), n, MAX_VALUES)
+    };
     let lists = [
         ("figure.values", wire.figure.values.len(), MAX_VALUES),
-        ("scale.smoke.values", values(&scale.smoke), MAX_VALUES),
-        ("scale.laptop.values", values(&scale.laptop), MAX_VALUES),
-        ("scale.paper.values", values(&scale.paper), MAX_VALUES),
         ("series", wire.series.len(), MAX_TABLES),
         ("panel", wire.panel.len(), MAX_TABLES),
         ("trace", wire.trace.len(), MAX_TABLES),
@@ -103,8 +101,9 @@ fn check_sizes(wire: &WireExperiment, sources: &Sources) -> Result<()> {
         ("expected", wire.expected.len(), MAX_TABLES),
         ("check", wire.check.len(), MAX_TABLES),
     ];
-    match lists.into_iter().find(|(_, n, most)| n > most) {
-        Some((path, n, most)) => Err(sources.error(path, format!("{n} of them; at most {most}"))),
+    let lists = lists.map(|(path, n, most)| (path.to_owned(), n, most)).into_iter();
+    match lists.chain(wire.scale.iter().map(values)).find(|(_, n, most)| n > most) {
+        Some((path, n, most)) => Err(sources.error(&path, format!("{n} of them; at most {most}"))),
         None => Ok(()),
     }
 }
@@ -237,10 +236,7 @@ impl Expander {
                     .error(&format!("series[{idx}].{key}"), format!("has no meaning beside {beside}"));
             }
         }
-        let named =
-            [("smoke", &wire.scale.smoke), ("laptop", &wire.scale.laptop), ("paper", &wire.scale.paper)];
-        let scales = || named.iter().filter_map(|(name, scale)| Some((name, scale.as_ref()?)));
-        for (name, scale) in scales() {
+        for (name, scale) in wire.scale.iter() {
             let id = scale.series.keys().find(|id| wire.series.iter().any(|s| s.id == **id && !s.trials));
             if let Some(id) = id {
                 return self.error(&format!("scale.{name}.series.{id}"), NO_TRIALS);
@@ -258,7 +254,7 @@ impl Expander {
             ("layers".to_owned(), !wire.layers.is_empty()),
             ("profile".to_owned(), !wire.profile.is_empty()),
         ];
-        for (name, scale) in scales() {
+        for (name, scale) in wire.scale.iter() {
             given.extend([
                 (format!("scale.{name}.seeds"), scale.seeds.is_some()),
                 (format!("scale.{name}.values"), scale.values.is_some()),
@@ -547,12 +543,9 @@ impl Expander {
         if at.as_str() == Some(BEST) {
             return Ok(Some(At::Best));
         }
-        let wire = &self.wire.scale;
         let mut points = self.points("figure", None)?;
-        for (name, scale) in [("smoke", &wire.smoke), ("laptop", &wire.laptop), ("paper", &wire.paper)] {
-            if let Some(scale) = scale {
-                points.extend(self.points(&format!("scale.{name}"), Some(scale))?);
-            }
+        for (name, scale) in self.wire.scale.iter() {
+            points.extend(self.points(&format!("scale.{name}"), Some(scale))?);
         }
         let is_here = |point: &&Point| match (number_of(at), number_of(&point.value)) {
             (Some(_), Some(_)) => same_value(&toml::Value::Float(point.x), at),
@@ -803,16 +796,12 @@ impl Expander {
     }
 
     fn scales(&self) -> Result<BTreeMap<Scale, ScalePlan>> {
-        let wire = &self.wire.scale;
-        let all = [(Scale::Smoke, &wire.smoke), (Scale::Laptop, &wire.laptop), (Scale::Paper, &wire.paper)];
         let mut plans = BTreeMap::new();
-        for (scale, wire) in all {
-            if let Some(wire) = wire {
-                plans.insert(scale, self.plan(scale, wire)?);
-            }
+        for (scale, wire) in self.wire.scale.iter() {
+            plans.insert(scale, self.plan(scale, wire)?);
         }
         if plans.is_empty() {
-            return self.error("scale", "expected at least one of smoke, laptop, paper");
+            return self.error("scale", &format!("expected at least one of {}", Scale::names()));
         }
         Ok(plans)
     }
@@ -1005,11 +994,8 @@ impl Expander {
                     refuse(format!("base.{key}"), key, first)?;
                 }
             }
-            let wire = &self.wire.scale;
-            for (scale, wire) in
-                [(Scale::Smoke, &wire.smoke), (Scale::Laptop, &wire.laptop), (Scale::Paper, &wire.paper)]
-            {
-                for key in wire.iter().flat_map(|wire| wire.set.keys()) {
+            for (scale, wire) in self.wire.scale.iter() {
+                for key in wire.set.keys() {
                     let name = settings::find(key)?.name;
                     if !scales.get(&scale).is_some_and(|plan| reads(plan, name)) {
                         let first = scales.get(&scale).and_then(|plan| plan.cells.first());

@@ -25,13 +25,19 @@ const HASH_BYTES: usize = 8;
 
 impl Scale {
     /// All scales, smallest first.
-    pub const ALL: [Self; 3] = [Self::Smoke, Self::Laptop, Self::Paper];
+    pub const ALL: [Self; 4] = [Self::Smoke, Self::Laptop, Self::Overnight, Self::Paper];
+
+    /// The names of all, for messages.
+    pub(super) fn names() -> String {
+        Self::ALL.map(Self::name).join(", ")
+    }
 
     /// The name in files, folders and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::Smoke => "smoke",
             Self::Laptop => "laptop",
+            Self::Overnight => "overnight",
             Self::Paper => "paper",
         }
     }
@@ -49,7 +55,7 @@ impl std::str::FromStr for Scale {
     fn from_str(text: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|scale| scale.name() == text);
         found.ok_or_else(|| {
-            Error::setting("scale", format!("expected one of smoke, laptop, paper; got {}", shortened(text)))
+            Error::setting("scale", format!("expected one of {}; got {}", Self::names(), shortened(text)))
         })
     }
 }

@@ -97,7 +97,7 @@
 //! at = "best"                    # above and close: each series at its own best x, not every x
 //! spread = "layout"              # above and close: the error from all series by seeds, not this pair alone
 //!
-//! [scale.smoke]                  # likewise laptop and paper
+//! [scale.smoke]                  # likewise laptop, overnight and paper
 //! seeds = 2                      # seeds 0 and 1
 //! values = [0.9]                 # this scale's grid; left out: figure.values
 //! coordinates = [730]            # left out: looked up in the figure's
@@ -149,7 +149,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::definition::{TensorMeasure, TraceAxis};
+use super::definition::{Scale, TensorMeasure, TraceAxis};
 
 /// Ids of sweeps start so.
 pub(super) const SWEEP_PREFIX: &str = "sweep-";
@@ -359,7 +359,27 @@ pub(super) struct WireCheck {
 pub(super) struct WireScales {
     pub(super) smoke: Option<WireScale>,
     pub(super) laptop: Option<WireScale>,
+    pub(super) overnight: Option<WireScale>,
     pub(super) paper: Option<WireScale>,
+}
+
+impl WireScales {
+    /// Those that the file has.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Scale, &WireScale)> {
+        let Self { smoke, laptop, overnight, paper } = self;
+        let all = [
+            (Scale::Smoke, smoke),
+            (Scale::Laptop, laptop),
+            (Scale::Overnight, overnight),
+            (Scale::Paper, paper),
+        ];
+        all.into_iter().filter_map(|(scale, wire)| Some((scale, wire.as_ref()?)))
+    }
+
+    /// All, with those that the file does not have.
+    fn all_mut(&mut self) -> [&mut Option<WireScale>; Scale::ALL.len()] {
+        [&mut self.smoke, &mut self.laptop, &mut self.overnight, &mut self.paper]
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -390,9 +410,10 @@ impl WireExperiment {
             self.figure.log_y |= parent.figure.log_y;
             self.figure.y_label = self.figure.y_label.take().or(parent.figure.y_label);
         }
-        inherit_scale(&mut self.scale.smoke, parent.scale.smoke);
-        inherit_scale(&mut self.scale.laptop, parent.scale.laptop);
-        inherit_scale(&mut self.scale.paper, parent.scale.paper);
+        let mut parents = parent.scale;
+        for (own, parent) in self.scale.all_mut().into_iter().zip(parents.all_mut()) {
+            inherit_scale(own, parent.take());
+        }
     }
 
     /// Replaces the grid at every scale. What was said of an x that is not on it is forgotten.
@@ -409,8 +430,7 @@ impl WireExperiment {
         self.figure.values = values;
         self.figure.coordinates = None;
         self.expected.clear();
-        let scales = [&mut self.scale.smoke, &mut self.scale.laptop, &mut self.scale.paper];
-        for scale in scales.into_iter().flatten() {
+        for scale in self.scale.all_mut().into_iter().flatten() {
             scale.values = None;
             scale.coordinates = None;
         }

@@ -11,6 +11,7 @@ pub mod descent;
 pub mod first_order;
 pub mod outputs;
 pub mod pattern_search;
+pub mod rge_model;
 
 use std::fmt::Debug;
 use std::sync::{Arc, LazyLock};
@@ -188,6 +189,11 @@ pub trait Kind: Debug + Sync {
         false
     }
 
+    /// Whether it stands for another method by a model of it: figures draw it otherwise, and say so.
+    fn is_model(&self) -> bool {
+        false
+    }
+
     /// What `steps` cost.
     ///
     /// # Errors
@@ -216,8 +222,9 @@ pub fn kinds() -> Vec<&'static dyn Kind> {
     static FOLLOWING: LazyLock<Vec<baseline::Following>> =
         LazyLock::new(|| baseline::RULES.iter().copied().map(baseline::Following).collect());
     let estimating = ESTIMATING.iter().map(|kind| kind as &'static dyn Kind);
-    let others: [&'static dyn Kind; 5] = [
+    let others: [&'static dyn Kind; 6] = [
         &first_order::FirstOrder,
+        &rge_model::Modelled,
         &pattern_search::Searching,
         &cma_es::Adapting,
         &outputs::Coordinates,

@@ -78,6 +78,8 @@ pub enum Shape {
     Band,
     /// A hollow diamond at each point, and a thin line through them.
     Hollow,
+    /// A ring with an error bar at each point, and a dotted line through them: what a model says.
+    Model,
 }
 
 /// A value, and an interval around it.
@@ -143,7 +145,11 @@ impl Chart {
             Curve {
                 label: series.label.clone(),
                 look: idx,
-                shape: if series.has_trials { Shape::Markers } else { Shape::Dots },
+                shape: match series.has_trials {
+                    true if measured.is_model(&series.id) => Shape::Model,
+                    true => Shape::Markers,
+                    false => Shape::Dots,
+                },
                 points: marks,
                 trials: trials.collect(),
                 level: level.first().copied(),

@@ -14,7 +14,7 @@ use crate::results::TrialRecord;
 use super::exhibits::EXHIBITS;
 use super::plot;
 use super::prose;
-use super::view::{Report, cost_short, scale_name};
+use super::view::{Report, cost_short};
 
 /// An experiment with its records by scale.
 pub type Run = (Experiment, BTreeMap<Scale, Vec<TrialRecord>>);
@@ -166,7 +166,7 @@ fn is_own(report: &Report) -> bool {
 /// An experiment at the highest scale that has been run. At smoke scale its verdict is worth nothing.
 fn line(report: &Report) -> Overview<'_> {
     let best = report.sections.first();
-    let is_smoke = best.is_some_and(|section| section.scale == scale_name(Scale::Smoke));
+    let is_smoke = best.is_some_and(|section| section.scale == Scale::Smoke.name());
     let figure = best.and_then(|section| section.figures.first());
     Overview {
         id: &report.id,
@@ -196,12 +196,13 @@ pub(super) fn overview_of<'r>(reports: impl Iterator<Item = &'r Report>) -> BTre
 fn state(reports: &[&Report]) -> String {
     let built: Vec<&&Report> = reports.iter().filter(|report| is_exhibit(report)).collect();
     let at = |scale: Scale| {
-        let name = scale_name(scale);
+        let name = scale.name();
         built.iter().filter(|report| report.sections.first().is_some_and(|s| s.scale == name)).count()
     };
     let n_not_run = built.iter().filter(|report| report.sections.is_empty()).count();
     let counts = [
         (at(Scale::Paper), "run at paper scale"),
+        (at(Scale::Overnight), "at overnight scale at most"),
         (at(Scale::Laptop), "at laptop scale at most"),
         (at(Scale::Smoke), "at smoke scale only"),
         (n_not_run, "not run yet"),

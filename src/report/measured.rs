@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::Result;
 use crate::experiment::{Expected, Experiment, Figure, Panel, Scale, ScalePlan};
+use crate::method;
 use crate::metric::{CORES, Metric, SPEED_UP, STEPS_PER_HOUR, TEST_ACCURACY, Unit};
 use crate::results::TrialRecord;
 use crate::train::Status;
@@ -335,6 +336,14 @@ impl<'a> Measured<'a> {
         let id = &self.experiment.series[series_idx].id;
         let record = self.records.iter().find(|r| r.trial.series == *id && same_x(r.trial.x, x));
         record.map_or(x, |r| Some(r.n_params as f64))
+    }
+
+    /// Whether a series stands for a method by a model of it.
+    #[must_use]
+    pub fn is_model(&self, series: &str) -> bool {
+        let trials = self.records.iter().map(|record| &record.trial).filter(|trial| trial.series == series);
+        let mut methods = trials.filter_map(|trial| trial.settings.read::<method::Config>().ok());
+        methods.any(|method::Config { method }| method.is_model())
     }
 
     /// Cores of the machines that the largest job ran on; `None` where trials are not jobs.

@@ -13,7 +13,7 @@ use crate::setting::Settings;
 use crate::train::Status;
 use crate::{Error, Result};
 
-use super::chart::{Chart, traces};
+use super::chart::{Chart, Shape, traces};
 use super::check::{Paired, evaluate_checks};
 use super::facts::{self, Facts};
 use super::film::Film;
@@ -166,7 +166,7 @@ impl Section {
         let measured = &panels[0];
         let checks = evaluate_checks(panels);
         let (verdict, counts) = judge(panels, &checks);
-        let scale = scale_name(measured.scale);
+        let scale = measured.scale.name();
         let n_queries = measured.records.iter().map(|r| queries(r)).fold(0, u64::saturating_add);
         let seconds: f64 = measured.records.iter().map(|r| wall_s(r)).sum();
         let facts = Arc::new(Facts::of(panels, &checks, count_short(n_queries), duration(seconds)));
@@ -237,7 +237,7 @@ fn command(measured: &Measured) -> String {
         }
         None => format!("deepzero reproduce {base}"),
     };
-    command.push_str(&format!(" --scale {}", scale_name(measured.scale)));
+    command.push_str(&format!(" --scale {}", measured.scale.name()));
     let n_seeds = measured.records.iter().map(|record| record.trial.seed as usize + 1).max();
     if let Some(n_seeds) = n_seeds.filter(|&n| plan.is_some_and(|plan| n > plan.n_seeds)) {
         command.push_str(&format!(" --seeds {n_seeds}"));
@@ -246,14 +246,6 @@ fn command(measured: &Measured) -> String {
         command.push_str(&format!(" --set {key}={value}"));
     }
     command
-}
-
-pub(super) fn scale_name(scale: Scale) -> &'static str {
-    match scale {
-        Scale::Smoke => "smoke",
-        Scale::Laptop => "laptop",
-        Scale::Paper => "paper",
-    }
 }
 
 /// What a reader must know before reading the numbers; empty if nothing.
@@ -269,10 +261,10 @@ fn protocol(measured: &Measured) -> &'static str {
             "Smoke scale: synthetic images and minutes of computing. It shows that the experiment runs from end \
              to end; its numbers are no evidence for or against the paper."
         }
-        Scale::Laptop if is_compiled => {
+        Scale::Laptop | Scale::Overnight if is_compiled => {
             "Reduced scale: published and measured values come from different protocols, and nothing is judged here."
         }
-        Scale::Laptop => {
+        Scale::Laptop | Scale::Overnight => {
             "Reduced scale: published and measured values come from different protocols, so their difference is \
              shown but not judged. Only the trend is."
         }
@@ -313,7 +305,7 @@ pub(super) fn cost_short(n_queries: u64, seconds: f64, between: &str) -> String 
 
 fn figures(panels: &[Measured]) -> Result<Vec<FigureView>> {
     let main = &panels[0];
-    let stem = format!("{}-{}", file_name(&main.experiment.id), scale_name(main.scale));
+    let stem = format!("{}-{}", file_name(&main.experiment.id), main.scale.name());
     let several = panels.iter().any(|panel| panel.finished().any(|p| p.values.len() > 1));
     let spread = |what: &str| {
         if several { format!(" {what}: ± one standard deviation over seeds.") } else { String::new() }
@@ -388,7 +380,7 @@ fn figures(panels: &[Measured]) -> Result<Vec<FigureView>> {
 /// Pictures of the flow that trials kept, if they did.
 fn films(measured: &Measured) -> Vec<FilmView> {
     let view = |film: Film| FilmView {
-        stem: format!("{}-{}-wake", file_name(&measured.experiment.id), scale_name(measured.scale)),
+        stem: format!("{}-{}-wake", file_name(&measured.experiment.id), measured.scale.name()),
         caption: format!(
             "Vorticity of the test simulation in the middle at time {}, the flow going to the right: of the fine \
              simulation, restricted to the coarse grid, and of the first seed of every series.",
@@ -439,7 +431,11 @@ fn figure(measured: &Measured, stem: &str, spread: &str, has_pairs: bool) -> Opt
         let most = if cap.is_finite() { format!(", as far as the {cap} cores go") } else { String::new() };
         format!(" Dotted lines: in proportion to {}{most}.", chart.x_label)
     });
-    let caption = format!("{caption}{ideal}");
+    let model = match chart.curves.iter().any(|curve| curve.shape == Shape::Model) {
+        true => " Rings and dotted lines: what a model says of a method, not a run of it.",
+        false => "",
+    };
+    let caption = format!("{caption}{ideal}{model}");
     let stem = if id.is_empty() { stem.to_owned() } else { format!("{stem}-{id}") };
     Some(FigureView { stem, caption, chart })
 }
@@ -578,7 +574,7 @@ fn origins(measured: &Measured, loans: &[Loan]) -> Vec<String> {
         let what = match loan.has_result() {
             true => format!("see [{id}]({}.md)", file_name(id)),
             false => {
-                format!("no result yet: run `deepzero reproduce {id} --scale {}`", scale_name(measured.scale))
+                format!("no result yet: run `deepzero reproduce {id} --scale {}`", measured.scale.name())
             }
         };
         format!("{}: {}; {what}.", label(&loan.borrowed.series), loan.origin(None))

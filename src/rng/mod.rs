@@ -48,6 +48,8 @@ pub enum Purpose {
     OutputDirection = 17,
     /// Subspaces that directions stay in for a while.
     Subspace = 18,
+    /// Draws from the law of RGE.
+    RgeModel = 19,
     /// Which trials are run again.
     Verification = 30,
 }

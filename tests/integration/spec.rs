@@ -115,7 +115,7 @@ fn impossible_requests_for_trials() {
     assert_snapshot!(error(Scale::Laptop, None, "mu", "1"), @"setting `scale`: demo has no scale laptop, only smoke, paper");
     assert_snapshot!(error(Scale::Smoke, Some(0), "mu", "1"), @"setting `seeds`: expected an integer from 1 to 10000; got 0");
     assert_snapshot!(error(Scale::Smoke, None, "sparsity", "0.5"), @"setting `sparsity`: it is what the x axis of demo varies, so it cannot be set for all trials");
-    assert_snapshot!(error(Scale::Smoke, None, "queries", "5"), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search, cma-es, output-rge");
+    assert_snapshot!(error(Scale::Smoke, None, "queries", "5"), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, rge-model, pattern-search, cma-es, output-rge");
     assert_snapshot!(error(Scale::Smoke, None, "warmup", "5"), @"setting `warmup`: no such setting; did you mean `warmup-epochs`?");
 }
 
@@ -130,7 +130,7 @@ fn settings_errors_name_what_is_possible() {
     assert_snapshot!(set("learning-rate", "inf"), @"setting `learning-rate`: expected a finite number above 0; got inf");
     assert_snapshot!(set("augment", "1"), @"setting `augment`: expected true or false; got 1");
     assert_snapshot!(set("layer-ratios", "grasp"), @"setting `layer-ratios`: expected one of uniform, zo-grasp, zo-grasp-released, fo-grasp, snip, magnitude, smart-ratio; got grasp; did you mean `fo-grasp` or `zo-grasp` or `zo-grasp-released`?");
-    assert_snapshot!(set("estimator", "zo"), @"setting `estimator`: expected one of cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, pattern-search, cma-es, output-cge, output-rge, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp; got zo; did you mean `fo`?");
+    assert_snapshot!(set("estimator", "zo"), @"setting `estimator`: expected one of cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, rge-model, pattern-search, cma-es, output-cge, output-rge, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp; got zo; did you mean `fo`?");
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn contradictory_settings() {
     assert_snapshot!(with(&[("sparse-target", "weights")]), @"setting `sparse-target`: `weights` works with method = fo only: zeroth-order training keeps the model dense and makes its gradient sparse; use `gradient`");
     assert_snapshot!(with(&[("sparse-target", "weights"), ("method", "fo")]), @"setting `mask`: sparse-target = weights needs mask = fixed, as pruned weights stay zero; got redraw");
     assert_snapshot!(with(&[("n-train", "200"), ("batch-size", "100")]), @"setting `grasp-images-per-class`: 25 of each of 10 classes are more than the 200 training images; at most 20");
-    assert_snapshot!(with(&[("queries", "7")]), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search, cma-es, output-rge");
+    assert_snapshot!(with(&[("queries", "7")]), @"setting `queries`: it plays no part with task = train, method = cge; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, rge-model, pattern-search, cma-es, output-rge");
     assert_snapshot!(with(&[("epochs", "2")]), @"setting `warmup-epochs`: at most epochs = 2; got 3");
     for (pairs, expected) in [
         (
@@ -202,7 +202,7 @@ fn settings_that_play_no_part() {
             "method=fo q=5",
             "q",
             "train, method = fo",
-            "method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search, cma-es, output-rge",
+            "method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, rge-model, pattern-search, cma-es, output-rge",
         ),
         ("search=best", "search", "train, method = cge", "method = pattern-search"),
         (
@@ -316,11 +316,11 @@ fn file_errors_name_file_line_and_key() {
 #[test]
 fn values_that_play_no_part_are_refused_where_they_stand() {
     assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { decay = 0.5 }"), @"demo.toml:16: series[0].set.decay: it plays no part with task = train, method = cge; it is read with method = cocd (series `zo` at sparsity = 0.8, scale smoke)");
-    assert_snapshot!(broken("sparsity = 0.0 }", "sparsity = 0.0, q = 5 }"), @"demo.toml:21: series[1].set.q: queries: it plays no part with task = train, method = fo; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search, cma-es, output-rge (series `dense`, scale smoke)");
+    assert_snapshot!(broken("sparsity = 0.0 }", "sparsity = 0.0, q = 5 }"), @"demo.toml:21: series[1].set.q: queries: it plays no part with task = train, method = fo; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, rge-model, pattern-search, cma-es, output-rge (series `dense`, scale smoke)");
     assert_snapshot!(broken("{ mu = 0.03 }", "{ mu = 0.03, directions = \"sphere\" }"), @"demo.toml:36: scale.smoke.series.zo.directions: it plays no part with task = train, method = cge; it is read with method = rge (series `zo` at sparsity = 0.8, scale smoke)");
     assert_snapshot!(broken("x = \"sparsity\"", "x = \"decay\""), @"demo.toml:8: figure.values[0]: decay: it plays no part with task = train, method = cge; it is read with method = cocd (series `zo` at decay = 0.8, scale smoke)");
     assert_snapshot!(broken("epochs = 10", "epochs = 10\nradius = 0.5"), @"demo.toml:12: base.radius: no series reads it: it plays no part with task = train, method = cge; it is read with method = pattern-search");
-    assert_snapshot!(broken("epochs = 10", "epochs = 10\nq = 5"), @"demo.toml:12: base.q: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search, cma-es, output-rge");
+    assert_snapshot!(broken("epochs = 10", "epochs = 10\nq = 5"), @"demo.toml:12: base.q: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, rge-model, pattern-search, cma-es, output-rge");
     assert_snapshot!(broken("mu = 0.02 }", "mu = 0.02, workers = 2 }"), @"demo.toml:35: scale.smoke.set.workers: no series reads it: it plays no part with task = train, method = cge; it is read with task = workers, workers-model");
     assert_snapshot!(broken("values = [0.9]\n", "values = [0.9]\nset = { pretrain-epochs = 2 }\n"), @"demo.toml:41: scale.paper.set.pretrain-epochs: no series reads it: it plays no part with task = train, method = cge; it is read with task = quality");
     // Another method makes the values of its series play no part.
@@ -363,7 +363,7 @@ fn values_for_all_need_one_reader() {
     let elsewhere = SOUND
         .replace("mu = 0.02 }", "mu = 0.02, queries = 5 }")
         .replace("seeds = 3\n", "seeds = 3\nseries.zo = { method = \"rge\" }\n");
-    assert_snapshot!(parse(&elsewhere).unwrap_err(), @"demo.toml:35: scale.smoke.set.queries: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search, cma-es, output-rge");
+    assert_snapshot!(parse(&elsewhere).unwrap_err(), @"demo.toml:35: scale.smoke.set.queries: no series reads it: it plays no part with task = train, method = cge; it is read with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, rge-model, pattern-search, cma-es, output-rge");
     // Likewise for values of the command line.
     let demo = parse(SOUND).unwrap();
     let error = |pairs: &[(&str, &str)]| {
@@ -753,7 +753,7 @@ fn every_setting_is_described() {
         .collect();
     assert_snapshot!(lines.join("\n"), @r#"
     task = train (one of train, stages, quality, workers, workers-model, defend, correct, solver-alone)
-    method = cge (one of cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, pattern-search, cma-es, output-cge, output-rge, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp)
+    method = cge (one of cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, rge-model, pattern-search, cma-es, output-cge, output-rge, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp)
     data = cifar10 (one of synthetic, cifar10, imagenette)
     n-train = 0 (an integer from 0 to 1000000)
     n-val = 0 (an integer from 0 to 1000000)
@@ -787,7 +787,7 @@ fn every_setting_is_described() {
     schedule = cosine (one of cosine, constant, step)
     decay-epochs = 4 (an integer from 1 to 1000000)
     decay-factor = 0.1 (a number in (0, 1))
-    queries = 0 (an integer from 0 to 16777216; with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, pattern-search, cma-es, output-rge)
+    queries = 0 (an integer from 0 to 16777216; with method = rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, rge-model, pattern-search, cma-es, output-rge)
     directions = gaussian (one of gaussian, sphere, per-tensor, rademacher; with method = rge)
     step-scale = estimate (one of estimate, loss-spread; with method = rge)
     deviation = sample (one of sample, population; with method = rge)

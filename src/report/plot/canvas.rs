@@ -249,6 +249,7 @@ fn draw_curve<DB: DrawingBackend>(
     let x = |m: &Mark| layout.x(m.x) + shift;
     let line: Vec<Spot> = points.iter().map(|m| (x(m), layout.y(m.y))).collect();
     if line.len() > 1 && curve.shape != Shape::Dots {
+        let dashes = if curve.shape == Shape::Model { &RULE } else { dashes };
         canvas.dashed(&line, dashes, color, if is_hollow { 0.9 } else { 1.8 });
     }
     for (at, value) in &curve.trials {
@@ -268,9 +269,10 @@ fn draw_curve<DB: DrawingBackend>(
                 canvas.line(&[(x - 3.5, y), (x + 3.5, y)], color, 1.2);
             }
         }
-        match is_hollow {
-            true => draw_diamond((x, layout.y(mark.y)), color, canvas),
-            false => draw_marker(curve.look, (x, layout.y(mark.y)), canvas),
+        match curve.shape {
+            Shape::Hollow => draw_diamond((x, layout.y(mark.y)), color, canvas),
+            Shape::Model => draw_ring((x, layout.y(mark.y)), color, canvas),
+            _ => draw_marker(curve.look, (x, layout.y(mark.y)), canvas),
         }
     }
     for mark in &layout.visible(&curve.published) {
@@ -311,6 +313,17 @@ fn draw_diamond<DB: DrawingBackend>((x, y): Spot, color: RGBColor, canvas: &Canv
     }
 }
 
+/// What a model says.
+fn draw_ring<DB: DrawingBackend>((x, y): Spot, color: RGBColor, canvas: &Canvas<DB>) {
+    const CORNERS: i32 = 20;
+    const R: f64 = 4.2;
+    let corner = |idx: i32| {
+        let (sin, cos) = (std::f64::consts::TAU * f64::from(idx) / f64::from(CORNERS)).sin_cos();
+        (x + R * cos, y + R * sin)
+    };
+    canvas.line(&(0..=CORNERS).map(corner).collect::<Vec<_>>(), color, 1.6);
+}
+
 /// Our value.
 fn draw_marker<DB: DrawingBackend>(look: usize, (x, y): Spot, canvas: &Canvas<DB>) {
     let color = PALETTE[look % PALETTE.len()];
@@ -344,12 +357,15 @@ fn draw_entry<DB: DrawingBackend>(chart: &Chart, entry: &Entry, canvas: &Canvas<
         Some(idx) => {
             let curve = &chart.curves[idx];
             let color = PALETTE[curve.look % PALETTE.len()];
-            let dashes = DASHES[curve.look % DASHES.len()];
+            let is_model = curve.shape == Shape::Model;
+            let dashes = if is_model { &RULE } else { DASHES[curve.look % DASHES.len()] };
             if curve.shape != Shape::Dots {
                 canvas.dashed(&[(x, middle), (x + LEGEND_SAMPLE, middle)], dashes, color, 1.8);
             }
             if curve.points.is_empty() && curve.level.is_none() {
                 draw_diamond((x + LEGEND_SAMPLE / 2.0, middle), color, canvas);
+            } else if is_model {
+                draw_ring((x + LEGEND_SAMPLE / 2.0, middle), color, canvas);
             } else if curve.shape != Shape::Band {
                 draw_marker(curve.look, (x + LEGEND_SAMPLE / 2.0, middle), canvas);
             }
