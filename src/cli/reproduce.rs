@@ -67,7 +67,9 @@ pub(super) fn selected(common: &Common, ids: &[String], selection: &Selection) -
     for id in ids {
         if id == "all" {
             for experiment in library.all()?.into_iter().filter(|experiment| !experiment.is_sweep()) {
-                if cfg!(feature = "mpi") || !needs_mpi(&experiment, selection)? {
+                if !experiment.scales.contains_key(&selection.scale) {
+                    tell!("{} is left out: it has no {} scale", experiment.id, selection.scale);
+                } else if cfg!(feature = "mpi") || !needs_mpi(&experiment, selection)? {
                     experiments.push(experiment);
                 } else {
                     tell!("{} is left out: it needs a program built with `--features mpi`", experiment.id);

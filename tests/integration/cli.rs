@@ -871,7 +871,7 @@ fn mistakes_get_advice() {
         ("sweep mu --values 0.1,1e-1", "setting `mu`: the value 1e-1 is given twice"),
         (
             "sweep estimator --values cge,adam",
-            "expected one of cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, pattern-search, cma-es, output-cge, output-rge, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp; got adam",
+            "expected one of cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, rge-model, pattern-search, cma-es, output-cge, output-rge, fa, dfa, align-ada, align-zero, align-prop, last-layer, fg-w, fg-a, lg-fg-a, lg-bp; got adam",
         ),
         ("train --set metod=fo", "did you mean `method`"),
         (
@@ -916,6 +916,22 @@ fn mistakes_get_advice() {
     }
     assert!(place.run("plan fig4 --set epochs").stderr.contains("KEY=VALUE"));
     assert!(place.names("").is_empty());
+}
+
+/// `all` names what has the scale, and says what has not.
+#[test]
+fn experiments_without_a_scale_are_left_out_of_all() {
+    let long = experiment("long", "mu", "[0.01]", "").replace("[scale.smoke]", "[scale.overnight]");
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01]", "")), ("long", long)]);
+    let ran = place.run("plan all --scale overnight --json");
+    assert!(ran.stderr.contains("tiny is left out: it has no overnight scale"), "{}", ran.stderr);
+    let plans = ran.json();
+    let ids: Vec<&str> =
+        plans.as_array().unwrap().iter().map(|plan| plan["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["long"]);
+    assert!(
+        place.run("plan tiny --scale overnight").refusal().contains("has no scale overnight, only smoke")
+    );
 }
 
 /// Oracle: the points of an experiment of three.

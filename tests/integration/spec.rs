@@ -215,14 +215,14 @@ fn settings_that_play_no_part() {
             "method=pattern-search sparsity=0.5",
             "sparsity",
             "train, method = pattern-search",
-            "method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo",
+            "method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, rge-model",
         ),
         // Also what a method implies.
         (
             "method=pattern-search sparsity=0",
             "sparsity",
             "train, method = pattern-search",
-            "method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo",
+            "method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, rge-model",
         ),
         ("pretrain-epochs=3", "pretrain-epochs", "train, method = cge", "task = quality"),
         ("workers=2", "workers", "train, method = cge", "task = workers, workers-model"),
@@ -304,7 +304,7 @@ fn file_errors_name_file_line_and_key() {
     assert_snapshot!(broken("above = [\"dense\", \"zo\"]", "widens = [\"dense\", \"zo\"]\nspread = \"layout\""), @"demo.toml:32: check[0].spread: has no meaning beside widens");
     assert_snapshot!(broken("seeds = 2", "seeds = -2"), @"demo.toml:34: scale.smoke.seeds: invalid value: integer `-2`, expected usize");
     assert_snapshot!(broken("seeds = 2\n", ""), @"demo.toml:33: scale.smoke.seeds: missing");
-    assert_snapshot!(broken("[scale.smoke]", "[scale.tiny]"), @"demo.toml:33: scale.tiny: unknown field `tiny`, expected one of `smoke`, `laptop`, `paper`");
+    assert_snapshot!(broken("[scale.smoke]", "[scale.tiny]"), @"demo.toml:33: scale.tiny: unknown field `tiny`, expected one of `smoke`, `laptop`, `overnight`, `paper`");
     assert_snapshot!(broken("tolerance = 1.0", "tolerance ="), @"demo.toml:26: tolerance: string values must be quoted, expected literal string");
     assert_snapshot!(broken("tolerance = 1.0", "tolerance = -1.0"), @"demo.toml:26: expected[0].tolerance: expected a finite number above 0; got -1");
     assert_snapshot!(broken("label = \"ZO\"", ""), @"demo.toml:13: series[0].label: missing field `label`");
@@ -324,7 +324,7 @@ fn values_that_play_no_part_are_refused_where_they_stand() {
     assert_snapshot!(broken("mu = 0.02 }", "mu = 0.02, workers = 2 }"), @"demo.toml:35: scale.smoke.set.workers: no series reads it: it plays no part with task = train, method = cge; it is read with task = workers, workers-model");
     assert_snapshot!(broken("values = [0.9]\n", "values = [0.9]\nset = { pretrain-epochs = 2 }\n"), @"demo.toml:41: scale.paper.set.pretrain-epochs: no series reads it: it plays no part with task = train, method = cge; it is read with task = quality");
     // Another method makes the values of its series play no part.
-    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { method = \"pattern-search\" }"), @"demo.toml:37: scale.smoke.series.zo.mu: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, output-cge, output-rge (series `zo` at sparsity = 0.8, scale smoke)");
+    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { method = \"pattern-search\" }"), @"demo.toml:37: scale.smoke.series.zo.mu: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, rge-model, output-cge, output-rge (series `zo` at sparsity = 0.8, scale smoke)");
     assert_snapshot!(broken("epochs = 10", "epochs = 10\ntask = \"stages\""), @"demo.toml:12: base.task: stages needs method = cge or rge; got fo (series `dense`, scale smoke)");
     assert_snapshot!(broken("epochs = 10", "epochs = 10\nmodeled = true"), @"demo.toml:12: base.modeled: no such setting; did you mean `model`?");
 }
@@ -373,7 +373,7 @@ fn values_for_all_need_one_reader() {
     assert_eq!(error(&[("difference", "central")]), Ok(6));
     assert_snapshot!(error(&[("decay", "0.5")]).unwrap_err(), @"setting `decay`: it plays no part with task = train, method = cge; it is read with method = cocd");
     // The axis and the series must still read theirs.
-    assert_snapshot!(error(&[("method", "pattern-search")]).unwrap_err(), @"setting `mu`: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, output-cge, output-rge");
+    assert_snapshot!(error(&[("method", "pattern-search")]).unwrap_err(), @"setting `mu`: it plays no part with task = train, method = pattern-search; it is read with method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll, fo, rge-model, output-cge, output-rge");
     assert_snapshot!(demo.with_overrides(Scale::Smoke, &[("search".to_owned(), "best".to_owned())]).unwrap_err(), @"setting `search`: it plays no part with task = train, method = cge; it is read with method = pattern-search");
 }
 
@@ -651,7 +651,8 @@ fn built_in_experiments_are_those_in_the_folder() {
 #[test]
 fn every_experiment_expands_at_every_scale() {
     for experiment in Library::open(None).unwrap().all().unwrap() {
-        for scale in Scale::ALL {
+        assert!(experiment.scales.contains_key(&Scale::Smoke), "{}", experiment.id);
+        for &scale in experiment.scales.keys() {
             let trials = experiment.trials(scale, None, &[]).unwrap();
             assert_eq!(trials.is_empty(), experiment.series.iter().all(|series| !series.has_trials));
             let mut hashes: Vec<String> = trials.iter().map(|trial| trial.hash()).collect();
