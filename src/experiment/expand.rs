@@ -801,7 +801,7 @@ impl Expander {
             plans.insert(scale, self.plan(scale, wire)?);
         }
         if plans.is_empty() {
-            return self.error("scale", &format!("expected at least one of {}", Scale::names()));
+            return self.error("scale", format!("expected at least one of {}", Scale::names()));
         }
         Ok(plans)
     }

@@ -926,8 +926,7 @@ fn experiments_without_a_scale_are_left_out_of_all() {
     let ran = place.run("plan all --scale overnight --json");
     assert!(ran.stderr.contains("tiny is left out: it has no overnight scale"), "{}", ran.stderr);
     let plans = ran.json();
-    let ids: Vec<&str> =
-        plans.as_array().unwrap().iter().map(|plan| plan["id"].as_str().unwrap()).collect();
+    let ids: Vec<&str> = plans.as_array().unwrap().iter().map(|plan| plan["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["long"]);
     assert!(
         place.run("plan tiny --scale overnight").refusal().contains("has no scale overnight, only smoke")
