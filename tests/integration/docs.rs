@@ -131,22 +131,35 @@ fn the_python_and_sql_of_the_documentation_run() {
     }
 }
 
-/// The pages and the numbers in README are what the committed results give now.
+/// The pages and the numbers in README and docs/REPRODUCING.md are what the committed results give now.
 #[test]
 fn pages_are_those_of_the_results() {
     let folder = tempfile::tempdir().unwrap();
-    let readme = folder.path().join("README.md");
-    std::fs::copy(root().join("README.md"), &readme).unwrap();
+    let texts = ["README.md", "docs/REPRODUCING.md"];
+    std::fs::create_dir(folder.path().join("docs")).unwrap();
+    for text in texts {
+        std::fs::copy(root().join(text), folder.path().join(text)).unwrap();
+    }
     let mut command = Command::new(env!("CARGO_BIN_EXE_deepzero"));
     command.current_dir(root()).arg("report").arg("--reports").arg(folder.path().join("reports"));
-    let ran = command.arg("--fill").arg(&readme).output().unwrap();
+    for text in texts {
+        command.arg("--fill").arg(folder.path().join(text));
+    }
+    let ran = command.output().unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     assert!(ran.stderr.is_empty(), "{}", String::from_utf8_lossy(&ran.stderr));
     let same = |made: &Path, committed: &Path| {
         let [made, old] = [made, committed].map(|path| std::fs::read_to_string(path).unwrap_or_default());
-        assert!(made == old, "{} is out of date: `deepzero report --fill README.md`", committed.display());
+        assert!(
+            made == old,
+            "{} is out of date: `deepzero report --fill {}`",
+            committed.display(),
+            texts.join(" --fill ")
+        );
     };
-    same(&readme, &root().join("README.md"));
+    for text in texts {
+        same(&folder.path().join(text), &root().join(text));
+    }
     let mut n_pages = 0;
     for entry in std::fs::read_dir(folder.path().join("reports")).unwrap() {
         let path = entry.unwrap().path();
