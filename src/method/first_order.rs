@@ -44,14 +44,19 @@ impl Kind for FirstOrder {
     }
 
     fn cost(&self, settings: &Settings, steps: &Steps) -> Result<Cost> {
-        // A backward pass costs about two forward ones.
-        let own = Cost {
-            queries: 0.0,
-            flops: 3.0 * steps.items * steps.speed.full_flops,
-            wall_s: steps.items * steps.speed.backprop_s,
-        };
-        Ok(own + descent::scoring_cost(settings, steps)?)
+        cost(settings, steps)
     }
+}
+
+/// What steps along exact gradients on an active set cost.
+pub(super) fn cost(settings: &Settings, steps: &Steps) -> Result<Cost> {
+    // A backward pass costs about two forward ones.
+    let own = Cost {
+        queries: 0.0,
+        flops: 3.0 * steps.items * steps.speed.full_flops,
+        wall_s: steps.items * steps.speed.backprop_s,
+    };
+    Ok(own + descent::scoring_cost(settings, steps)?)
 }
 
 /// Exact gradients.

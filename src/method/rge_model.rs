@@ -12,8 +12,8 @@
 
 use std::sync::Arc;
 
-use super::descent::{self, Asked, Descent, Gradient, GradientSource};
-use super::first_order::Exact;
+use super::descent::{Asked, Descent, Gradient, GradientSource};
+use super::first_order::{self, Exact};
 use super::{Active, Kind, Method};
 use crate::cost::{Cost, Steps};
 use crate::nn;
@@ -87,12 +87,7 @@ impl Kind for Modelled {
     }
 
     fn cost(&self, settings: &Settings, steps: &Steps) -> Result<Cost> {
-        let own = Cost {
-            queries: 0.0,
-            flops: 3.0 * steps.items * steps.speed.full_flops,
-            wall_s: steps.items * steps.speed.backprop_s,
-        };
-        Ok(own + descent::scoring_cost(settings, steps)?)
+        first_order::cost(settings, steps)
     }
 }
 

@@ -5,7 +5,9 @@
 //! accuracies and losses within a [`Tolerance`].
 
 use crate::data;
-use crate::metric::{METRICS, Metric, Unit, VAL_ACCURACY, is_same};
+use crate::metric::{
+    METRICS, Metric, TEST_LOSS, TRAIN_ACCURACY, TRAIN_LOSS, Unit, VAL_ACCURACY, VAL_LOSS, is_same,
+};
 use crate::setting::Settings;
 use crate::train::Status;
 
@@ -17,15 +19,16 @@ use super::record::TrialRecord;
 pub struct Tolerance {
     /// Of what is in percent, in points; of few images at least [`SAMPLING`] standard errors.
     pub points: f64,
-    /// Of everything else, relative to the larger of both.
+    /// Of everything else, relative to the larger of both; of a loss on few images likewise.
     pub relative: f64,
 }
 
 /// Fixed before use, about the spread that seeds have at laptop scale: a trial that is farther off is another trial.
 pub const TOLERANCE: Tolerance = Tolerance { points: 5.0, relative: 0.1 };
 
-/// Standard errors of the difference of two accuracies, as if other images had been drawn for either, that are allowed in
-/// any case: on 200 images, where few steps make a network that is still in motion, 5 points are one standard error.
+/// Standard errors of the difference of two accuracies or losses, as if other images had been drawn for either, that are
+/// allowed in any case: on 200 images, after few steps of a network that is still in motion, 5 points are one standard error.
+/// The spread of cross-entropy over images is about its mean.
 pub const SAMPLING: f64 = 3.0;
 
 /// What came of running a trial again.
@@ -80,15 +83,22 @@ pub fn verify(recorded: &TrialRecord, again: &TrialRecord, tolerance: Tolerance)
     Verified::Close(if texts.is_empty() { first } else { texts.join("; ") })
 }
 
-/// How many images an accuracy is the share of; infinitely many where the trial does not say.
+/// How many images a metric is a mean over; infinitely many where the trial does not say.
 fn n_images(settings: &Settings, metric: &Metric) -> f64 {
-    settings.read::<data::Config>().map_or(f64::INFINITY, |images| {
-        let n = if *metric == VAL_ACCURACY { images.n_val } else { images.n_test };
-        if n == 0 { images.data.n_test as f64 } else { n as f64 }
-    })
+    let Ok(images) = settings.read::<data::Config>() else { return f64::INFINITY };
+    let n = if [&VAL_ACCURACY, &VAL_LOSS].contains(&metric) {
+        images.n_val
+    } else if [&TRAIN_ACCURACY, &TRAIN_LOSS].contains(&metric) {
+        images.data.n_train(images.n_train, images.n_val)
+    } else if metric.unit == Unit::Percent || *metric == TEST_LOSS {
+        if images.n_test == 0 { images.data.n_test } else { images.n_test }
+    } else {
+        return f64::INFINITY;
+    };
+    n as f64
 }
 
-/// The distance of two numbers in parts of what is allowed, and in words. A count has to be the same; a share is of so many
+/// The distance of two numbers in parts of what is allowed, and in words. A count has to be the same; a mean is over so many
 /// images.
 fn apart(metric: &Metric, a: f64, b: f64, tolerance: Tolerance, n_images: f64) -> (f64, String) {
     let name = metric.name;
@@ -105,7 +115,8 @@ fn apart(metric: &Metric, a: f64, b: f64, tolerance: Tolerance, n_images: f64) -
         }
         _ => {
             let size = a.abs().max(b.abs()).max(f64::MIN_POSITIVE);
-            ((a - b).abs() / size / tolerance.relative, format!("{name} {a:.6} there, {b:.6} here"))
+            let allowed = tolerance.relative.max(SAMPLING * (2.0 / n_images).sqrt());
+            ((a - b).abs() / size / allowed, format!("{name} {a:.6} there, {b:.6} here"))
         }
     }
 }
