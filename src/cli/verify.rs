@@ -75,8 +75,8 @@ pub(super) fn run(common: &Common, args: &VerifyArgs) -> Result<Exit> {
         }));
     }
     let tolerance = format!(
-        "after the last epoch accuracies within {} points, losses and other measures within {} %, either within {SAMPLING} standard \
-         errors where images are few, and all counts the same",
+        "after the last epoch accuracies within {} points, or {SAMPLING} standard errors of so few images, losses and other \
+         measures within {} %, and all counts the same",
         TOLERANCE.points,
         100.0 * TOLERANCE.relative,
     );

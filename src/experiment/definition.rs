@@ -18,7 +18,7 @@ pub enum Scale {
     Smoke,
     /// Real images, reduced so that the claim can still come out true or false.
     Laptop,
-    /// Real images and as many seeds as the claim needs, reduced to some hours on two cores.
+    /// Real images, all of the test set, and as many seeds as fit into a night on two cores.
     Overnight,
     /// The paper's full protocol.
     Paper,

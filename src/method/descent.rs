@@ -250,13 +250,7 @@ impl Kind for Estimating {
     }
 
     fn check(&self, settings: &Settings) -> Result<()> {
-        let sparsity: sparsity::Config = settings.read()?;
-        if sparsity.sparse_target == SparseTarget::Weights {
-            let reason = "`weights` works with method = fo only: zeroth-order training keeps the model dense and \
-                          makes its gradient sparse; use `gradient`";
-            return Err(Error::setting("sparse-target", reason));
-        }
-        sparsity.check()?;
+        check_sparsity(settings)?;
         self.0.check(settings)?;
         if settings.is_read("precision") {
             // Where none is read, passes are complete.
@@ -317,6 +311,17 @@ impl Kind for Estimating {
         };
         Ok(base + own + scoring_cost(settings, steps)?)
     }
+}
+
+/// Checks the sparsity of a method that leaves the model dense.
+pub(super) fn check_sparsity(settings: &Settings) -> Result<()> {
+    let sparsity: sparsity::Config = settings.read()?;
+    if sparsity.sparse_target == SparseTarget::Weights {
+        let reason = "`weights` works with method = fo only: zeroth-order training keeps the model dense and \
+                      makes its gradient sparse; use `gradient`";
+        return Err(Error::setting("sparse-target", reason));
+    }
+    sparsity.check()
 }
 
 fn estimate_sections(kind: &dyn estimator::Kind) -> Vec<&'static [Entry]> {

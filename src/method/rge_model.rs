@@ -12,9 +12,10 @@
 
 use std::sync::Arc;
 
-use super::descent::{Asked, Descent, Gradient, GradientSource};
+use super::descent::{self, Asked, Descent, Gradient, GradientSource};
 use super::first_order::{self, Exact};
 use super::{Active, Kind, Method};
+use crate::Result;
 use crate::cost::{Cost, Steps};
 use crate::nn;
 use crate::nn::objective::check_rounding;
@@ -24,9 +25,7 @@ use crate::rng::{Purpose, Stream};
 use crate::setting::{Entry, Section, Settings};
 use crate::zo::estimator::Budget;
 use crate::zo::evaluate::EvaluatorKind;
-use crate::zo::sparsity::SparseTarget;
 use crate::zo::{Smoothing, optimizer, sparsity};
-use crate::{Error, Result};
 
 /// `method = rge-model`: descent along what RGE with Gaussian directions would estimate. It spends no queries.
 #[derive(Debug)]
@@ -52,13 +51,7 @@ impl Kind for Modelled {
     }
 
     fn check(&self, settings: &Settings) -> Result<()> {
-        let sparsity: sparsity::Config = settings.read()?;
-        if sparsity.sparse_target == SparseTarget::Weights {
-            let reason = "`weights` works with method = fo only; RGE, which this is a model of, makes its gradient \
-                          sparse: use `gradient`";
-            return Err(Error::setting("sparse-target", reason));
-        }
-        sparsity.check()?;
+        descent::check_sparsity(settings)?;
         let nn::Config { precision, .. } = settings.read()?;
         check_rounding(precision, EvaluatorKind::Full, self.moves_coordinates())
     }

@@ -32,7 +32,7 @@ pub struct Chart {
     pub log_y: bool,
     /// Values that y cannot leave, such as 0 and 100 for percent.
     pub y_bounds: (f64, f64),
-    /// Lines at a y of their own that values are compared with.
+    /// Lines at a y of their own: first the one that values are compared with, then the limits of checks around it.
     pub rules: Vec<f64>,
     /// Where every curve has a line through its first point in proportion to x, and y begins at 0: up to which x, infinity
     /// for all. From there on the line is level.
@@ -185,6 +185,15 @@ impl Chart {
             y_label: "In the paper".into(),
             ..Self::blank(measured)
         }
+    }
+
+    /// The line in proportion to x of a curve: where it begins, bends and ends.
+    pub(super) fn ideal_line(&self, curve: &Curve) -> Option<[Mark; 3]> {
+        let cap = self.ideal?;
+        let [first, .., last] = curve.points.as_slice() else { return None };
+        let bend = cap.clamp(first.x, last.x);
+        let at = |x: f64| Mark::bare(x, first.y * x.min(bend) / first.x);
+        Some([at(first.x), at(bend), at(last.x)])
     }
 
     /// Nothing, on axes without names.

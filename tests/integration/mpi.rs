@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 
 use assert_cmd::Command as Timed;
-use deepzero::metric::{EXCHANGE_BYTES, QUERIES, SPEED_UP, STEPS_PER_HOUR};
+use deepzero::metric::{CORES, EXCHANGE_BYTES, QUERIES, SPEED_UP, STEPS_PER_HOUR};
 use deepzero::results::{TrialRecord, compare_ignoring_time};
 
 use crate::cli::{Place, TIME_LIMIT, experiment};
@@ -198,6 +198,12 @@ fn jobs_are_timed_and_modeled() {
             let [epoch] = &record.epochs[..] else { panic!("{id}: {}", record.error) };
             assert_eq!(epoch.get_count(&QUERIES), Some(queries), "{id}");
             assert!(epoch.get(&STEPS_PER_HOUR) > 0.0 && epoch.get(&SPEED_UP) > 0.0, "{id}: {epoch:?}");
+            // A model has no machine; a job of either size has the same one here.
+            let cores = records[0].epochs[0].get(&CORES);
+            assert_eq!(
+                (epoch.get(&CORES) >= 1.0, epoch.get(&CORES).to_bits()),
+                (id != "modeled", cores.to_bits())
+            );
             assert_eq!(epoch.get(&EXCHANGE_BYTES) > 0.0, workers > 1, "{id}: {epoch:?}");
         }
     }

@@ -400,8 +400,7 @@ proptest! {
     }
 }
 
-/// Oracle: by hand, with 10 points and a tenth allowed; three standard errors about 0.315 of 500 images are 8.8 points, of
-/// a loss 19 %, and of one of 960 images 14 %.
+/// Oracle: by hand, with 10 points and a tenth allowed; three standard errors about 0.315 of 500 images are 8.8 points.
 #[test]
 fn what_is_counted_is_the_same_and_the_rest_is_close() {
     let tolerance = Tolerance { points: 10.0, relative: 0.1 };
@@ -423,9 +422,6 @@ fn what_is_counted_is_the_same_and_the_rest_is_close() {
         last(&mut new, &TEST_ACCURACY, of(&TEST_ACCURACY) + change);
         verify(&old, &new, Tolerance { points: 2.0, ..tolerance })
     };
-    let loss = |factor: f64| with(&|new| last(new, &TEST_LOSS, of(&TEST_LOSS) * factor));
-    assert!(matches!(loss(1.2), Verified::Close(_)));
-    assert!(matches!(loss(1.3), Verified::Different(_)));
     assert!(matches!(narrow(0.087), Verified::Close(_)));
     assert!(matches!(narrow(0.090), Verified::Different(_)));
     for different in [

@@ -8,10 +8,7 @@ pub(super) fn y_axis(chart: &Chart) -> ((f64, f64), Vec<(f64, String)>) {
     let ours = chart.curves.iter().flat_map(|c| c.points.iter().chain(c.level.iter()));
     let published = chart.curves.iter().flat_map(|c| &c.published);
     let trials = chart.curves.iter().flat_map(|curve| &curve.trials).map(|(_, y)| *y);
-    let ideal = chart.curves.iter().filter_map(|curve| {
-        let (first, last) = (curve.points.first()?, curve.points.last()?);
-        Some([0.0, first.y * last.x.min(chart.ideal?) / first.x])
-    });
+    let ideal = chart.curves.iter().filter_map(|curve| Some([0.0, chart.ideal_line(curve)?[2].y]));
     let others = trials.chain(chart.rules.iter().copied()).chain(ideal.flatten());
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     if chart.log_y {

@@ -241,10 +241,8 @@ fn draw_curve<DB: DrawingBackend>(
             draw_marker(curve.look, (left + 14.0, y), canvas);
         }
     }
-    if let (Some(cap), [first, .., last]) = (chart.ideal, points.as_slice()) {
-        let ends = [first.x, cap.clamp(first.x, last.x), last.x];
-        let line = ends.map(|x| (layout.x(x), layout.y(first.y * x.min(cap).max(first.x) / first.x)));
-        canvas.dashed(&line, &RULE, color, 1.0);
+    if let Some(line) = chart.ideal_line(curve) {
+        canvas.dashed(&line.map(|mark| (layout.x(mark.x), layout.y(mark.y))), &RULE, color, 1.0);
     }
     let x = |m: &Mark| layout.x(m.x) + shift;
     let line: Vec<Spot> = points.iter().map(|m| (x(m), layout.y(m.y))).collect();

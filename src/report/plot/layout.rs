@@ -292,6 +292,27 @@ mod tests {
     use super::*;
     use crate::report::plot::{WHOLE, load_font, svg};
 
+    /// Oracle: by hand. From 10 at one worker the line rises to 20 where the two cores end, and to 40 without an end.
+    #[test]
+    fn ideal_lines_end_at_the_cores() {
+        let curve = Curve {
+            label: "made up".into(),
+            look: 0,
+            shape: Shape::Markers,
+            points: vec![Mark::bare(1.0, 10.0), Mark::bare(4.0, 15.0)],
+            trials: Vec::new(),
+            level: None,
+            published: Vec::new(),
+        };
+        for (cap, bend, end) in [(2.0, 2.0, 20.0), (f64::INFINITY, 4.0, 40.0), (0.5, 1.0, 10.0)] {
+            let chart = Chart { ideal: Some(cap), curves: vec![curve.clone()], ..Chart::empty() };
+            let line = chart.ideal_line(&chart.curves[0]).unwrap().map(|mark| (mark.x, mark.y));
+            assert_eq!(line, [(1.0, 10.0), (bend, end), (4.0, end)]);
+            let ((low, high), _) = y_axis(&chart);
+            assert!(low <= 0.0 && (end.max(15.0)..45.0).contains(&high), "{cap}: {low} to {high}");
+        }
+    }
+
     #[test]
     fn logarithmic_ranges_forget_what_is_not_positive() {
         let mark = |y, spread| Mark::spread(1.0, y, spread);
