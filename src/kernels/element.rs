@@ -1,5 +1,7 @@
 //! The two number types of the kernels, f32 and f64, and their vectors.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, Layout, WithDType};
 use pulp::Simd;
 
@@ -18,6 +20,8 @@ pub trait Element: WithDType + Copy + Default + Send + Sync + PartialOrd + std::
     fn vectors<S: Simd>(slice: &[Self]) -> &[Self::Vector<S>];
     /// The slice as registers to write to; a remainder is left out.
     fn vectors_mut<S: Simd>(slice: &mut [Self]) -> &mut [Self::Vector<S>];
+    /// The same of memory that may hold nothing yet.
+    fn vectors_fresh<S: Simd>(slice: &mut [MaybeUninit<Self>]) -> &mut [MaybeUninit<Self::Vector<S>>];
     /// The numbers in registers.
     fn numbers<S: Simd>(vectors: &[Self::Vector<S>]) -> &[Self];
     /// a · b + c, fused where the instruction set can.
@@ -37,6 +41,14 @@ pub trait Element: WithDType + Copy + Default + Send + Sync + PartialOrd + std::
     fn vmin<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
     /// Larger of a and b; with NaN as [`Element::vmin`].
     fn vmax<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
+    /// x in lanes where a > b, y in others.
+    fn where_greater<S: Simd>(
+        simd: S,
+        a: Self::Vector<S>,
+        b: Self::Vector<S>,
+        x: Self::Vector<S>,
+        y: Self::Vector<S>,
+    ) -> Self::Vector<S>;
     /// Sum of the lanes.
     fn reduce_sum<S: Simd>(simd: S, a: Self::Vector<S>) -> Self;
     /// Nearest value of this type.
@@ -54,8 +66,8 @@ pub trait Element: WithDType + Copy + Default + Send + Sync + PartialOrd + std::
 }
 
 macro_rules! element {
-    ($t:ty, $vector:ident, $lanes:ident, $splat:ident, $slices:ident, $slices_mut:ident, $fma:ident, $sum:ident,
-     $add:ident, $sub:ident, $mul:ident, $min:ident, $max:ident) => {
+    ($t:ty, $vector:ident, $lanes:ident, $splat:ident, $slices:ident, $slices_mut:ident, $slices_fresh:ident, $fma:ident, $sum:ident,
+     $add:ident, $sub:ident, $mul:ident, $min:ident, $max:ident, $greater:ident, $select:ident) => {
         impl Element for $t {
             type Vector<S: Simd> = S::$vector;
             const ZERO: Self = 0.0;
@@ -77,6 +89,12 @@ macro_rules! element {
                 S::$slices_mut(slice).0
             }
             #[inline(always)]
+            fn vectors_fresh<S: Simd>(
+                slice: &mut [MaybeUninit<Self>],
+            ) -> &mut [MaybeUninit<Self::Vector<S>>] {
+                S::$slices_fresh(slice).0
+            }
+            #[inline(always)]
             fn numbers<S: Simd>(vectors: &[Self::Vector<S>]) -> &[Self] {
                 pulp::bytemuck::cast_slice(vectors)
             }
@@ -90,6 +108,16 @@ macro_rules! element {
                 simd.$fma(a, b, c)
             }
             element!(@binary $add vadd, $sub vsub, $mul vmul, $min vmin, $max vmax);
+            #[inline(always)]
+            fn where_greater<S: Simd>(
+                simd: S,
+                a: Self::Vector<S>,
+                b: Self::Vector<S>,
+                x: Self::Vector<S>,
+                y: Self::Vector<S>,
+            ) -> Self::Vector<S> {
+                simd.$select(simd.$greater(a, b), x, y)
+            }
             #[inline(always)]
             fn reduce_sum<S: Simd>(simd: S, a: Self::Vector<S>) -> Self {
                 simd.$sum(a)
@@ -121,13 +149,16 @@ element!(
     splat_f32s,
     as_simd_f32s,
     as_mut_simd_f32s,
+    as_uninit_mut_simd_f32s,
     mul_add_e_f32s,
     reduce_sum_f32s,
     add_f32s,
     sub_f32s,
     mul_f32s,
     min_f32s,
-    max_f32s
+    max_f32s,
+    greater_than_f32s,
+    select_f32s
 );
 element!(
     f64,
@@ -136,11 +167,14 @@ element!(
     splat_f64s,
     as_simd_f64s,
     as_mut_simd_f64s,
+    as_uninit_mut_simd_f64s,
     mul_add_e_f64s,
     reduce_sum_f64s,
     add_f64s,
     sub_f64s,
     mul_f64s,
     min_f64s,
-    max_f64s
+    max_f64s,
+    greater_than_f64s,
+    select_f64s
 );

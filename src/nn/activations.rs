@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use crate::kernels::lanes::norm::Moments;
 use crate::kernels::ops::Execution;
 
 /// What a forward pass leaves: the values that later layers read, and the logits.
@@ -9,6 +10,8 @@ use crate::kernels::ops::Execution;
 pub struct Activations {
     /// By value; none where a layer's output was never there on its own.
     pub(super) values: Vec<Option<Tensor>>,
+    /// By value, of its channels over the batch; none where nobody asked for them. As long as `values`, or empty.
+    pub(super) moments: Vec<Option<Vec<Moments>>>,
     pub(super) logits: Tensor,
     pub(super) kind: Kind,
     pub(super) n_images: usize,
@@ -32,7 +35,7 @@ impl Activations {
     /// If there is no memory.
     pub fn none() -> crate::Result<Self> {
         let logits = Tensor::zeros((0, 1), candle_core::DType::F32, &candle_core::Device::Cpu)?;
-        Ok(Self { values: Vec::new(), logits, kind: Kind::Plain, n_images: 0 })
+        Ok(Self { values: Vec::new(), moments: Vec::new(), logits, kind: Kind::Plain, n_images: 0 })
     }
 
     /// Output of the last layer (B, classes).

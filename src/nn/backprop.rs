@@ -119,10 +119,10 @@ pub fn input_gradient(
     if images.device().is_cpu() && network.is_taped() {
         let mut leaf = None;
         let run = || {
-            network.forward_visit(&context, &tensors, images, false, &mut |execution, value, tensor| {
-                if value == 0 {
-                    Tape::add_leaf(tensor);
-                    leaf = Some((execution, tensor.clone()));
+            network.forward_visit(&context, &tensors, images, false, &mut |seen| {
+                if seen.value == 0 {
+                    Tape::add_leaf(seen.tensor);
+                    leaf = Some((seen.execution, seen.tensor.clone()));
                 }
                 Ok(())
             })

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::Scratch;
+use super::{Out, Scratch};
 use super::finish::Finish;
 use super::geometry::Geometry;
 use super::tile::{Offsets, Packed, Walk, pixels, product};
@@ -96,12 +96,19 @@ impl<T: Element> Conv<T> {
     }
 
     /// `out` (C_out, H', W', lane) of a dense `input` (C_in, H, W, lane).
-    pub fn run(&self, input: &[T], out: &mut [T], scratch: &mut Scratch<T>) {
+    pub fn run<'o>(&self, input: &[T], out: impl Into<Out<'o, T>>, scratch: &mut Scratch<T>) {
         self.run_rows(input, 0..self.geometry.out_height(), out, scratch);
     }
 
     /// Rows `rows` of it; the first must be a multiple of [`STRIP`].
-    pub fn run_rows(&self, input: &[T], rows: Range<usize>, out: &mut [T], scratch: &mut Scratch<T>) {
+    pub fn run_rows<'o>(
+        &self,
+        input: &[T],
+        rows: Range<usize>,
+        out: impl Into<Out<'o, T>>,
+        scratch: &mut Scratch<T>,
+    ) {
+        let out = out.into();
         match &self.dense {
             Dense::Direct(weight) => self.run_direct(weight, input, rows, None, out, scratch),
             Dense::Winograd(op) => op.run(self.isa, self.lanes, input, rows, None, out, scratch),
@@ -115,8 +122,8 @@ impl<T: Element> Conv<T> {
     pub fn run_finished(&self, input: &[T], finish: &Finish<T>, out: &mut [T], scratch: &mut Scratch<T>) {
         let (rows, finish) = (0..self.geometry.out_height(), Some(finish));
         match &self.dense {
-            Dense::Direct(weight) => self.run_direct(weight, input, rows, finish, out, scratch),
-            Dense::Winograd(op) => op.run(self.isa, self.lanes, input, rows, finish, out, scratch),
+            Dense::Direct(weight) => self.run_direct(weight, input, rows, finish, out.into(), scratch),
+            Dense::Winograd(op) => op.run(self.isa, self.lanes, input, rows, finish, out.into(), scratch),
         }
     }
 
@@ -133,7 +140,7 @@ impl<T: Element> Conv<T> {
         out: &mut [T],
         scratch: &mut Scratch<T>,
     ) {
-        self.run_direct(&self.single[channel], plane, rows, None, out, scratch);
+        self.run_direct(&self.single[channel], plane, rows, None, out.into(), scratch);
     }
 
     fn run_direct(
@@ -142,7 +149,7 @@ impl<T: Element> Conv<T> {
         input: &[T],
         rows: Range<usize>,
         finish: Option<&Finish<T>>,
-        out: &mut [T],
+        mut out: Out<T>,
         scratch: &mut Scratch<T>,
     ) {
         let g = &self.geometry;
@@ -157,7 +164,7 @@ impl<T: Element> Conv<T> {
             padded
         };
         let input = &padded[rows.start * g.stride * row * self.lanes..];
-        let out = &mut out[rows.start * g.out_width() * self.lanes..];
+        let out = out.part(rows.start * g.out_width() * self.lanes..out.len());
         let walk = Walk {
             offsets: Offsets::new(&self.offsets[..channels * g.kernel * g.kernel]),
             rows: rows.len(),
@@ -231,15 +238,15 @@ struct Direct<'a, T> {
     walk: Walk<'a>,
     input: &'a [T],
     finish: Option<&'a Finish<'a, T>>,
-    out: &'a mut [T],
+    out: Out<'a, T>,
 }
 
 impl<T: Element> WithSimd for Direct<'_, T> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (input, out) = (T::vectors::<S>(self.input), T::vectors_mut::<S>(self.out));
-        product::<S, T>(simd, self.weight, &self.walk, input, self.finish, out);
+        let (input, mut out) = (T::vectors::<S>(self.input), self.out.vectors::<S>());
+        product::<S, T>(simd, self.weight, &self.walk, input, self.finish, &mut out);
     }
 }
 
@@ -522,7 +529,7 @@ mod tests {
                             let plane = &input[channel * plane * lanes..][..plane * lanes];
                             conv.run_single(channel, plane, 0..g.out_height(), &mut out, &mut scratch);
                         } else {
-                            conv.run(input, &mut out, &mut scratch);
+                            conv.run(input, &mut out[..], &mut scratch);
                         }
                         // In strips, to the last bit.
                         let mut again = Buffer::zeroed(n_out * lanes);
@@ -532,7 +539,7 @@ mod tests {
                                 let plane = &input[channel * plane * lanes..][..plane * lanes];
                                 conv.run_single(channel, plane, rows, &mut again, &mut scratch);
                             } else {
-                                conv.run_rows(input, rows, &mut again, &mut scratch);
+                                conv.run_rows(input, rows, &mut again[..], &mut scratch);
                             }
                         }
                         assert!(out[..] == again[..], "{isa:?} {g:?} in strips");
@@ -589,7 +596,7 @@ mod tests {
                 let maps: Vec<ChannelMap<T>> = numbers.chunks(4).map(map).collect();
                 let mut scratch = Scratch::default();
                 let mut plain = Buffer::zeroed(n_out * lanes);
-                conv.run(&input, &mut plain, &mut scratch);
+                conv.run(&input, &mut plain[..], &mut scratch);
                 for (has_other, is_relu) in [(false, false), (true, false), (false, true), (true, true)] {
                     let other = has_other.then_some(&added[..]);
                     let mut expected = Buffer::zeroed(n_out * lanes);

@@ -20,6 +20,7 @@ pub mod finish;
 pub mod geometry;
 pub mod loss;
 pub mod norm;
+mod out;
 pub mod pointwise;
 pub mod position;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use rayon::prelude::*;
 
 use super::{Element, Isa};
 
+pub use out::Out;
 pub use scratch::Scratch;
 
 /// Bytes of a cache line, and of the widest register.

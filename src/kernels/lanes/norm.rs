@@ -3,6 +3,7 @@
 
 use pulp::{Simd, WithSimd};
 
+use super::Out;
 use super::pointwise::relu_change;
 use crate::kernels::memory::prefetch;
 use crate::kernels::{Element, Isa};
@@ -366,10 +367,11 @@ pub struct MapBlock<'a, T> {
 
 impl<T: Element> MapBlock<'_, T> {
     /// Writes the output for `input`.
-    pub fn run(&self, isa: Isa, input: &[T], out: &mut [T]) {
+    pub fn run<'o>(&self, isa: Isa, input: &[T], out: impl Into<Out<'o, T>>) {
+        let out = out.into();
         let (scales, shifts) = self.params.split_at(self.moments.len());
         let plane = out.len() / self.moments.len();
-        for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
+        for (channel, out) in out.chunks_exact(plane).enumerate() {
             let at = channel * plane..(channel + 1) * plane;
             let Moments { mean, variance } = self.moments[channel];
             let map = Map {
@@ -402,7 +404,8 @@ pub struct Map<'a, T> {
 
 impl<T: Element> Map<'_, T> {
     /// Writes the output for `input` (plane, lane).
-    pub fn run(&self, isa: Isa, input: &[T], out: &mut [T]) {
+    pub fn run<'o>(&self, isa: Isa, input: &[T], out: impl Into<Out<'o, T>>) {
+        let out = out.into();
         match (self.other.is_some(), self.is_relu) {
             (true, true) => isa.dispatch(MapPlane::<T, true, true> { map: self, input, out }),
             (true, false) => isa.dispatch(MapPlane::<T, true, false> { map: self, input, out }),
@@ -415,14 +418,14 @@ impl<T: Element> Map<'_, T> {
 struct MapPlane<'a, T, const OTHER: bool, const RELU: bool> {
     map: &'a Map<'a, T>,
     input: &'a [T],
-    out: &'a mut [T],
+    out: Out<'a, T>,
 }
 
 impl<T: Element, const OTHER: bool, const RELU: bool> WithSimd for MapPlane<'_, T, OTHER, RELU> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let out = T::vectors_mut::<S>(self.out);
+        let mut out = self.out.vectors::<S>();
         let n = out.len();
         let x = &T::vectors::<S>(self.input)[..n];
         let other = if OTHER { &T::vectors::<S>(self.map.other.unwrap_or_default())[..n] } else { x };
@@ -433,40 +436,123 @@ impl<T: Element, const OTHER: bool, const RELU: bool> WithSimd for MapPlane<'_, 
             if OTHER {
                 y = T::vadd(simd, y, other[i]);
             }
-            out[i] = if RELU { T::vmax(simd, zero, y) } else { y };
+            out.put(i, if RELU { T::vmax(simd, zero, y) } else { y });
         }
     }
 }
 
-/// Sums of g and of g · (x − mean) over one plane of a gradient g, which is zero in lanes without an
-/// image, and of the batch norm's input x.
+/// Where the gradient g of what follows a batch norm is kept; it becomes zero elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub enum Mask<'a, T> {
+    /// Everywhere.
+    All,
+    /// Where the output of a ReLU is positive.
+    Output(&'a [T]),
+    /// Where scale · (x − mean) + shift is: the same, if nothing was added before the ReLU.
+    Input {
+        /// γ / sqrt(v + ε).
+        scale: T,
+        /// β.
+        shift: T,
+    },
+}
+
+/// One plane of a batch norm's input x, and of the gradient g of the output of what follows it, in the parts it comes
+/// in. Gradients are zero in lanes without an image.
+#[derive(Debug, Clone, Copy)]
+pub struct Incoming<'a, T> {
+    /// Input.
+    pub x: &'a [T],
+    /// Its mean.
+    pub mean: T,
+    /// The gradient,
+    pub grad: &'a [T],
+    /// to which this is added
+    pub other: Option<&'a [T]>,
+    /// before it is masked.
+    pub mask: Mask<'a, T>,
+}
+
+/// The same in registers.
+struct InRegisters<'a, V> {
+    x: &'a [V],
+    mean: V,
+    grad: &'a [V],
+    other: Option<&'a [V]>,
+    mask: MaskInRegisters<'a, V>,
+    zero: V,
+}
+
+enum MaskInRegisters<'a, V> {
+    All,
+    Output(&'a [V]),
+    Input { scale: V, shift: V },
+}
+
+impl<'a, V: Copy> InRegisters<'a, V> {
+    #[inline(always)]
+    fn new<S: Simd, T: Element<Vector<S> = V>>(simd: S, from: &Incoming<'a, T>) -> Self {
+        let n = T::vectors::<S>(from.grad).len();
+        let part = |slice: &'a [T]| &T::vectors::<S>(slice)[..n];
+        let mask = match from.mask {
+            Mask::All => MaskInRegisters::All,
+            Mask::Output(out) => MaskInRegisters::Output(part(out)),
+            Mask::Input { scale, shift } => {
+                MaskInRegisters::Input { scale: T::splat(simd, scale), shift: T::splat(simd, shift) }
+            }
+        };
+        let (mean, zero) = (T::splat(simd, from.mean), T::splat(simd, T::ZERO));
+        Self { x: part(from.x), mean, grad: part(from.grad), other: from.other.map(part), mask, zero }
+    }
+
+    /// x − mean, and g.
+    #[inline(always)]
+    fn at<S: Simd, T: Element<Vector<S> = V>>(&self, simd: S, i: usize) -> (V, V) {
+        let centered = T::vsub(simd, self.x[i], self.mean);
+        let mut grad = self.grad[i];
+        if let Some(other) = self.other {
+            grad = T::vadd(simd, grad, other[i]);
+        }
+        let output = match self.mask {
+            MaskInRegisters::All => return (centered, grad),
+            MaskInRegisters::Output(out) => out[i],
+            MaskInRegisters::Input { scale, shift } => T::mul_add(simd, scale, centered, shift),
+        };
+        (centered, T::where_greater(simd, output, self.zero, grad, self.zero))
+    }
+}
+
+/// Sums of g and of g · (x − mean) over one plane; g itself is written to `kept`, if it is wanted.
 #[must_use]
-pub fn gradient_sums<T: Element>(isa: Isa, mean: T, x: &[T], grad: &[T]) -> [f64; 2] {
-    isa.dispatch(GradientSums { mean, x, grad })
+pub fn gradient_sums<T: Element>(isa: Isa, incoming: Incoming<T>, kept: Option<Out<T>>) -> [f64; 2] {
+    isa.dispatch(GradientSums { incoming, kept })
 }
 
-struct GradientSums<'a, T> {
-    mean: T,
-    x: &'a [T],
-    grad: &'a [T],
+struct GradientSums<'a, 'b, T> {
+    incoming: Incoming<'a, T>,
+    kept: Option<Out<'b, T>>,
 }
 
-impl<T: Element> WithSimd for GradientSums<'_, T> {
+impl<T: Element> WithSimd for GradientSums<'_, '_, T> {
     type Output = [f64; 2];
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> [f64; 2] {
         let zero = T::splat(simd, T::ZERO);
-        let mean = T::splat(simd, self.mean);
-        let grad = T::vectors::<S>(self.grad);
-        let x = &T::vectors::<S>(self.x)[..grad.len()];
+        let incoming = InRegisters::new(simd, &self.incoming);
+        let n = incoming.grad.len();
+        let mut kept = self.kept.map(Out::vectors::<S>);
         let (mut sum, mut product) = (0.0, 0.0);
         let mut start = 0;
-        while start < grad.len() {
-            let end = (start + SEGMENT).min(grad.len());
+        while start < n {
+            let end = (start + SEGMENT).min(n);
             let (mut sums, mut products) = (zero, zero);
             for i in start..end {
-                sums = T::vadd(simd, sums, grad[i]);
-                products = T::mul_add(simd, grad[i], T::vsub(simd, x[i], mean), products);
+                let (centered, grad) = incoming.at::<S, T>(simd, i);
+                if let Some(kept) = &mut kept {
+                    kept.put(i, grad);
+                }
+                sums = T::vadd(simd, sums, grad);
+                products = T::mul_add(simd, grad, centered, products);
             }
             sum += T::reduce_sum(simd, sums).wide();
             product += T::reduce_sum(simd, products).wide();
@@ -483,42 +569,36 @@ pub struct Gradient<T> {
     pub of_grad: T,
     /// Factor of the centered input.
     pub of_x: T,
-    /// Mean.
-    pub mean: T,
     /// Constant.
     pub constant: T,
 }
 
 impl<T: Element> Gradient<T> {
     /// Writes the gradient of the input to `out` (plane, lane), with zeros in lanes from `n_images` on.
-    pub fn run(self, isa: Isa, lanes: usize, n_images: usize, x: &[T], grad: &[T], out: &mut [T]) {
-        isa.dispatch(GradientPlane { gradient: self, x, grad, out });
-        if n_images < lanes {
-            out.chunks_exact_mut(lanes).for_each(|out| out[n_images..].fill(T::ZERO));
-        }
+    pub fn run(self, isa: Isa, lanes: usize, n_images: usize, incoming: Incoming<T>, mut out: Out<T>) {
+        isa.dispatch(GradientPlane { gradient: self, incoming, out: out.again() });
+        out.fill_lanes(lanes, n_images, T::ZERO);
     }
 }
 
 struct GradientPlane<'a, T> {
     gradient: Gradient<T>,
-    x: &'a [T],
-    grad: &'a [T],
-    out: &'a mut [T],
+    incoming: Incoming<'a, T>,
+    out: Out<'a, T>,
 }
 
 impl<T: Element> WithSimd for GradientPlane<'_, T> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Gradient { of_grad, of_x, mean, constant } = self.gradient;
+        let Gradient { of_grad, of_x, constant } = self.gradient;
         let (of_grad, of_x) = (T::splat(simd, of_grad), T::splat(simd, of_x));
-        let (mean, constant) = (T::splat(simd, mean), T::splat(simd, constant));
-        let out = T::vectors_mut::<S>(self.out);
-        let x = &T::vectors::<S>(self.x)[..out.len()];
-        let grad = &T::vectors::<S>(self.grad)[..out.len()];
-        for i in 0..out.len() {
-            let centered = T::mul_add(simd, of_x, T::vsub(simd, x[i], mean), constant);
-            out[i] = T::mul_add(simd, of_grad, grad[i], centered);
+        let constant = T::splat(simd, constant);
+        let incoming = InRegisters::new(simd, &self.incoming);
+        let mut out = self.out.vectors::<S>();
+        for i in 0..out.len().min(incoming.grad.len()) {
+            let (centered, grad) = incoming.at::<S, T>(simd, i);
+            out.put(i, T::mul_add(simd, of_grad, grad, T::mul_add(simd, of_x, centered, constant)));
         }
     }
 }

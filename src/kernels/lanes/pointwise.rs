@@ -2,6 +2,7 @@
 
 use pulp::{Simd, WithSimd};
 
+use super::Out;
 use crate::kernels::{Element, Isa};
 
 /// Change of max(base, 0) when `base` changes by `delta`: max(δ, −base) where base > 0, and
@@ -184,8 +185,8 @@ pub enum Elementwise<T> {
 
 impl<T: Element> Elementwise<T> {
     /// Writes the results to `out`; `b` is read where the function needs it.
-    pub fn run(self, isa: Isa, a: &[T], b: &[T], out: &mut [T]) {
-        isa.dispatch(ElementwiseRun { function: self, a, b, out });
+    pub fn run<'o>(self, isa: Isa, a: &[T], b: &[T], out: impl Into<Out<'o, T>>) {
+        isa.dispatch(ElementwiseRun { function: self, a, b, out: out.into() });
     }
 }
 
@@ -193,7 +194,7 @@ struct ElementwiseRun<'a, T> {
     function: Elementwise<T>,
     a: &'a [T],
     b: &'a [T],
-    out: &'a mut [T],
+    out: Out<'a, T>,
 }
 
 impl<T: Element> WithSimd for ElementwiseRun<'_, T> {
@@ -201,46 +202,46 @@ impl<T: Element> WithSimd for ElementwiseRun<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         let n = self.out.len();
-        let (a, out) = (&self.a[..n], self.out);
+        let (a, mut out) = (&self.a[..n], self.out);
         match self.function {
             Elementwise::Relu => {
                 for i in 0..n {
-                    out[i] = if a[i] > T::ZERO { a[i] } else { T::ZERO };
+                    out.put(i, if a[i] > T::ZERO { a[i] } else { T::ZERO });
                 }
             }
             Elementwise::ReluGrad => {
                 let b = &self.b[..n];
                 for i in 0..n {
-                    out[i] = if a[i] > T::ZERO { b[i] } else { T::ZERO };
+                    out.put(i, if a[i] > T::ZERO { b[i] } else { T::ZERO });
                 }
             }
             Elementwise::Add => {
                 let b = &self.b[..n];
                 for i in 0..n {
-                    out[i] = a[i] + b[i];
+                    out.put(i, a[i] + b[i]);
                 }
             }
             Elementwise::Subtract => {
                 let b = &self.b[..n];
                 for i in 0..n {
-                    out[i] = a[i] - b[i];
+                    out.put(i, a[i] - b[i]);
                 }
             }
             Elementwise::Sigmoid => {
                 for i in 0..n {
-                    out[i] = T::of((1.0 + (-a[i].wide()).exp()).recip());
+                    out.put(i, T::of((1.0 + (-a[i].wide()).exp()).recip()));
                 }
             }
             Elementwise::SigmoidGrad => {
                 let b = &self.b[..n];
                 for i in 0..n {
                     let y = a[i].wide();
-                    out[i] = T::of(b[i].wide() * y * (1.0 - y));
+                    out.put(i, T::of(b[i].wide() * y * (1.0 - y)));
                 }
             }
             Elementwise::Offset(constant) => {
                 for i in 0..n {
-                    out[i] = a[i] + constant;
+                    out.put(i, a[i] + constant);
                 }
             }
         }
@@ -280,26 +281,51 @@ impl<T: Element> WithSimd for MaxPoolForward<'_, T> {
 }
 
 /// The gradient of the maxima goes to the first of each window in row-major order that has it.
-pub fn max_pool2_grad<T: Element>(
-    [height, width]: [usize; 2],
-    lanes: usize,
-    input: &[T],
-    grad: &[T],
-    out: &mut [T],
-) {
-    let (half_h, half_w) = (height / 2, width / 2);
-    out.fill(T::ZERO);
-    for (at, grad) in grad.chunks_exact(lanes).enumerate() {
-        let (channel, y, x) = (at / (half_h * half_w), at / half_w % half_h, at % half_w);
-        let corner = (channel * height + 2 * y) * width + 2 * x;
-        for lane in 0..lanes {
-            let window = [corner, corner + 1, corner + width, corner + width + 1];
-            let mut winner = window[0] * lanes + lane;
-            for other in window {
-                let other = other * lanes + lane;
-                winner = if input[other] > input[winner] { other } else { winner };
+pub fn max_pool2_grad<T: Element>(isa: Isa, size: [usize; 2], input: &[T], grad: &[T], out: Out<T>) {
+    isa.dispatch(MaxPoolGrad { size, input, grad, out });
+}
+
+struct MaxPoolGrad<'a, T> {
+    size: [usize; 2],
+    input: &'a [T],
+    grad: &'a [T],
+    out: Out<'a, T>,
+}
+
+impl<T: Element> WithSimd for MaxPoolGrad<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let [height, width] = self.size;
+        let (half_h, half_w) = (height / 2, width / 2);
+        let zero = T::splat(simd, T::ZERO);
+        let (input, grad) = (T::vectors::<S>(self.input), T::vectors::<S>(self.grad));
+        let mut out = self.out.vectors::<S>();
+        if (height % 2, width % 2) != (0, 0) {
+            // The last row or column belongs to no window.
+            out.fill(zero);
+        }
+        for row in 0..grad.len() / half_w {
+            let start = (row / half_h * height + 2 * (row % half_h)) * width;
+            let input = &input[start..start + 2 * width];
+            let mut out = out.part(start..start + 2 * width);
+            let grad = &grad[row * half_w..][..half_w];
+            for x in 0..half_w {
+                let at = [2 * x, 2 * x + 1, width + 2 * x, width + 2 * x + 1];
+                let mut most = input[at[0]];
+                let mut parts = [grad[x], zero, zero, zero];
+                for i in 1..4 {
+                    let value = input[at[i]];
+                    parts[i] = T::where_greater(simd, value, most, grad[x], zero);
+                    for j in 0..i {
+                        parts[j] = T::where_greater(simd, value, most, zero, parts[j]);
+                    }
+                    most = T::where_greater(simd, value, most, value, most);
+                }
+                for i in 0..4 {
+                    out.put(at[i], parts[i]);
+                }
             }
-            out[winner] = grad[lane];
         }
     }
 }

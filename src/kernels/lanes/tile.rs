@@ -3,6 +3,7 @@
 use pulp::Simd;
 
 use super::Buffer;
+use super::Out;
 use super::finish::{Finish, Finisher};
 use crate::kernels::{Element, Isa};
 
@@ -105,7 +106,7 @@ pub(super) fn product<S: Simd, T: Element>(
     walk: &Walk,
     input: &[T::Vector<S>],
     finish: Option<&Finish<T>>,
-    out: &mut [T::Vector<S>],
+    out: &mut Out<T::Vector<S>>,
 ) {
     match weight.pixels {
         PIXELS => product_in::<S, T, PIXELS>(simd, weight, walk, input, finish, out),
@@ -121,7 +122,7 @@ fn product_in<S: Simd, T: Element, const PIXELS: usize>(
     walk: &Walk,
     input: &[T::Vector<S>],
     finish: Option<&Finish<T>>,
-    out: &mut [T::Vector<S>],
+    out: &mut Out<T::Vector<S>>,
 ) {
     debug_assert_eq!(weight.depth, walk.offsets.values.len());
     for y in 0..walk.rows {
@@ -173,7 +174,7 @@ impl<T: Element> Tile<'_, T> {
         simd: S,
         weight: &[T],
         input: &[T::Vector<S>],
-        out: &mut [T::Vector<S>],
+        out: &mut Out<T::Vector<S>>,
     ) {
         let walk = self.walk;
         let start = self.y * walk.in_row + self.x * walk.in_step;
@@ -205,7 +206,8 @@ impl<T: Element> Tile<'_, T> {
         }
         for c in 0..CHANNELS {
             let start = self.y * walk.out_row + self.x;
-            let out = &mut out[(self.first + c) * walk.out_channel + start..];
+            let start_of_channel = (self.first + c) * walk.out_channel + start;
+            let mut out = out.part(start_of_channel..start_of_channel + self.n);
             if let Some(finish) = self.finish {
                 let channel = self.first + c;
                 let finisher = Finisher::new::<S, T>(simd, finish, channel, walk.out_channel, start);
@@ -216,12 +218,14 @@ impl<T: Element> Tile<'_, T> {
                 }
             }
             if self.n == PIXELS {
-                let out: &mut [T::Vector<S>; PIXELS] =
-                    (&mut out[..PIXELS]).try_into().expect("as many outputs as pixels");
-                *out = sums[c];
+                // One check for all of them.
+                let mut out = out.part(0..PIXELS);
+                for p in 0..PIXELS {
+                    out.put(p, sums[c][p]);
+                }
             } else {
                 for p in 0..self.n {
-                    out[p] = sums[c][p];
+                    out.put(p, sums[c][p]);
                 }
             }
         }

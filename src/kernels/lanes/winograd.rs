@@ -11,7 +11,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::finish::{Finish, Finisher};
-use super::{Buffer, Scratch};
+use super::{Buffer, Out, Scratch};
 use crate::kernels::memory::prefetch;
 use crate::kernels::{Element, Isa};
 
@@ -91,7 +91,7 @@ impl<T: Element> Winograd<T> {
         input: &[T],
         rows: Range<usize>,
         finish: Option<&Finish<T>>,
-        out: &mut [T],
+        out: Out<T>,
         scratch: &mut Scratch<T>,
     ) {
         debug_assert!(
@@ -162,7 +162,7 @@ struct Run<'a, T> {
     input: &'a [T],
     rows: Range<usize>,
     finish: Option<&'a Finish<'a, T>>,
-    out: &'a mut [T],
+    out: Out<'a, T>,
     /// (position, C_in, tile)
     transformed: &'a mut [T],
     /// One row of positions (position, channel, tile) of a register tile's channels, and all of them
@@ -177,7 +177,7 @@ impl<T: Element> WithSimd for Run<'_, T> {
     fn with_simd<S: Simd>(self, simd: S) {
         let op = self.op;
         let input = T::vectors::<S>(self.input);
-        let out = T::vectors_mut::<S>(self.out);
+        let mut out = self.out.vectors::<S>();
         let transformed = T::vectors_mut::<S>(self.transformed);
         let products = T::vectors_mut::<S>(self.products);
         let size @ [height, width] = [op.height, op.width];
@@ -193,17 +193,17 @@ impl<T: Element> WithSimd for Run<'_, T> {
                 for block in 0..op.widths.len() {
                     let n = op.widths[block];
                     let weights = &op.weights[start..start + POSITIONS * op.c_in * n];
-                    let out = &mut out[first * plane..][..n * plane];
+                    let mut out = out.part(first * plane..(first + n) * plane);
                     let tile = Channels { c_in: op.c_in, weights, size, corner, finish: self.finish, first };
                     match n {
-                        1 => tile.run::<S, 1>(simd, transformed, products, out),
-                        2 => tile.run::<S, 2>(simd, transformed, products, out),
-                        3 => tile.run::<S, 3>(simd, transformed, products, out),
-                        4 => tile.run::<S, 4>(simd, transformed, products, out),
-                        5 => tile.run::<S, 5>(simd, transformed, products, out),
-                        6 => tile.run::<S, 6>(simd, transformed, products, out),
-                        7 => tile.run::<S, 7>(simd, transformed, products, out),
-                        _ => tile.run::<S, MAX_CHANNELS>(simd, transformed, products, out),
+                        1 => tile.run::<S, 1>(simd, transformed, products, &mut out),
+                        2 => tile.run::<S, 2>(simd, transformed, products, &mut out),
+                        3 => tile.run::<S, 3>(simd, transformed, products, &mut out),
+                        4 => tile.run::<S, 4>(simd, transformed, products, &mut out),
+                        5 => tile.run::<S, 5>(simd, transformed, products, &mut out),
+                        6 => tile.run::<S, 6>(simd, transformed, products, &mut out),
+                        7 => tile.run::<S, 7>(simd, transformed, products, &mut out),
+                        _ => tile.run::<S, MAX_CHANNELS>(simd, transformed, products, &mut out),
                     }
                     (first, start) = (first + n, start + POSITIONS * op.c_in * n);
                 }
@@ -386,7 +386,7 @@ impl<T: Element> Channels<'_, T> {
         simd: S,
         transformed: &[T::Vector<S>],
         products: &mut [T::Vector<S>],
-        out: &mut [T::Vector<S>],
+        out: &mut Out<T::Vector<S>>,
     ) {
         let ([height, width], [y, x]) = (self.size, self.corner);
         let (line, rows) = products.split_at_mut(LINE * CHANNELS * PAIR);
@@ -398,7 +398,7 @@ impl<T: Element> Channels<'_, T> {
                 if row < 4 * CHANNELS {
                     let start = (row / 4 * height + y + row % 4) * width + x;
                     for k in 0..COLUMNS {
-                        prefetch(out, start + k);
+                        out.prefetch(start + k);
                     }
                 }
                 let line = &mut line[j * CHANNELS * PAIR..][..CHANNELS * PAIR];
@@ -417,7 +417,8 @@ impl<T: Element> Channels<'_, T> {
         let (n_rows, n_columns) = (4.min(height - y), COLUMNS.min(width - x));
         for o in 0..CHANNELS {
             let (plane, start) = (height * width, y * width + x);
-            let out = &mut out[o * plane + start..][..(n_rows - 1) * width + n_columns];
+            let first = o * plane + start;
+            let mut out = out.part(first..first + (n_rows - 1) * width + n_columns);
             let finisher =
                 self.finish.map(|finish| Finisher::new::<S, T>(simd, finish, self.first + o, plane, start));
             let mut m = [&rows[o * COLUMNS..][..COLUMNS]; LINE];
@@ -430,10 +431,11 @@ impl<T: Element> Channels<'_, T> {
                         output_line::<S, T>(simd, [m[0][k], m[1][k], m[2][k], m[3][k], m[4][k], m[5][k]]);
                     for r in 0..4 {
                         let at = r * width + k;
-                        out[at] = match &finisher {
+                        let value = match &finisher {
                             Some(finisher) => finisher.apply::<S, T>(simd, column[r], at),
                             None => column[r],
                         };
+                        out.put(at, value);
                     }
                 }
             } else {
@@ -442,10 +444,11 @@ impl<T: Element> Channels<'_, T> {
                         output_line::<S, T>(simd, [m[0][k], m[1][k], m[2][k], m[3][k], m[4][k], m[5][k]]);
                     for r in 0..n_rows {
                         let at = r * width + k;
-                        out[at] = match &finisher {
+                        let value = match &finisher {
                             Some(finisher) => finisher.apply::<S, T>(simd, column[r], at),
                             None => column[r],
                         };
+                        out.put(at, value);
                     }
                 }
             }

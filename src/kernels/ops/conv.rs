@@ -1,13 +1,14 @@
 //! Convolution without bias.
 
-use candle_core::{Result, Shape, Tensor};
+use candle_core::{DType, Device, Result, Shape, Tensor};
 
-use super::{Execution, Input, Op, View, apply, apply_detached, shape, sizes};
+use super::gradient::{ByBlock, Grad, with_slices};
+use super::{Execution, Input, Op, View, apply, apply_detached, finished, shape, sizes};
 use crate::kernels::Element;
-use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::conv::{Conv, add_weight_grad, dilate, transposed};
 use crate::kernels::lanes::conv_transpose::ConvTranspose;
 use crate::kernels::lanes::geometry::Geometry;
+use crate::kernels::lanes::{Buffer, Out, Scratch};
 
 /// Convolution of `input` (block, C_in, H, W, lane) with `weight` (C_out, C_in, K, K).
 ///
@@ -50,7 +51,9 @@ pub fn grad_input(
     grad: &Tensor,
     weight: &Tensor,
 ) -> Result<Tensor> {
-    apply_detached(GradInput { execution, geometry }, &[grad, weight])
+    let wanted = Wanted { input_from: Some(weight), weight_from: None };
+    let (grad, _) = gradients(execution, geometry, Grad::Whole(grad.clone()), wanted)?;
+    grad.ok_or_else(|| candle_core::Error::msg("the gradient of the input was asked for"))
 }
 
 /// Gradient of the weight, from the gradient of the output and the input.
@@ -63,7 +66,121 @@ pub fn grad_weight(
     grad: &Tensor,
     input: &Tensor,
 ) -> Result<Tensor> {
-    apply_detached(GradWeight { execution, geometry }, &[grad, input])
+    let wanted = Wanted { input_from: None, weight_from: Some(input) };
+    let (_, grad) = gradients(execution, geometry, Grad::Whole(grad.clone()), wanted)?;
+    grad.ok_or_else(|| candle_core::Error::msg("the gradient of the weight was asked for"))
+}
+
+/// Which gradients are wanted, by what else each takes.
+#[derive(Debug, Clone, Copy)]
+struct Wanted<'a> {
+    /// That of the input: the weight.
+    input_from: Option<&'a Tensor>,
+    /// That of the weight: the input.
+    weight_from: Option<&'a Tensor>,
+}
+
+/// Gradients of input and weight. Both are made block by block from the same block of the gradient of the output.
+fn gradients(
+    execution: Execution,
+    geometry: Geometry,
+    grad: Grad,
+    wanted: Wanted,
+) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    let grad = grad.by_block()?;
+    match grad.tensors()[0].dtype() {
+        DType::F32 => gradients_as::<f32>(execution, &geometry, &grad, wanted),
+        DType::F64 => gradients_as::<f64>(execution, &geometry, &grad, wanted),
+        other => candle_core::bail!("gradients of {other:?}: only f32 and f64 are supported"),
+    }
+}
+
+fn gradients_as<T: Element>(
+    execution: Execution,
+    g: &Geometry,
+    grad: &ByBlock,
+    wanted: Wanted,
+) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    let Execution { isa, blocks, .. } = execution;
+    let values = match wanted.weight_from {
+        Some(input) => Some(input.contiguous()?),
+        None => None,
+    };
+    let mut tensors = grad.tensors();
+    let n_parts = tensors.len();
+    tensors.extend(&values);
+    let back = match wanted.input_from {
+        Some(weight) => Some(Back::<T>::new(execution, g, weight)?),
+        None => None,
+    };
+    let to = shape(blocks, [g.c_in, g.height, g.width]);
+    let n_weights = g.c_out * g.c_in * g.kernel * g.kernel;
+    let (of_input, parts) = with_slices(&tensors, |slices: &[&[T]]| {
+        let (of_output, input) = slices.split_at(n_parts);
+        let memory = <(Scratch<T>, Buffer<T>, Buffer<T>)>::default;
+        let len = if back.is_some() { to.elem_count() } else { 0 };
+        let body = |(scratch, made, dilated): &mut (_, _, _), block, out: Out<T>| {
+            let grad = grad.block(of_output, execution, block, made);
+            if let Some(back) = &back {
+                back.run(grad, out, dilated, scratch);
+            }
+            let mut sums = Vec::new();
+            if let [input] = input {
+                sums.resize(n_weights, 0.0);
+                let input = execution.block(input, block);
+                add_weight_grad(isa, blocks.lanes, g, input, grad, &mut sums, scratch);
+            }
+            sums
+        };
+        // SAFETY: a convolution writes all of its outputs, and without one there is no room.
+        Ok(unsafe { execution.compute_all(len, memory, body) })
+    })?;
+    let of_input = match back {
+        Some(_) => Some(Tensor::from_vec(of_input, to, &Device::Cpu)?),
+        None => None,
+    };
+    if values.is_none() {
+        return Ok((of_input, None));
+    }
+    // Sums of blocks, added in their order, whatever thread they came from.
+    let mut total = vec![0.0; n_weights];
+    for part in &parts {
+        total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+    }
+    let total: Vec<T> = total.into_iter().map(T::of).collect();
+    let of_weight = Tensor::from_vec(total, (g.c_out, g.c_in, g.kernel, g.kernel), &Device::Cpu)?;
+    Ok((of_input, Some(of_weight)))
+}
+
+/// The way back to the input: a convolution with stride 1 of the gradient of the output, spread apart.
+struct Back<T> {
+    conv: Conv<T>,
+    turned: Geometry,
+    from: [usize; 2],
+    stride: usize,
+    lanes: usize,
+}
+
+impl<T: Element> Back<T> {
+    fn new(execution: Execution, g: &Geometry, weight: &Tensor) -> Result<Self> {
+        let (isa, lanes) = (execution.isa, execution.blocks.lanes);
+        let weight = weight.contiguous()?;
+        let weight = with_slices(&[&weight], |slices: &[&[T]]| Ok(wide(slices[0])))?;
+        let (turned, weight) = transposed(g, &weight)?;
+        let make = if execution.is_exact { Conv::<T>::direct } else { Conv::<T>::new };
+        let conv = make(isa, lanes, turned, &weight);
+        Ok(Self { conv, turned, from: [g.out_height(), g.out_width()], stride: g.stride, lanes })
+    }
+
+    fn run(&self, grad: &[T], out: Out<T>, dilated: &mut Buffer<T>, scratch: &mut Scratch<T>) {
+        if self.stride == 1 {
+            return self.conv.run(grad, out, scratch);
+        }
+        let len = self.turned.c_in * self.turned.height * self.turned.width * self.lanes;
+        let dilated = dilated.reserve(len);
+        dilate(&self.turned, self.from, self.stride, self.lanes, grad, dilated);
+        self.conv.run(dilated, out, scratch);
+    }
 }
 
 fn wide<T: Element>(values: &[T]) -> Vec<f64> {
@@ -84,57 +201,27 @@ impl Op for Forward {
         let make = if self.execution.is_exact { Conv::<T>::direct } else { Conv::<T>::new };
         let conv = make(isa, blocks.lanes, g, &wide(inputs[1].data));
         let shape = shape(blocks, [g.c_out, g.out_height(), g.out_width()]);
-        let out = self.execution.compute(shape.elem_count(), Scratch::default, |scratch, block, out| {
+        let body = |scratch: &mut Scratch<T>, block, out: Out<T>| {
             conv.run(self.execution.block(inputs[0].data, block), out, scratch);
-        });
+        };
+        // SAFETY: a convolution writes all of its outputs.
+        let (out, _) = unsafe { self.execution.compute_all(shape.elem_count(), Scratch::default, body) };
         Ok((out, shape))
     }
 
-    fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let (execution, geometry) = (self.execution, self.geometry);
+    fn backward(&self, inputs: &[Input], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        finished(self.backward_on_tape(inputs, out, Grad::Whole(grad.clone()))?)
+    }
+
+    fn backward_on_tape(&self, inputs: &[Input], _: &Tensor, grad: Grad) -> Result<Vec<Option<Grad>>> {
+        let (input, weight) = (inputs[0], inputs[1]);
         // The images themselves need no gradient, and theirs would be the most expensive one.
-        let of_input = if inputs[0].needs_grad {
-            Some(grad_input(execution, geometry, grad, inputs[1].tensor)?)
-        } else {
-            None
+        let wanted = Wanted {
+            input_from: input.needs_grad.then_some(weight.tensor),
+            weight_from: weight.needs_grad.then_some(input.tensor),
         };
-        let of_weight = if inputs[1].needs_grad {
-            Some(grad_weight(execution, geometry, grad, inputs[0].tensor)?)
-        } else {
-            None
-        };
-        Ok(vec![of_input, of_weight])
-    }
-}
-
-struct GradInput {
-    execution: Execution,
-    geometry: Geometry,
-}
-
-impl Op for GradInput {
-    const NAME: &'static str = "conv2d-grad-input";
-
-    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
-        let Execution { isa, blocks, .. } = self.execution;
-        let g = self.geometry;
-        let (turned, weight) = transposed(&g, &wide(inputs[1].data))?;
-        let make = if self.execution.is_exact { Conv::<T>::direct } else { Conv::<T>::new };
-        let conv = make(isa, blocks.lanes, turned, &weight);
-        let shape = shape(blocks, [g.c_in, g.height, g.width]);
-        let dilated_len = turned.c_in * turned.height * turned.width * blocks.lanes;
-        let memory = || (Scratch::default(), crate::kernels::lanes::Buffer::default());
-        let out = self.execution.compute(shape.elem_count(), memory, |(scratch, dilated), block, out| {
-            let grad = self.execution.block(inputs[0].data, block);
-            if g.stride == 1 {
-                conv.run(grad, out, scratch);
-            } else {
-                let dilated = dilated.reserve(dilated_len);
-                dilate(&turned, [g.out_height(), g.out_width()], g.stride, blocks.lanes, grad, dilated);
-                conv.run(dilated, out, scratch);
-            }
-        });
-        Ok((out, shape))
+        let (of_input, of_weight) = gradients(self.execution, self.geometry, grad, wanted)?;
+        Ok(vec![of_input.map(Grad::Whole), of_weight.map(Grad::Whole)])
     }
 }
 
@@ -172,33 +259,5 @@ impl Op for Transpose {
             None
         };
         Ok(vec![of_input, of_weight])
-    }
-}
-
-struct GradWeight {
-    execution: Execution,
-    geometry: Geometry,
-}
-
-impl Op for GradWeight {
-    const NAME: &'static str = "conv2d-grad-weight";
-
-    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
-        let Execution { isa, blocks, .. } = self.execution;
-        let g = self.geometry;
-        let shape = [g.c_out, g.c_in, g.kernel, g.kernel];
-        // Sums of blocks, added in their order, whatever thread they came from.
-        let parts = self.execution.map_blocks(|block| {
-            let mut sums = vec![0.0; shape.iter().product()];
-            let (grad, input) =
-                (self.execution.block(inputs[0].data, block), self.execution.block(inputs[1].data, block));
-            add_weight_grad(isa, blocks.lanes, &g, input, grad, &mut sums, &mut Scratch::default());
-            sums
-        });
-        let mut total = vec![0.0; shape.iter().product()];
-        for part in &parts {
-            total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
-        }
-        Ok((total.into_iter().map(T::of).collect(), Shape::from(&shape[..])))
     }
 }

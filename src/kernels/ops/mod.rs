@@ -8,6 +8,7 @@
 //! calling thread unless told otherwise.
 
 pub mod conv;
+mod gradient;
 pub mod layer_norm;
 pub mod norm;
 pub mod pointwise;
@@ -24,9 +25,10 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::lanes::Blocks;
+use super::lanes::{Blocks, Out};
 use super::lanes::geometry::tap_in_larger;
 use super::{Element, Isa, Split};
+use gradient::Grad;
 
 /// How operations on one batch run.
 #[derive(Debug, Clone, Copy)]
@@ -50,40 +52,53 @@ impl Execution {
         memory: impl Fn() -> M + Sync,
         body: impl Fn(&mut M, usize, &mut [T]) + Sync,
     ) -> Vec<T> {
-        self.compute_with_room(len, 0, memory, body)
+        // A block is cleared just before it is computed, while it is in the cache.
+        let body = |memory: &mut M, block, out: Out<T>| body(memory, block, out.cleared(T::ZERO));
+        // SAFETY: every number was cleared.
+        unsafe { self.compute_all(len, memory, body).0 }
     }
 
-    /// The same, with capacity for `room` more.
-    fn compute_with_room<T: Element, M>(
+    /// The same from fresh memory, with what `body` returns for every block, in their order. Blocks of no numbers count
+    /// too.
+    ///
+    /// # Safety
+    /// `body` must write every number of its block.
+    unsafe fn compute_all<T: Element, M, R: Send>(
         &self,
         len: usize,
-        room: usize,
         memory: impl Fn() -> M + Sync,
-        body: impl Fn(&mut M, usize, &mut [T]) + Sync,
-    ) -> Vec<T> {
+        body: impl Fn(&mut M, usize, Out<T>) -> R + Sync,
+    ) -> (Vec<T>, Vec<R>) {
         let count = self.blocks.count();
-        let per_block = (len / count).max(1);
+        let per_block = len / count;
+        let mut numbers = Vec::with_capacity(len);
+        let mut spare = &mut numbers.spare_capacity_mut()[..len];
+        if cfg!(test) {
+            // What is not written shall be seen.
+            spare.fill(MaybeUninit::new(T::of(f64::NAN)));
+        }
+        let mut blocks = Vec::with_capacity(count);
+        for block in 0..count {
+            let (head, tail) = spare.split_at_mut(if block + 1 < count { per_block } else { spare.len() });
+            blocks.push((block, head));
+            spare = tail;
+        }
         let per_part = match self.split {
             Split::Serial => count,
             Split::Threads => count.div_ceil(rayon::current_num_threads()),
         };
-        let mut out = Vec::with_capacity(len + room);
-        let spare = &mut out.spare_capacity_mut()[..len];
-        let run = |(part, spare): (usize, &mut [MaybeUninit<T>])| {
+        let run = |part: &mut [(usize, &mut [MaybeUninit<T>])]| -> Vec<R> {
             let mut memory = memory();
-            for (idx, block) in spare.chunks_mut(per_block).enumerate() {
-                // A block is cleared just before it is computed, while it is in the cache.
-                body(&mut memory, part * per_part + idx, zeroed(block));
-            }
+            part.iter_mut().map(|(block, out)| body(&mut memory, *block, Out::fresh(out))).collect()
         };
-        match self.split {
-            Split::Serial => run((0, spare)),
-            Split::Threads => spare.par_chunks_mut(per_part * per_block).enumerate().for_each(run),
-        }
-        // SAFETY: the capacity is at least `len`; the parts cover all of `spare` and their chunks all of a
-        // part, and `zeroed` initialized every one.
-        unsafe { out.set_len(len) };
-        out
+        let results: Vec<Vec<R>> = match self.split {
+            Split::Serial => vec![run(&mut blocks)],
+            Split::Threads => blocks.par_chunks_mut(per_part).map(run).collect(),
+        };
+        // SAFETY: the capacity is at least `len`; the blocks cover all of the first `len` numbers, every one is in one
+        // part, and the caller promises that `body` wrote all of its own.
+        unsafe { numbers.set_len(len) };
+        (numbers, results.into_iter().flatten().collect())
     }
 
     /// Results of `body(block)` in order.
@@ -99,15 +114,6 @@ impl Execution {
         let len = values.len() / self.blocks.count();
         &values[block * len..][..len]
     }
-}
-
-/// The slice, filled with zeros.
-fn zeroed<T: Element>(slice: &mut [MaybeUninit<T>]) -> &mut [T] {
-    for number in &mut *slice {
-        number.write(T::ZERO);
-    }
-    // SAFETY: every element was written above, and `MaybeUninit<T>` has the layout of `T`.
-    unsafe { &mut *(std::ptr::from_mut(slice) as *mut [T]) }
 }
 
 /// Sizes (C, H, W) of an activation.
@@ -318,6 +324,17 @@ trait Op: Send + Sync + 'static {
     fn backward(&self, _inputs: &[Input], _out: &Tensor, _grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         bail!("{} has no gradient", Self::NAME)
     }
+
+    /// The same along the tape, where a gradient may come unfinished and be handed on so.
+    fn backward_on_tape(&self, inputs: &[Input], out: &Tensor, grad: Grad) -> Result<Vec<Option<Grad>>> {
+        let grads = self.backward(inputs, out, &grad.whole()?)?;
+        Ok(grads.into_iter().map(|grad| grad.map(Grad::Whole)).collect())
+    }
+}
+
+/// What [`Op::backward`] returns, from what [`Op::backward_on_tape`] does.
+fn finished(grads: Vec<Option<Grad>>) -> Result<Vec<Option<Tensor>>> {
+    grads.into_iter().map(|grad| grad.map(Grad::whole).transpose()).collect()
 }
 
 /// An input of an operation, going backward.

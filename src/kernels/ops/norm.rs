@@ -1,19 +1,22 @@
 //! Batch normalization (Ioffe and Szegedy, 2015), fused with the addition and the ReLU after it.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use candle_core::{Result, Shape, Storage, Tensor};
+use candle_core::{DType, Device, Result, Shape, Storage, Tensor};
 
-use super::pointwise::relu_grad;
-use super::{Execution, Input, Op, View, apply, apply_detached, shape, sizes};
+use super::gradient::{Grad, NormChannel, NormGrad, with_slices};
+use super::{Execution, Input, Op, View, apply, finished, shape, sizes};
 use crate::kernels::Element;
-use crate::kernels::lanes::norm::{Gradient, MapBlock, Moments, Partial, gradient_sums, partial};
+use crate::kernels::lanes::Out;
+use crate::kernels::lanes::norm::{
+    Incoming, MapBlock, Mask, Moments, Partial, factor, gradient_sums, partial,
+};
 
 /// Statistics that a batch norm uses.
 #[derive(Debug, Clone)]
 pub enum Stats {
-    /// Those of the batch.
-    Batch,
+    /// Those of the batch, which are computed where they are not known already.
+    Batch(Option<Vec<Moments>>),
     /// These.
     Given(Vec<Moments>),
 }
@@ -32,10 +35,10 @@ pub fn batch_norm(
     other: Option<&Tensor>,
     is_relu: bool,
 ) -> Result<Tensor> {
-    let is_train = matches!(stats, Stats::Batch);
+    let is_train = matches!(stats, Stats::Batch(_));
     let moments = match stats {
-        Stats::Batch => OnceLock::new(),
-        Stats::Given(moments) => OnceLock::from(moments),
+        Stats::Batch(None) => OnceLock::new(),
+        Stats::Batch(Some(moments)) | Stats::Given(moments) => OnceLock::from(moments),
     };
     let op = BatchNorm { execution, epsilon, is_relu, is_train, moments };
     match other {
@@ -94,96 +97,108 @@ impl Op for BatchNorm {
             candle_core::bail!("batch norm of {channels} channels with {} parameters", params.len());
         }
         let moments = self.moments.get_or_init(|| moments_of(execution, channels, x));
-        let out = execution.compute(
-            x.len(),
-            || (),
-            |(), block, out| {
-                let other = inputs.get(2).map(|other| execution.block(other.data, block));
-                let map = MapBlock { params, moments, epsilon: self.epsilon, other, is_relu: self.is_relu };
-                map.run(execution.isa, execution.block(x, block), out);
-            },
-        );
+        let body = |(): &mut (), block, out: Out<T>| {
+            let other = inputs.get(2).map(|other| execution.block(other.data, block));
+            let map = MapBlock { params, moments, epsilon: self.epsilon, other, is_relu: self.is_relu };
+            map.run(execution.isa, execution.block(x, block), out);
+        };
+        // SAFETY: a block is written channel by channel.
+        let (out, _) = unsafe { execution.compute_all(x.len(), || (), body) };
         Ok((out, shape(execution.blocks, sizes)))
     }
 
     fn backward(&self, inputs: &[Input], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let grad = if self.is_relu { relu_grad(self.execution, out, grad)? } else { grad.clone() };
-        let moments = self.moments.get().cloned().unwrap_or_default();
-        let (execution, epsilon, is_train) = (self.execution, self.epsilon, self.is_train);
-        let op = BatchNormGrad { execution, epsilon, is_train, moments };
-        let (x, params) = (inputs[0].tensor, inputs[1].tensor);
-        // The gradient of x, then of γ and β, in one flat list.
-        let all = apply_detached(op, &[x, &grad, params])?;
-        let n = x.elem_count();
-        let of_x = all.narrow(0, 0, n)?.reshape(x.shape())?;
-        let of_params = all.narrow(0, n, params.elem_count())?.reshape(params.shape())?;
-        let of_other = inputs.get(2).map(|_| grad.clone());
-        Ok(vec![Some(of_x), Some(of_params), of_other])
+        finished(self.backward_on_tape(inputs, out, Grad::Whole(grad.clone()))?)
+    }
+
+    fn backward_on_tape(&self, inputs: &[Input], out: &Tensor, grad: Grad) -> Result<Vec<Option<Grad>>> {
+        match out.dtype() {
+            DType::F64 => self.backward_as::<f64>(inputs, out, grad),
+            _ => self.backward_as::<f32>(inputs, out, grad),
+        }
     }
 }
 
-/// Of (x, gradient of the output, parameters).
-struct BatchNormGrad {
-    execution: Execution,
-    epsilon: f64,
-    /// Whether the statistics follow from x.
-    is_train: bool,
-    moments: Vec<Moments>,
-}
-
-impl Op for BatchNormGrad {
-    const NAME: &'static str = "batch-norm-grad";
-
-    fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
+impl BatchNorm {
+    /// One pass over x and the gradient of the output for the sums over the batch; the gradient of x is left to those who
+    /// need it. What comes out of the ReLU is kept if the other term of the addition needs it too, or if it took a sum.
+    fn backward_as<T: Element>(
+        &self,
+        inputs: &[Input],
+        out: &Tensor,
+        grad: Grad,
+    ) -> Result<Vec<Option<Grad>>> {
         let execution = self.execution;
-        let [channels, height, width] = sizes(inputs[0].dims)?;
-        let (x, grad, params) = (inputs[0].data, inputs[1].data, inputs[2].data);
+        let (x, params, added) = (inputs[0].tensor.contiguous()?, inputs[1].tensor, inputs.get(2));
+        let (grad, other) = match grad {
+            Grad::Sum(a, b) => (a, Some(b)),
+            grad => (grad.whole()?.contiguous()?, None),
+        };
+        let is_kept = other.is_some() || added.is_some() && self.is_relu;
+        let [channels, height, width] = sizes(x.dims())?;
         let plane = height * width * execution.blocks.lanes;
-        let at = |channel: usize| channel * plane..(channel + 1) * plane;
-        let parts = execution.map_blocks(|block| {
-            let (x, grad) = (execution.block(x, block), execution.block(grad, block));
-            let of = |channel: usize| {
-                let mean = T::of(self.moments[channel].mean);
-                gradient_sums(execution.isa, mean, &x[at(channel)], &grad[at(channel)])
+        let moments = self.moments.get().map_or(&[][..], Vec::as_slice);
+        let mut tensors = vec![&x, &grad, params, out];
+        tensors.extend(&other);
+        let (kept, parts, values) = with_slices(&tensors, |slices: &[&[T]]| {
+            let at = |which: usize, block: usize, channel: usize| {
+                &execution.block(slices[which], block)[channel * plane..][..plane]
             };
-            (0..channels).map(of).collect::<Vec<_>>()
-        });
+            let params = slices[2];
+            let body = |(): &mut (), block, kept: Out<T>| -> Vec<[f64; 2]> {
+                let mut kept = kept.chunks_exact(plane);
+                let of = |channel: usize| {
+                    let Moments { mean, variance } = moments[channel];
+                    let mask = match (self.is_relu, added) {
+                        (false, _) => Mask::All,
+                        (true, None) => Mask::Input {
+                            scale: factor(params[channel], variance, self.epsilon),
+                            shift: params[channels + channel],
+                        },
+                        (true, Some(_)) => Mask::Output(at(3, block, channel)),
+                    };
+                    let other = (slices.len() > 4).then(|| at(4, block, channel));
+                    let (x, grad) = (at(0, block, channel), at(1, block, channel));
+                    let incoming = Incoming { x, mean: T::of(mean), grad, other, mask };
+                    gradient_sums(execution.isa, incoming, kept.next())
+                };
+                (0..channels).map(of).collect()
+            };
+            let len = if is_kept { x.elem_count() } else { 0 };
+            // SAFETY: what is kept of a block is written channel by channel; there is no room if nothing is.
+            let (kept, parts) = unsafe { execution.compute_all(len, || (), body) };
+            Ok((kept, parts, params.to_vec()))
+        })?;
         // What x does through the statistics is spread over all numbers; given ones do not move with it.
         let n_numbers = (execution.blocks.images * height * width) as f64;
         let n = if self.is_train { n_numbers } else { f64::INFINITY };
-        let mut out_params = vec![T::ZERO; params.len()];
-        let mut gradients = Vec::with_capacity(channels);
+        let mut of_params = vec![T::ZERO; values.len()];
+        let mut of_channels = Vec::with_capacity(channels);
         for channel in 0..channels {
             let sum = |which: usize| parts.iter().map(|part| part[channel][which]).sum::<f64>();
             let (sum, product) = (sum(0), sum(1));
-            let Moments { mean, variance } = self.moments[channel];
+            let Moments { mean, variance } = moments[channel];
             let inverse_std = (variance + self.epsilon).sqrt().recip();
-            out_params[channel] = T::of(product * inverse_std);
-            out_params[channels + channel] = T::of(sum);
-            let of_grad = params[channel].wide() * inverse_std;
-            gradients.push(Gradient {
-                of_grad: T::of(of_grad),
-                of_x: T::of(-of_grad * inverse_std * inverse_std * product / n),
-                mean: T::of(mean),
-                constant: T::of(-of_grad * sum / n),
+            of_params[channel] = T::of(product * inverse_std);
+            of_params[channels + channel] = T::of(sum);
+            let of_grad = values[channel].wide() * inverse_std;
+            let scale = factor(values[channel], variance, self.epsilon);
+            let relu = [scale.wide(), values[channels + channel].wide()];
+            of_channels.push(NormChannel {
+                mean,
+                of_grad,
+                of_x: -of_grad * inverse_std * inverse_std * product / n,
+                constant: -of_grad * sum / n,
+                relu: (self.is_relu && !is_kept).then_some(relu),
             });
         }
-        let mut out = execution.compute_with_room(
-            x.len(),
-            params.len(),
-            || (),
-            |(), block, out: &mut [T]| {
-                let (x, grad) = (execution.block(x, block), execution.block(grad, block));
-                let n_images = execution.blocks.images_in(block);
-                for (channel, out) in out.chunks_exact_mut(plane).enumerate() {
-                    let (x, grad) = (&x[at(channel)], &grad[at(channel)]);
-                    gradients[channel].run(execution.isa, execution.blocks.lanes, n_images, x, grad, out);
-                }
-            },
-        );
-        out.extend(out_params);
-        let len = out.len();
-        Ok((out, Shape::from(len)))
+        let grad = if is_kept { Tensor::from_vec(kept, x.shape(), &Device::Cpu)? } else { grad };
+        let of_other = added.map(|_| Grad::Whole(grad.clone()));
+        let of_x = NormGrad { execution, x, grad, channels: of_channels };
+        let of_params = Tensor::from_vec(of_params, params.shape(), &Device::Cpu)?;
+        let mut grads = vec![Some(Grad::OfNorm(Arc::new(of_x))), Some(Grad::Whole(of_params))];
+        grads.extend(of_other.map(Some));
+        Ok(grads)
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{Result, Shape, Tensor};
 
 use super::{Execution, Input, Op, View, apply, apply_detached, shape, sizes};
-use crate::kernels::lanes::Blocks;
+use crate::kernels::lanes::{Blocks, Out};
 use crate::kernels::lanes::pointwise::{self as kernels, Elementwise};
 use crate::kernels::{Element, Isa, Split};
 
@@ -87,16 +87,43 @@ fn by_block<T: Element>(
     (execution.compute(shape.elem_count(), || (), |(), block, out| body(block, out)), shape)
 }
 
+/// The same of one that writes every number of a block.
+///
+/// # Safety
+/// `body` must do so.
+unsafe fn by_block_all<T: Element>(
+    execution: Execution,
+    to: [usize; 3],
+    body: impl Fn(usize, Out<T>) + Sync,
+) -> (Vec<T>, Shape) {
+    let shape = shape(execution.blocks, to);
+    let body = |(): &mut (), block, out: Out<T>| body(block, out);
+    // SAFETY: as the caller promises.
+    (unsafe { execution.compute_all(shape.elem_count(), || (), body).0 }, shape)
+}
+
+/// `function` of every number of (first, second).
+fn elementwise<T: Element>(
+    function: Elementwise<T>,
+    execution: Execution,
+    to: [usize; 3],
+    [a, b]: [&[T]; 2],
+) -> (Vec<T>, Shape) {
+    let run = |block, out: Out<T>| {
+        let b = if b.is_empty() { b } else { execution.block(b, block) };
+        function.run(execution.isa, execution.block(a, block), b, out);
+    };
+    // SAFETY: an elementwise function writes every number.
+    unsafe { by_block_all(execution, to, run) }
+}
+
 struct Relu(Execution);
 
 impl Op for Relu {
     const NAME: &'static str = "relu";
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
-        let run = |block, out: &mut [T]| {
-            Elementwise::Relu.run(self.0.isa, self.0.block(inputs[0].data, block), &[], out);
-        };
-        Ok(by_block(self.0, sizes(inputs[0].dims)?, run))
+        Ok(elementwise(Elementwise::Relu, self.0, sizes(inputs[0].dims)?, [inputs[0].data, &[]]))
     }
 
     fn backward(&self, _: &[Input], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
@@ -111,11 +138,8 @@ impl Op for ReluGrad {
     const NAME: &'static str = "relu-grad";
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
-        let run = |block, out: &mut [T]| {
-            let (y, grad) = (self.0.block(inputs[0].data, block), self.0.block(inputs[1].data, block));
-            Elementwise::ReluGrad.run(self.0.isa, y, grad, out);
-        };
-        Ok(by_block(self.0, sizes(inputs[0].dims)?, run))
+        let (y, grad) = (inputs[0].data, inputs[1].data);
+        Ok(elementwise(Elementwise::ReluGrad, self.0, sizes(inputs[0].dims)?, [y, grad]))
     }
 }
 
@@ -139,14 +163,12 @@ impl Op for Add {
             candle_core::bail!("addition of {:?} and {:?}", inputs[0].dims, inputs[1].dims);
         }
         let execution = self.execution;
-        let out = execution.compute(
-            inputs[0].data.len(),
-            || (),
-            |(), block, out| {
-                let (a, b) = (execution.block(inputs[0].data, block), execution.block(inputs[1].data, block));
-                Elementwise::Add.run(execution.isa, a, b, out);
-            },
-        );
+        let body = |(): &mut (), block, out: Out<T>| {
+            let (a, b) = (execution.block(inputs[0].data, block), execution.block(inputs[1].data, block));
+            Elementwise::Add.run(execution.isa, a, b, out);
+        };
+        // SAFETY: an elementwise function writes every number.
+        let (out, _) = unsafe { execution.compute_all(inputs[0].data.len(), || (), body) };
         Ok((out, Shape::from(inputs[0].dims)))
     }
 
@@ -164,11 +186,8 @@ impl Op for Subtract {
         if inputs[0].dims != inputs[1].dims {
             candle_core::bail!("difference of {:?} and {:?}", inputs[0].dims, inputs[1].dims);
         }
-        let run = |block, out: &mut [T]| {
-            let (a, b) = (self.0.block(inputs[0].data, block), self.0.block(inputs[1].data, block));
-            Elementwise::Subtract.run(self.0.isa, a, b, out);
-        };
-        Ok(by_block(self.0, sizes(inputs[0].dims)?, run))
+        let (a, b) = (inputs[0].data, inputs[1].data);
+        Ok(elementwise(Elementwise::Subtract, self.0, sizes(inputs[0].dims)?, [a, b]))
     }
 
     fn backward(&self, inputs: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
@@ -187,10 +206,7 @@ impl Op for Sigmoid {
     const NAME: &'static str = "sigmoid";
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
-        let run = |block, out: &mut [T]| {
-            Elementwise::Sigmoid.run(self.0.isa, self.0.block(inputs[0].data, block), &[], out);
-        };
-        Ok(by_block(self.0, sizes(inputs[0].dims)?, run))
+        Ok(elementwise(Elementwise::Sigmoid, self.0, sizes(inputs[0].dims)?, [inputs[0].data, &[]]))
     }
 
     fn backward(&self, _: &[Input], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
@@ -205,11 +221,8 @@ impl Op for SigmoidGrad {
     const NAME: &'static str = "sigmoid-grad";
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
-        let run = |block, out: &mut [T]| {
-            let (y, grad) = (self.0.block(inputs[0].data, block), self.0.block(inputs[1].data, block));
-            Elementwise::SigmoidGrad.run(self.0.isa, y, grad, out);
-        };
-        Ok(by_block(self.0, sizes(inputs[0].dims)?, run))
+        let (y, grad) = (inputs[0].data, inputs[1].data);
+        Ok(elementwise(Elementwise::SigmoidGrad, self.0, sizes(inputs[0].dims)?, [y, grad]))
     }
 }
 
@@ -224,14 +237,15 @@ impl Op for AddBias {
         if bias.len() != sizes[0] {
             candle_core::bail!("{} channels but {} biases", sizes[0], bias.len());
         }
-        let run = |block, out: &mut [T]| {
+        let run = |block, out: Out<T>| {
             let plane = out.len() / bias.len();
             let x = self.0.block(inputs[0].data, block).chunks_exact(plane);
-            for ((x, out), &bias) in x.zip(out.chunks_exact_mut(plane)).zip(bias) {
+            for ((x, out), &bias) in x.zip(out.chunks_exact(plane)).zip(bias) {
                 Elementwise::Offset(bias).run(self.0.isa, x, &[], out);
             }
         };
-        Ok(by_block(self.0, sizes, run))
+        // SAFETY: a block is written channel by channel.
+        Ok(unsafe { by_block_all(self.0, sizes, run) })
     }
 
     fn backward(&self, _: &[Input], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
@@ -286,11 +300,12 @@ impl Op for MaxPoolGrad {
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
         let sizes = sizes(inputs[0].dims)?;
-        let run = |block, out: &mut [T]| {
+        let run = |block, out: Out<T>| {
             let (x, grad) = (self.0.block(inputs[0].data, block), self.0.block(inputs[1].data, block));
-            kernels::max_pool2_grad([sizes[1], sizes[2]], self.0.blocks.lanes, x, grad, out);
+            kernels::max_pool2_grad(self.0.isa, [sizes[1], sizes[2]], x, grad, out);
         };
-        Ok(by_block(self.0, sizes, run))
+        // SAFETY: every place of a window is written, and where some are in none, all were before.
+        Ok(unsafe { by_block_all(self.0, sizes, run) })
     }
 }
 

@@ -9,8 +9,8 @@ use std::collections::{HashMap, HashSet};
 
 use candle_core::{Result, Tensor, TensorId};
 
-use super::pointwise::Add;
-use super::{Input, Op, Wrapped, apply_detached, run};
+use super::gradient::Grad;
+use super::{Input, Op, Wrapped, run};
 
 thread_local! {
     static CURRENT: RefCell<Option<Tape>> = const { RefCell::new(None) };
@@ -38,12 +38,12 @@ struct Entry {
 
 /// The part of an operation that the tape needs.
 trait Backward {
-    fn backward(&self, inputs: &[Input], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>>;
+    fn backward(&self, inputs: &[Input], out: &Tensor, grad: Grad) -> Result<Vec<Option<Grad>>>;
 }
 
 impl<O: Op> Backward for O {
-    fn backward(&self, inputs: &[Input], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        Op::backward(self, inputs, out, grad)
+    fn backward(&self, inputs: &[Input], out: &Tensor, grad: Grad) -> Result<Vec<Option<Grad>>> {
+        Op::backward_on_tape(self, inputs, out, grad)
     }
 }
 
@@ -104,23 +104,24 @@ impl Tape {
     /// # Errors
     /// If an operation has no gradient.
     pub fn backward(self, out: &Tensor, grad: Tensor) -> Result<Gradients> {
-        let mut by_id = HashMap::from([(out.id(), grad)]);
+        let mut by_id = HashMap::from([(out.id(), Grad::Whole(grad))]);
         for Entry { op, inputs, out } in self.entries.into_iter().rev() {
             let Some(grad) = by_id.remove(&out.id()) else { continue };
             let needs = |tensor: &Tensor| self.needing.contains(&tensor.id());
             let seen: Vec<Input> =
                 inputs.iter().map(|tensor| Input { tensor, needs_grad: needs(tensor) }).collect();
-            let grads = op.backward(&seen, &out, &grad)?;
+            let grads = op.backward(&seen, &out, grad)?;
             for (input, grad) in inputs.iter().zip(grads) {
                 let Some(grad) = grad.filter(|_| needs(input)) else { continue };
                 let sum = match by_id.remove(&input.id()) {
-                    Some(other) => apply_detached(Add::over_first_dim(&grad), &[&other, &grad])?,
+                    Some(other) => other.plus(grad)?,
                     None => grad,
                 };
                 by_id.insert(input.id(), sum);
             }
         }
-        Ok(Gradients { by_id })
+        let whole = |(id, grad): (TensorId, Grad)| Ok((id, grad.whole()?));
+        Ok(Gradients { by_id: by_id.into_iter().map(whole).collect::<Result<_>>()? })
     }
 }
 
@@ -155,5 +156,9 @@ impl<O: Op> Op for Shared<O> {
 
     fn backward(&self, inputs: &[Input], out: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         Op::backward(&*self.0, inputs, out, grad)
+    }
+
+    fn backward_on_tape(&self, inputs: &[Input], out: &Tensor, grad: Grad) -> Result<Vec<Option<Grad>>> {
+        Op::backward_on_tape(&*self.0, inputs, out, grad)
     }
 }

@@ -115,7 +115,7 @@ fn batch_norm_agrees_with_its_composition() -> Result<()> {
             let ours = |s: Execution, x: &Tensor| {
                 let other = if is_added { Some(pointwise::relu(s, x)?) } else { None };
                 let params = stack(&scale, &shift)?;
-                norm::batch_norm(s, x, &params, norm::Stats::Batch, 1e-5, other.as_ref(), is_relu)
+                norm::batch_norm(s, x, &params, norm::Stats::Batch(None), 1e-5, other.as_ref(), is_relu)
             };
             let theirs = |x: &Tensor| {
                 let mut out = norm::batch_norm_composed(x, &scale, &shift, 1e-5)?;
@@ -220,5 +220,57 @@ fn a_tie_goes_to_the_first() -> Result<()> {
     let grads = pointwise::max_pool2(execution, &x)?.sum_all()?.backward()?;
     let grad = to_images(grads.get(&x).expect("a leaf"), execution.blocks)?;
     assert_eq!(grad.flatten_all()?.to_vec1::<f64>()?, [1.0, 0.0, 0.0, 0.0]);
+    Ok(())
+}
+
+/// A residual block: convolutions, batch norms, an addition, a value that is read twice.
+fn residual(execution: Execution, x: &Tensor, leaves: &[Tensor]) -> Result<Tensor> {
+    let norm = |x: &Tensor, params, other, is_relu| {
+        norm::batch_norm(execution, x, params, norm::Stats::Batch(None), 1e-5, other, is_relu)
+    };
+    let stem = norm(&conv::conv2d(execution, x, &leaves[0], 1, 1)?, &leaves[1], None, true)?;
+    let inner = norm(&conv::conv2d(execution, &stem, &leaves[2], 1, 1)?, &leaves[3], None, true)?;
+    let outer = norm(&conv::conv2d(execution, &inner, &leaves[4], 1, 1)?, &leaves[5], Some(&stem), true)?;
+    let last = norm(&conv::conv2d(execution, &outer, &leaves[6], 2, 1)?, &leaves[7], None, false)?;
+    pointwise::max_pool2(execution, &last)
+}
+
+/// Oracle: autograd, which finishes every gradient before it hands it on; to the bit, since the numbers are the same.
+#[test]
+fn gradients_that_travel_unfinished_have_the_same_bits() -> Result<()> {
+    let (images, channels, size) = (21, 9, 12);
+    let single = |dims: &[usize], lane: u32| {
+        let values: Vec<f32> = draw(dims.iter().product(), lane).iter().map(|&v| v as f32).collect();
+        Tensor::from_vec(values, dims, &Device::Cpu)
+    };
+    let mut values = Vec::new();
+    for layer in 0..4 {
+        let inputs = if layer == 0 { 3 } else { channels };
+        values.push(single(&[channels, inputs, 3, 3], 2 * layer)?);
+        values.push(single(&[2, channels], 2 * layer + 1)?);
+    }
+    let pixels = single(&[images, 3, size, size], 20)?;
+    for isa in Isa::available() {
+        for split in [Split::Serial, Split::Threads] {
+            let execution = execution::<f32>(isa, images, split);
+            let x = to_lanes(&pixels, execution.blocks)?;
+            let vars = values.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+            let tracked: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+            let out = residual(execution, &x, &tracked)?;
+            // Zeros in lanes without an image.
+            let weights = to_lanes(&single(&[images, channels, size / 4, size / 4], 21)?, execution.blocks)?;
+            let expected = (&out * &weights)?.sum_all()?.backward()?;
+            let (taped, tape) = Tape::record(&values, || residual(execution, &x, &values))?;
+            let found = tape.backward(&taped, weights)?;
+            let numbers = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+            assert!(numbers(&taped)? == numbers(&out)?);
+            for (idx, (value, var)) in values.iter().zip(&vars).enumerate() {
+                let expected = numbers(expected.get(var).expect("a leaf"))?;
+                let found = numbers(found.get(value).expect("a leaf"))?;
+                assert!(found.iter().all(|number| number.is_finite()) && found.iter().any(|&n| n != 0.0));
+                assert!(found == expected, "{isa:?} {split:?} leaf {idx}");
+            }
+        }
+    }
     Ok(())
 }

@@ -22,6 +22,7 @@ use crate::nn::form::{
 use crate::nn::graph::{Fused, Network};
 use crate::nn::layer::Statistics;
 use crate::nn::loss::{LaneChange, Targets};
+use crate::nn::pass::kept::Seen;
 
 /// Changes in flight per thread aim at this size: probes that run together share what they read of
 /// the base, until their own changes no longer fit the cache.
@@ -83,19 +84,20 @@ where
         let tensors = network.tensors(params, T::DTYPE, images.device())?;
         let context = Context { mode, split: Split::Threads };
         // All probes share the rounding of the base: it is worth a slower convolution.
-        let logits =
-            network.forward_visit(&context, &tensors, images, true, &mut |execution, value, tensor| {
-                if kept.contains(&value) {
-                    base[value] = Some(tensor.clone());
-                }
-                if let Some(norm) = norm_of(value) {
-                    moments[value] = Some(match norm.statistics {
-                        Statistics::PerChannel => norm::moments(execution, tensor)?,
-                        Statistics::PerPosition => position_moments(execution, tensor)?,
-                    });
-                }
-                Ok(())
-            })?;
+        let logits = network.forward_visit(&context, &tensors, images, true, &mut |seen| {
+            let Seen { execution, value, tensor, moments: known } = seen;
+            if kept.contains(&value) {
+                base[value] = Some(tensor.clone());
+            }
+            if let Some(norm) = norm_of(value) {
+                moments[value] = Some(match (known, norm.statistics) {
+                    (Some(known), _) => known.to_vec(),
+                    (None, Statistics::PerChannel) => norm::moments(execution, tensor)?,
+                    (None, Statistics::PerPosition) => position_moments(execution, tensor)?,
+                });
+            }
+            Ok(())
+        })?;
         let loss = loss.at(network.layout(), params, &logits, targets)?;
         let base_loss = loss.value;
         let rules = all

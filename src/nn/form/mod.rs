@@ -15,6 +15,7 @@ pub use streamed::{Blockwise, BlockwiseBoth, LaneShift, StreamSetup, Streamed};
 
 use super::stats::RunningStats;
 use crate::kernels::Split;
+use crate::kernels::lanes::norm::Moments;
 
 /// Which statistics batch norm uses.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +53,8 @@ pub struct LayerPass<'a> {
     pub mode: Mode<'a>,
     /// What the layer takes over.
     pub epilogue: Epilogue,
+    /// Moments of the first input's channels over the batch, where they are known already.
+    pub moments: Option<&'a [Moments]>,
 }
 
 /// Sizes of one activation without the batch: (C, H, W), or (features, 1, 1).

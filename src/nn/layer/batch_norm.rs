@@ -91,7 +91,7 @@ impl Layer for BatchNorm {
         inputs: &[&Tensor],
     ) -> Result<Tensor> {
         let stats = match pass.mode {
-            Mode::Train => Stats::Batch,
+            Mode::Train => Stats::Batch(pass.moments.map(<[norm::Moments]>::to_vec)),
             Mode::Eval(running) => Stats::Given(running.layer(self.norm_idx).moments()),
         };
         let params = joined(&params[0], &params[1])?;

@@ -345,7 +345,7 @@ impl<T: Element> Streamed<T> for StreamedConv<T> {
     }
 
     fn run(&self, inputs: &[&[T]], _: &[Moments], out: &mut [T], scratch: &mut Scratch<T>) {
-        self.op.run(inputs[0], out, scratch);
+        self.op.run(inputs[0], &mut *out, scratch);
         if self.bias.is_empty() {
             return;
         }

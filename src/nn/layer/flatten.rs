@@ -152,7 +152,7 @@ mod tests {
         let isa = Isa::current();
         let blocks = Blocks::new::<f64>(isa, batch);
         let execution = Execution { isa, blocks, split: Split::Serial, is_exact: true };
-        let pass = LayerPass { mode: Mode::Train, epilogue: Epilogue::None };
+        let pass = LayerPass { mode: Mode::Train, epilogue: Epilogue::None, moments: None };
         let in_lanes = ops::to_lanes(&images, blocks)?;
         let found = ops::to_rows(&Flatten.forward_lanes(&pass, execution, &[], &[&in_lanes])?, blocks)?;
         assert_eq!(found.dims(), [batch, n]);

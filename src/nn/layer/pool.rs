@@ -182,7 +182,7 @@ struct BatchedAvgPool {
 
 impl BatchedRule for BatchedAvgPool {
     fn apply(&self, inputs: &[Option<&Change>], _: Option<&Tensor>) -> Result<Tensor> {
-        let pass = LayerPass { mode: Mode::Train, epilogue: Epilogue::None };
+        let pass = LayerPass { mode: Mode::Train, epilogue: Epilogue::None, moments: None };
         GlobalAvgPool.forward_batched(&pass, &[], &[&only(inputs)?.data])
     }
 

@@ -81,7 +81,7 @@ impl BatchedRule for BatchedShortcut {
     }
 
     fn apply(&self, inputs: &[Option<&Change>], channels: Option<&Tensor>) -> Result<Tensor> {
-        let pass = LayerPass { mode: Mode::Train, epilogue: Epilogue::None };
+        let pass = LayerPass { mode: Mode::Train, epilogue: Epilogue::None, moments: None };
         // The one channel that is stored stays one.
         let alone = ShortcutA { c_in: 1, c_out: 1 };
         let layer = if channels.is_some() { &alone } else { &self.layer };

@@ -32,7 +32,7 @@ fn run_one(
     inputs: &[&Tensor],
 ) -> Result<Tensor> {
     let fused = &network.fused()[idx];
-    let pass = LayerPass { mode, epilogue: fused.epilogue };
+    let pass = LayerPass { mode, epilogue: fused.epilogue, moments: None };
     network.layer(fused.node).forward_batched(&pass, &params[network.params_of(fused.node)], inputs)
 }
 
@@ -168,7 +168,7 @@ impl Network {
         let values = values(self, context.mode, &params, images, keep)?;
         let last = values.last().and_then(Option::as_ref);
         let logits = rows(last.expect("the last layer's value is never dropped"))?;
-        Ok(Activations { values, logits, kind: Kind::Batched, n_images: images.dim(0)? })
+        Ok(Activations { values, moments: Vec::new(), logits, kind: Kind::Batched, n_images: images.dim(0)? })
     }
 }
 

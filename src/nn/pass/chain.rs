@@ -119,7 +119,7 @@ impl<'a> Chain<'a> {
         };
         let mut links: Vec<Link> = Vec::new();
         for one in fused {
-            let pass = LayerPass { mode: MODE, epilogue: one.epilogue };
+            let pass = LayerPass { mode: MODE, epilogue: one.epilogue, moments: None };
             let input = links.last().map_or(&input, |link| &link.out);
             let own = &params[network.params_of(one.node)];
             // Images usually need no gradient.
@@ -309,7 +309,13 @@ impl<'a> Chain<'a> {
             Way::Lanes(execution) => Kind::Lanes(execution),
             Way::Plain => Kind::Plain,
         };
-        Ok(Activations { values, logits: self.outputs()?, kind, n_images: self.n_images })
+        Ok(Activations {
+            values,
+            moments: Vec::new(),
+            logits: self.outputs()?,
+            kind,
+            n_images: self.n_images,
+        })
     }
 }
 

@@ -4,11 +4,24 @@ use candle_core::{DType, Tensor};
 
 use crate::kernels::Isa;
 use crate::kernels::lanes::Blocks;
+use crate::kernels::lanes::norm::Moments;
 use crate::kernels::ops::{self, Execution};
 use crate::nn::activations::{Activations, Kind};
 use crate::nn::form::{Context, LayerPass};
-use crate::nn::graph::Network;
+use crate::nn::graph::{Fused, Network};
+use crate::nn::layer::Statistics;
 use crate::{Error, Result};
+
+/// A value of a pass, before it is dropped.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::nn) struct Seen<'a> {
+    pub(in crate::nn) execution: Execution,
+    /// Its number; the input's is 0.
+    pub(in crate::nn) value: usize,
+    pub(in crate::nn) tensor: &'a Tensor,
+    /// Of its channels, if a batch norm takes them from the batch.
+    pub(in crate::nn) moments: Option<&'a [Moments]>,
+}
 
 impl Network {
     /// How operations on `images` run.
@@ -30,35 +43,52 @@ impl Network {
         context: &Context,
         execution: Execution,
         params: &[Tensor],
+        moments: Option<&[Moments]>,
         value: impl Fn(usize) -> &'v Tensor,
     ) -> Result<Tensor> {
         let fused = &self.fused()[idx];
         let inputs: Vec<&Tensor> = fused.inputs.iter().map(|&input| value(input)).collect();
-        let pass = LayerPass { mode: context.mode, epilogue: fused.epilogue };
+        let pass = LayerPass { mode: context.mode, epilogue: fused.epilogue, moments };
         let params = &params[self.params_of(fused.node)];
         Ok(self.layer(fused.node).forward_lanes(&pass, execution, params, &inputs)?)
     }
 
-    /// As [`Network::forward`] on the CPU; `visit` sees every value with its number, the input's being 0, before
-    /// it is dropped. `is_exact` as in [`Execution`].
+    /// As [`Network::forward`] on the CPU; `visit` sees every value before it is dropped. `is_exact` as in
+    /// [`Execution`].
     pub(in crate::nn) fn forward_visit(
         &self,
         context: &Context,
         params: &[Tensor],
         images: &Tensor,
         is_exact: bool,
-        visit: &mut dyn FnMut(Execution, usize, &Tensor) -> Result<()>,
+        visit: &mut dyn FnMut(Seen) -> Result<()>,
     ) -> Result<Tensor> {
         let execution = Self::execution(context, images)?;
         let execution = Execution { is_exact: is_exact || execution.is_exact, ..execution };
         let mut values: Vec<Option<Tensor>> = vec![None; self.n_nodes() + 1];
+        let mut moments: Vec<Option<Vec<Moments>>> = vec![None; self.n_nodes() + 1];
+        let is_measured = |value: usize| {
+            let measures = |fused: &&Fused| {
+                let is_per_channel =
+                    self.norm_of(fused).is_some_and(|norm| norm.statistics == Statistics::PerChannel);
+                fused.inputs[0] == value && is_per_channel && self.is_coupled(fused, context.mode)
+            };
+            self.fused().iter().any(|fused| measures(&fused))
+        };
+        let mut see = |value: usize, tensor: &Tensor, moments: &mut Option<Vec<Moments>>| -> Result<()> {
+            if is_measured(value) {
+                *moments = Some(ops::norm::moments(execution, tensor)?);
+            }
+            visit(Seen { execution, value, tensor, moments: moments.as_deref() })
+        };
         let input = ops::to_lanes(images, execution.blocks)?;
-        visit(execution, 0, &input)?;
+        see(0, &input, &mut moments[0])?;
         values[0] = Some(input);
         for (idx, fused) in self.fused().iter().enumerate() {
             let read = |value: usize| values[value].as_ref().expect("kept until its last use");
-            let output = self.run_fused(idx, context, execution, params, read)?;
-            visit(execution, fused.output, &output)?;
+            let known = moments[fused.inputs[0]].as_deref();
+            let output = self.run_fused(idx, context, execution, params, known, read)?;
+            see(fused.output, &output, &mut moments[fused.output])?;
             values[fused.output] = Some(output);
             self.drop_unused(idx, &mut values);
         }
@@ -83,12 +113,14 @@ impl Network {
             return self.forward_batched(context, params, images, |_| true);
         }
         let mut values: Vec<Option<Tensor>> = vec![None; self.n_nodes() + 1];
-        let logits = self.forward_visit(context, params, images, false, &mut |_, value, tensor| {
-            values[value] = Some(tensor.clone());
+        let mut moments = vec![None; self.n_nodes() + 1];
+        let logits = self.forward_visit(context, params, images, false, &mut |seen| {
+            values[seen.value] = Some(seen.tensor.clone());
+            moments[seen.value] = seen.moments.map(<[Moments]>::to_vec);
             Ok(())
         })?;
         let kind = Kind::Lanes(Self::execution(context, images)?);
-        Ok(Activations { values, logits, kind, n_images: images.dim(0)? })
+        Ok(Activations { values, moments, logits, kind, n_images: images.dim(0)? })
     }
 
     /// Logits when only the parameters of node `node_idx` differ from those that gave `base`: the
@@ -114,7 +146,9 @@ impl Network {
             let read = |value: usize| {
                 values[value].as_ref().or(base.values[value].as_ref()).expect("kept or computed again")
             };
-            let output = self.run_fused(idx, context, execution, params, read)?;
+            let is_known = values[fused.inputs[0]].is_none();
+            let known = base.moments.get(fused.inputs[0]).and_then(Option::as_deref).filter(|_| is_known);
+            let output = self.run_fused(idx, context, execution, params, known, read)?;
             values[fused.output] = Some(output);
             self.drop_unused(idx, &mut values);
         }

@@ -4,7 +4,7 @@
 
 pub mod batched;
 pub mod chain;
-mod kept;
+pub(super) mod kept;
 pub mod shifted;
 pub(super) mod statistics;
 mod streamed;
@@ -29,7 +29,7 @@ impl Network {
         };
         match streamed {
             Some(logits) => Ok(logits),
-            None => self.forward_visit(context, params, images, false, &mut |_, _, _| Ok(())),
+            None => self.forward_visit(context, params, images, false, &mut |_| Ok(())),
         }
     }
 }

@@ -31,8 +31,12 @@ impl Network {
         };
         let mut moments = vec![None; activations.values.len()];
         for fused in running(self) {
-            let Some(input) = &activations.values[fused.inputs[0]] else { continue };
-            moments[fused.inputs[0]] = Some(ops::norm::moments(execution, input)?);
+            let value = fused.inputs[0];
+            moments[value] = match (activations.moments.get(value), &activations.values[value]) {
+                (Some(Some(known)), _) => Some(known.clone()),
+                (_, Some(input)) => Some(ops::norm::moments(execution, input)?),
+                (_, None) => None,
+            };
         }
         Ok(self.batch_stats(execution.blocks.images, &moments))
     }

@@ -23,12 +23,12 @@ impl Network {
         for fused in self.fused() {
             let inputs: Vec<&Tensor> =
                 fused.inputs.iter().filter_map(|&value| values[value].as_ref()).collect();
-            let pass = LayerPass { mode, epilogue: fused.epilogue };
+            let pass = LayerPass { mode, epilogue: fused.epilogue, moments: None };
             values[fused.output] =
                 Some(self.layer(fused.node).forward(&pass, &params[self.params_of(fused.node)], &inputs)?);
         }
         let last = values.last().and_then(Option::as_ref).expect("a network has an output");
         let logits = last.flatten_from(1)?;
-        Ok(Activations { values, logits, kind: Kind::Plain, n_images: images.dim(0)? })
+        Ok(Activations { values, moments: Vec::new(), logits, kind: Kind::Plain, n_images: images.dim(0)? })
     }
 }
