@@ -25,8 +25,8 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::lanes::{Blocks, Out};
 use super::lanes::geometry::tap_in_larger;
+use super::lanes::{Blocks, Out};
 use super::{Element, Isa, Split};
 use gradient::Grad;
 

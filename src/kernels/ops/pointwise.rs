@@ -3,8 +3,8 @@
 use candle_core::{Result, Shape, Tensor};
 
 use super::{Execution, Input, Op, View, apply, apply_detached, shape, sizes};
-use crate::kernels::lanes::{Blocks, Out};
 use crate::kernels::lanes::pointwise::{self as kernels, Elementwise};
+use crate::kernels::lanes::{Blocks, Out};
 use crate::kernels::{Element, Isa, Split};
 
 /// max(x, 0).
