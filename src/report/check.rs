@@ -11,6 +11,7 @@ use super::power::{Aim, seeds_needed, seen_distance};
 use super::stats::{Range, Summary};
 use super::text::{count, signed, significant};
 use super::verdict::Outcome;
+use crate::metric::Unit;
 
 /// Rounding of binary fractions must not decide whether an x is in a range.
 const ROUNDING: f64 = 1e-9;
@@ -157,7 +158,8 @@ impl Paired {
         let value = |place: f64| if is_ratio { place.exp() } else { place };
         let label = |id: &str| Some(measured.label(series_idx(measured.experiment, id)?));
         let mark = |one: &Asked| {
-            let half = one.estimate.half(0.025);
+            // Where the uncertainty is unknown, the mean is drawn alone.
+            let half = Some(one.estimate.half(0.025)).filter(|half| half.is_finite()).unwrap_or(0.0);
             let (low, high) = (value(one.estimate.mean - half), value(one.estimate.mean + half));
             let mark = Mark { x: 0.0, y: value(one.estimate.mean), low, high };
             (one.estimate.n > 1).then(|| (one.x.0, one.x.1.clone(), mark))
@@ -278,7 +280,7 @@ impl<'m> Question<'m> {
         let asked = pairs.iter().zip(&means).map(|(pair, (left, right))| {
             let course = pair.course(line);
             let values: Vec<f64> = course.values.iter().map(|(_, value)| *value).collect();
-            let mut estimate = Estimate::of(&values);
+            let mut estimate = known(measured, Estimate::of(&values));
             let mut own_spread = None;
             if let Some((spread, degrees)) = layout_at(measured, pair.x(), line).filter(|_| check.of_layout) {
                 own_spread = Some(estimate.spread);
@@ -323,6 +325,7 @@ impl<'m> Question<'m> {
                 Range::Positive => Estimate::of(&point.values.values().map(|v| v.ln()).collect::<Vec<_>>()),
                 _ => on_line(line, &Estimate::of(&point.values.values().copied().collect::<Vec<_>>())),
             };
+            let estimate = known(measured, estimate);
             Asked {
                 x: (point.x, point.x_text.clone()),
                 place: place_of(measured, point),
@@ -382,7 +385,7 @@ impl<'m> Question<'m> {
                 x: (None, String::new()),
                 place: String::new(),
                 numbers: format!("Along {x_label}, by the least-squares line of each seed"),
-                estimate: Estimate::of(&changes),
+                estimate: known(measured, Estimate::of(&changes)),
                 own_spread: None,
                 published: published.and_then(|values| change(&values)),
             }],
@@ -474,6 +477,10 @@ impl<'m> Question<'m> {
             text.push_str(" Fewer than three common seeds decide nothing.");
             return text;
         }
+        if self.asked.iter().any(|one| one.estimate.spread.is_nan()) {
+            text.push_str(" Shares that are alike at every seed do not tell what their spread is.");
+            return text;
+        }
         let seen = self
             .asked
             .iter()
@@ -543,6 +550,14 @@ impl<'m> Question<'m> {
         if estimate.n < 2 {
             return "fewer than two common seeds: its uncertainty is unknown".into();
         }
+        if !estimate.spread.is_finite() {
+            let mean = self.shown(estimate.mean);
+            return format!(
+                "{mean}{} at each of {} seeds: its uncertainty is unknown",
+                self.unit(),
+                estimate.n
+            );
+        }
         let (tail, percent) = match self.demand {
             Demand::Above(_) => (0.025, 95),
             Demand::Between(..) => (0.05, 90),
@@ -567,6 +582,12 @@ impl<'m> Question<'m> {
         });
         format!("over {} common seeds: {ratio}{}, {interval}{layout}", estimate.n, self.shown(estimate.mean))
     }
+}
+
+/// An estimate whose spread is not known if it seems to be zero: shares of few images are equal by chance.
+pub(super) fn known(measured: &Measured, estimate: Estimate) -> Estimate {
+    let is_by_chance = measured.metric.unit == Unit::Percent && estimate.spread == 0.0;
+    Estimate { spread: if is_by_chance { f64::NAN } else { estimate.spread }, ..estimate }
 }
 
 /// An estimate on a line, to first order.

@@ -5,7 +5,7 @@
 
 use crate::experiment::Scale;
 
-use super::check::{CheckResult, on_line};
+use super::check::{CheckResult, known, on_line};
 use super::decide::{Decision, Demand, Estimate, decide, holm};
 use super::measured::{Measured, Point};
 
@@ -120,7 +120,7 @@ pub fn judge_points(measured: &Measured) -> Vec<(PointVerdict, f64)> {
         let of_series = measured.points.iter().filter(|other| other.series_idx == point.series_idx);
         let n_asked = of_series.filter(|other| asked(other).is_some()).count() as f64;
         let values: Vec<f64> = point.values.values().copied().collect();
-        let (line, plain) = (measured.range(), Estimate::of(&values));
+        let (line, plain) = (measured.range(), known(measured, Estimate::of(&values)));
         let placed = on_line(line, &plain);
         let (estimate, demand) = match placed.mean.is_finite() {
             true => {

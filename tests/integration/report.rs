@@ -365,6 +365,27 @@ fn failing_checks_say_where() {
     insta::assert_snapshot!(counts, @"0 of 3 checks confirmed, 3 contradicted");
 }
 
+/// Oracle: the same records with another accuracy at one seed, where the rule of Student's t decides.
+#[test]
+fn accuracies_that_are_alike_at_every_seed_decide_nothing() {
+    let mut experiment = made_up_experiment();
+    experiment.checks = vec![above("deepzero", "fo-weights", 0.0)];
+    let judged_of = |experiment: &Experiment, accuracies: [f64; 3]| {
+        let mut records = Vec::new();
+        for (seed, accuracy) in (0..).zip(accuracies) {
+            for place in SPARSITIES {
+                records.push(record(Scale::Laptop, ("deepzero", Some(place)), seed, accuracy, 1));
+                records.push(record(Scale::Laptop, ("fo-weights", Some(place)), seed, 0.5, 1));
+            }
+        }
+        let measured = Measured::gather(experiment, Scale::Laptop, &records).unwrap();
+        let check = judged(&measured).1.remove(0);
+        format!("{:?}: {}", check.outcome, check.reason)
+    };
+    insta::assert_snapshot!(judged_of(&experiment, [0.75, 0.75, 0.76]), @"Confirmed: The difference is above zero at all 4 positions, by more than its uncertainty.");
+    insta::assert_snapshot!(judged_of(&experiment, [0.75, 0.75, 0.75]), @"Undecided: The difference is above zero by more than its uncertainty at 0 of 4 positions; the seeds leave the rest open. Published: −1.00 to +7.00 points. Shares that are alike at every seed do not tell what their spread is.");
+}
+
 #[test]
 fn an_undecided_check_says_what_would_decide_it() {
     let mut experiment = made_up_experiment();
@@ -912,7 +933,7 @@ fn new_kinds_of_checks() {
     NotRun: There are fewer than two positions in that range at this scale.
     Undecided: The difference is within ±1.600 by more than its uncertainty at 2 of 3 positions; the seeds leave the rest open. 4 seeds would show with 80 % probability what lies 0.1347 beyond the limit. To confirm it with that probability takes 12 seeds if what was measured here is true.
     NotRun: There is no panel `nowhere`.
-    Confirmed: Fast is within 49.00 to 51.00 % at all 3 positions, by more than its uncertainty.
+    Undecided: Fast is within 49.00 to 51.00 % by more than its uncertainty at 0 of 3 positions; the seeds leave the rest open. Shares that are alike at every seed do not tell what their spread is.
     "#);
     let records = four_times();
     let all = Measured::gather_all(&experiment, Scale::Paper, &records).unwrap();
@@ -955,7 +976,7 @@ fn best_x_is_that_of_the_highest_validation_accuracy() {
     assert_eq!(result.outcome, Outcome::Undecided, "two seeds");
     insta::assert_snapshot!(format!("{}\n{}", result.reason, result.details.join("\n")), @r#"
     The seeds leave open whether the difference is within ±100.00 points. Fewer than three common seeds decide nothing.
-    At each series' highest validation accuracy: Slow at Width = 16 50.00 % (n = 2); Fast at Width = 8 50.00 % (n = 2); difference 0.00 points (over 2 common seeds: 0.00, 90 % interval 0.00 to 0.00 points). Undecided.
+    At each series' highest validation accuracy: Slow at Width = 16 50.00 % (n = 2); Fast at Width = 8 50.00 % (n = 2); difference 0.00 points (0.00 points at each of 2 seeds: its uncertainty is unknown). Undecided.
     "#);
     records.iter_mut().flat_map(|r| &mut r.epochs).for_each(|e| e.set(&VAL_ACCURACY, f64::NAN));
     let measured = Measured::gather(&experiment, Scale::Paper, &records).unwrap();

@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::{Out, Scratch};
 use super::finish::Finish;
 use super::geometry::Geometry;
 use super::tile::{Offsets, Packed, Walk, pixels, product};
 use super::winograd::Winograd;
+use super::{Out, Scratch};
 use crate::kernels::{Element, Isa};
 
 /// How to convolve an input whose channels are all there.
