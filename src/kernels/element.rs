@@ -66,8 +66,8 @@ pub trait Element: WithDType + Copy + Default + Send + Sync + PartialOrd + std::
 }
 
 macro_rules! element {
-    ($t:ty, $vector:ident, $lanes:ident, $splat:ident, $slices:ident, $slices_mut:ident, $slices_fresh:ident, $fma:ident, $sum:ident,
-     $add:ident, $sub:ident, $mul:ident, $min:ident, $max:ident, $greater:ident, $select:ident) => {
+    ($t:ty, $vector:ident, $lanes:ident, $splat:ident, $slices:ident, $slices_mut:ident, $slices_fresh:ident,
+     $fma:ident, $sum:ident, $add:ident, $sub:ident, $mul:ident, $min:ident, $max:ident, $greater:ident, $select:ident) => {
         impl Element for $t {
             type Vector<S: Simd> = S::$vector;
             const ZERO: Self = 0.0;

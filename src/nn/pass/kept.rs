@@ -8,7 +8,7 @@ use crate::kernels::lanes::norm::Moments;
 use crate::kernels::ops::{self, Execution};
 use crate::nn::activations::{Activations, Kind};
 use crate::nn::form::{Context, LayerPass};
-use crate::nn::graph::{Fused, Network};
+use crate::nn::graph::Network;
 use crate::nn::layer::Statistics;
 use crate::{Error, Result};
 
@@ -68,12 +68,11 @@ impl Network {
         let mut values: Vec<Option<Tensor>> = vec![None; self.n_nodes() + 1];
         let mut moments: Vec<Option<Vec<Moments>>> = vec![None; self.n_nodes() + 1];
         let is_measured = |value: usize| {
-            let measures = |fused: &&Fused| {
+            self.fused().iter().any(|fused| {
                 let is_per_channel =
                     self.norm_of(fused).is_some_and(|norm| norm.statistics == Statistics::PerChannel);
                 fused.inputs[0] == value && is_per_channel && self.is_coupled(fused, context.mode)
-            };
-            self.fused().iter().any(|fused| measures(&fused))
+            })
         };
         let mut see = |value: usize, tensor: &Tensor, moments: &mut Option<Vec<Moments>>| -> Result<()> {
             if is_measured(value) {
