@@ -1,7 +1,7 @@
 //! Progress of training, certification and downloads: bars on a terminal, plain lines elsewhere, on stderr.
 
 use std::io::IsTerminal;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use deepzero::certify::Progress;
@@ -9,9 +9,12 @@ use deepzero::data;
 use deepzero::metric::{MAE, QUERIES, Row, TEST_ACCURACY, TRAIN_LOSS};
 use deepzero::minimize::pool;
 use deepzero::train::Observer;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::tell;
+
+/// The bars of trials that run side by side.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
 /// Progress of one trial.
 pub(super) struct TrialProgress {
@@ -31,7 +34,7 @@ impl TrialProgress {
         let bar = std::io::stderr().is_terminal().then(|| {
             let style = "{prefix} {wide_bar} {pos}/{len} steps, {per_sec}, {eta} left, {msg}";
             let style = ProgressStyle::with_template(style).expect("the template is constant");
-            let bar = ProgressBar::new(0).with_style(style).with_prefix(title.clone());
+            let bar = BARS.add(ProgressBar::new(0).with_style(style).with_prefix(title.clone()));
             bar.enable_steady_tick(Duration::from_millis(500));
             bar
         });
@@ -44,10 +47,14 @@ impl TrialProgress {
 
     /// Takes the bar away and leaves one line.
     pub(super) fn finish(&self, line: &str) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        let tell_it = || tell!("{}: {line} ({:.1} s)", self.title, self.started.elapsed().as_secs_f64());
+        match &self.bar {
+            Some(bar) => {
+                bar.finish_and_clear();
+                BARS.suspend(tell_it);
+            }
+            None => tell_it(),
         }
-        tell!("{}: {line} ({:.1} s)", self.title, self.started.elapsed().as_secs_f64());
     }
 }
 

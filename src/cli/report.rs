@@ -96,6 +96,19 @@ fn fill(path: &Path, filler: &Filler) -> Result<()> {
     Ok(())
 }
 
+/// Writes the page of one experiment alone; [`write`] will follow.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn write_page(common: &Common, id: &str) -> Result<Vec<PathBuf>> {
+    let (runs, faults) = runs(common, std::slice::from_ref(&id.to_owned()))?;
+    let fault = faults.into_iter().find_map(|(faulty, error)| (faulty == id).then_some(error));
+    match (fault, runs.iter().find(|(experiment, _)| experiment.id == id)) {
+        (None, Some(run)) => Ok(report::write_page_of(run, &runs, &common.reports)?),
+        (fault, _) => Err(fault.unwrap_or_else(|| anyhow!("{id}: no such experiment"))),
+    }
+}
+
 /// Writes the reports of the experiments named and of all others with results, and the index over all of them. What is
 /// wrong with another experiment's file or results is told and stands in the way of its own report alone.
 ///

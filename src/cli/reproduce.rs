@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use candle_core::Device;
 use clap::Args;
-use deepzero::experiment::{Experiment, Trial, file_name, split_id};
+use deepzero::experiment::{Experiment, Scale, Trial, file_name, split_id};
 use deepzero::ranks::Ranks;
 use deepzero::runner::{self, Ended, Runner};
 use deepzero::train::Status;
@@ -12,7 +13,10 @@ use deepzero::{metric, task, train};
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
-use super::{Common, Exit, Seeds, Selection, in_one_line, report, say, tell, watch_interrupts};
+use super::{
+    Common, Exit, INTERRUPT, Seeds, Selection, in_one_line, is_interrupted, report, say, tell,
+    watch_interrupts,
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -29,6 +33,8 @@ pub(super) struct ReproduceArgs {
     ids: Vec<String>,
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    parallel: Parallel,
 }
 
 #[derive(Debug, Args)]
@@ -47,17 +53,45 @@ pub(super) struct SweepArgs {
     values: Option<Vec<String>>,
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    parallel: Parallel,
+}
+
+/// How many trials at a time.
+#[derive(Debug, Args)]
+struct Parallel {
+    /// Trials that run side by side, each on its share of the threads and of the memory; by default one, at smoke scale as
+    /// many as there are threads. Results do not depend on it, but the times among them are then those of a shared
+    /// machine.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = "Machine")]
+    parallel: Option<u16>,
+}
+
+impl Parallel {
+    /// Small networks leave threads idle: of `smoke`, where times say nothing, as many trials run as there are threads.
+    fn number(&self, scale: Scale, device: &Device, ranks: &Ranks) -> Result<usize> {
+        match self.parallel {
+            Some(2..) if !ranks.is_alone() => {
+                bail!("--parallel: the processes of a job share each trial, and take one at a time")
+            }
+            Some(number) => Ok(usize::from(number)),
+            None if scale == Scale::Smoke && device.is_cpu() && ranks.is_alone() => {
+                Ok(rayon::current_num_threads())
+            }
+            None => Ok(1),
+        }
+    }
 }
 
 pub(super) fn run(common: &Common, args: &ReproduceArgs, ranks: &Ranks) -> Result<Exit> {
     let experiments = selected(common, &args.ids, &args.selection)?;
-    run_all(common, &experiments, &args.selection, ranks)
+    run_all(common, &experiments, &args.selection, &args.parallel, ranks)
 }
 
 pub(super) fn run_sweep(common: &Common, args: &SweepArgs, ranks: &Ranks) -> Result<Exit> {
     let sweep = common.library()?.sweep(&args.axis, args.values.as_deref())?;
     let sweep = sweep.with_overrides(args.selection.scale, &args.selection.overrides)?;
-    run_all(common, &[sweep], &args.selection, ranks)
+    run_all(common, &[sweep], &args.selection, &args.parallel, ranks)
 }
 
 /// The experiments named, with the overrides applied; `all` names everything but sweeps.
@@ -107,6 +141,7 @@ fn run_all(
     common: &Common,
     experiments: &[Experiment],
     selection: &Selection,
+    parallel: &Parallel,
     ranks: &Ranks,
 ) -> Result<Exit> {
     if selection.seeds == Some(Seeds::Auto) && !ranks.is_alone() {
@@ -121,6 +156,8 @@ fn run_all(
     let downloads = DownloadProgress::default();
     let mut runner = common.runner(&store, &location, &downloads)?;
     runner.ranks = ranks;
+    let parallel = parallel.number(selection.scale, &runner.device, ranks)?;
+    runner.memory /= parallel;
     if !ranks.is_first() {
         let trials = experiments.iter().map(|experiment| selection.trials(common, experiment));
         runner.follow(&trials.collect::<Result<Vec<_>>>()?.concat())?;
@@ -128,7 +165,8 @@ fn run_all(
     }
     let (mut n_bad, mut n_elsewhere) = (0, 0);
     let (mut pages, mut pictures, mut faults) = (Vec::new(), Vec::new(), Vec::new());
-    for experiment in experiments {
+    for (place, experiment) in experiments.iter().enumerate() {
+        let is_last = place + 1 == experiments.len();
         let trials = selection.trials(common, experiment)?;
         let mut pending = Vec::new();
         for trial in &trials {
@@ -149,22 +187,31 @@ fn run_all(
             missing.iter().for_each(|line| tell!("{}: {line}", experiment.id));
             is_empty = trials.is_empty() && n_there == 0;
         }
-        let n_pending = pending.len();
-        for (position, trial) in pending.into_iter().enumerate() {
-            if !run_trial(&mut runner, trial, position + 1, n_pending)? {
-                n_elsewhere += 1;
-            }
-        }
+        let ran = runner::side_by_side(
+            pending.len(),
+            parallel,
+            &INTERRUPT,
+            |position| run_trial(&runner, pending[position], position + 1, pending.len()),
+            is_interrupted,
+        )?;
+        n_elsewhere += ran.iter().filter(|&&ran_here| !ran_here).count();
         for trial in &trials {
             let bad = |record: &deepzero::results::TrialRecord| record.status != Status::Done;
             n_bad += usize::from(store.find(trial)?.as_ref().is_some_and(bad));
         }
         if is_empty {
             tell!("{} at {} scale has no points yet, so that it has no page", experiment.id, selection.scale);
+            if is_last && !pages.is_empty() {
+                faults.extend(report::write(common, &[]).err());
+            }
             continue;
         }
-        // The trials of further experiments do not wait for a page that cannot be written.
-        match report::write(common, std::slice::from_ref(&experiment.id)) {
+        // The trials of further experiments wait neither for the pages of others nor for one that cannot be written.
+        let written = match is_last {
+            true => report::write(common, std::slice::from_ref(&experiment.id)),
+            false => report::write_page(common, &experiment.id),
+        };
+        match written {
             Ok(written) => {
                 let picture =
                     common.reports.join(format!("{}-{}.png", file_name(&experiment.id), selection.scale));
@@ -219,7 +266,7 @@ fn say_where_to_look(common: &Common, pictures: &[PathBuf]) {
 }
 
 /// Runs one trial and says how it ended; false if another process has it.
-fn run_trial(runner: &mut Runner, trial: &Trial, position: usize, n_trials: usize) -> Result<bool> {
+fn run_trial(runner: &Runner, trial: &Trial, position: usize, n_trials: usize) -> Result<bool> {
     let title = format!("[{position}/{n_trials}] {}", trial.title());
     let progress = TrialProgress::new(title, train::epochs(&trial.settings)?);
     let ended = runner.run(trial, &progress).inspect_err(|_| progress.finish("stopped"));

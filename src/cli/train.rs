@@ -157,7 +157,7 @@ fn run_trial(
 ) -> Result<Outcome> {
     let memory = common.memory(&device)?;
     let (store, location, downloads) = (common.store(), common.location(), DownloadProgress::default());
-    let mut runner = Runner::new(&store, &location, &downloads, device.clone(), device_name, &INTERRUPT);
+    let runner = Runner::new(&store, &location, &downloads, device.clone(), device_name, &INTERRUPT);
     let splits = runner.splits(&trial.settings)?;
     let images = runner::prepare(trial, splits.as_deref())?;
     ranks.agree("images", images.as_ref().map_or("", |images| &images.checksum))?;

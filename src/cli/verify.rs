@@ -45,7 +45,7 @@ pub(super) fn run(common: &Common, args: &VerifyArgs) -> Result<Exit> {
     let store = Store::new(folder.path());
     let location = common.location();
     let downloads = DownloadProgress::default();
-    let mut runner = common.runner(&store, &location, &downloads)?;
+    let runner = common.runner(&store, &location, &downloads)?;
     let (mut rows, mut n_different, mut n_close) = (Vec::new(), 0, 0);
     let n_chosen = chosen.len();
     for (position, old) in chosen.iter().enumerate() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Value, context};
+use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::Result;
@@ -66,8 +67,10 @@ pub(super) fn render(reports: &[Report]) -> String {
         environment.add_template(name, source).expect("the embedded templates are correct");
     }
     let reports = in_order(reports);
-    let figures: BTreeMap<&str, Value> = (reports.iter().flat_map(|r| &r.sections))
-        .flat_map(|section| &section.figures)
+    let figures: Vec<_> =
+        reports.iter().flat_map(|r| &r.sections).flat_map(|section| &section.figures).collect();
+    let figures: BTreeMap<&str, Value> = figures
+        .par_iter()
         .map(|figure| (figure.stem.as_str(), inline_svg(&plot::svg(&figure.chart))))
         .collect();
     // Inside the page too, as what it shows.

@@ -30,4 +30,4 @@ pub use html::{Run, html};
 pub use markdown::markdown;
 pub use minimized::{Minimized, minimized};
 pub(crate) use prose::blocks as prose_as_html;
-pub use write::{Written, write_reports};
+pub use write::{Written, write_page_of, write_reports};

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use crate::experiment::file_name;
 use crate::{Error, Result, files};
 
@@ -36,32 +38,58 @@ pub fn write_reports(experiments: &[Run], out_dir: &Path) -> Result<Written> {
             Err(error) => written.faults.push((experiment.id.clone(), error)),
         }
     }
-    for report in reports.iter().filter(|report| !report.sections.is_empty()) {
-        if let Err(error) = write_page(report, out_dir, &mut written.paths) {
-            written.faults.push((report.id.clone(), error));
+    let shown: Vec<&Report> = reports.iter().filter(|report| !report.sections.is_empty()).collect();
+    let pages: Vec<_> = shown.par_iter().map(|report| write_page(report, out_dir)).collect();
+    for (report, page) in shown.iter().zip(pages) {
+        match page {
+            Ok(paths) => written.paths.extend(paths),
+            Err(error) => written.faults.push((report.id.clone(), error)),
         }
     }
-    write(out_dir.join("index.html"), html::render(&reports).as_bytes(), &mut written.paths)?;
+    written.paths.push(write(out_dir.join("index.html"), html::render(&reports).as_bytes())?);
     Ok(written)
 }
 
-/// Writes a report's page and figures.
-fn write_page(report: &Report, out_dir: &Path, paths: &mut Vec<PathBuf>) -> Result<()> {
-    write(out_dir.join(format!("{}.md", file_name(&report.id))), markdown::render(report).as_bytes(), paths)?;
-    for figure in report.sections.iter().flat_map(|section| &section.figures) {
-        let path = |extension: &str| out_dir.join(format!("{}.{extension}", figure.stem));
-        write(path("svg"), plot::svg(&figure.chart).as_bytes(), paths)?;
-        write(path("png"), &plot::png(&figure.chart), paths)?;
+/// Writes the page and the figures of one of these experiments, without those of others and the index, as
+/// [`write_reports`] does: for whoever goes on with other trials before that. Returns the files written, in order; none if
+/// there are no records.
+///
+/// # Errors
+/// If its report cannot be made, or a file cannot be written.
+pub fn write_page_of(
+    (experiment, scales): &Run,
+    experiments: &[Run],
+    out_dir: &Path,
+) -> Result<Vec<PathBuf>> {
+    let report = Report::new(experiment, scales, experiments)?;
+    if report.sections.is_empty() {
+        return Ok(Vec::new());
     }
-    for view in report.sections.iter().flat_map(|section| &section.films) {
-        write(out_dir.join(format!("{}.png", view.stem)), &view.film.still(), paths)?;
-        write(out_dir.join(format!("{}-film.png", view.stem)), &view.film.moving(), paths)?;
-    }
-    Ok(())
+    std::fs::create_dir_all(out_dir).map_err(Error::io("create", out_dir))?;
+    write_page(&report, out_dir)
 }
 
-fn write(path: PathBuf, contents: &[u8], paths: &mut Vec<PathBuf>) -> Result<()> {
+/// Writes a report's page and figures.
+fn write_page(report: &Report, out_dir: &Path) -> Result<Vec<PathBuf>> {
+    let page = out_dir.join(format!("{}.md", file_name(&report.id)));
+    let mut paths = vec![write(page, markdown::render(report).as_bytes())?];
+    let figures: Vec<_> = report.sections.iter().flat_map(|section| &section.figures).collect();
+    let drawn = figures.par_iter().map(|figure| {
+        let path = |extension: &str| out_dir.join(format!("{}.{extension}", figure.stem));
+        Ok([
+            write(path("svg"), plot::svg(&figure.chart).as_bytes())?,
+            write(path("png"), &plot::png(&figure.chart))?,
+        ])
+    });
+    paths.extend(drawn.collect::<Result<Vec<_>>>()?.into_iter().flatten());
+    for view in report.sections.iter().flat_map(|section| &section.films) {
+        paths.push(write(out_dir.join(format!("{}.png", view.stem)), &view.film.still())?);
+        paths.push(write(out_dir.join(format!("{}-film.png", view.stem)), &view.film.moving())?);
+    }
+    Ok(paths)
+}
+
+fn write(path: PathBuf, contents: &[u8]) -> Result<PathBuf> {
     files::write_atomically(&path, contents)?;
-    paths.push(path);
-    Ok(())
+    Ok(path)
 }

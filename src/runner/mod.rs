@@ -1,12 +1,12 @@
-//! Runs the trials of an experiment that have no result yet, one after the other.
+//! Runs the trials of an experiment that have no result yet, one after the other or several at a time.
 
 mod lock;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 
@@ -24,14 +24,14 @@ use crate::task::{self, Outcome, Session};
 use crate::train::{Observer, Quiet, Status};
 use crate::{Error, Result, files, method};
 
-/// Where trials run and what they may use.
+/// Where trials run and what they may use. Several threads may use one, each for a trial of its own.
 pub struct Runner<'a> {
     /// Results.
     pub store: &'a Store,
     /// Where to look for images.
     pub location: &'a Location,
     /// Hears of downloads.
-    pub downloads: &'a dyn data::Progress,
+    pub downloads: &'a (dyn data::Progress + Sync),
     /// Where tensors live.
     pub device: Device,
     /// `cpu`, or the GPU's name.
@@ -42,7 +42,7 @@ pub struct Runner<'a> {
     pub ranks: &'a Ranks,
     /// Set when the user wants to stop.
     pub interrupt: &'a AtomicBool,
-    splits: HashMap<(&'static str, [usize; 2]), Arc<Splits>>,
+    splits: Mutex<HashMap<(&'static str, [usize; 2]), Arc<Splits>>>,
 }
 
 /// How a trial ended, or why it did not run.
@@ -176,7 +176,7 @@ impl<'a> Runner<'a> {
     pub fn new(
         store: &'a Store,
         location: &'a Location,
-        downloads: &'a dyn data::Progress,
+        downloads: &'a (dyn data::Progress + Sync),
         device: Device,
         device_name: String,
         interrupt: &'a AtomicBool,
@@ -190,7 +190,7 @@ impl<'a> Runner<'a> {
             memory: DEFAULT_MEMORY,
             ranks: &ranks::ALONE,
             interrupt,
-            splits: HashMap::new(),
+            splits: Mutex::default(),
         }
     }
 
@@ -200,7 +200,7 @@ impl<'a> Runner<'a> {
     /// # Errors
     /// [`Error::Interrupted`] when the user stops it, [`Error::Io`] when the result or a checkpoint
     /// cannot be written, [`Error::Data`] or [`Error::Download`] when there are no images at all.
-    pub fn run(&mut self, trial: &Trial, observer: &dyn Observer) -> Result<Ended> {
+    pub fn run(&self, trial: &Trial, observer: &dyn Observer) -> Result<Ended> {
         let checkpoint = checkpoint_path(self.store, trial);
         let Some(_lock) = Lock::acquire(&checkpoint.with_extension("lock"))? else {
             return Ok(Ended::Elsewhere);
@@ -293,7 +293,7 @@ impl<'a> Runner<'a> {
     ///
     /// # Errors
     /// If a trial cannot be run here, or the first rank runs one that is not among those given.
-    pub fn follow(&mut self, trials: &[Trial]) -> Result<()> {
+    pub fn follow(&self, trials: &[Trial]) -> Result<()> {
         let folder =
             tempfile::tempdir().map_err(Error::io("make a temporary folder in", std::env::temp_dir()))?;
         let checkpoint = folder.path().join(STATE);
@@ -339,7 +339,7 @@ impl<'a> Runner<'a> {
     ///
     /// # Errors
     /// If there are none.
-    pub fn splits(&mut self, settings: &Settings) -> Result<Option<Arc<Splits>>> {
+    pub fn splits(&self, settings: &Settings) -> Result<Option<Arc<Splits>>> {
         let task::Config { task } = settings.read()?;
         if !task.has_images() {
             return Ok(None);
@@ -347,13 +347,74 @@ impl<'a> Runner<'a> {
         let config: data::Config = settings.read()?;
         let sizes = config.sizes();
         let key = (config.data.name, sizes);
-        if let Some(splits) = self.splits.get(&key) {
+        // Whoever else needs them waits until they are there.
+        let mut loaded = self.splits.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(splits) = loaded.get(&key) {
             return Ok(Some(splits.clone()));
         }
         let splits = Arc::new(config.data.load(sizes, self.location, self.downloads)?);
-        self.splits.insert(key, splits.clone());
+        loaded.insert(key, splits.clone());
         Ok(Some(splits))
     }
+}
+
+/// Calls `run` for every number below `n`, so many at a time (`parallel`), each on its share of the threads that the
+/// calling thread has, and returns what came. After an error no more are begun, and `stop` is set for those that run.
+///
+/// # Errors
+/// The first that is not [`Error::Interrupted`], if there is one, else the first; or that threads cannot be started.
+pub fn side_by_side<T: Send, E: Send + From<Error>>(
+    n: usize,
+    parallel: usize,
+    stop: &AtomicBool,
+    run: impl Fn(usize) -> Result<T, E> + Sync,
+    is_interrupted: impl Fn(&E) -> bool,
+) -> Result<Vec<T>, E> {
+    let parallel = parallel.clamp(1, n.max(1));
+    if parallel == 1 {
+        return (0..n).map(run).collect();
+    }
+    let threads = (rayon::current_num_threads() / parallel).max(1);
+    let (next, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let work = || -> Result<Vec<T>, E> {
+        // As in a program that runs one trial: the thread that trains belongs to the pool.
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build();
+        let _pool = pool.map_err(|error| {
+            stop_all(&is_over, stop);
+            E::from(Error::Device { device: "cpu".to_owned(), reason: format!("start the threads: {error}") })
+        })?;
+        let mut done = Vec::new();
+        while !is_over.load(Ordering::Relaxed) {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= n {
+                break;
+            }
+            done.push(run(number).inspect_err(|_| stop_all(&is_over, stop))?);
+        }
+        Ok(done)
+    };
+    let ended: Vec<Result<Vec<T>, E>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..parallel).map(|_| scope.spawn(work)).collect();
+        let join = |worker: std::thread::ScopedJoinHandle<'_, _>| {
+            worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        workers.into_iter().map(join).collect()
+    });
+    let (mut all, mut errors) = (Vec::with_capacity(n), Vec::new());
+    for ended in ended {
+        match ended {
+            Ok(done) => all.extend(done),
+            Err(error) => errors.push(error),
+        }
+    }
+    // Those that were stopped because of another's error say less than it.
+    let position = errors.iter().position(|error| !is_interrupted(error)).unwrap_or(0);
+    if errors.is_empty() { Ok(all) } else { Err(errors.swap_remove(position)) }
+}
+
+fn stop_all(is_over: &AtomicBool, stop: &AtomicBool) {
+    is_over.store(true, Ordering::Relaxed);
+    stop.store(true, Ordering::Relaxed);
 }
 
 /// The trial's part of the images, if it needs any.
@@ -363,4 +424,59 @@ impl<'a> Runner<'a> {
 pub fn prepare(trial: &Trial, splits: Option<&Splits>) -> Result<Option<Prepared>> {
     let prepare = |splits| Prepared::new(&trial.settings.read()?, trial.seed, splits);
     splits.map(prepare).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(
+        n: usize,
+        parallel: usize,
+        stop: &AtomicBool,
+        trial: impl Fn(usize) -> Result<usize> + Sync,
+    ) -> Result<Vec<usize>> {
+        side_by_side(n, parallel, stop, trial, |error| matches!(error, Error::Interrupted))
+    }
+
+    /// By counting: every trial once, with a share of the threads, also where there are more or fewer trials than places.
+    #[test]
+    fn every_trial_runs_once_on_its_share() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(6).build().unwrap();
+        for (n, parallel, threads) in [(7, 2, 3), (2, 50, 3), (9, 4, 1), (5, 1, 6), (0, 3, 6)] {
+            let stop = AtomicBool::new(false);
+            let ran = pool.install(|| {
+                run(n, parallel, &stop, |number| {
+                    assert_eq!(rayon::current_num_threads(), threads, "{n} {parallel}");
+                    Ok(number)
+                })
+            });
+            let mut ran = ran.unwrap();
+            ran.sort_unstable();
+            assert_eq!(ran, (0..n).collect::<Vec<_>>());
+            assert!(!stop.into_inner());
+        }
+    }
+
+    /// One fails while the other waits for a sign to stop: the reason is told and not the interruption, and nothing more
+    /// is begun.
+    #[test]
+    fn an_error_stops_the_others_and_is_told() {
+        let stop = AtomicBool::new(false);
+        let begun = AtomicUsize::new(0);
+        let ran = run(100, 2, &stop, |number| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            if number == 1 {
+                return Err(Error::Objective("the disk is full".to_owned()));
+            }
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            Err(Error::Interrupted)
+        });
+        assert!(matches!(ran, Err(Error::Objective(reason)) if reason == "the disk is full"));
+        assert_eq!(begun.into_inner(), 2);
+        let ran = run(3, 2, &AtomicBool::new(false), |_| Err(Error::Interrupted));
+        assert!(matches!(ran, Err(Error::Interrupted)));
+    }
 }

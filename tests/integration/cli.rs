@@ -1172,6 +1172,48 @@ fn two_processes_share_an_experiment() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// Oracle: the same trials one after the other. At smoke scale as many run side by side as there are threads; each has its
+/// share of them, and the record says how many that is.
+#[test]
+fn trials_run_side_by_side() {
+    let place = || Place::with(&[("tiny", experiment("tiny", "mu", "[0.01, 0.02, 0.03]", ""))]);
+    let run = |args: &str, threads: u32| {
+        let place = place();
+        let ran = place.run(&format!("reproduce tiny --seeds 1 {args}"));
+        for position in 1..=3 {
+            let ends = ran.stderr.matches(&format!("[{position}/3] tiny/smoke")).count();
+            assert_eq!(ends, 2, "{args}: {}", ran.stderr);
+        }
+        ran.ok();
+        let mut records = place.records("tiny");
+        records.sort_by_key(|record| record.trial.hash());
+        assert!(records.iter().all(|record| record.provenance.threads == threads), "{args}");
+        records
+    };
+    let expected = run("--parallel 1 --threads 4", 4);
+    assert_eq!(expected.len(), 3);
+    for (args, threads) in
+        [("--parallel 2 --threads 4", 2), ("--parallel 5 --threads 1", 1), ("--threads 3", 1)]
+    {
+        for (found, expected) in run(args, threads).iter().zip(&expected) {
+            deepzero::results::compare_ignoring_time(expected, found).unwrap();
+        }
+    }
+    assert_eq!(place().run("reproduce tiny --parallel 0").code, 2);
+}
+
+/// A disk that takes no records: one line of the first such trial, and none of those that stopped with it.
+#[cfg(unix)]
+#[test]
+fn side_by_side_all_stop_at_an_error() {
+    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01, 0.02, 0.03, 0.04]", ""))]);
+    std::fs::create_dir_all(place.path("results")).unwrap();
+    std::fs::write(place.path("results/tiny"), "a file where a folder should be").unwrap();
+    let ran = place.run("reproduce tiny --seeds 1 --parallel 2");
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    assert!(ran.refusal().contains("tiny"), "{}", ran.stderr);
+}
+
 #[test]
 fn sweeps_over_any_setting() {
     let base = experiment("sweep-sparsity", "sparsity", "[0.5]", "layer-ratios = \"uniform\"");

@@ -142,7 +142,7 @@ fn a_trial_that_panics_keeps_its_checkpoint() {
     let (location, interrupt) = (Location::new(None), AtomicBool::new(false));
     let run = |store: &deepzero::results::Store, observer: &dyn Observer| {
         let name = "cpu".to_owned();
-        let mut runner = Runner::new(store, &location, &Silent, Device::Cpu, name, &interrupt);
+        let runner = Runner::new(store, &location, &Silent, Device::Cpu, name, &interrupt);
         match runner.run(&trial, observer).unwrap() {
             Ended::Recorded(record) => *record,
             Ended::Elsewhere => panic!("nobody else is here"),
