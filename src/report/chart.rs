@@ -196,6 +196,18 @@ impl Chart {
         Some([at(first.x), at(bend), at(last.x)])
     }
 
+    /// Whether all values stand at one x, so that they are drawn in rows and not over an axis.
+    #[must_use]
+    pub fn is_at_one_place(&self) -> bool {
+        let marks = self.curves.iter().flat_map(|curve| curve.points.iter().chain(&curve.published));
+        let mut xs = marks.map(|mark| mark.x).filter(|x| !x.is_nan());
+        let Some(first) = xs.next() else { return false };
+        xs.all(|x| x.total_cmp(&first).is_eq())
+            && self.curves.iter().all(|curve| curve.shape != Shape::Band && curve.points.len() <= 1)
+            && self.ideal.is_none()
+            && self.beside.as_ref().is_none_or(|beside| beside.is_at_one_place())
+    }
+
     /// Nothing, on axes without names.
     #[must_use]
     pub fn empty() -> Self {

@@ -411,7 +411,8 @@ fn figure(measured: &Measured, stem: &str, spread: &str, has_pairs: bool) -> Opt
         false => spread,
     };
     let n_curves = chart.curves.iter().filter(|c| !c.points.is_empty()).count();
-    let side_by_side = if !measured.experiment.is_compiled() && n_curves > 1 && !chart.log_x {
+    let is_shifted = !measured.experiment.is_compiled() && n_curves > 1 && !chart.log_x;
+    let side_by_side = if is_shifted && !chart.is_at_one_place() {
         " Series are drawn slightly apart at the same x."
     } else {
         ""

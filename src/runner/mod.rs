@@ -42,8 +42,11 @@ pub struct Runner<'a> {
     pub ranks: &'a Ranks,
     /// Set when the user wants to stop.
     pub interrupt: &'a AtomicBool,
-    splits: Mutex<HashMap<(&'static str, [usize; 2]), Arc<Splits>>>,
+    splits: Mutex<HashMap<Wanted, Arc<Splits>>>,
 }
+
+/// Which images: a data set, and how many are read for training and for testing.
+type Wanted = (&'static str, [usize; 2]);
 
 /// How a trial ended, or why it did not run.
 #[derive(Debug, Clone, PartialEq)]

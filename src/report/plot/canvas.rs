@@ -14,7 +14,7 @@ use crate::report::text::position;
 
 /// Okabe and Ito's palette without black (which is our ink) and yellow (too pale on white), then an
 /// olive and a purple that read on light and dark.
-const PALETTE: [RGBColor; 8] = [
+pub(super) const PALETTE: [RGBColor; 8] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
     RGBColor(0x00, 0x9e, 0x73),
@@ -57,13 +57,13 @@ impl<DB: DrawingBackend> Canvas<DB> {
         ShapeStyle { color: color.to_rgba(), filled: false, stroke_width: (width * self.zoom).round() as u32 }
     }
 
-    fn line(&self, spots: &[Spot], color: impl Color + Copy, width: f64) {
+    pub(super) fn line(&self, spots: &[Spot], color: impl Color + Copy, width: f64) {
         let path: Vec<_> = spots.iter().map(|s| self.at(*s)).collect();
         self.draw(&PathElement::new(path, self.stroke(color, width)));
     }
 
     /// A line in strokes and gaps of the given lengths.
-    fn dashed(&self, spots: &[Spot], pattern: &[f64], color: impl Color + Copy, width: f64) {
+    pub(super) fn dashed(&self, spots: &[Spot], pattern: &[f64], color: impl Color + Copy, width: f64) {
         if pattern.is_empty() {
             return self.line(spots, color, width);
         }
@@ -77,13 +77,13 @@ impl<DB: DrawingBackend> Canvas<DB> {
         self.draw(&Polygon::new(corners, color.filled()));
     }
 
-    fn disc(&self, center: Spot, radius: f64, color: impl Color + Copy) {
+    pub(super) fn disc(&self, center: Spot, radius: f64, color: impl Color + Copy) {
         let radius = (radius * self.zoom).round() as i32;
         self.draw(&Circle::new(self.at(center), radius, color.filled()));
     }
 
     /// One line of text whose baseline starts, centers or ends at the spot.
-    fn text(&self, text: &str, baseline: Spot, anchor: HPos) {
+    pub(super) fn text(&self, text: &str, baseline: Spot, anchor: HPos) {
         let size = TEXT * LINE * self.zoom;
         let style = TextStyle::from((FAMILY, size).into_font()).color(&INK).pos(Pos::new(anchor, VPos::Top));
         let spot = (baseline.0, baseline.1 - self.ascent * TEXT);
@@ -175,9 +175,9 @@ fn draw_one<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas<
 }
 
 /// Strokes and gaps of the line that values are compared with.
-const RULE: [f64; 2] = [3.0, 3.0];
+pub(super) const RULE: [f64; 2] = [3.0, 3.0];
 /// Strokes and gaps of a limit around it.
-const LIMIT: [f64; 2] = [1.5, 5.0];
+pub(super) const LIMIT: [f64; 2] = [1.5, 5.0];
 
 fn draw_axes<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas<DB>) {
     let Layout { left, right, top, bottom, .. } = *layout;
@@ -303,7 +303,7 @@ fn draw_published_level<DB: DrawingBackend>(
 }
 
 /// The paper's value: large enough to frame the marker of an equal value of ours.
-fn draw_diamond<DB: DrawingBackend>((x, y): Spot, color: RGBColor, canvas: &Canvas<DB>) {
+pub(super) fn draw_diamond<DB: DrawingBackend>((x, y): Spot, color: RGBColor, canvas: &Canvas<DB>) {
     const R: f64 = 8.0;
     let corners = [(x, y - R), (x + R, y), (x, y + R), (x - R, y)];
     for idx in 0..corners.len() {
@@ -312,7 +312,7 @@ fn draw_diamond<DB: DrawingBackend>((x, y): Spot, color: RGBColor, canvas: &Canv
 }
 
 /// What a model says.
-fn draw_ring<DB: DrawingBackend>((x, y): Spot, color: RGBColor, canvas: &Canvas<DB>) {
+pub(super) fn draw_ring<DB: DrawingBackend>((x, y): Spot, color: RGBColor, canvas: &Canvas<DB>) {
     const CORNERS: i32 = 20;
     const R: f64 = 4.2;
     let corner = |idx: i32| {
@@ -323,7 +323,7 @@ fn draw_ring<DB: DrawingBackend>((x, y): Spot, color: RGBColor, canvas: &Canvas<
 }
 
 /// Our value.
-fn draw_marker<DB: DrawingBackend>(look: usize, (x, y): Spot, canvas: &Canvas<DB>) {
+pub(super) fn draw_marker<DB: DrawingBackend>(look: usize, (x, y): Spot, canvas: &Canvas<DB>) {
     let color = PALETTE[look % PALETTE.len()];
     let polygon = |corners: &[Spot]| {
         let spots: Vec<Spot> = corners.iter().map(|(dx, dy)| (x + dx, y + dy)).collect();

@@ -1,7 +1,8 @@
 //! Draws a [`Chart`] as SVG and PNG.
 //!
 //! Layout is done here, in points, and drawn with plotters' backends: title of the y axis above the
-//! plot, title of the x axis and legend below it, so that nothing ever covers the data. Series differ
+//! plot, title of the x axis and legend below it, so that nothing ever covers the data. Where all values stand at one x,
+//! each series has a row. Series differ
 //! in color (Okabe and Ito's palette, "Color Universal Design", 2008, which color-blind readers can
 //! tell apart), marker and dash pattern. The SVG has a transparent background and draws text and axes
 //! in the current color: a mid-tone that can be read on light and dark, unless a page's style sheet
@@ -10,6 +11,7 @@
 mod axis;
 mod canvas;
 mod layout;
+mod rows;
 
 use std::io::Cursor;
 use std::sync::OnceLock;
@@ -20,6 +22,7 @@ use plotters::style::{FontStyle, RGBColor, register_font};
 
 use self::canvas::{Canvas, draw};
 use self::layout::Layout;
+use self::rows::Rows;
 use super::chart::Chart;
 
 /// The place of a drawing.
@@ -61,6 +64,38 @@ const LINE: f64 = 1.24;
 pub(super) const FAMILY: &str = "sans-serif";
 const FONT: &[u8] = include_bytes!("../../../assets/Inter-Regular.otf");
 
+/// How a chart is drawn.
+enum Plan<'c> {
+    /// Over an x axis.
+    Axes(Box<Layout>),
+    /// In rows.
+    Rows(Rows<'c>),
+}
+
+impl<'c> Plan<'c> {
+    fn of(chart: &'c Chart, frame: &Frame) -> Self {
+        match Rows::of(chart, frame) {
+            Some(rows) => Self::Rows(rows),
+            None => Self::Axes(Box::new(Layout::of(chart, frame))),
+        }
+    }
+
+    /// Width and height in points.
+    fn size(&self) -> (f64, f64) {
+        match self {
+            Self::Axes(layout) => (layout.width, layout.height),
+            Self::Rows(rows) => (rows.width, rows.height),
+        }
+    }
+
+    fn draw<DB: DrawingBackend>(&self, chart: &Chart, canvas: &Canvas<DB>) {
+        match self {
+            Self::Axes(layout) => draw(chart, layout, canvas),
+            Self::Rows(rows) => rows.draw(canvas),
+        }
+    }
+}
+
 /// The chart as an SVG document.
 #[must_use]
 pub fn svg(chart: &Chart) -> String {
@@ -74,14 +109,15 @@ pub(super) fn thumbnail(chart: &Chart) -> String {
 
 fn svg_in(chart: &Chart, frame: &Frame) -> String {
     load_font();
-    let layout = Layout::of(chart, frame);
-    let size = (layout.width as u32 * SVG_ZOOM, layout.height as u32 * SVG_ZOOM);
+    let plan = Plan::of(chart, frame);
+    let (width, height) = plan.size();
+    let size = (width as u32 * SVG_ZOOM, height as u32 * SVG_ZOOM);
     let mut drawn = String::new();
     {
         let area = SVGBackend::with_string(&mut drawn, size).into_drawing_area();
         // plotters places SVG text of VPos::Top 0.76 em above its baseline.
         let canvas = Canvas { area, zoom: f64::from(SVG_ZOOM), ascent: 0.76 };
-        draw(chart, &layout, &canvas);
+        plan.draw(chart, &canvas);
     }
     let body = drawn.split_once('\n').map_or("", |(_, body)| body);
     let font_size = TEXT * f64::from(SVG_ZOOM);
@@ -98,7 +134,7 @@ fn svg_in(chart: &Chart, frame: &Frame) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"deepzero-chart\" width=\"{}\" height=\"{}\" \
          viewBox=\"0 0 {} {}\" color=\"{INK_ANYWHERE}\" role=\"img\" aria-label=\"{description}\" \
          stroke-linejoin=\"round\">\n<title>{description}</title>\n{body}",
-        layout.width, layout.height, size.0, size.1,
+        width, height, size.0, size.1,
     )
 }
 
@@ -106,15 +142,15 @@ fn svg_in(chart: &Chart, frame: &Frame) -> String {
 #[must_use]
 pub fn png(chart: &Chart) -> Vec<u8> {
     load_font();
-    let layout = Layout::of(chart, &WHOLE);
+    let plan = Plan::of(chart, &WHOLE);
     let zoom = PNG_ZOOM * SUPERSAMPLING;
-    let (width, height) = (layout.width as u32 * zoom, layout.height as u32 * zoom);
+    let (width, height) = (plan.size().0 as u32 * zoom, plan.size().1 as u32 * zoom);
     let mut pixels = vec![255; (width * height * 3) as usize];
     {
         let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
         // plotters draws bitmap text of VPos::Top half its line height of 1.24 em above its baseline.
         let canvas = Canvas { area, zoom: f64::from(zoom), ascent: 0.62 };
-        draw(chart, &layout, &canvas);
+        plan.draw(chart, &canvas);
     }
     let small = shrink(&pixels, width as usize, height as usize);
     let mut file = Cursor::new(Vec::new());
