@@ -28,6 +28,7 @@ pub mod files;
 pub mod fuzzing;
 mod hex;
 pub mod kernels;
+pub mod lock;
 pub mod method;
 pub mod metric;
 pub mod minimize;

@@ -3,8 +3,9 @@
 use anyhow::Result;
 use clap::Args;
 use deepzero::experiment::{Experiment, Scale, Trial};
+use deepzero::lock::Lock;
 use deepzero::results::{Store, TrialRecord};
-use deepzero::runner::{Lock, checkpoint_path};
+use deepzero::runner::checkpoint_path;
 use deepzero::train::Checkpoint;
 use deepzero::train::Status;
 use serde_json::json;

@@ -258,13 +258,16 @@ impl Library {
                     return refuse("at", format!("{} of {id} does not depend on x", borrowed.source));
                 }
                 BorrowedAt::Named(at) if !cells().any(|cell| borrowed.at.is_at(cell.x, &cell.x_text)) => {
-                    let mut known: Vec<&str> = Vec::new();
+                    let mut known: Vec<(Option<f64>, &str)> = Vec::new();
                     for cell in cells() {
-                        if !known.contains(&cell.x_text.as_str()) {
-                            known.push(&cell.x_text);
+                        if !known.iter().any(|(_, text)| *text == cell.x_text) {
+                            known.push((cell.x, &cell.x_text));
                         }
                     }
-                    let known = known.join(", ");
+                    // Scales have values of their own; names stay in their order.
+                    let place = |x: Option<f64>| x.unwrap_or(f64::INFINITY);
+                    known.sort_by(|(a, _), (b, _)| place(*a).total_cmp(&place(*b)));
+                    let known = known.iter().map(|(_, text)| *text).collect::<Vec<_>>().join(", ");
                     return refuse(
                         "at",
                         format!("expected one of {known}, or {LARGEST}; got {}", shortened(at)),

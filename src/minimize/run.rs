@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::log::{self, End, Entry, Log};
 use super::{Asked, Bounds, Minimizer, Start, settings};
-use crate::runner::Lock;
+use crate::lock::Lock;
 use crate::saved::{self, identity};
 use crate::{Error, Result, files};
 

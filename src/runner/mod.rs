@@ -1,7 +1,5 @@
 //! Runs the trials of an experiment that have no result yet, one after the other or several at a time.
 
-mod lock;
-
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -10,11 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::Device;
 
-pub use lock::Lock;
-
 use crate::data::{self, Location, Splits};
 use crate::experiment::Trial;
 use crate::kernels::Isa;
+use crate::lock::Lock;
 use crate::nn::difference::DEFAULT_MEMORY;
 use crate::problem::Prepared;
 use crate::ranks::{self, Ranks};

@@ -2,7 +2,8 @@
 //! once per seed and kept as a finished checkpoint in the folder `networks` beside the trials' results, under a name that
 //! depends on everything that it depends on; a trial that finds it there goes on from it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use candle_core::Tensor;
@@ -13,6 +14,7 @@ use crate::certify;
 use crate::data;
 use crate::hex::hex;
 use crate::kernels::Isa;
+use crate::lock::Lock;
 use crate::method::Active;
 use crate::method::descent::Descent;
 use crate::method::first_order::Exact;
@@ -209,9 +211,11 @@ impl Maker<'_> {
         hasher.update(text);
         let hash = hex(&hasher.finalize())[..16].to_owned();
         let path = self.folder()?.map(|folder| folder.join(format!("{what}-{hash}.state")));
+        let observer = Making { what, observer: self.session.observer };
+        let lock = path.as_ref().map(|path| self.alone_at(&path.with_extension("lock"), &observer));
+        let _lock = lock.transpose()?;
         let count = QueryCount::default();
         let mut method = Descent::new(recipe, Box::new(Exact), Active::all(), problem.layout());
-        let observer = Making { what, observer: self.session.observer };
         let run = Run {
             config: train::Config { epochs, batch_size },
             seed: self.seed,
@@ -225,6 +229,18 @@ impl Maker<'_> {
             Status::Done => Ok(trained.state),
             _ => Err(Error::Objective(format!("{what}: {}", trained.error))),
         }
+    }
+
+    /// Waits while another trial makes the same.
+    fn alone_at(&self, path: &Path, observer: &dyn Observer) -> Result<Lock> {
+        if let Some(lock) = Lock::acquire(path)? {
+            return Ok(lock);
+        }
+        observer.note("waiting for another trial, which makes it");
+        Lock::wait(path, || match self.session.interrupt.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted),
+            false => Ok(()),
+        })
     }
 
     /// Where finished checkpoints are kept.

@@ -1,4 +1,5 @@
-//! One process per trial, by two advisory locks that the system releases when their holder dies.
+//! One process, and one of its threads, for what only one may do at a time, such as a trial: by two advisory locks that the
+//! system releases when their holder dies.
 //!
 //! The one at the path keeps a second process out and is touched by nobody but those who want to
 //! hold it. Whoever only looks ([`Lock::is_held`]) tries the other, on a file beside it, so that
@@ -79,6 +80,20 @@ impl Lock {
         Ok(Some(Self { path: path.to_owned(), _exclusion: exclusion, _sign: sign }))
     }
 
+    /// Takes the lock as soon as nobody else holds it; `check` is called while waiting.
+    ///
+    /// # Errors
+    /// As [`Self::acquire`], or that of `check`, which ends the waiting.
+    pub fn wait(path: &Path, check: impl Fn() -> Result<()>) -> Result<Self> {
+        loop {
+            if let Some(held) = Self::acquire(path)? {
+                return Ok(held);
+            }
+            check()?;
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+
     /// Whether some process holds the lock at `path`. Does not take it, not even for an instant.
     #[must_use]
     pub fn is_held(path: &Path) -> bool {
@@ -109,6 +124,21 @@ mod tests {
         drop(held);
         assert!(!Lock::is_held(&path));
         assert!(Lock::acquire(&path).unwrap().is_some());
+    }
+
+    /// By hand: whoever waits has it once its holder has left, and no longer than the check allows.
+    #[test]
+    fn whoever_waits_comes_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.lock");
+        let held = Lock::acquire(&path).unwrap().expect("free");
+        assert!(matches!(Lock::wait(&path, || Err(Error::Interrupted)), Err(Error::Interrupted)));
+        let held = std::cell::Cell::new(Some(held));
+        let next = Lock::wait(&path, || {
+            drop(held.take());
+            Ok(())
+        });
+        assert!(next.is_ok() && Lock::is_held(&path));
     }
 
     /// Threads that look all the time never turn away one that takes and leaves the lock, and
