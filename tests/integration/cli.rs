@@ -1202,16 +1202,51 @@ fn trials_run_side_by_side() {
     assert_eq!(place().run("reproduce tiny --parallel 0").code, 2);
 }
 
-/// A disk that takes no records: one line of the first such trial, and none of those that stopped with it.
-#[cfg(unix)]
+/// A folder where the lock of one trial should be: one line that names it, what ran beside it stops, and the same command
+/// does the rest once the folder is gone. Oracle: the trials of another folder.
 #[test]
 fn side_by_side_all_stop_at_an_error() {
-    let place = Place::with(&[("tiny", experiment("tiny", "mu", "[0.01, 0.02, 0.03, 0.04]", ""))]);
-    std::fs::create_dir_all(place.path("results")).unwrap();
-    std::fs::write(place.path("results/tiny"), "a file where a folder should be").unwrap();
+    let place = || {
+        let settings = "method = \"cge\"\nepochs = 4";
+        Place::with(&[("tiny", experiment("tiny", "mu", "[0.01, 0.02, 0.03, 0.04, 0.05, 0.06]", settings))])
+    };
+    let whole = place();
+    whole.run("reproduce tiny --seeds 1 --parallel 3").ok();
+    let mut expected = whole.records("tiny");
+    expected.sort_by(|a, b| a.trial.x.unwrap().total_cmp(&b.trial.x.unwrap()));
+    let place = place();
+    let in_the_way = format!("results/tiny/smoke/{}.lock", expected[1].trial.hash());
+    std::fs::create_dir_all(place.path(&in_the_way)).unwrap();
     let ran = place.run("reproduce tiny --seeds 1 --parallel 2");
     assert_eq!(ran.code, 1, "{}", ran.stderr);
-    assert!(ran.refusal().contains("tiny"), "{}", ran.stderr);
+    let last = ran.stderr.lines().last().unwrap();
+    assert!(last.contains(&in_the_way) && last.contains("not a regular file"), "{}", ran.stderr);
+    assert!(place.records("tiny").len() < 4, "{}", ran.stderr);
+    std::fs::remove_dir(place.path(&in_the_way)).unwrap();
+    place.run("reproduce tiny --seeds 1 --parallel 2").ok();
+    let mut found = place.records("tiny");
+    found.sort_by(|a, b| a.trial.x.unwrap().total_cmp(&b.trial.x.unwrap()));
+    assert_eq!(found.len(), expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        deepzero::results::compare_ignoring_time(expected, found).unwrap();
+    }
+}
+
+/// The pages that several experiments in one command leave are those of `report`.
+#[test]
+fn pages_of_several_experiments_are_those_of_report() {
+    let place = Place::with(&[
+        ("one", experiment("one", "mu", "[0.01, 0.02]", "")),
+        ("two", experiment("two", "mu", "[0.01]", "")),
+    ]);
+    let said = place.run("reproduce one two --seeds 1").ok();
+    assert!(["one.md", "two.md", "index.html"].iter().all(|page| said.contains(page)), "{said}");
+    let pages = ["one.md", "one-smoke.svg", "one-smoke.png", "two.md", "two-smoke.svg", "index.html"];
+    let read = || pages.map(|page| std::fs::read(place.path(&format!("reports/{page}"))).unwrap());
+    let left = read();
+    std::fs::remove_dir_all(place.path("reports")).unwrap();
+    place.run("report").ok();
+    assert!(read() == left);
 }
 
 #[test]

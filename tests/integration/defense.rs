@@ -428,7 +428,8 @@ fn foundations_are_made_once_and_bad_settings_are_refused() {
                     classifier-epochs = 2\ndenoiser-epochs = 1\nfoundation-batch = 20\nn0 = 5\nn = 30\n\
                     n-certified = 3\ntune = \"none\"";
     let place = Place::with(&[("tiny", experiment("tiny", "sigma", "[0.1, 0.2]", settings))]);
-    let ran = place.run("reproduce tiny --scale smoke");
+    // Both trials at a time want the classifier.
+    let ran = place.run("reproduce tiny --scale smoke --parallel 2");
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let said = ran.stderr;
     let count = |what: &str| said.matches(what).count();

@@ -1,7 +1,7 @@
 //! Where everything in a figure goes.
 
 use super::axis::{along, is_visible, log_ticks, nice_step, steps, x_range, y_axis};
-use super::{Frame, MARGIN, SHARE_OF_OURS, Spot, TEXT, text_width};
+use super::{Frame, MARGIN, SHARE_OF_OURS, Spot, TEXT, TITLE, text_width};
 use crate::report::chart::{Chart, Curve, Mark, Shape};
 use crate::report::text::position;
 
@@ -122,7 +122,7 @@ impl Layout {
         let widest = y_ticks.iter().map(|(_, text)| text_width(text)).fold(0.0, f64::max);
         let left = frame.left + MARGIN + widest + 10.0;
         let right = frame.left + frame.width - MARGIN - names.map_or(14.0, |width| width + NAME_GAP);
-        let top = MARGIN + 34.0;
+        let top = MARGIN + TITLE;
         let mut layout = Self {
             edges: (frame.left, frame.left + frame.width),
             width: frame.width,

@@ -46,6 +46,8 @@ const WHOLE: Frame = Frame { left: 0.0, width: WIDTH, plot_height: 300.0, has_le
 const THUMBNAIL: Frame = Frame { left: 0.0, width: 360.0, plot_height: 170.0, has_legend: false };
 /// Free space around everything in points.
 const MARGIN: f64 = 8.0;
+/// Room for the title of the values above them in points.
+const TITLE: f64 = 34.0;
 /// Text size in points.
 const TEXT: f64 = 13.0;
 /// SVG coordinates per point: plotters only writes whole numbers.

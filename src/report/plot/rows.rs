@@ -5,7 +5,7 @@ use plotters::style::text_anchor::HPos;
 
 use super::axis::{along, is_visible, y_axis};
 use super::canvas::{Canvas, LIMIT, PALETTE, RULE, draw_diamond, draw_marker, draw_ring};
-use super::{Frame, INK, MARGIN, SHARE_OF_OURS, TEXT, text_width};
+use super::{Frame, INK, MARGIN, SHARE_OF_OURS, TEXT, TITLE, text_width};
 use crate::report::chart::{Chart, Curve, Mark, Shape};
 use crate::report::text::position;
 
@@ -15,6 +15,8 @@ const ROW: f64 = 27.0;
 const NARROW_ROW: f64 = 17.0;
 /// Between names and values, and between two panels.
 const GAP: f64 = 16.0;
+/// Height of the labels of the axis, and of a legend below them.
+const LINE_BELOW: f64 = 24.0;
 /// Names that take more than this share of the width leave too little to the values.
 const WIDEST_NAMES: f64 = 0.55;
 
@@ -22,8 +24,12 @@ const WIDEST_NAMES: f64 = 0.55;
 pub(super) struct Rows<'c> {
     pub(super) width: f64,
     pub(super) height: f64,
+    /// Left end of the names.
+    start: f64,
     top: f64,
     row: f64,
+    /// Whether a line below explains published values among ours.
+    has_legend: bool,
     /// The series by row, by what they look like.
     looks: Vec<usize>,
     panels: Vec<Panel<'c>>,
@@ -43,11 +49,6 @@ fn mark(curve: &Curve) -> Option<Mark> {
     curve.points.first().copied().or(curve.level)
 }
 
-/// Published values among our own.
-fn has_diamonds(chart: &Chart) -> bool {
-    chart.curves.iter().any(|curve| !curve.published.is_empty())
-}
-
 impl<'c> Rows<'c> {
     /// `None` if values stand at several places, or names are too long.
     pub(super) fn of(chart: &'c Chart, frame: &Frame) -> Option<Self> {
@@ -59,16 +60,18 @@ impl<'c> Rows<'c> {
             return None;
         }
         let beside = chart.beside.as_deref().filter(|_| frame.has_legend);
-        let (left, right) = (frame.left + MARGIN + widest + GAP, frame.left + frame.width - MARGIN - GAP);
+        let start = frame.left + MARGIN;
+        let (left, right) = (start + widest + GAP, frame.left + frame.width - MARGIN - GAP);
         let end = if beside.is_some() { left + (right - left) * SHARE_OF_OURS - GAP } else { right };
         let mut panels = vec![Panel::of(chart, left, end)];
         panels.extend(beside.map(|beside| Panel::of(beside, end + 3.0 * GAP, right)));
         let looks: Vec<usize> = chart.curves.iter().map(|curve| curve.look).collect();
         let row = if frame.has_legend { ROW } else { NARROW_ROW };
-        let top = frame_top();
-        let n_lines = 1.0 + f64::from(u8::from(frame.has_legend && has_diamonds(chart)));
-        let height = (top + row * looks.len() as f64 + 24.0 * n_lines + MARGIN).ceil();
-        Some(Self { width: frame.width, height, top, row, looks, panels })
+        let top = MARGIN + TITLE;
+        let has_legend = frame.has_legend && chart.curves.iter().any(|curve| !curve.published.is_empty());
+        let n_lines = if has_legend { 2.0 } else { 1.0 };
+        let height = (top + row * looks.len() as f64 + LINE_BELOW * n_lines + MARGIN).ceil();
+        Some(Self { width: frame.width, height, start, top, row, has_legend, looks, panels })
     }
 
     fn bottom(&self) -> f64 {
@@ -89,11 +92,10 @@ impl<'c> Rows<'c> {
             }
         }
         let (own, baseline) = (title(panel.chart), self.top - 20.0);
-        let start = panel.left - panel.names() - GAP;
-        canvas.text(&own, (start, baseline), HPos::Left);
+        canvas.text(&own, (self.start, baseline), HPos::Left);
         for other in &self.panels[1..] {
             // Where the place has no room, it is left out.
-            let (from, to) = (start + text_width(&own) + GAP, self.width - MARGIN);
+            let (from, to) = (self.start + text_width(&own) + GAP, self.width - MARGIN);
             let texts = [title(other.chart), other.chart.y_label.clone()];
             let text = texts.iter().find(|text| text_width(text) <= to - from).unwrap_or(&texts[1]);
             canvas.text(text, (other.left.min(to - text_width(text)), baseline), HPos::Left);
@@ -106,9 +108,8 @@ impl<'c> Rows<'c> {
                 }
             }
         }
-        let end = self.bottom() + 24.0;
-        if self.height > end + 24.0 && has_diamonds(panel.chart) {
-            let (x, y) = (panel.left + 8.0, end + 18.0);
+        if self.has_legend {
+            let (x, y) = (panel.left + 8.0, self.bottom() + LINE_BELOW + 18.0);
             draw_diamond((x, y - 0.36 * TEXT), INK, canvas);
             canvas.text(panel.chart.published, (x + 16.0, y), HPos::Left);
         }
@@ -147,11 +148,6 @@ impl<'c> Rows<'c> {
     }
 }
 
-/// Above the rows there is a title.
-fn frame_top() -> f64 {
-    MARGIN + 34.0
-}
-
 /// The values, and where they stand.
 fn title(chart: &Chart) -> String {
     let mut marks = chart.curves.iter().flat_map(|curve| curve.points.iter().chain(&curve.published));
@@ -181,11 +177,6 @@ impl<'c> Panel<'c> {
         // What has no logarithm lies below every axis.
         let is_below = self.chart.log_y && value <= 0.0;
         if is_below { self.left } else { self.x(value).clamp(self.left, self.right) }
-    }
-
-    /// The widest of the names.
-    fn names(&self) -> f64 {
-        self.chart.curves.iter().map(|curve| text_width(&curve.label)).fold(0.0, f64::max)
     }
 
     fn draw_curve<DB: DrawingBackend>(&self, curve: &Curve, y: f64, row: f64, canvas: &Canvas<DB>) {
