@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use deepzero::experiment::{Scale, split_id};
-use deepzero::results::{SAMPLING, Store, TOLERANCE, TrialRecord, Verified, verify};
+use deepzero::results::{STANDARD_ERRORS, Store, TOLERANCE, TrialRecord, Verified, verify};
 use deepzero::rng::{Purpose, Stream};
 use deepzero::runner::Ended;
 use deepzero::train;
@@ -40,7 +40,7 @@ pub(super) fn run(common: &Common, args: &VerifyArgs) -> Result<Exit> {
     watch_interrupts()?;
     let id = common.store().id_of(&args.id)?;
     let records = recorded(common, &id, args.scale)?;
-    let chosen = sample(records, args.sample, args.draw);
+    let chosen = sample(&records, args.sample, args.draw);
     let folder = tempfile::tempdir().context("make a temporary folder")?;
     let store = Store::new(folder.path());
     let location = common.location();
@@ -48,7 +48,7 @@ pub(super) fn run(common: &Common, args: &VerifyArgs) -> Result<Exit> {
     let runner = common.runner(&store, &location, &downloads)?;
     let (mut rows, mut n_different, mut n_close) = (Vec::new(), 0, 0);
     let n_chosen = chosen.len();
-    for (position, old) in chosen.iter().enumerate() {
+    for (position, old) in chosen.into_iter().enumerate() {
         let trial = &old.trial;
         let title = format!("[{}/{n_chosen}] {}", position + 1, trial.title());
         let progress = TrialProgress::new(title.clone(), train::epochs(&trial.settings)?);
@@ -56,7 +56,7 @@ pub(super) fn run(common: &Common, args: &VerifyArgs) -> Result<Exit> {
         let Ended::Recorded(new) = ended.with_context(|| trial.title())? else {
             bail!("{}: its folder is in use", trial.title());
         };
-        let verified = verify(old, &new, TOLERANCE);
+        let verified = verify(old, &new, &records, TOLERANCE);
         let (outcome, text) = match &verified {
             Verified::SameBits => ("same bits", "the same bits".to_owned()),
             Verified::Close(how) => ("close", format!("within the tolerance: {how}")),
@@ -75,8 +75,8 @@ pub(super) fn run(common: &Common, args: &VerifyArgs) -> Result<Exit> {
         }));
     }
     let tolerance = format!(
-        "after the last epoch accuracies within {} points, or {SAMPLING} standard errors of so few images, losses and other \
-         measures within {} %, and all counts the same",
+        "after the last epoch accuracies within {} points, losses and other measures within {} %, or either within \
+         {STANDARD_ERRORS} standard errors, of so few images or between seeds; and all counts the same",
         TOLERANCE.points,
         100.0 * TOLERANCE.relative,
     );
@@ -110,12 +110,11 @@ fn recorded(common: &Common, id: &str, scale: Option<Scale>) -> Result<Vec<Trial
 }
 
 /// So many of the records, in their order; all by default.
-fn sample(records: Vec<TrialRecord>, n: Option<u32>, draw: u64) -> Vec<TrialRecord> {
+fn sample(records: &[TrialRecord], n: Option<u32>, draw: u64) -> Vec<&TrialRecord> {
     let n = n.map_or(records.len(), |n| n as usize);
     if n >= records.len() {
-        return records;
+        return records.iter().collect();
     }
     let chosen = Stream::new(draw, Purpose::Verification, 0).subset(records.len(), n);
-    let mut kept: Vec<Option<TrialRecord>> = records.into_iter().map(Some).collect();
-    chosen.into_iter().filter_map(|idx| kept[idx].take()).collect()
+    chosen.into_iter().map(|idx| &records[idx]).collect()
 }

@@ -13,4 +13,4 @@ pub(crate) use provenance::cpu_name;
 pub use record::{Provenance, TrialRecord};
 pub(crate) use store::record_of;
 pub use store::{Store, read_profile, write_profile};
-pub use verify::{SAMPLING, TOLERANCE, Tolerance, Verified, verify};
+pub use verify::{STANDARD_ERRORS, TOLERANCE, Tolerance, Verified, verify};

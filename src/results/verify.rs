@@ -2,7 +2,9 @@
 //!
 //! On the same kernels, the same program comes to the same bits. Other kernels add in another order, and training makes a
 //! difference in the last digit grow; so what is asked there is weaker, and said: whatever is counted must be the same, and
-//! accuracies and losses within a [`Tolerance`].
+//! accuracies and losses within a [`Tolerance`], or as close as trials of other seeds lie.
+
+use std::collections::BTreeMap;
 
 use crate::data;
 use crate::metric::{METRICS, Metric, TRAIN_ACCURACY, Unit, VAL_ACCURACY, is_same};
@@ -24,10 +26,11 @@ pub struct Tolerance {
 /// Fixed before use, about the spread that seeds have at laptop scale: a trial that is farther off is another trial.
 pub const TOLERANCE: Tolerance = Tolerance { points: 5.0, relative: 0.1 };
 
-/// Standard errors of the difference of two accuracies, as if other images had been drawn for either, that are allowed in
-/// any case. This came later than [`TOLERANCE`]: at smoke scale two runs on different kernels were 6.5 points apart on 200
-/// images, where 5 points are about one standard error.
-pub const SAMPLING: f64 = 3.0;
+/// Standard errors of a difference that are allowed in any case: of two accuracies, as if other images had been drawn for
+/// either, and of two trials of other seeds, by the spread that the recorded ones of the series have. This came later than
+/// [`TOLERANCE`]: of 30 trials at smoke scale none was more than 0.02 % of the loss off on other kernels after one epoch, and
+/// two were more than 7 points off after 24, as far as the seeds are from each other.
+pub const STANDARD_ERRORS: f64 = 3.0;
 
 /// What came of running a trial again.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,9 +43,15 @@ pub enum Verified {
     Different(String),
 }
 
-/// Compares a recorded trial with the same one run again.
+/// Compares a recorded trial with the same one run again; `all` are the records of its experiment, which tell how far seeds lie
+/// apart.
 #[must_use]
-pub fn verify(recorded: &TrialRecord, again: &TrialRecord, tolerance: Tolerance) -> Verified {
+pub fn verify(
+    recorded: &TrialRecord,
+    again: &TrialRecord,
+    all: &[TrialRecord],
+    tolerance: Tolerance,
+) -> Verified {
     let Err(first) = compare_numbers(recorded, again) else { return Verified::SameBits };
     if recorded.provenance.checksum() != again.provenance.checksum() {
         return Verified::Different("it was run on other images".to_owned());
@@ -68,7 +77,8 @@ pub fn verify(recorded: &TrialRecord, again: &TrialRecord, tolerance: Tolerance)
         if a.is_nan() && b.is_nan() {
             continue;
         }
-        let (part, text) = apart(metric, a, b, tolerance, n_images(&recorded.trial.settings, metric));
+        let seeds = spread(&recorded.trial.series, all, metric);
+        let (part, text) = apart(metric, a, b, tolerance, n_images(&recorded.trial.settings, metric), seeds);
         if part > 1.0 || part.is_nan() {
             return Verified::Different(text);
         }
@@ -96,24 +106,47 @@ fn n_images(settings: &Settings, metric: &Metric) -> f64 {
     n as f64
 }
 
+/// Standard deviation over seeds of what the column holds after the last epoch, pooled over the positions of the series; 0
+/// where no position has two seeds.
+fn spread(series: &str, all: &[TrialRecord], metric: &Metric) -> f64 {
+    let mut positions: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for record in all.iter().filter(|record| record.trial.series == series && record.status == Status::Done) {
+        let value = record.epochs.last().map_or(f64::NAN, |row| row.get(metric));
+        if value.is_finite() {
+            positions.entry(&record.trial.x_text).or_default().push(value);
+        }
+    }
+    let (mut squares, mut degrees) = (0.0, 0);
+    for values in positions.into_values().filter(|values| values.len() > 1) {
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        squares += values.iter().map(|value| (value - mean).powi(2)).sum::<f64>();
+        degrees += values.len() - 1;
+    }
+    if degrees == 0 { 0.0 } else { (squares / degrees as f64).sqrt() }
+}
+
 /// The distance of two numbers in parts of what is allowed, and in words. A count has to be the same; a share is of so many
-/// images.
-fn apart(metric: &Metric, a: f64, b: f64, tolerance: Tolerance, n_images: f64) -> (f64, String) {
+/// images; `seeds` is the standard deviation over seeds.
+fn apart(metric: &Metric, a: f64, b: f64, tolerance: Tolerance, n_images: f64, seeds: f64) -> (f64, String) {
     let name = metric.name;
     if metric.is_count {
         return (if is_same(a, b) { 0.0 } else { f64::INFINITY }, format!("{name} {a} there, {b} here"));
     }
+    let other_seeds = STANDARD_ERRORS * 2.0_f64.sqrt() * metric.unit.of_column(seeds);
     match metric.unit {
         Unit::Percent => {
             let (a, b) = (metric.unit.of_column(a), metric.unit.of_column(b));
             let share = 0.5 * (a + b) / 100.0;
             let standard_error = 100.0 * (2.0 * share * (1.0 - share) / n_images).sqrt();
-            let allowed = tolerance.points.max(SAMPLING * standard_error);
+            let allowed = tolerance.points.max(STANDARD_ERRORS * standard_error).max(other_seeds);
             ((a - b).abs() / allowed, format!("{name} {a:.2} % there, {b:.2} % here"))
         }
         _ => {
             let size = a.abs().max(b.abs()).max(f64::MIN_POSITIVE);
-            ((a - b).abs() / size / tolerance.relative, format!("{name} {a:.6} there, {b:.6} here"))
+            (
+                (a - b).abs() / (tolerance.relative * size).max(other_seeds),
+                format!("{name} {a:.6} there, {b:.6} here"),
+            )
         }
     }
 }
