@@ -17,7 +17,7 @@ use super::record::TrialRecord;
 /// How far numbers of the same trial may be apart on other kernels, after the last epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tolerance {
-    /// Of what is in percent, in points; of few images at least [`SAMPLING`] standard errors.
+    /// Of what is in percent, in points; at least [`STANDARD_ERRORS`] of those.
     pub points: f64,
     /// Of everything else, relative to the larger of both.
     pub relative: f64,
