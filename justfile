@@ -99,3 +99,10 @@ bench-peers *args:
     target/peers/venv/bin/python -m pip install --quiet --requirement benches/peers/requirements.txt
     cargo build --release
     target/peers/venv/bin/python benches/peers/compare.py {{args}}
+
+# A step of the flow solver beside NumPy's and PhiFlow's
+bench-flow *args:
+    test -d target/peers/venv || python3 -m venv target/peers/venv
+    target/peers/venv/bin/python -m pip install --quiet --requirement benches/peers/requirements-flow.txt
+    cargo build --release
+    target/peers/venv/bin/python benches/peers/flow.py {{args}}

@@ -295,7 +295,7 @@ impl Observer for Stop<'_> {
     }
 }
 
-const TINY: &str = "task=correct model=corrector depth=1 width=2 init=glorot start-gain=0.1 resolution=8 frames=7 \
+pub(crate) const TINY: &str = "task=correct model=corrector depth=1 width=2 init=glorot start-gain=0.1 resolution=8 frames=7 \
                     warm-up-steps=2 unroll=2 start-frames=2 epochs=3 batch-size=5 optimizer=adam weight-decay=0 \
                     warmup-epochs=0";
 

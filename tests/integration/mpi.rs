@@ -7,6 +7,7 @@ use deepzero::metric::{CORES, EXCHANGE_BYTES, QUERIES, SPEED_UP, STEPS_PER_HOUR}
 use deepzero::results::{TrialRecord, compare_ignoring_time};
 
 use crate::cli::{Place, TIME_LIMIT, experiment};
+use crate::flow;
 use crate::resume::{Running, checkpoint_in, in_time, signal};
 
 /// A small CNN, few images, several epochs.
@@ -103,6 +104,27 @@ fn trained_weights_are_the_same() {
     assert_eq!(code, Some(0), "{stderr}");
     let bytes = |name: &str| std::fs::read(place.path(name)).unwrap();
     assert_eq!(bytes("one.safetensors"), bytes("two.safetensors"));
+}
+
+/// Correctors, whose ranks make the same flows and evaluate rollouts of the solver.
+#[test]
+fn trained_correctors_are_the_same() {
+    for method in ["cge sparsity=0.5 layer-ratios=uniform", "cocd queries=5 decay=0.9 sparsity=0"] {
+        let place = Place::new();
+        let settings = format!("{} evaluator=full method={method}", flow::TINY);
+        let args = |ranks: usize| {
+            let folder = place.path(&format!("{ranks}")).display().to_string();
+            let set = settings.split_whitespace().map(|pair| format!("--set {pair} ")).collect::<String>();
+            format!("train {set} --threads 1 --data-dir {folder} --out {folder}.safetensors")
+        };
+        place.run(&args(0)).ok();
+        let weights = |ranks: usize| std::fs::read(place.path(&format!("{ranks}.safetensors"))).unwrap();
+        for ranks in [2, 3] {
+            let (code, stderr) = run(&place, &[(ranks, &[], &args(ranks))]);
+            assert_eq!(code, Some(0), "{stderr}");
+            assert!(weights(0) == weights(ranks), "{method}, {ranks} ranks");
+        }
+    }
 }
 
 /// Processes that a process started.
