@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::finish::Finish;
+use super::finish::{Finish, Finisher};
 use super::geometry::Geometry;
 use super::tile::{Offsets, Packed, Walk, pixels, product};
 use super::winograd::Winograd;
@@ -245,8 +245,25 @@ impl<T: Element> WithSimd for Direct<'_, T> {
     type Output = ();
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let (input, mut out) = (T::vectors::<S>(self.input), self.out.vectors::<S>());
-        product::<S, T>(simd, self.weight, &self.walk, input, self.finish, &mut out);
+        let Self { weight, walk, input, finish, out } = self;
+        let (input, mut out) = (T::vectors::<S>(input), out.vectors::<S>());
+        // What is finished is so row by row, while it is in the first-level cache.
+        let n_rows = if finish.is_some() { 1 } else { walk.rows };
+        for y in (0..walk.rows).step_by(n_rows) {
+            let (input, start) = (&input[y * walk.in_row..], y * walk.out_row);
+            let mut rows = out.part(start..out.len());
+            product::<S, T>(simd, weight, &Walk { rows: n_rows, ..walk }, input, &mut rows);
+            let Some(finish) = finish else { continue };
+            for channel in 0..weight.channels() {
+                let finisher = Finisher::new::<S, T>(simd, finish, channel, walk.out_channel, start);
+                let mut row =
+                    rows.part(channel * walk.out_channel..channel * walk.out_channel + walk.columns);
+                for at in 0..walk.columns {
+                    // SAFETY: `product` has written all columns of this row for every channel.
+                    unsafe { row.update(at, |value| finisher.apply::<S, T>(simd, value, at)) };
+                }
+            }
+        }
     }
 }
 

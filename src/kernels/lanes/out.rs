@@ -52,6 +52,21 @@ impl<'a, V: Copy> Out<'a, V> {
         self.0[at].write(value);
     }
 
+    /// Changes a value that has been written.
+    ///
+    /// # Panics
+    /// If there is no such place.
+    ///
+    /// # Safety
+    /// The place must have been written since it was fresh.
+    #[inline(always)]
+    pub(super) unsafe fn update(&mut self, at: usize, map: impl FnOnce(V) -> V) {
+        let place = &mut self.0[at];
+        // SAFETY: the caller wrote it.
+        let value = unsafe { place.assume_init() };
+        place.write(map(value));
+    }
+
     /// Writes one value everywhere.
     #[inline(always)]
     pub fn fill(&mut self, value: V) {

@@ -4,7 +4,6 @@ use pulp::Simd;
 
 use super::Buffer;
 use super::Out;
-use super::finish::{Finish, Finisher};
 use crate::kernels::{Element, Isa};
 
 /// Registers of outputs per register tile, at most.
@@ -71,6 +70,11 @@ impl<T: Element> Packed<T> {
         }
         Self { pixels, widths, depth, values }
     }
+
+    /// Number of output channels.
+    pub(super) fn channels(&self) -> usize {
+        self.widths.iter().sum()
+    }
 }
 
 /// Distances in registers, with the largest of them.
@@ -105,13 +109,12 @@ pub(super) fn product<S: Simd, T: Element>(
     weight: &Packed<T>,
     walk: &Walk,
     input: &[T::Vector<S>],
-    finish: Option<&Finish<T>>,
     out: &mut Out<T::Vector<S>>,
 ) {
     match weight.pixels {
-        PIXELS => product_in::<S, T, PIXELS>(simd, weight, walk, input, finish, out),
-        FEW_PIXELS => product_in::<S, T, FEW_PIXELS>(simd, weight, walk, input, finish, out),
-        _ => product_in::<S, T, 1>(simd, weight, walk, input, finish, out),
+        PIXELS => product_in::<S, T, PIXELS>(simd, weight, walk, input, out),
+        FEW_PIXELS => product_in::<S, T, FEW_PIXELS>(simd, weight, walk, input, out),
+        _ => product_in::<S, T, 1>(simd, weight, walk, input, out),
     }
 }
 
@@ -121,7 +124,6 @@ fn product_in<S: Simd, T: Element, const PIXELS: usize>(
     weight: &Packed<T>,
     walk: &Walk,
     input: &[T::Vector<S>],
-    finish: Option<&Finish<T>>,
     out: &mut Out<T::Vector<S>>,
 ) {
     debug_assert_eq!(weight.depth, walk.offsets.values.len());
@@ -133,20 +135,20 @@ fn product_in<S: Simd, T: Element, const PIXELS: usize>(
             for block in 0..weight.widths.len() {
                 let width = weight.widths[block];
                 let values = &weight.values[weights..weights + width * weight.depth];
-                let tile = Tile { walk, y, x, n, first, finish };
+                let tile = Tile { walk, y, x, n, first };
                 match width {
-                    1 => tile.run::<S, PIXELS, 1>(simd, values, input, out),
-                    2 => tile.run::<S, PIXELS, 2>(simd, values, input, out),
-                    3 => tile.run::<S, PIXELS, 3>(simd, values, input, out),
-                    4 => tile.run::<S, PIXELS, 4>(simd, values, input, out),
-                    5 => tile.run::<S, PIXELS, 5>(simd, values, input, out),
-                    6 => tile.run::<S, PIXELS, 6>(simd, values, input, out),
-                    7 => tile.run::<S, PIXELS, 7>(simd, values, input, out),
-                    8 => tile.run::<S, PIXELS, 8>(simd, values, input, out),
-                    9 => tile.run::<S, PIXELS, 9>(simd, values, input, out),
-                    10 => tile.run::<S, PIXELS, 10>(simd, values, input, out),
-                    11 => tile.run::<S, PIXELS, 11>(simd, values, input, out),
-                    _ => tile.run::<S, PIXELS, 12>(simd, values, input, out),
+                    1 => tile.run::<S, T, PIXELS, 1>(simd, values, input, out),
+                    2 => tile.run::<S, T, PIXELS, 2>(simd, values, input, out),
+                    3 => tile.run::<S, T, PIXELS, 3>(simd, values, input, out),
+                    4 => tile.run::<S, T, PIXELS, 4>(simd, values, input, out),
+                    5 => tile.run::<S, T, PIXELS, 5>(simd, values, input, out),
+                    6 => tile.run::<S, T, PIXELS, 6>(simd, values, input, out),
+                    7 => tile.run::<S, T, PIXELS, 7>(simd, values, input, out),
+                    8 => tile.run::<S, T, PIXELS, 8>(simd, values, input, out),
+                    9 => tile.run::<S, T, PIXELS, 9>(simd, values, input, out),
+                    10 => tile.run::<S, T, PIXELS, 10>(simd, values, input, out),
+                    11 => tile.run::<S, T, PIXELS, 11>(simd, values, input, out),
+                    _ => tile.run::<S, T, PIXELS, 12>(simd, values, input, out),
                 }
                 weights += width * weight.depth;
                 first += width;
@@ -157,19 +159,19 @@ fn product_in<S: Simd, T: Element, const PIXELS: usize>(
 }
 
 /// `n` ≤ PIXELS outputs of one row for the channels from `first` on.
-struct Tile<'a, T> {
+struct Tile<'a> {
     walk: &'a Walk<'a>,
     y: usize,
     x: usize,
     n: usize,
     first: usize,
-    /// What is done to outputs, whose planes are the first in `out`.
-    finish: Option<&'a Finish<'a, T>>,
 }
 
-impl<T: Element> Tile<'_, T> {
+impl Tile<'_> {
+    /// What is done to outputs afterwards has no place here: with more than stores behind the sums the compiler leaves the
+    /// loop over channels as it stands, and the sums in memory, which costs a factor of two to three.
     #[inline(always)]
-    fn run<S: Simd, const PIXELS: usize, const CHANNELS: usize>(
+    fn run<S: Simd, T: Element, const PIXELS: usize, const CHANNELS: usize>(
         &self,
         simd: S,
         weight: &[T],
@@ -208,15 +210,6 @@ impl<T: Element> Tile<'_, T> {
             let start = self.y * walk.out_row + self.x;
             let start_of_channel = (self.first + c) * walk.out_channel + start;
             let mut out = out.part(start_of_channel..start_of_channel + self.n);
-            if let Some(finish) = self.finish {
-                let channel = self.first + c;
-                let finisher = Finisher::new::<S, T>(simd, finish, channel, walk.out_channel, start);
-                for p in 0..PIXELS {
-                    if p < self.n {
-                        sums[c][p] = finisher.apply::<S, T>(simd, sums[c][p], p);
-                    }
-                }
-            }
             if self.n == PIXELS {
                 // One check for all of them.
                 let mut out = out.part(0..PIXELS);
