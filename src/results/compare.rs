@@ -33,9 +33,17 @@ pub fn compare_numbers(a: &TrialRecord, b: &TrialRecord) -> std::result::Result<
     same("data_checksum", &a.provenance.checksum(), &b.provenance.checksum())?;
     same("number of epochs", &a.epochs.len(), &b.epochs.len())?;
     a.epochs.iter().zip(&b.epochs).try_for_each(|(a, b)| same_epoch(a, b))?;
-    let kinds = |record: &TrialRecord| record.profiles.iter().map(|p| p.kind.clone()).collect::<Vec<_>>();
-    same("profiles", &kinds(a), &kinds(b))?;
-    a.profiles.iter().zip(&b.profiles).try_for_each(|(a, b)| same_profile(a, b))
+    let (a, b) = (by_kind(&a.profiles), by_kind(&b.profiles));
+    let kinds = |profiles: &[&Profile]| profiles.iter().map(|p| p.kind.clone()).collect::<Vec<_>>();
+    same("profiles", &kinds(&a), &kinds(&b))?;
+    a.into_iter().zip(b).try_for_each(|(a, b)| same_profile(a, b))
+}
+
+/// Profiles in the order of their kinds: a trial has them as it made them, a record that was read as its folders are named.
+fn by_kind(profiles: &[Profile]) -> Vec<&Profile> {
+    let mut sorted: Vec<&Profile> = profiles.iter().collect();
+    sorted.sort_by(|a, b| a.kind.cmp(&b.kind));
+    sorted
 }
 
 fn same_profile(a: &Profile, b: &Profile) -> std::result::Result<(), String> {

@@ -276,6 +276,29 @@ fn comparison_leaves_out_time_and_threads_only() {
     assert_snapshot!(compare_ignoring_time(&a, &b).unwrap_err(), @"test_loss of epoch 2: 1.1 against 1.1000000000000003");
 }
 
+/// Oracle: a record that was just made and the same one read from disk, where profiles come as their folders are named.
+#[test]
+fn profiles_are_compared_by_kind() {
+    let (_folder, store) = store();
+    let profile = |kind: &str, value: f64| {
+        Profile::new(kind, "frame", vec!["1".into()]).with("mae", vec![value])
+    };
+    let made = TrialRecord {
+        profiles: vec![profile(Profile::REYNOLDS, 0.1), profile(Profile::FRAMES, 0.2)],
+        ..record(2)
+    };
+    let read = store.read(&store.write(&made).unwrap()).unwrap();
+    assert_ne!(read.profiles, made.profiles, "the order is the point of this test");
+    compare_ignoring_time(&read, &made).unwrap();
+    let tolerance = Tolerance { points: 0.0, relative: 0.0 };
+    assert_eq!(verify(&read, &made, &[], tolerance), Verified::SameBits);
+    let other = TrialRecord {
+        profiles: vec![profile(Profile::REYNOLDS, 0.1), profile(Profile::FRAMES, 0.25)],
+        ..made
+    };
+    assert_snapshot!(compare_ignoring_time(&read, &other).unwrap_err(), @"mae of frames: [0.2] against [0.25]");
+}
+
 /// Oracle: the file as written; `results/README.md` names its columns and types, in order.
 #[test]
 fn readme_names_exactly_the_columns() {
