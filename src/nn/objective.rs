@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::difference::{DEFAULT_MEMORY, Options};
 use super::loss::{LogitScale, Loss, Targets};
+use super::pass::Passes;
 use super::pass::batched::Batch;
 use super::{Activations, BatchStats, Context, Mode, Network, Propagator};
 use crate::kernels::{Precision, Rounding, Split};
@@ -135,6 +136,13 @@ impl<'a> NetworkObjective<'a> {
         }
     }
 
+    /// Loss at `params` (d), by one of `passes`.
+    fn loss_of(&self, passes: &Passes, params: &[f64]) -> Result<f64> {
+        let tensors = self.network.tensors(params, self.dtype(), self.device())?;
+        let logits = passes.forward(&self.context(), &tensors)?;
+        self.loss.value(&logits, self.targets, self.scale(params).map(|scale| scale.value()))
+    }
+
     /// A pass that keeps everything. It has the machine for itself.
     fn features(&self, params: &[f64]) -> Result<Features> {
         let tensors = self.network.tensors(params, self.dtype(), self.device())?;
@@ -191,9 +199,7 @@ impl Objective for NetworkObjective<'_> {
     }
 
     fn loss(&self, params: &[f64]) -> Result<f64> {
-        let tensors = self.network.tensors(params, self.dtype(), self.device())?;
-        let logits = self.network.forward(&self.context(), &tensors, self.images)?;
-        self.loss.value(&logits, self.targets, self.scale(params).map(|scale| scale.value()))
+        self.loss_of(&Passes::new(self.network, self.images, self.split)?, params)
     }
 
     fn loss_alone(&self, params: &[f64]) -> Result<f64> {
@@ -201,7 +207,10 @@ impl Objective for NetworkObjective<'_> {
     }
 
     fn losses(&self, params: &[f64], probes: &[Probe]) -> Result<Vec<f64>> {
-        let Some(batch) = self.batched() else { return one_by_one(self, params, probes) };
+        let Some(batch) = self.batched() else {
+            let passes = Passes::new(self.network, self.images, Split::Threads)?;
+            return one_by_one(params, probes, |point| self.loss_of(&passes, point));
+        };
         batch.losses(probes.len(), |idx, point| {
             probes[idx].apply(params, point);
         })

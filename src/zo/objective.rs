@@ -51,7 +51,7 @@ pub trait Objective: Sync {
     /// # Errors
     /// As [`Objective::loss`].
     fn losses(&self, params: &[f64], probes: &[Probe]) -> Result<Vec<f64>> {
-        one_by_one(self, params, probes)
+        one_by_one(params, probes, |point| self.loss(point))
     }
 
     /// One evaluation at `params` (d), while there are no others, that keeps what single-coordinate probes of this
@@ -147,15 +147,15 @@ impl std::fmt::Debug for Base {
     }
 }
 
-/// One loss per probe, spread over the threads.
-pub(crate) fn one_by_one<O: Objective + ?Sized>(
-    objective: &O,
+/// `loss` at `params` (d) moved by each probe, spread over the threads.
+pub(crate) fn one_by_one(
     params: &[f64],
     probes: &[Probe],
+    loss: impl Fn(&[f64]) -> Result<f64> + Sync,
 ) -> Result<Vec<f64>> {
     let loss = |point: &mut Vec<f64>, probe: &Probe| {
         probe.apply(params, point);
-        objective.loss(point)
+        loss(point)
     };
     probes.par_iter().map_init(|| params.to_vec(), loss).collect()
 }

@@ -280,9 +280,8 @@ fn comparison_leaves_out_time_and_threads_only() {
 #[test]
 fn profiles_are_compared_by_kind() {
     let (_folder, store) = store();
-    let profile = |kind: &str, value: f64| {
-        Profile::new(kind, "frame", vec!["1".into()]).with("mae", vec![value])
-    };
+    let profile =
+        |kind: &str, value: f64| Profile::new(kind, "frame", vec!["1".into()]).with("mae", vec![value]);
     let made = TrialRecord {
         profiles: vec![profile(Profile::REYNOLDS, 0.1), profile(Profile::FRAMES, 0.2)],
         ..record(2)

@@ -490,6 +490,7 @@ pub fn dilate<T: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::Split;
     use crate::kernels::lanes::finish::ChannelMap;
     use crate::kernels::lanes::{Blocks, Buffer, norm, pointwise, reference};
     use crate::rng::{Purpose, Stream};
@@ -538,7 +539,7 @@ mod tests {
                     reference::forward(&g, input, &weight, &mut expected);
                     let scale = expected.iter().fold(0.0, |max: f64, e| max.max(e.abs()));
                     let rounded: Vec<T> = input.iter().map(|&value| T::of(value)).collect();
-                    let rearranged = blocks.rearrange(&rounded, n_in);
+                    let rearranged = blocks.rearrange(Split::Serial, &rounded, n_in);
                     for block in 0..blocks.count() {
                         let mut out = Buffer::zeroed(n_out * lanes);
                         let input = &rearranged[block * n_in * lanes..][..n_in * lanes];

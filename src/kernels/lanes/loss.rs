@@ -3,7 +3,7 @@
 use pulp::{Simd, WithSimd};
 
 use super::Blocks;
-use crate::kernels::{Element, Isa};
+use crate::kernels::{Element, Isa, Split};
 
 /// Cross-entropy of a batch at its base logits.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl SquaredError {
     #[must_use]
     pub fn new(blocks: Blocks, errors: &[Vec<f64>]) -> Self {
         let n_numbers = errors.first().map_or(0, Vec::len);
-        let errors = blocks.rearrange(&errors.concat(), n_numbers).to_vec();
+        let errors = blocks.rearrange(Split::Threads, &errors.concat(), n_numbers).to_vec();
         Self { blocks, n_numbers, errors }
     }
 
@@ -226,7 +226,7 @@ mod tests {
             let labels = [2, 1, 0];
             let entropy = CrossEntropy::new(isa, blocks, &logits, &labels);
             let flat: Vec<f64> = delta.concat();
-            let rearranged: Buffer<f64> = blocks.rearrange(&flat, 3);
+            let rearranged: Buffer<f64> = blocks.rearrange(Split::Serial, &flat, 3);
             let found: f64 = rearranged
                 .chunks_exact(3 * blocks.lanes)
                 .enumerate()
@@ -241,7 +241,7 @@ mod tests {
                 .sum();
             assert!((found - expected).abs() < 1e-12 * expected, "{isa:?}: {found} {expected}");
             // Class 2 alone.
-            let mut only: Buffer<f64> = blocks.rearrange(&[0.25, 1.0, 3.0], 1);
+            let mut only: Buffer<f64> = blocks.rearrange(Split::Serial, &[0.25, 1.0, 3.0], 1);
             let mut others = rearranged;
             for (at, value) in others.iter_mut().enumerate() {
                 if at / blocks.lanes % 3 != 2 {
@@ -278,7 +278,7 @@ mod tests {
                 (0..n as usize).map(|k| of(k).powi(2)).sum::<f64>() / f64::from(n)
             };
             let sum = |delta: &[f64], per_image: usize, channel: Option<usize>| -> f64 {
-                let delta = blocks.rearrange(delta, per_image);
+                let delta = blocks.rearrange(Split::Serial, delta, per_image);
                 let chunks = delta.chunks_exact(per_image * blocks.lanes).enumerate();
                 chunks.map(|(block, delta)| squares.change(block, channel, delta)).sum()
             };

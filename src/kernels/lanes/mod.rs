@@ -35,7 +35,7 @@ use std::ops::{Deref, DerefMut};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{Element, Isa};
+use super::{Element, Isa, Split};
 
 pub use out::Out;
 pub use scratch::Scratch;
@@ -121,6 +121,9 @@ pub struct Blocks {
     pub lanes: usize,
 }
 
+/// Numbers per image that are rearranged before the next image's are.
+const REARRANGED: usize = 64;
+
 struct LaneCount<T>(PhantomData<T>);
 
 impl<T: Element> WithSimd for LaneCount<T> {
@@ -152,11 +155,13 @@ impl Blocks {
 
     /// An activation (B, n) with `n` numbers per image, rearranged.
     #[must_use]
-    pub fn rearrange<T: Element>(&self, values: &[T], n: usize) -> Buffer<T> {
-        let lanes = self.lanes;
-        let mut out = Buffer::zeroed(self.count() * n * lanes);
+    pub fn rearrange<T: Element>(&self, split: Split, values: &[T], n: usize) -> Buffer<T> {
+        let mut out = Buffer::zeroed(self.count() * n * self.lanes);
         let run = |(block, out): (usize, &mut [T])| self.rearrange_block(values, n, block, out);
-        out.par_chunks_exact_mut(n * lanes).enumerate().for_each(run);
+        match split {
+            Split::Serial => out.chunks_exact_mut(n * self.lanes).enumerate().for_each(run),
+            Split::Threads => out.par_chunks_exact_mut(n * self.lanes).enumerate().for_each(run),
+        }
         out
     }
 
@@ -166,10 +171,14 @@ impl Blocks {
         if n_images < self.lanes {
             out.fill(T::ZERO);
         }
-        for lane in 0..n_images {
-            let image = &values[(block * self.lanes + lane) * n..][..n];
-            for (position, &value) in image.iter().enumerate() {
-                out[position * self.lanes + lane] = value;
+        // A few lines of the output at a time, so that they stay in the first-level cache for all lanes.
+        for (part, out) in out.chunks_mut(REARRANGED * self.lanes).enumerate() {
+            for lane in 0..n_images {
+                let image = &values[(block * self.lanes + lane) * n..][..n];
+                let from = &image[part * REARRANGED..][..out.len() / self.lanes];
+                for (out, &value) in out.chunks_exact_mut(self.lanes).zip(from) {
+                    out[lane] = value;
+                }
             }
         }
     }
@@ -188,7 +197,7 @@ mod tests {
         let blocks = Blocks { images: 5, lanes: 4 };
         assert_eq!((blocks.count(), blocks.images_in(0), blocks.images_in(1)), (2, 4, 1));
         let values: Vec<f64> = (0..15).map(f64::from).collect();
-        let out = blocks.rearrange(&values, 3);
+        let out = blocks.rearrange(Split::Serial, &values, 3);
         assert_eq!(out[..12], [0., 3., 6., 9., 1., 4., 7., 10., 2., 5., 8., 11.]);
         assert_eq!(out[12..], [12., 0., 0., 0., 13., 0., 0., 0., 14., 0., 0., 0.]);
     }

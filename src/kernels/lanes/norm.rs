@@ -1,9 +1,12 @@
 //! Batch normalization: moments of the batch, the map itself with what follows it, its gradient, and
 //! its difference rule.
 
+use std::ops::Range;
+
 use pulp::{Simd, WithSimd};
 
 use super::Out;
+use super::conv::STRIP;
 use super::pointwise::relu_change;
 use crate::kernels::memory::prefetch;
 use crate::kernels::{Element, Isa};
@@ -51,30 +54,41 @@ impl Partial {
     }
 }
 
-/// Moments of one plane (plane, lane), of which the first `n_images` lanes count.
+/// Moments of rows of one plane (H, W, lane), of which the first `n_images` lanes count, after those `before` them, which
+/// end at a multiple of [`STRIP`]. Whatever rows come together, the result is the same, to the last bit.
 #[must_use]
-pub fn partial<T: Element>(isa: Isa, plane: &[T], n_images: usize) -> Partial {
-    isa.dispatch(PlaneMoments { plane, n_images })
+pub fn partial<T: Element>(isa: Isa, before: Partial, rows: &[T], width: usize, n_images: usize) -> Partial {
+    isa.dispatch(RowMoments { before, rows, strip: STRIP * width, n_images })
 }
 
-struct PlaneMoments<'a, T> {
-    plane: &'a [T],
+struct RowMoments<'a, T> {
+    before: Partial,
+    rows: &'a [T],
+    /// Registers whose mean is known before their deviations are summed, few enough to stay in the first-level cache.
+    strip: usize,
     n_images: usize,
 }
 
-impl<T: Element> WithSimd for PlaneMoments<'_, T> {
+impl<T: Element> WithSimd for RowMoments<'_, T> {
     type Output = Partial;
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Partial {
         let zero = T::splat(simd, T::ZERO);
-        let values = T::vectors::<S>(self.plane);
-        let n = (values.len() * self.n_images) as f64;
-        let mean = lane_sum::<S, T>(simd, values, zero, false, self.n_images) / n;
-        // Deviations from the rounded mean; what the rounding moves is put right exactly.
-        let center = T::of(mean);
-        let squares = lane_sum::<S, T>(simd, values, T::splat(simd, center), true, self.n_images);
-        let shift = mean - center.wide();
-        Partial { n, mean, squares: squares - n * shift * shift }
+        let values = T::vectors::<S>(self.rows);
+        let mut all = self.before;
+        let mut start = 0;
+        while start < values.len() {
+            let part = &values[start..(start + self.strip).min(values.len())];
+            let n = (part.len() * self.n_images) as f64;
+            let mean = lane_sum::<S, T>(simd, part, zero, false, self.n_images) / n;
+            // Deviations from the rounded mean; what the rounding moves is put right exactly.
+            let center = T::of(mean);
+            let squares = lane_sum::<S, T>(simd, part, T::splat(simd, center), true, self.n_images);
+            let shift = mean - center.wide();
+            all = all.join(Partial { n, mean, squares: squares - n * shift * shift });
+            start += part.len();
+        }
+        all
     }
 }
 
@@ -368,11 +382,17 @@ pub struct MapBlock<'a, T> {
 impl<T: Element> MapBlock<'_, T> {
     /// Writes the output for `input`.
     pub fn run<'o>(&self, isa: Isa, input: &[T], out: impl Into<Out<'o, T>>) {
+        self.run_part(isa, input, 0..input.len() / self.moments.len(), out);
+    }
+
+    /// The same for numbers `part` of every plane.
+    pub fn run_part<'o>(&self, isa: Isa, input: &[T], part: Range<usize>, out: impl Into<Out<'o, T>>) {
         let out = out.into();
         let (scales, shifts) = self.params.split_at(self.moments.len());
         let plane = out.len() / self.moments.len();
-        for (channel, out) in out.chunks_exact(plane).enumerate() {
-            let at = channel * plane..(channel + 1) * plane;
+        for (channel, mut out) in out.chunks_exact(plane).enumerate() {
+            let out = out.part(part.clone());
+            let at = channel * plane + part.start..channel * plane + part.end;
             let Moments { mean, variance } = self.moments[channel];
             let map = Map {
                 scale: factor(scales[channel], variance, self.epsilon),
@@ -432,6 +452,11 @@ impl<T: Element, const OTHER: bool, const RELU: bool> WithSimd for MapPlane<'_, 
         let (scale, shift) = (T::splat(simd, self.map.scale), T::splat(simd, self.map.shift));
         let (mean, zero) = (T::splat(simd, self.map.mean), T::splat(simd, T::ZERO));
         for i in 0..n {
+            prefetch(x, i + AHEAD);
+            if OTHER {
+                prefetch(other, i + AHEAD);
+            }
+            out.prefetch(i + AHEAD);
             let mut y = T::mul_add(simd, scale, T::vsub(simd, x[i], mean), shift);
             if OTHER {
                 y = T::vadd(simd, y, other[i]);

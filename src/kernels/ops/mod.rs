@@ -302,7 +302,10 @@ impl Op for ToLanes {
 
     fn forward<T: Element>(&self, inputs: &[View<T>]) -> Result<(Vec<T>, Shape)> {
         let n = self.sizes.iter().product();
-        Ok((self.blocks.rearrange(inputs[0].data, n).to_vec(), shape(self.blocks, self.sizes)))
+        Ok((
+            self.blocks.rearrange(Split::Threads, inputs[0].data, n).to_vec(),
+            shape(self.blocks, self.sizes),
+        ))
     }
 }
 

@@ -53,24 +53,25 @@ pub fn batch_norm(
 /// If the tensor has another shape, type or place.
 pub fn moments(execution: Execution, x: &Tensor) -> Result<Vec<Moments>> {
     let x = x.contiguous()?;
-    let [channels, _, _] = sizes(x.dims())?;
+    let sizes = sizes(x.dims())?;
     let (storage, layout) = x.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else {
         candle_core::bail!("channel moments are computed on the CPU");
     };
     Ok(match x.dtype() {
-        candle_core::DType::F64 => moments_of(execution, channels, f64::slice(storage, layout)?),
-        _ => moments_of(execution, channels, f32::slice(storage, layout)?),
+        candle_core::DType::F64 => moments_of(execution, sizes, f64::slice(storage, layout)?),
+        _ => moments_of(execution, sizes, f32::slice(storage, layout)?),
     })
 }
 
 /// Moments of blocks, joined in their order, whatever thread they came from.
-fn moments_of<T: Element>(execution: Execution, channels: usize, x: &[T]) -> Vec<Moments> {
+fn moments_of<T: Element>(execution: Execution, [channels, _, width]: [usize; 3], x: &[T]) -> Vec<Moments> {
     let parts = execution.map_blocks(|block| {
         let x = execution.block(x, block);
         let n_images = execution.blocks.images_in(block);
         let planes = x.chunks_exact(x.len() / channels);
-        planes.map(|plane| partial(execution.isa, plane, n_images)).collect::<Vec<Partial>>()
+        let of = |plane| partial(execution.isa, Partial::default(), plane, width, n_images);
+        planes.map(of).collect::<Vec<Partial>>()
     });
     let join = |channel: usize| parts.iter().fold(Partial::default(), |all, part| all.join(part[channel]));
     (0..channels).map(|channel| join(channel).moments()).collect()
@@ -96,7 +97,7 @@ impl Op for BatchNorm {
         if params.len() != 2 * channels {
             candle_core::bail!("batch norm of {channels} channels with {} parameters", params.len());
         }
-        let moments = self.moments.get_or_init(|| moments_of(execution, channels, x));
+        let moments = self.moments.get_or_init(|| moments_of(execution, sizes, x));
         let body = |(): &mut (), block, out: Out<T>| {
             let other = inputs.get(2).map(|other| execution.block(other.data, block));
             let map = MapBlock { params, moments, epsilon: self.epsilon, other, is_relu: self.is_relu };

@@ -11,7 +11,7 @@ mod streamed;
 
 pub use batched::{BatchedRule, BatchedSetup, PropagateBatched, only};
 pub use rule::{Base, Coupling, Delta, Place, Propagate, PropagateBoth, Rows, Rule, RuleSetup, Support};
-pub use streamed::{Blockwise, BlockwiseBoth, LaneShift, StreamSetup, Streamed};
+pub use streamed::{Blockwise, BlockwiseBoth, LaneShift, StreamSetup, Streamed, StreamedRows};
 
 use super::stats::RunningStats;
 use crate::kernels::Split;

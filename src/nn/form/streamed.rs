@@ -1,6 +1,6 @@
 //! A layer ready for one forward pass, block by block.
 
-use super::{ActivationShape, Epilogue, Mode};
+use super::{ActivationShape, Epilogue, Mode, Rows};
 use crate::Result;
 use crate::kernels::lanes::finish::{ChannelMap, Finish};
 use crate::kernels::lanes::norm::Moments;
@@ -45,10 +45,37 @@ pub trait Streamed<T>: Send + Sync {
     fn run_finished(&self, _inputs: &[&[T]], _finish: &Finish<T>, _out: &mut [T], _scratch: &mut Scratch<T>) {
         unreachable!("only layers that finish are asked to");
     }
+
+    /// What can compute some rows of the output alone; by default nothing.
+    fn by_rows(&self) -> Option<&dyn StreamedRows<T>> {
+        None
+    }
+
     /// What single lanes can have that the others do not; by default nothing.
     fn lane_shift(&self) -> Option<&dyn LaneShift<T>> {
         None
     }
+}
+
+/// A layer that can compute some rows of its output alone.
+pub trait StreamedRows<T> {
+    /// Rows of the first input that rows of the output read.
+    fn rows_read(&self, rows: Rows) -> Rows;
+
+    /// Whether rows have to begin at multiples of [`STRIP`](crate::kernels::lanes::conv::STRIP).
+    fn is_aligned(&self) -> bool {
+        false
+    }
+
+    /// As [`Streamed::run`], of these rows. Others of the first input need not be there yet.
+    fn run_rows(
+        &self,
+        inputs: &[&[T]],
+        moments: &[Moments],
+        rows: Rows,
+        out: &mut [T],
+        scratch: &mut Scratch<T>,
+    );
 }
 
 /// A layer whose parameters can be shifted in single lanes.

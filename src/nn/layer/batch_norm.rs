@@ -15,7 +15,7 @@ use crate::kernels::ops::{Execution, stack as joined};
 use crate::kernels::{Element, Isa};
 use crate::nn::form::{
     BatchedRule, BatchedSetup, Blockwise, Coupling, Delta, Place, Propagate, PropagateBatched, Rows, Rule,
-    RuleSetup, StreamSetup, Streamed, Support,
+    RuleSetup, StreamSetup, Streamed, StreamedRows, Support,
 };
 use crate::params::{ParamKind, ParamSpec, Start};
 
@@ -488,6 +488,8 @@ struct StreamedBatchNorm<T> {
     given: Option<Vec<norm::Moments>>,
     epsilon: f64,
     is_relu: bool,
+    /// Numbers per row.
+    row: usize,
 }
 
 impl<T: Element> Blockwise<T> for BatchNorm {
@@ -498,16 +500,49 @@ impl<T: Element> Blockwise<T> for BatchNorm {
         };
         let params = setup.params.iter().flatten().map(|&param| T::of(param)).collect();
         let is_relu = setup.epilogue != Epilogue::None;
-        Ok(Box::new(StreamedBatchNorm { isa: setup.isa, params, given, epsilon: self.epsilon, is_relu }))
+        let row = setup.shapes[0][2] * setup.blocks.lanes;
+        Ok(Box::new(StreamedBatchNorm { isa: setup.isa, params, given, epsilon: self.epsilon, is_relu, row }))
+    }
+}
+
+impl<T: Element> StreamedBatchNorm<T> {
+    fn map<'a>(&'a self, inputs: &[&'a [T]], moments: &'a [norm::Moments]) -> norm::MapBlock<'a, T> {
+        let Self { params, epsilon, is_relu, .. } = self;
+        norm::MapBlock {
+            params,
+            moments: self.given.as_deref().unwrap_or(moments),
+            epsilon: *epsilon,
+            other: inputs.get(1).copied(),
+            is_relu: *is_relu,
+        }
+    }
+}
+
+impl<T: Element> StreamedRows<T> for StreamedBatchNorm<T> {
+    fn rows_read(&self, rows: Rows) -> Rows {
+        rows
+    }
+
+    fn run_rows(
+        &self,
+        inputs: &[&[T]],
+        moments: &[norm::Moments],
+        rows: Rows,
+        out: &mut [T],
+        _: &mut Scratch<T>,
+    ) {
+        let part = rows.start * self.row..rows.end * self.row;
+        self.map(inputs, moments).run_part(self.isa, inputs[0], part, out);
     }
 }
 
 impl<T: Element> Streamed<T> for StreamedBatchNorm<T> {
     fn run(&self, inputs: &[&[T]], moments: &[norm::Moments], out: &mut [T], _: &mut Scratch<T>) {
-        let moments = self.given.as_deref().unwrap_or(moments);
-        let Self { params, epsilon, is_relu, .. } = self;
-        let (epsilon, other, is_relu) = (*epsilon, inputs.get(1).copied(), *is_relu);
-        norm::MapBlock { params, moments, epsilon, other, is_relu }.run(self.isa, inputs[0], out);
+        self.map(inputs, moments).run(self.isa, inputs[0], out);
+    }
+
+    fn by_rows(&self) -> Option<&dyn StreamedRows<T>> {
+        Some(self)
     }
 
     fn maps(&self) -> Option<(Option<Vec<ChannelMap<T>>>, bool)> {

@@ -13,7 +13,7 @@ use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, Rounding, ops};
 use crate::nn::form::{
     BatchedRule, BatchedSetup, Blockwise, Delta, LaneShift, Place, Propagate, PropagateBatched, Rows, Rule,
-    RuleSetup, StreamSetup, Streamed, Support, only,
+    RuleSetup, StreamSetup, Streamed, StreamedRows, Support, only,
 };
 use crate::params::{ParamKind, ParamSpec, Start};
 
@@ -269,11 +269,8 @@ impl<T: Element> Rule<T> for ConvRule<T> {
     }
 
     fn rows_read(&self, rows: Rows) -> Option<Rows> {
-        let Geometry { height, kernel, stride, padding, .. } = self.geometry;
-        let start = (rows.start * stride).saturating_sub(padding);
-        let end = (rows.end - 1) * stride + kernel;
         // Rounding copies its input.
-        self.rounded.is_none().then(|| Rows { start, end: end.saturating_sub(padding).min(height) })
+        self.rounded.is_none().then(|| rows_read(&self.geometry, rows))
     }
 
     fn apply(
@@ -303,12 +300,21 @@ impl<T: Element> Rule<T> for ConvRule<T> {
     }
 }
 
+/// Rows of the input that rows of the output read.
+fn rows_read(geometry: &Geometry, rows: Rows) -> Rows {
+    let Geometry { height, kernel, stride, padding, .. } = *geometry;
+    let start = (rows.start * stride).saturating_sub(padding);
+    let end = (rows.end - 1) * stride + kernel;
+    Rows { start, end: end.saturating_sub(padding).min(height) }
+}
+
 /// The convolution itself, and its bias.
 pub(super) struct StreamedConv<T> {
     isa: Isa,
     op: Conv<T>,
     bias: Vec<T>,
     n_weights: usize,
+    geometry: Geometry,
     lanes: usize,
 }
 
@@ -318,7 +324,8 @@ impl<T: Element> StreamedConv<T> {
         let make = if T::DTYPE == DType::F64 { Conv::direct } else { Conv::new };
         let op = make(setup.isa, setup.blocks.lanes, geometry, &setup.params[0]);
         let bias = setup.params.get(1).into_iter().flatten().map(|&bias| T::of(bias)).collect();
-        Self { isa: setup.isa, op, bias, n_weights: setup.params[0].len(), lanes: setup.blocks.lanes }
+        let (n_weights, lanes) = (setup.params[0].len(), setup.blocks.lanes);
+        Self { isa: setup.isa, op, bias, n_weights, geometry, lanes }
     }
 }
 
@@ -339,20 +346,38 @@ impl<T: Element> LaneShift<T> for StreamedConv<T> {
     }
 }
 
-impl<T: Element> Streamed<T> for StreamedConv<T> {
-    fn lane_shift(&self) -> Option<&dyn LaneShift<T>> {
-        Some(self)
+impl<T: Element> StreamedRows<T> for StreamedConv<T> {
+    fn rows_read(&self, rows: Rows) -> Rows {
+        rows_read(&self.geometry, rows)
     }
 
-    fn run(&self, inputs: &[&[T]], _: &[Moments], out: &mut [T], scratch: &mut Scratch<T>) {
-        self.op.run(inputs[0], &mut *out, scratch);
+    fn is_aligned(&self) -> bool {
+        true
+    }
+
+    fn run_rows(&self, inputs: &[&[T]], _: &[Moments], rows: Rows, out: &mut [T], scratch: &mut Scratch<T>) {
+        self.op.run_rows(inputs[0], rows.start..rows.end, &mut *out, scratch);
         if self.bias.is_empty() {
             return;
         }
         let plane = out.len() / self.bias.len();
         for (out, &bias) in out.chunks_exact_mut(plane).zip(&self.bias) {
-            pointwise::offset(self.isa, bias, out);
+            pointwise::offset(self.isa, bias, rows.of_mut(out, self.geometry.out_width() * self.lanes));
         }
+    }
+}
+
+impl<T: Element> Streamed<T> for StreamedConv<T> {
+    fn lane_shift(&self) -> Option<&dyn LaneShift<T>> {
+        Some(self)
+    }
+
+    fn run(&self, inputs: &[&[T]], moments: &[Moments], out: &mut [T], scratch: &mut Scratch<T>) {
+        self.run_rows(inputs, moments, Rows::all(self.geometry.out_height()), out, scratch);
+    }
+
+    fn by_rows(&self) -> Option<&dyn StreamedRows<T>> {
+        Some(self)
     }
 
     fn finishes(&self) -> Option<&[T]> {

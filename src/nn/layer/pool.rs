@@ -10,8 +10,8 @@ use crate::kernels::lanes::pointwise;
 use crate::kernels::ops::Execution;
 use crate::kernels::{Element, Isa, ops};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateBatched, Rule, RuleSetup,
-    StreamSetup, Streamed, Support, only,
+    BatchedRule, BatchedSetup, Blockwise, Delta, Place, Propagate, PropagateBatched, Rows, Rule, RuleSetup,
+    StreamSetup, Streamed, StreamedRows, Support, only,
 };
 use crate::nn::layer::{Epilogue, Mode};
 
@@ -218,18 +218,40 @@ impl<T: Element> Rule<T> for GlobalAvgPoolRule {
 impl<T: Element> Blockwise<T> for MaxPool2 {
     fn streamed(&self, setup: &StreamSetup) -> crate::Result<Box<dyn Streamed<T>>> {
         let [_, height, width] = setup.shapes[0];
-        Ok(Box::new(StreamedMaxPool { isa: setup.isa, size: [height, width] }))
+        Ok(Box::new(StreamedMaxPool { isa: setup.isa, size: [height, width], lanes: setup.blocks.lanes }))
     }
 }
 
 struct StreamedMaxPool {
     isa: Isa,
     size: [usize; 2],
+    lanes: usize,
 }
 
 impl<T: Element> Streamed<T> for StreamedMaxPool {
     fn run(&self, inputs: &[&[T]], _: &[Moments], out: &mut [T], _: &mut Scratch<T>) {
         pointwise::max_pool2_forward(self.isa, self.size, inputs[0], out);
+    }
+
+    fn by_rows(&self) -> Option<&dyn StreamedRows<T>> {
+        Some(self)
+    }
+}
+
+impl<T: Element> StreamedRows<T> for StreamedMaxPool {
+    fn rows_read(&self, rows: Rows) -> Rows {
+        Rows { start: 2 * rows.start, end: 2 * rows.end }
+    }
+
+    fn run_rows(&self, inputs: &[&[T]], _: &[Moments], rows: Rows, out: &mut [T], _: &mut Scratch<T>) {
+        let [height, width] = self.size;
+        let (row, half) = (width * self.lanes, width / 2 * self.lanes);
+        let planes = inputs[0].chunks_exact(height * row).zip(out.chunks_exact_mut(height / 2 * half));
+        for (input, out) in planes {
+            let read = StreamedRows::<T>::rows_read(self, rows);
+            let size = [read.end - read.start, width];
+            pointwise::max_pool2_forward(self.isa, size, read.of(input, row), rows.of_mut(out, half));
+        }
     }
 }
 

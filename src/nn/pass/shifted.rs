@@ -170,7 +170,7 @@ mod tests {
         let mut values = vec![0.0; lanes * 3 * 6 * 5];
         Stream::new(3, Purpose::Test, 0).fill_normal(&mut values);
         let images = Tensor::from_vec(values.clone(), (lanes, 3, 6, 5), &Device::Cpu)?;
-        let input = Blocks { images: lanes, lanes }.rearrange(&values, 3 * 6 * 5);
+        let input = Blocks { images: lanes, lanes }.rearrange(Split::Serial, &values, 3 * 6 * 5);
         let mut memory = Memory::default();
         let n_tensors = layout.specs().len();
         for first in 0..n_tensors {

@@ -1,19 +1,25 @@
 //! A forward pass that keeps nothing: block by block through all layers that need no statistics of the
 //! batch, so that activations stay in the cache.
 //!
-//! The same kernels in the same order as [`Network::forward_all`] give the same bits; what differs is
-//! that a block goes on to the next layer before the next block comes, and that memory is used again. Where a
-//! batch norm with running statistics or a ReLU alone reads a convolution, it is applied before outputs are written.
+//! The same kernels in the same order as [`Network::forward_all`] give the same bits; what differs is that a block goes on
+//! to the next layer before the next block comes, strip by strip where layers can compute some rows alone, and that memory
+//! is used again, also by the next pass over the same batch. Where a batch norm with running statistics or a ReLU alone
+//! reads a convolution, it is applied before outputs are written.
+
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Storage, Tensor};
 use rayon::prelude::*;
 
 use crate::Result;
+use crate::kernels::lanes::conv::STRIP;
 use crate::kernels::lanes::finish::{ChannelMap, Finish};
 use crate::kernels::lanes::norm::{Moments, Partial, partial};
 use crate::kernels::lanes::{Blocks, Buffer, Pool, Scratch};
 use crate::kernels::{Element, Isa, Split};
-use crate::nn::form::{ActivationShape, Blockwise, BlockwiseBoth, Context, Mode, StreamSetup, Streamed};
+use crate::nn::form::{
+    ActivationShape, Blockwise, BlockwiseBoth, Context, Mode, Rows, StreamSetup, Streamed, StreamedRows,
+};
 use crate::nn::graph::{Fused, Network};
 
 /// One block of images on its way.
@@ -26,6 +32,7 @@ struct State<T> {
 }
 
 /// Memory of one thread.
+#[derive(Debug)]
 struct Workspace<T> {
     /// Values that live within a stage, by value.
     scratch: Vec<Buffer<T>>,
@@ -37,14 +44,15 @@ struct Workspace<T> {
 /// The parts of a pass that all threads read.
 struct StreamPass<'a, T> {
     network: &'a Network,
-    isa: Isa,
-    blocks: Blocks,
-    images: &'a [T],
+    batch: &'a StreamedBatch<T>,
     layers: Vec<Box<dyn Streamed<T>>>,
     /// By fused layer, if it finishes one before it: that one, and how.
     finished: Vec<Option<Finished<T>>>,
     /// By fused layer: whether a later one finishes it, and runs it.
     is_taken: Vec<bool>,
+    /// By fused layer: those that run strip by strip with it, which is the first; and whether it is a later one of a chain.
+    chains: Vec<Vec<usize>>,
+    is_led: Vec<bool>,
     /// By value: the stage that produces it, and the last that reads it.
     produced: Vec<usize>,
     last_read: Vec<usize>,
@@ -63,65 +71,89 @@ struct Finished<T> {
     clears_nan: bool,
 }
 
-/// Logits (B, classes) of `images` (B, C, H, W) on the CPU; none if a layer of the network has no streamed form.
-pub(super) fn forward<T: Element>(
-    network: &Network,
-    context: &Context,
-    params: &[Tensor],
-    images: &Tensor,
-) -> Result<Option<Tensor>>
-where
-    for<'f> dyn BlockwiseBoth + 'f: Blockwise<T>,
-{
-    let Some(layers) = network.all_have(|forms| forms.streamed) else { return Ok(None) };
-    let isa = Isa::current();
-    let n_images = images.dim(0)?;
-    let blocks = Blocks::new::<T>(isa, n_images);
-    let images = images.contiguous()?;
-    let (storage, layout) = images.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { unreachable!("only batches on the CPU are streamed") };
-    let pass =
-        StreamPass::new(network, &layers, context.mode, params, isa, blocks, T::slice(storage, layout)?)?;
+/// A batch made ready for passes: its images block by block, and memory that goes from one pass to the next.
+#[derive(Debug)]
+pub(super) struct StreamedBatch<T> {
+    isa: Isa,
+    blocks: Blocks,
+    /// Images (block, C, H, W, lane).
+    images: Buffer<T>,
+    /// What passes that ended have left, by thread of a pass.
+    idle: Mutex<Vec<Vec<Workspace<T>>>>,
+}
 
-    let n_values = pass.produced.len();
-    let mut states: Vec<State<T>> = (0..blocks.count())
-        .map(|block| State {
-            block,
-            kept: std::iter::repeat_with(Buffer::default).take(n_values).collect(),
-            partials: vec![Vec::new(); n_values],
-        })
-        .collect();
-    let n_parts = match context.split {
-        Split::Serial => 1,
-        Split::Threads => rayon::current_num_threads().min(states.len()),
-    };
-    let per_part = states.len().div_ceil(n_parts);
-    let mut workspaces: Vec<Workspace<T>> = std::iter::repeat_with(|| Workspace {
-        scratch: std::iter::repeat_with(Buffer::default).take(n_values).collect(),
-        pool: Pool::default(),
-        conv: Scratch::default(),
-    })
-    .take(n_parts)
-    .collect();
-    for stage in 0..=pass.stage_of.iter().copied().max().unwrap_or(0) {
-        let moments = pass.moments(stage, &states);
-        let run = |(states, workspace): (&mut [State<T>], &mut Workspace<T>)| {
-            states.iter_mut().for_each(|state| pass.run(stage, &moments, state, workspace));
+impl<T: Element> StreamedBatch<T> {
+    /// `images` (B, C, H, W) on the CPU; none if a layer of the network has no streamed form.
+    pub(super) fn new(network: &Network, images: &Tensor, split: Split) -> Result<Option<Self>> {
+        if network.all_have(|forms| forms.streamed).is_none() {
+            return Ok(None);
+        }
+        let isa = Isa::current();
+        let blocks = Blocks::new::<T>(isa, images.dim(0)?);
+        let images = images.contiguous()?;
+        let (storage, layout) = images.storage_and_layout();
+        let Storage::Cpu(storage) = &*storage else { unreachable!("only batches on the CPU are streamed") };
+        let (images, n) = (T::slice(storage, layout)?, network.shape(0).iter().product());
+        Ok(Some(Self { isa, blocks, images: blocks.rearrange(split, images, n), idle: Mutex::default() }))
+    }
+
+    /// Logits (B, classes) of `network`, the one that the batch was made ready for.
+    pub(super) fn forward(&self, network: &Network, context: &Context, params: &[Tensor]) -> Result<Tensor>
+    where
+        for<'f> dyn BlockwiseBoth + 'f: Blockwise<T>,
+    {
+        let Some(layers) = network.all_have(|forms| forms.streamed) else {
+            unreachable!("`new` has found that all layers have a streamed form")
         };
-        match context.split {
-            Split::Serial => run((&mut states, &mut workspaces[0])),
-            Split::Threads => {
-                states.par_chunks_mut(per_part).zip(workspaces.par_iter_mut()).for_each(run);
+        let blocks = self.blocks;
+        let pass = StreamPass::new(network, &layers, context.mode, params, self)?;
+        let n_values = pass.produced.len();
+        let mut states: Vec<State<T>> = (0..blocks.count())
+            .map(|block| State {
+                block,
+                kept: std::iter::repeat_with(Buffer::default).take(n_values).collect(),
+                partials: vec![Vec::new(); n_values],
+            })
+            .collect();
+        let n_parts = match context.split {
+            Split::Serial => 1,
+            Split::Threads => rayon::current_num_threads().min(states.len()),
+        };
+        let per_part = states.len().div_ceil(n_parts);
+        let mut workspaces =
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        if workspaces.len() < n_parts {
+            workspaces.resize_with(n_parts, || Workspace {
+                scratch: std::iter::repeat_with(Buffer::default).take(n_values).collect(),
+                pool: Pool::default(),
+                conv: Scratch::default(),
+            });
+        }
+        for stage in 0..=pass.stage_of.iter().copied().max().unwrap_or(0) {
+            let moments = pass.moments(stage, &states);
+            let run = |(states, workspace): (&mut [State<T>], &mut Workspace<T>)| {
+                states.iter_mut().for_each(|state| pass.run(stage, &moments, state, workspace));
+            };
+            match context.split {
+                Split::Serial => run((&mut states, &mut workspaces[0])),
+                Split::Threads => {
+                    states.par_chunks_mut(per_part).zip(workspaces.par_iter_mut()).for_each(run);
+                }
             }
         }
+        let n_classes: usize = network.shape(n_values - 1).iter().product();
+        let at = |image: usize, class: usize| {
+            states[image / blocks.lanes].kept[n_values - 1][class * blocks.lanes + image % blocks.lanes]
+        };
+        let logits = (0..blocks.images).flat_map(|image| (0..n_classes).map(move |class| (image, class)));
+        let logits: Vec<T> = logits.map(|(image, class)| at(image, class)).collect();
+        for (part, workspace) in states.chunks_mut(per_part).zip(&mut workspaces) {
+            part.iter_mut()
+                .for_each(|state| workspace.pool.give(std::mem::take(&mut state.kept[n_values - 1])));
+        }
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(workspaces);
+        Ok(Tensor::from_vec(logits, (blocks.images, n_classes), &Device::Cpu)?)
     }
-    let n_classes: usize = network.shape(n_values - 1).iter().product();
-    let at = |image: usize, class: usize| {
-        states[image / blocks.lanes].kept[n_values - 1][class * blocks.lanes + image % blocks.lanes]
-    };
-    let logits = (0..n_images).flat_map(|image| (0..n_classes).map(move |class| (image, class)));
-    let logits: Vec<T> = logits.map(|(image, class)| at(image, class)).collect();
-    Ok(Some(Tensor::from_vec(logits, (n_images, n_classes), &Device::Cpu)?))
 }
 
 /// Whether fused layer `idx` is a map of what an earlier one computes for it alone, and how that one applies it.
@@ -146,19 +178,48 @@ fn finished<T: Element>(
     Some(Finished { layer, maps, is_relu, clears_nan })
 }
 
+/// By fused layer the chain that it leads, and whether it is a later one of a chain. In a chain each layer but the first
+/// reads nothing but the one before it; a value that is measured ends it, as does a layer whose rows begin where strips do.
+/// Of one layer alone there is a chain if it is measured.
+fn chains<'l, T: 'l>(
+    all: &[Fused],
+    stage_of: &[usize],
+    is_measured: &[bool],
+    by_rows: impl Fn(usize) -> Option<&'l dyn StreamedRows<T>>,
+) -> (Vec<Vec<usize>>, Vec<bool>) {
+    let (mut chains, mut is_led) = (vec![Vec::new(); all.len()], vec![false; all.len()]);
+    for first in 0..all.len() {
+        let mut chain = Vec::new();
+        let mut next = Some(first).filter(|&idx| !is_led[idx]);
+        while let Some((idx, rows)) = next.and_then(|idx| Some((idx, by_rows(idx)?))) {
+            chain.push(idx);
+            let value = all[idx].output;
+            let follows = |&later: &usize| {
+                all[later].inputs == [value] && stage_of[later] == stage_of[first] && !is_led[later]
+            };
+            let is_end = is_measured[value] || rows.is_aligned();
+            next = (idx + 1..all.len()).find(follows).filter(|_| !is_end);
+        }
+        if chain.len() > 1 || chain.last().is_some_and(|&idx| is_measured[all[idx].output]) {
+            chain[1..].iter().for_each(|&idx| is_led[idx] = true);
+            chains[first] = chain;
+        }
+    }
+    (chains, is_led)
+}
+
 impl<'a, T: Element> StreamPass<'a, T> {
     fn new(
         network: &'a Network,
         forms: &[&dyn BlockwiseBoth],
         mode: Mode,
         params: &[Tensor],
-        isa: Isa,
-        blocks: Blocks,
-        images: &'a [T],
+        batch: &'a StreamedBatch<T>,
     ) -> Result<Self>
     where
         for<'f> dyn BlockwiseBoth + 'f: Blockwise<T>,
     {
+        let StreamedBatch { isa, blocks, .. } = *batch;
         let stage_of = network.stages(mode);
         let n_values = network.n_nodes() + 1;
         let (mut produced, mut last_read) = (vec![0; n_values], vec![0; n_values]);
@@ -188,14 +249,19 @@ impl<'a, T: Element> StreamPass<'a, T> {
             (0..layers.len()).map(|idx| finished(network.fused(), &layers, idx, n_channels)).collect();
         let mut is_taken = vec![false; layers.len()];
         finished.iter().flatten().for_each(|found| is_taken[found.layer] = true);
+        let can_chain = |idx: usize| {
+            let is_plain = finished[idx].is_none() && !is_taken[idx];
+            layers[idx].by_rows().filter(|_| is_plain)
+        };
+        let (chains, is_led) = chains(network.fused(), &stage_of, &is_measured, can_chain);
         Ok(Self {
             network,
-            isa,
-            blocks,
-            images,
+            batch,
             layers,
             finished,
             is_taken,
+            chains,
+            is_led,
             produced,
             last_read,
             is_coupled,
@@ -219,7 +285,7 @@ impl<'a, T: Element> StreamPass<'a, T> {
     }
 
     fn len(&self, value: usize) -> usize {
-        self.network.shape(value).iter().product::<usize>() * self.blocks.lanes
+        self.network.shape(value).iter().product::<usize>() * self.batch.blocks.lanes
     }
 
     fn is_kept(&self, value: usize) -> bool {
@@ -244,13 +310,36 @@ impl<'a, T: Element> StreamPass<'a, T> {
         }
     }
 
-    /// Notes the moments of a value, if a batch norm needs them.
-    fn measure(&self, value: usize, data: &[T], state: &mut State<T>) {
+    /// Notes the moments of rows of a value, after those before them, if a batch norm needs them.
+    fn measure(&self, value: usize, rows: Rows, data: &[T], block: usize, partials: &mut Vec<Partial>) {
         if self.is_measured[value] {
-            let n_images = self.blocks.images_in(state.block);
-            let planes = data.chunks_exact(data.len() / self.network.shape(value)[0]);
-            state.partials[value] = planes.map(|plane| partial(self.isa, plane, n_images)).collect();
+            let ([channels, _, width], StreamedBatch { isa, blocks, .. }) =
+                (self.network.shape(value), self.batch);
+            partials.resize(channels, Partial::default());
+            let n_images = blocks.images_in(block);
+            for (plane, moments) in data.chunks_exact(data.len() / channels).zip(partials) {
+                *moments = partial(*isa, *moments, rows.of(plane, width * blocks.lanes), width, n_images);
+            }
         }
+    }
+
+    /// The images of a block.
+    fn images(&self, block: usize) -> &'a [T] {
+        &self.batch.images[block * self.len(0)..][..self.len(0)]
+    }
+
+    /// A value that is there.
+    fn read<'s>(&'s self, value: usize, state: &'s State<T>, scratch: &'s [Buffer<T>]) -> &'s [T] {
+        match value {
+            0 => self.images(state.block),
+            _ if self.is_kept(value) => &state.kept[value][..self.len(value)],
+            _ => &scratch[value][..self.len(value)],
+        }
+    }
+
+    /// All rows of a value.
+    fn rows(&self, value: usize) -> Rows {
+        Rows::all(self.network.shape(value)[1])
     }
 
     /// One stage for one block.
@@ -262,37 +351,107 @@ impl<'a, T: Element> StreamPass<'a, T> {
         workspace: &mut Workspace<T>,
     ) {
         if stage == 0 {
-            let mut input = self.take(0, workspace);
-            let len = self.len(0);
-            self.blocks.rearrange_block(self.images, len / self.blocks.lanes, state.block, &mut input[..len]);
-            self.measure(0, &input[..len], state);
-            self.put(0, input, state, workspace);
+            self.measure(0, self.rows(0), self.images(state.block), state.block, &mut state.partials[0]);
         }
-        let is_run = |idx: &usize| self.stage_of[*idx] == stage && !self.is_taken[*idx];
-        for (idx, fused) in self.network.fused().iter().enumerate().filter(|(idx, _)| is_run(idx)) {
-            let mut out = self.take(fused.output, workspace);
-            let len = self.len(fused.output);
-            let read = |value: usize| {
-                let from = if self.is_kept(value) { &state.kept[value] } else { &workspace.scratch[value] };
-                &from[..self.len(value)]
-            };
-            let other = fused.inputs.get(1).map(|&value| read(value));
-            if let Some(Finished { layer, maps, is_relu, clears_nan }) = &self.finished[idx] {
-                let input = read(self.network.fused()[*layer].inputs[0]);
-                let finish = Finish { maps, other, is_relu: *is_relu, clears_nan: *clears_nan };
-                self.layers[*layer].run_finished(&[input], &finish, &mut out[..len], &mut workspace.conv);
+        let is_run = |idx: &usize| self.stage_of[*idx] == stage && !self.is_taken[*idx] && !self.is_led[*idx];
+        for idx in (0..self.layers.len()).filter(is_run) {
+            let alone = [idx];
+            let chain = if self.chains[idx].is_empty() { &alone[..] } else { &self.chains[idx] };
+            let value_of = |&idx: &usize| self.network.fused()[idx].output;
+            let mut outs: Vec<Buffer<T>> =
+                chain.iter().map(|idx| self.take(value_of(idx), workspace)).collect();
+            if self.chains[idx].is_empty() {
+                self.run_alone(idx, &moments[idx], state, workspace, &mut outs[0]);
             } else {
-                let inputs = [read(fused.inputs[0]), other.unwrap_or_default()];
-                let inputs = &inputs[..fused.inputs.len()];
-                self.layers[idx].run(inputs, &moments[idx], &mut out[..len], &mut workspace.conv);
+                self.run_chain(chain, moments, state, workspace, &mut outs);
             }
-            self.measure(fused.output, &out[..len], state);
-            self.put(fused.output, out, state, workspace);
+            for (value, out) in chain.iter().map(value_of).zip(outs) {
+                self.put(value, out, state, workspace);
+            }
         }
         for value in 0..self.last_read.len() {
             if self.last_read[value] == stage && self.is_kept(value) {
                 workspace.pool.give(std::mem::take(&mut state.kept[value]));
             }
+        }
+    }
+
+    /// A layer, with what it finishes.
+    fn run_alone(
+        &self,
+        idx: usize,
+        moments: &[Moments],
+        state: &mut State<T>,
+        Workspace { scratch, conv, .. }: &mut Workspace<T>,
+        out: &mut [T],
+    ) {
+        let fused = &self.network.fused()[idx];
+        let out = &mut out[..self.len(fused.output)];
+        let read = |value: usize| self.read(value, state, scratch);
+        let other = fused.inputs.get(1).map(|&value| read(value));
+        if let Some(Finished { layer, maps, is_relu, clears_nan }) = &self.finished[idx] {
+            let input = read(self.network.fused()[*layer].inputs[0]);
+            let finish = Finish { maps, other, is_relu: *is_relu, clears_nan: *clears_nan };
+            self.layers[*layer].run_finished(&[input], &finish, out, conv);
+        } else {
+            let inputs = [read(fused.inputs[0]), other.unwrap_or_default()];
+            self.layers[idx].run(&inputs[..fused.inputs.len()], moments, out, conv);
+        }
+        let (rows, block) = (self.rows(fused.output), state.block);
+        self.measure(fused.output, rows, out, block, &mut state.partials[fused.output]);
+    }
+
+    /// Layers of a chain in strips of rows of the last one, so that what one writes is in the cache still when the next
+    /// reads it, and what the last one writes when it is measured. One of `outs` for each.
+    fn run_chain(
+        &self,
+        chain: &[usize],
+        moments: &[Vec<Moments>],
+        state: &mut State<T>,
+        Workspace { scratch, conv, .. }: &mut Workspace<T>,
+        outs: &mut [Buffer<T>],
+    ) {
+        let all = self.network.fused();
+        let values: Vec<usize> = chain.iter().map(|&idx| all[idx].output).collect();
+        let layers: Vec<&dyn StreamedRows<T>> =
+            chain.iter().map(|&idx| self.layers[idx].by_rows().expect("chains are of such layers")).collect();
+        let (last, block) = (chain.len() - 1, state.block);
+        let height = self.rows(values[last]).end;
+        // Of each layer, the end of the rows that are there, and of those that are wanted.
+        let (mut there, mut wanted) = (vec![0; chain.len()], vec![0; chain.len()]);
+        for start in (0..height).step_by(STRIP) {
+            let end = height.min(start + STRIP);
+            wanted[last] = end;
+            for at in (0..last).rev() {
+                let next = Rows { start: there[at + 1], end: wanted[at + 1] };
+                wanted[at] = if end == height {
+                    // Others may read rows that the chain does not.
+                    self.rows(values[at]).end
+                } else if next.start < next.end {
+                    layers[at + 1].rows_read(next).end.max(there[at])
+                } else {
+                    there[at]
+                };
+            }
+            for at in 0..chain.len() {
+                let rows = Rows { start: std::mem::replace(&mut there[at], wanted[at]), end: wanted[at] };
+                if rows.start == rows.end {
+                    continue;
+                }
+                let (before, from_here) = outs.split_at_mut(at);
+                let out = &mut from_here[0][..self.len(values[at])];
+                let moments = &moments[chain[at]];
+                if let Some(input) = before.last() {
+                    layers[at].run_rows(&[&input[..self.len(values[at - 1])]], moments, rows, out, conv);
+                } else {
+                    let read = |&value: &usize| self.read(value, state, scratch);
+                    let inputs: Vec<&[T]> = all[chain[0]].inputs.iter().map(read).collect();
+                    layers[0].run_rows(&inputs, moments, rows, out, conv);
+                }
+            }
+            let (value, rows) = (values[last], Rows { start, end });
+            let out = &outs[last][..self.len(value)];
+            self.measure(value, rows, out, block, &mut state.partials[value]);
         }
     }
 }
@@ -301,6 +460,7 @@ impl<'a, T: Element> StreamPass<'a, T> {
 mod tests {
     use super::*;
     use crate::nn::model;
+    use crate::nn::pass::Passes;
     use crate::rng::{Purpose, Stream};
 
     /// Oracle: the pass that keeps every value, bit for bit, in both modes and for both splits.
@@ -319,6 +479,17 @@ mod tests {
                     let streamed = network.forward(&context, &params, &images)?;
                     let kept = network.forward_all(&context, &params, &images)?;
                     assert_eq!(streamed.to_vec2::<f32>()?, kept.logits().to_vec2::<f32>()?, "{name}");
+                }
+            }
+            // What one pass leaves, the next one uses, in another mode and split too.
+            let passes = Passes::new(&network, &images, Split::Serial)?;
+            let others = network.tensors(&network.layout().initial_values(2), DType::F32, &Device::Cpu)?;
+            for mode in [Mode::Train, Mode::Eval(&stats), Mode::Train] {
+                for (split, params) in [(Split::Serial, &others), (Split::Threads, &params)] {
+                    let context = Context { mode, split };
+                    let again = passes.forward(&context, params)?;
+                    let fresh = network.forward(&context, params, &images)?;
+                    assert_eq!(again.to_vec2::<f32>()?, fresh.to_vec2::<f32>()?, "{name}");
                 }
             }
         }
