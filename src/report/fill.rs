@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The functions are those of findings ([`facts`](super::facts)), of the experiment named, at the highest scale that has
-//! results (`results of fig4 at laptop` names one). With `results of all`, there are `verdict(ID)`, `counts(ID)`, `scale(ID)`
+//! all planned results (`results of fig4 at laptop` names one). With `results of all`, there are `verdict(ID)`, `counts(ID)`, `scale(ID)`
 //! and `cost(ID)`, as on the index, and `title(ID)` and `paper(ID)`.
 
 use std::collections::BTreeMap;
@@ -97,8 +97,11 @@ fn environment(
     }
     let (id, scale) = of.split_once(" at ").map_or((of, None), |(id, scale)| (id, Some(scale)));
     let report = reports.get(id).ok_or_else(|| format!("no experiment `{id}`"))?;
-    let is_asked = |section: &&Section| scale.is_none_or(|scale| section.scale == scale);
-    let section = report.sections.iter().find(is_asked).ok_or_else(|| format!("{of} has no results"))?;
+    let section = match scale {
+        Some(scale) => report.sections.iter().find(|section| section.scale == scale),
+        None => report.main(),
+    };
+    let section = section.ok_or_else(|| format!("{of} has no results"))?;
     add_functions(&mut environment, &section.facts);
     Ok(environment)
 }

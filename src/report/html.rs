@@ -166,9 +166,9 @@ fn is_own(report: &Report) -> bool {
     report.paper.is_empty() && !report.id.starts_with("sweep-") && overrides.is_empty()
 }
 
-/// An experiment at the highest scale that has been run. At smoke scale its verdict is worth nothing.
+/// An experiment at its [main](Report::main) scale. At smoke scale its verdict is worth nothing.
 fn line(report: &Report) -> Overview<'_> {
-    let best = report.sections.first();
+    let best = report.main();
     let is_smoke = best.is_some_and(|section| section.scale == Scale::Smoke.name());
     let figure = best.and_then(|section| section.figures.first());
     Overview {
@@ -200,7 +200,7 @@ fn state(reports: &[&Report]) -> String {
     let built: Vec<&&Report> = reports.iter().filter(|report| is_exhibit(report)).collect();
     let at = |scale: Scale| {
         let name = scale.name();
-        built.iter().filter(|report| report.sections.first().is_some_and(|s| s.scale == name)).count()
+        built.iter().filter(|report| report.main().is_some_and(|s| s.scale == name)).count()
     };
     let n_not_run = built.iter().filter(|report| report.sections.is_empty()).count();
     let counts = [

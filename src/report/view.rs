@@ -64,6 +64,9 @@ pub(super) struct Section {
     pub tables: Vec<Table>,
     /// Trials done out of those planned.
     pub progress: String,
+    /// Whether all planned trials have ended.
+    #[serde(skip)]
+    pub is_whole: bool,
     /// Of points that are not of the experiment's own trials.
     pub origins: Vec<String>,
     pub deviations: Vec<String>,
@@ -159,6 +162,13 @@ impl Report {
             sections,
         })
     }
+
+    /// What stands for the experiment in an overview: the highest scale beyond smoke of which all planned trials have ended;
+    /// if there is none, the highest with results.
+    pub(super) fn main(&self) -> Option<&Section> {
+        let is_main = |section: &&Section| section.is_whole && section.scale != Scale::Smoke.name();
+        self.sections.iter().find(is_main).or(self.sections.first())
+    }
 }
 
 impl Section {
@@ -206,6 +216,9 @@ impl Section {
             films: films(measured),
             tables: panels.iter().map(|measured| table(measured, loans, panels.len() > 1)).collect(),
             progress: progress(measured, loans),
+            is_whole: measured
+                .plan()
+                .is_none_or(|plan| measured.records.len() >= plan.cells.len() * plan.n_seeds),
             origins: origins(measured, loans),
             deviations: deviations(measured)?,
             problems: problems(measured),

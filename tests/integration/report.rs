@@ -1176,6 +1176,25 @@ fn index_says_what_there_is_and_what_was_found() {
     assert!(page.contains("\n**What we found** at `smoke` scale.\n\nUse **nothing** made up.\n"), "{page}");
 }
 
+/// Oracle: the rule by hand. Two seeds are planned at laptop scale and three at paper scale.
+#[test]
+fn an_overview_is_of_the_highest_scale_that_is_complete() {
+    let mut exhibit = made_up_experiment();
+    exhibit.id = "fig4".into();
+    let scales = |n_laptop, n_paper| {
+        BTreeMap::from([
+            (Scale::Smoke, made_up_records(Scale::Smoke, 1)),
+            (Scale::Laptop, made_up_records(Scale::Laptop, n_laptop)),
+            (Scale::Paper, made_up_records(Scale::Paper, n_paper)),
+        ])
+    };
+    // Complete at paper scale; there only in part; in part at both, where smoke scale stands for nothing.
+    for (n_laptop, n_paper, scale) in [(2, 3, "paper"), (2, 2, "laptop"), (1, 2, "paper")] {
+        let page = html(&[(exhibit.clone(), scales(n_laptop, n_paper))]).unwrap();
+        assert!(page.contains(&format!("<td class=\"tight\">{scale}</td>")), "{n_laptop} {n_paper}");
+    }
+}
+
 /// No text of an experiment or a record brings markup along, in Markdown, HTML or SVG.
 #[test]
 fn texts_bring_no_markup_along() {
