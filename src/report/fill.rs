@@ -23,7 +23,7 @@ use crate::Result;
 
 use super::facts::{add_functions, bounded, one_line};
 use super::html::{Run, overview_of};
-use super::view::{Report, Section};
+use super::view::Report;
 
 const BEGIN: &str = "<!-- results of ";
 const END: &str = "<!-- end of results -->";
