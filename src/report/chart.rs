@@ -67,6 +67,9 @@ pub struct Curve {
     pub published: Vec<Mark>,
 }
 
+/// Colors before one comes back.
+pub(super) const N_COLORS: usize = 8;
+
 /// How a curve's points are drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
@@ -194,6 +197,13 @@ impl Chart {
         let bend = cap.clamp(first.x, last.x);
         let at = |x: f64| Mark::bare(x, first.y * x.min(bend) / first.x);
         Some([at(first.x), at(bend), at(last.x)])
+    }
+
+    /// Whether there are more lines than colors: bands around them would hide each other, and a marker at its end tells
+    /// lines of one color apart.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.curves.iter().filter(|curve| curve.shape == Shape::Band).count() > N_COLORS
     }
 
     /// Whether all values stand at one x, so that they are drawn in rows and not over an axis.

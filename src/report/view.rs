@@ -357,7 +357,8 @@ fn figures(panels: &[Measured]) -> Result<Vec<FigureView>> {
             TraceAxis::Epoch => "after each epoch".to_owned(),
             _ => format!("against {} during training", trace.x_label),
         };
-        let caption = format!("{} {along}{}.{}", chart.y_label, positions.text, spread("Bands"));
+        let bands = if chart.is_crowded() { String::new() } else { spread("Bands") };
+        let caption = format!("{} {along}{}.{bands}", chart.y_label, positions.text);
         figures.push(FigureView { stem: format!("{stem}-{}", trace.id), caption, chart });
     }
     for layers in &main.experiment.layers {

@@ -11,7 +11,7 @@ use deepzero::metric::{
     Row, TEST_ACCURACY, TEST_LOSS, TRAIN_ACCURACY, TRAIN_LOSS, VAL_ACCURACY, WALL_H, WALL_S,
 };
 use deepzero::profile::Profile;
-use deepzero::report::chart::{Chart, traces};
+use deepzero::report::chart::{Chart, Curve, traces};
 use deepzero::report::check::{CheckResult, evaluate_checks};
 use deepzero::report::measured::Measured;
 use deepzero::report::position::{Positions, best};
@@ -1041,6 +1041,17 @@ fn traces_take_their_x_from_the_records() {
     assert!(charts.iter().all(|chart| chart.curves.len() == 2), "FO, dense was not asked for");
     let svg = plot::svg(&charts[0]);
     assert!(charts[0].log_x && svg.contains(">2,000,000</text>") && !svg.contains("NaN"));
+    // With more lines than colors there are no bands, and a marker at the end of each line and in its name: here circles.
+    let mut crowded = charts[0].clone();
+    crowded.curves = (0..9).map(|look| Curve { look, ..crowded.curves[0].clone() }).collect();
+    let looks = |chart: &Chart| {
+        let svg = plot::svg(chart);
+        (chart.is_crowded(), svg.matches("<polygon").count(), svg.matches("<circle").count())
+    };
+    let (is_crowded, n_bands, n_circles) = looks(&crowded);
+    crowded.curves.pop();
+    assert_eq!((is_crowded, n_circles), (true, 2 * 2), "looks 0 and 7 have the same marker");
+    assert_eq!(looks(&crowded), (false, 8, 0), "{n_bands}");
     let page = markdown(&experiment, &at_scale(Scale::Laptop, records)).unwrap();
     for text in [
         "(made-up-laptop-queries.png)",

@@ -9,12 +9,12 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::axis::is_visible;
 use super::layout::{Entry, LEGEND_SAMPLE, Layout, NAME_GAP};
 use super::{FAMILY, INK, LINE, MARGIN, Spot, TEXT};
-use crate::report::chart::{Chart, Curve, Mark, Shape};
+use crate::report::chart::{Chart, Curve, Mark, N_COLORS, Shape};
 use crate::report::text::position;
 
 /// Okabe and Ito's palette without black (which is our ink) and yellow (too pale on white), then an
 /// olive and a purple that read on light and dark.
-pub(super) const PALETTE: [RGBColor; 8] = [
+pub(super) const PALETTE: [RGBColor; N_COLORS] = [
     RGBColor(0x00, 0x72, 0xb2),
     RGBColor(0xd5, 0x5e, 0x00),
     RGBColor(0x00, 0x9e, 0x73),
@@ -38,6 +38,11 @@ const DASHES: [&[f64]; 8] = [
 /// Shapes of markers. Eight colors and dash patterns against seven shapes: 56 combinations before one
 /// comes back.
 const N_MARKERS: usize = 7;
+
+/// The pattern of a look: with every return of the colors they are one further.
+fn dashes_of(look: usize) -> &'static [f64] {
+    DASHES[(look + look / PALETTE.len()) % DASHES.len()]
+}
 
 /// A plotters backend with coordinates in points.
 pub(super) struct Canvas<DB: DrawingBackend> {
@@ -146,7 +151,9 @@ pub(super) fn draw<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &
 fn draw_one<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas<DB>) {
     draw_axes(chart, layout, canvas);
     for curve in &chart.curves {
-        draw_band(curve, layout, canvas);
+        if !chart.is_crowded() {
+            draw_band(curve, layout, canvas);
+        }
     }
     // Error bars at the same x stand side by side where there is room; on a logarithmic axis, that would change x.
     let n = chart.curves.len() as f64;
@@ -228,7 +235,7 @@ fn draw_curve<DB: DrawingBackend>(
     shift: f64,
 ) {
     let color = PALETTE[curve.look % PALETTE.len()];
-    let dashes = DASHES[curve.look % DASHES.len()];
+    let dashes = dashes_of(curve.look);
     let points = layout.visible(&curve.points);
     let Layout { left, right, .. } = *layout;
     let is_hollow = curve.shape == Shape::Hollow;
@@ -257,6 +264,9 @@ fn draw_curve<DB: DrawingBackend>(
             let x = if at.is_nan() { left + 14.0 } else { x(&trial) };
             canvas.disc((x + 6.5, layout.y(*value)), 1.7, color.mix(0.75));
         }
+    }
+    if let Some(end) = points.last().filter(|_| curve.shape == Shape::Band && chart.is_crowded()) {
+        draw_marker(curve.look, (x(end), layout.y(end.y)), canvas);
     }
     for mark in points.iter().filter(|_| curve.shape != Shape::Band) {
         let x = x(mark);
@@ -356,7 +366,7 @@ fn draw_entry<DB: DrawingBackend>(chart: &Chart, entry: &Entry, canvas: &Canvas<
             let curve = &chart.curves[idx];
             let color = PALETTE[curve.look % PALETTE.len()];
             let is_model = curve.shape == Shape::Model;
-            let dashes = if is_model { &RULE } else { DASHES[curve.look % DASHES.len()] };
+            let dashes = if is_model { &RULE } else { dashes_of(curve.look) };
             if curve.shape != Shape::Dots {
                 canvas.dashed(&[(x, middle), (x + LEGEND_SAMPLE, middle)], dashes, color, 1.8);
             }
@@ -364,7 +374,7 @@ fn draw_entry<DB: DrawingBackend>(chart: &Chart, entry: &Entry, canvas: &Canvas<
                 draw_diamond((x + LEGEND_SAMPLE / 2.0, middle), color, canvas);
             } else if is_model {
                 draw_ring((x + LEGEND_SAMPLE / 2.0, middle), color, canvas);
-            } else if curve.shape != Shape::Band {
+            } else if curve.shape != Shape::Band || chart.is_crowded() {
                 draw_marker(curve.look, (x + LEGEND_SAMPLE / 2.0, middle), canvas);
             }
         }
