@@ -1204,6 +1204,10 @@ fn an_overview_is_of_the_highest_scale_that_is_complete() {
         let page = html(&[(exhibit.clone(), scales(n_laptop, n_paper))]).unwrap();
         assert!(page.contains(&format!("<td class=\"tight\">{scale}</td>")), "{n_laptop} {n_paper}");
     }
+    // As many trials as planned, but of a seed that was not, in the place of one that was.
+    let mut other = scales(3, 2);
+    other.get_mut(&Scale::Laptop).unwrap().retain(|record| record.trial.seed != 0);
+    assert!(html(&[(exhibit, other)]).unwrap().contains("<td class=\"tight\">paper</td>"));
 }
 
 /// No text of an experiment or a record brings markup along, in Markdown, HTML or SVG.
