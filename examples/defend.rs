@@ -83,6 +83,7 @@ fn main() -> Result<()> {
     let mut method = method.start(&settings, 1, problem.layout())?;
     let run = Run {
         config: settings.read()?,
+        most_steps: None,
         seed: 1,
         resources,
         checkpoint: None,

@@ -88,6 +88,13 @@ pub struct Steps<'a> {
 }
 
 impl Speed {
+    /// No measurement, for a network with so many parameter tensors: everything takes no time.
+    #[must_use]
+    pub fn unknown(n_tensors: usize) -> Self {
+        let nothing = ProbeCost { flops: 0.0, wall_s: 0.0 };
+        Self { full_flops: 0.0, full_s: 0.0, backprop_s: 0.0, probes: vec![nothing; n_tensors] }
+    }
+
     /// That of probes of the tensors of `part` alone, which are among those of `whole`.
     #[must_use]
     pub fn of_tensors(&self, whole: &Layout, part: &Layout) -> Self {

@@ -64,7 +64,7 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
                 .iter()
                 .map(|(trial, cost, state)| {
                     json!({
-                        "trial": trial.hash(), "series": trial.series, "x": trial.x, "seed": trial.seed,
+                        "trial": trial.hash(), "series": trial.series, "x": trial.x, "tuned": trial.tuned, "seed": trial.seed,
                         "state": state, "queries": cost.queries, "flops": cost.flops, "wall_s": cost.wall_s,
                     })
                 })
@@ -86,10 +86,13 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
         if trials.is_empty() {
             continue;
         }
+        let is_tuned = trials.iter().any(|trial| !trial.tuned.is_empty());
+        let tuned = |text: &str| if is_tuned { format!(" {text:>8}") } else { String::new() };
         say!(
-            "{:<22} {:>8} {:>4} {:>12} {:>12} {:>10}  state",
+            "{:<22} {:>8}{} {:>4} {:>12} {:>12} {:>10}  state",
             "series",
             "x",
+            tuned("tuned"),
             "seed",
             "queries",
             "GFLOP",
@@ -97,9 +100,10 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
         )?;
         for (trial, cost, state) in rows {
             say!(
-                "{:<22} {:>8} {:>4} {:>12.0} {:>12.0} {:>10}  {state}",
+                "{:<22} {:>8}{} {:>4} {:>12.0} {:>12.0} {:>10}  {state}",
                 trial.series,
                 trial.x_text,
+                tuned(&trial.tuned),
                 trial.seed,
                 cost.queries,
                 cost.flops / 1e9,

@@ -9,7 +9,7 @@ use deepzero::experiment::{Experiment, Scale, Trial, file_name, split_id};
 use deepzero::ranks::Ranks;
 use deepzero::runner::{self, Ended, Runner};
 use deepzero::train::Status;
-use deepzero::{metric, task, train};
+use deepzero::{metric, task};
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
@@ -268,7 +268,7 @@ fn say_where_to_look(common: &Common, pictures: &[PathBuf]) {
 /// Runs one trial and says how it ended; false if another process has it.
 fn run_trial(runner: &Runner, trial: &Trial, position: usize, n_trials: usize) -> Result<bool> {
     let title = format!("[{position}/{n_trials}] {}", trial.title());
-    let progress = TrialProgress::new(title, train::epochs(&trial.settings)?);
+    let progress = TrialProgress::new(title, task::epochs(&trial.settings)?);
     let ended = runner.run(trial, &progress).inspect_err(|_| progress.finish("stopped"));
     let ended = ended.with_context(|| trial.title())?;
     let Ended::Recorded(record) = ended else {

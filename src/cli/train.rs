@@ -12,8 +12,7 @@ use deepzero::nn::weights;
 use deepzero::ranks::{self, Ranks};
 use deepzero::runner::{self, Runner, STATE};
 use deepzero::task::{self, Outcome, Session, Task};
-use deepzero::train::Status;
-use deepzero::train::{self, Observer, Quiet};
+use deepzero::train::{Observer, Quiet, Status};
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
@@ -70,6 +69,7 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
         series: "train".to_owned(),
         x: None,
         x_text: String::new(),
+        tuned: String::new(),
         seed: args.seed,
         settings: settings.clone(),
     };
@@ -99,7 +99,7 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
         bail!("{} holds an unfinished run; add --resume to go on, or delete it", state.display());
     }
     let device = common.device()?;
-    let progress = TrialProgress::new("train".to_owned(), train::epochs(&settings)?);
+    let progress = TrialProgress::new("train".to_owned(), task::epochs(&settings)?);
     runner::lead(ranks, &trial, &state)?;
     let outcome = run_trial(common, &trial, device, &state, ranks, &progress).inspect_err(|error| {
         let is_interrupted = matches!(error.downcast_ref(), Some(deepzero::Error::Interrupted));

@@ -6,7 +6,7 @@ use deepzero::experiment::{Scale, split_id};
 use deepzero::results::{STANDARD_ERRORS, Store, TOLERANCE, TrialRecord, Verified, verify};
 use deepzero::rng::{Purpose, Stream};
 use deepzero::runner::Ended;
-use deepzero::train;
+use deepzero::task;
 use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
@@ -51,7 +51,7 @@ pub(super) fn run(common: &Common, args: &VerifyArgs) -> Result<Exit> {
     for (position, old) in chosen.into_iter().enumerate() {
         let trial = &old.trial;
         let title = format!("[{}/{n_chosen}] {}", position + 1, trial.title());
-        let progress = TrialProgress::new(title.clone(), train::epochs(&trial.settings)?);
+        let progress = TrialProgress::new(title.clone(), task::epochs(&trial.settings)?);
         let ended = runner.run(trial, &progress).inspect_err(|_| progress.finish("stopped"));
         let Ended::Recorded(new) = ended.with_context(|| trial.title())? else {
             bail!("{}: its folder is in use", trial.title());

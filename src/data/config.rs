@@ -1,6 +1,7 @@
 //! The section of settings that says which images there are.
 
 use super::{Source, cifar10};
+use crate::setting::Domain::Int;
 use crate::{Error, Result};
 
 crate::choice! {
@@ -28,15 +29,27 @@ crate::section! {
         pub augment: bool = true,
         /// What numbers pixels become.
         pub pixels: Pixels = Pixels::Standardized,
+        /// Quality at which images are stored as JPEG, and read again, before anything else; 0 for pixels as they are.
+        pub jpeg_quality: usize = 0 => Int(0, 100),
     }
 }
 
 impl Config {
+    /// Settings that change nothing, as the others are.
+    #[must_use]
+    pub fn idle(&self) -> Vec<&'static str> {
+        if self.jpeg_quality == 0 { vec!["jpeg-quality"] } else { Vec::new() }
+    }
+
     /// Checks that a source that does not make its images has as many as are asked for.
     ///
     /// # Errors
     /// [`Error::Setting`] naming the setting to change and what it may be.
     pub fn check(&self) -> Result<()> {
+        if self.jpeg_quality > 0 && self.data.shape[0] != 3 {
+            let reason = format!("the images of {} are not red, green and blue; use 0", self.data.name);
+            return Err(Error::setting("jpeg-quality", reason));
+        }
         if self.data.is_made {
             return Ok(());
         }

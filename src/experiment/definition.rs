@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::setting::Settings;
+use crate::task;
 use crate::zo::sparsity;
 
 /// How much of the paper's protocol a run follows.
@@ -366,14 +367,11 @@ impl ScalePlan {
     pub fn never_redrawn(&self) -> Result<Vec<usize>> {
         let mut found = Vec::new();
         for cell in &self.cells {
-            let Some(epochs) = cell.settings.get("epochs").and_then(|epochs| epochs.as_integer()) else {
-                continue;
-            };
-            if !cell.settings.is_read("redraw-every") {
+            if !cell.settings.is_read("epochs") || !cell.settings.is_read("redraw-every") {
                 continue;
             }
             let masks: sparsity::Config = cell.settings.read()?;
-            if masks.never_redraws(epochs as usize) && !found.contains(&cell.series_idx) {
+            if masks.never_redraws(task::epochs(&cell.settings)?) && !found.contains(&cell.series_idx) {
                 found.push(cell.series_idx);
             }
         }
@@ -391,6 +389,8 @@ pub struct Cell {
     pub x: Option<f64>,
     /// The x value as text, for tables and categorical axes.
     pub x_text: String,
+    /// The value of the setting that is tuned, as text; empty where none is.
+    pub tuned: String,
     /// Complete settings.
     pub settings: Settings,
     /// Names of the settings that the cell must read, since its series or the axis sets them.
@@ -422,6 +422,8 @@ pub struct Experiment {
     pub layers: Vec<Layers>,
     /// Figures over other profiles.
     pub profiles: Vec<ProfileFigure>,
+    /// The setting of which every point has its own value, chosen by validation images; `None` if there is none.
+    pub tuned: Option<&'static str>,
     /// Curves.
     pub series: Vec<Series>,
     /// Points taken from the results of other experiments.
@@ -483,6 +485,8 @@ pub struct Trial {
     pub x: Option<f64>,
     /// See [`Cell::x_text`].
     pub x_text: String,
+    /// See [`Cell::tuned`].
+    pub tuned: String,
     /// Seed of everything random in the trial.
     pub seed: u64,
     /// Complete settings.

@@ -51,6 +51,7 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
     let series = expander.series()?;
     let borrowed = expander.borrowed()?;
     let quoted = expander.quoted()?;
+    let tuned = expander.tuned()?;
     let scales = expander.scales()?;
     expander.check_shared(&scales)?;
     let panels = expander.panels(figure.categorical)?;
@@ -72,6 +73,7 @@ pub(super) fn expand(wire: WireExperiment, sources: Sources) -> Result<Experimen
         traces,
         layers,
         profiles,
+        tuned,
         series,
         borrowed,
         quoted,
@@ -142,6 +144,13 @@ struct Point {
     path: String,
     x: f64,
     x_text: String,
+}
+
+/// A value of the tuned setting.
+struct Tried<'a> {
+    value: &'a toml::Value,
+    /// Where it stands in the file.
+    path: String,
 }
 
 impl Expander {
@@ -823,9 +832,20 @@ impl Expander {
         let points = self.points(&path, Some(wire))?;
         let mut cells = Vec::new();
         for (series_idx, series) in self.wire.series.iter().enumerate().filter(|(_, series)| series.trials) {
+            let tried = self.tried(scale, wire, series_idx);
+            let mut add = |point: Option<&Point>| -> Result<()> {
+                for tried in &tried {
+                    let (settings, assigned) =
+                        self.settings(&path, wire, series_idx, point, tried.as_ref())?;
+                    let x = point.map(|point| point.x);
+                    let x_text = point.map_or(String::new(), |point| point.x_text.clone());
+                    let tuned = tried.as_ref().map_or(String::new(), |tried| text_of(tried.value));
+                    cells.push(Cell { series_idx, x, x_text, tuned, settings, assigned });
+                }
+                Ok(())
+            };
             if series.constant {
-                let (settings, assigned) = self.settings(&path, wire, series_idx, None)?;
-                cells.push(Cell { series_idx, x: None, x_text: String::new(), settings, assigned });
+                add(None)?;
                 continue;
             }
             let (from, to) = self.range_of(series_idx)?;
@@ -837,9 +857,7 @@ impl Expander {
                 return self.error(&format!("series[{series_idx}]"), reason);
             }
             for point in own() {
-                let (settings, assigned) = self.settings(&path, wire, series_idx, Some(point))?;
-                let (x, x_text) = (Some(point.x), point.x_text.clone());
-                cells.push(Cell { series_idx, x, x_text, settings, assigned });
+                add(Some(point))?;
             }
         }
         Ok(ScalePlan {
@@ -848,6 +866,60 @@ impl Expander {
             finding: wire.finding.trim().to_owned(),
             cells,
         })
+    }
+
+    /// The setting that is tuned, if one is.
+    fn tuned(&self) -> Result<Option<&'static str>> {
+        let wire = &self.wire;
+        let lists = (wire.scale.iter())
+            .filter_map(|(scale, wire)| Some((format!("scale.{scale}.tune"), wire.tune.as_ref()?)));
+        let mut lists: Vec<(String, &Vec<toml::Value>)> = lists.collect();
+        for (idx, series) in wire.series.iter().enumerate() {
+            let Some(values) = &series.tune else { continue };
+            let path = format!("series[{idx}].tune");
+            if !series.trials {
+                return self.error(&path, NO_TRIALS);
+            }
+            // Empty: nothing to tune.
+            if wire.tune.is_none() || !values.is_empty() {
+                lists.push((path, values));
+            }
+        }
+        let Some(tune) = &wire.tune else {
+            return match lists.first() {
+                Some((path, _)) => self.error(path, "there is no [tune], which says what is tuned"),
+                None => Ok(None),
+            };
+        };
+        lists.push(("tune.values".to_owned(), &tune.values));
+        for (path, values) in lists {
+            self.check_list(&path, values)?;
+        }
+        let path = "tune.setting";
+        if !has_trials(wire) {
+            return self.error(path, NO_TRIALS);
+        }
+        let name = settings::find(&tune.setting).or_else(|error| self.error(path, reason_of(error)))?.name;
+        match name == self.axis {
+            true => self.error(path, "this is the x axis"),
+            false => Ok(Some(name)),
+        }
+    }
+
+    /// The values of the tuned setting that a series has trials with, and where they stand: none once, where it has nothing
+    /// to tune.
+    fn tried<'w>(&'w self, scale: Scale, plan: &'w WireScale, series_idx: usize) -> Vec<Option<Tried<'w>>> {
+        let Some(tune) = &self.wire.tune else { return vec![None] };
+        let of_scale = || plan.tune.as_ref().map(|values| (format!("scale.{scale}.tune"), values));
+        let own = self.wire.series[series_idx].tune.as_ref();
+        let own = own.map(|values| (format!("series[{series_idx}].tune"), values));
+        let (path, values) =
+            own.or_else(of_scale).unwrap_or_else(|| ("tune.values".to_owned(), &tune.values));
+        if values.is_empty() {
+            return vec![None];
+        }
+        let tried = |(idx, value)| Some(Tried { value, path: format!("{path}[{idx}]") });
+        values.iter().enumerate().map(tried).collect()
     }
 
     /// The part of the x axis that a series has trials on.
@@ -912,6 +984,7 @@ impl Expander {
         scale: &WireScale,
         series_idx: usize,
         point: Option<&Point>,
+        tried: Option<&Tried>,
     ) -> Result<(Settings, Vec<&'static str>)> {
         let series = &self.wire.series[series_idx];
         let series_path = format!("series[{series_idx}]");
@@ -941,6 +1014,16 @@ impl Expander {
                     assigned.push(name);
                 }
             }
+        }
+        if let (Some(tried), Some(tune)) = (tried, &self.wire.tune) {
+            let name = settings::find(&tune.setting)?.name;
+            if let Some(path) = places.get(name) {
+                return self.error(path, "[tune] gives it its values");
+            }
+            settings::set(&mut values, name, tried.value)
+                .or_else(|error| self.error(&tried.path, reason_of(error)))?;
+            places.insert(name, tried.path.clone());
+            assigned.push(name);
         }
         if let Some(point) = point {
             settings::set(&mut values, self.axis, &point.value)
@@ -973,6 +1056,10 @@ impl Expander {
             }
         }
         settings::check(&settings).map_err(blame)?;
+        if tried.is_some() && settings.get("n-val").is_none_or(|n| n.as_integer() == Some(0)) {
+            let reason = format!("series `{}` has no validation images to choose by: set n-val", series.id);
+            return self.error("tune.setting", reason);
+        }
         Ok((settings, assigned))
     }
 

@@ -9,8 +9,9 @@ use std::sync::LazyLock;
 use crate::method::{self, Kind};
 use crate::setting::{Entry, Section, Settings, Values, did_you_mean, text_of, value_of};
 use crate::task::{self, Task};
+use crate::train;
 use crate::zo::{estimator, optimizer, sparsity};
-use crate::{Error, Result};
+use crate::{Error, Result, data};
 
 /// Settings that stand in every trial's name, read or not, at their defaults where they are not set. Those of the first
 /// published results; any other stands there only where its value is not the default, so that results keep
@@ -59,7 +60,9 @@ pub(crate) const ALIASES: [(&str, &str); 3] =
 pub fn idle(settings: &Settings) -> Vec<&'static str> {
     let optimizer = settings.read::<optimizer::Config>().map_or(Vec::new(), |config| config.idle());
     let sparsity = settings.read::<sparsity::Config>().map_or(Vec::new(), |config| config.idle());
-    optimizer.into_iter().chain(sparsity).collect()
+    let epochs = settings.read::<train::Budget>().map_or(Vec::new(), |budget| budget.idle());
+    let images = settings.read::<data::Config>().map_or(Vec::new(), |config| config.idle());
+    optimizer.into_iter().chain(sparsity).chain(epochs).chain(images).collect()
 }
 
 /// What a user can read about one setting.

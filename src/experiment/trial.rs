@@ -125,6 +125,7 @@ impl Experiment {
                 series: self.series[cell.series_idx].id.clone(),
                 x: cell.x,
                 x_text: cell.x_text.clone(),
+                tuned: cell.tuned.clone(),
                 seed: 0,
                 settings,
             });
@@ -156,6 +157,10 @@ impl Experiment {
                 format!("it is what the x axis of {} varies, so it cannot be set for all trials", self.id);
             return Err(Error::setting(key, reason));
         }
+        if self.tuned == Some(name) {
+            let reason = format!("{} tunes it, so it cannot be set for all trials", self.id);
+            return Err(Error::setting(key, reason));
+        }
         Ok(())
     }
 }
@@ -179,7 +184,8 @@ impl Trial {
     /// One line for people, such as `fig4/smoke deepzero at 0.9, seed 0`.
     pub fn title(&self) -> String {
         let at = if self.x_text.is_empty() { String::new() } else { format!(" at {}", self.x_text) };
-        format!("{}/{} {}{at}, seed {}", self.experiment, self.scale, self.series, self.seed)
+        let with = if self.tuned.is_empty() { String::new() } else { format!(" with {}", self.tuned) };
+        format!("{}/{} {}{at}{with}, seed {}", self.experiment, self.scale, self.series, self.seed)
     }
 }
 

@@ -47,6 +47,10 @@
 //! y = "n-active"                 # one of its columns, with hyphens; also y-label
 //! at = 0.9                       # also series, log-x, log-y
 //!
+//! [tune]                         # every point of every series at its own best value of a setting, see below
+//! setting = "learning-rate"
+//! values = [0.01, 0.03, 0.1]     # the values to choose from
+//!
 //! [base]                         # settings of every trial, over the program's defaults
 //! model = "resnet"
 //!
@@ -57,6 +61,7 @@
 //! trials = true                  # false: its points are those of [[from]] and [[quoted]], see below
 //! min-x = 0.01                   # it has trials only where min-x <= x <= max-x
 //! max-x = 0.1                    # left out: on the whole axis
+//! tune = [0.001, 0.003]          # its own values to choose from; empty: it has nothing to tune
 //! set = { method = "cge" }       # settings of this series
 //!
 //! [[from]]                       # points taken from another experiment's results at the same scale
@@ -100,6 +105,7 @@
 //! [scale.smoke]                  # likewise laptop, overnight and paper
 //! seeds = 2                      # seeds 0 and 1
 //! values = [0.9]                 # this scale's grid; left out: figure.values
+//! tune = [0.03]                  # this scale's values to choose from; left out: tune.values
 //! coordinates = [730]            # left out: looked up in the figure's
 //! deviations = ["…"]             # each difference from the paper, a sentence
 //! finding = "…"                  # Markdown: what we found, and what to do with it; see below
@@ -123,6 +129,11 @@
 //! of names. A scale without it shows the middle x among those where most series have finished trials,
 //! and so does a figure without `at`. `"best"` takes for every series its own x with the highest
 //! mean validation accuracy, the smallest on ties; where there are no validation images, the middle x.
+//!
+//! **Tuned settings.** With `[tune]`, every point has trials for each of the values, at all seeds. The value with the
+//! highest mean validation accuracy over them counts (a trial that diverged as 0, the smallest value on ties); the trials
+//! of the others stand in no figure, table or check, but in the costs. Trials need validation images (`n-val`), and nothing
+//! else sets that setting. A scale's own `tune` wins over `tune.values`, and that of a series over both.
 //!
 //! **Findings.** Numbers in a finding are taken from the records when the page is made: `{{ mean("deepzero", 0.9) }}`.
 //! The functions are listed in `src/report/facts.rs`.
@@ -187,6 +198,7 @@ pub(super) struct WireExperiment {
     pub(super) layers: Vec<WireLayers>,
     #[serde(default)]
     pub(super) profile: Vec<WireProfile>,
+    pub(super) tune: Option<WireTune>,
     #[serde(default)]
     pub(super) base: Assignments,
     #[serde(default)]
@@ -283,6 +295,13 @@ pub(super) struct WireProfile {
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct WireTune {
+    pub(super) setting: String,
+    pub(super) values: Vec<toml::Value>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct WireSeries {
     pub(super) id: String,
     pub(super) label: String,
@@ -292,6 +311,7 @@ pub(super) struct WireSeries {
     pub(super) trials: bool,
     pub(super) min_x: Option<f64>,
     pub(super) max_x: Option<f64>,
+    pub(super) tune: Option<Vec<toml::Value>>,
     #[serde(default)]
     pub(super) set: Assignments,
 }
@@ -388,6 +408,7 @@ pub(super) struct WireScale {
     pub(super) seeds: Option<usize>,
     pub(super) values: Option<Vec<toml::Value>>,
     pub(super) coordinates: Option<Vec<f64>>,
+    pub(super) tune: Option<Vec<toml::Value>>,
     pub(super) deviations: Option<Vec<String>>,
     #[serde(default)]
     pub(super) finding: String,

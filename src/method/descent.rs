@@ -280,6 +280,10 @@ impl Kind for Estimating {
         Ok((Box::new(source), Active::new(settings, seed)?))
     }
 
+    fn has_steady_queries(&self) -> bool {
+        true
+    }
+
     fn moves_coordinates(&self) -> bool {
         self.0.moves_coordinates()
     }

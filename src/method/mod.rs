@@ -184,6 +184,12 @@ pub trait Kind: Debug + Sync {
         true
     }
 
+    /// Whether [`Kind::cost`] tells its queries step by step, as they will be counted, so that a budget of them says how many
+    /// steps there are.
+    fn has_steady_queries(&self) -> bool {
+        false
+    }
+
     /// Whether its probes move single coordinates, so that an evaluator can save work.
     fn moves_coordinates(&self) -> bool {
         false

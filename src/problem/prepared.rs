@@ -49,7 +49,8 @@ impl Prepared {
     }
 
     /// Class-balanced subsets as `config` asks. Validation and training images depend on the
-    /// seed; the test images do not, so that trials are measured on the same ones.
+    /// seed; the test images do not, so that trials are measured on the same ones. All go through a JPEG file if `config` says
+    /// so.
     ///
     /// # Errors
     /// If more images are asked for than there are.
@@ -69,6 +70,11 @@ impl Prepared {
         let train = subset(&rest, config.n_train, Stream::new(seed, Purpose::Subset, 1))?;
         let test = subset(&splits.test, config.n_test, Stream::new(0, Purpose::Subset, 2))?;
         let val = splits.train.select(&val_rows);
+        let stored = |data| match config.jpeg_quality {
+            0 => Ok(data),
+            quality => data::stored_as_jpeg(data, quality as u8),
+        };
+        let (train, val, test) = (stored(train)?, stored(val)?, stored(test)?);
         let checksum = checksum([&train, &val, &test]);
         let prepared = Self { train, val, test, checksum };
         Ok(match config.pixels {

@@ -12,6 +12,7 @@ use crate::train::Status;
 use super::loan::Loan;
 use super::stats::{Range, Summary};
 use super::text::{self, position, significant};
+use super::tuned::{Choice, choose};
 
 /// One series at one x: what was measured there and what was published.
 #[derive(Debug, Clone, PartialEq)]
@@ -126,8 +127,12 @@ pub struct Measured<'a> {
     pub panel: Panel,
     /// What the y axis shows, in a relative figure before the division.
     pub metric: &'static Metric,
-    /// Records of known series, ordered by series, x and seed.
+    /// Records of known series, ordered by series, x and seed; where a setting is tuned, those with the value that counts.
     pub records: Vec<&'a TrialRecord>,
+    /// Those with any value of the tuned setting.
+    pub candidates: Vec<&'a TrialRecord>,
+    /// Which value of the tuned setting counts where.
+    pub choices: Vec<Choice>,
     /// Records of series that the experiment does not have.
     pub n_strangers: usize,
     /// Points ordered by series and x.
@@ -193,16 +198,20 @@ impl<'a> Measured<'a> {
             let x = |r: &TrialRecord| x_of(experiment, r).unwrap_or(f64::NEG_INFINITY);
             (key(a).cmp(&key(b)))
                 .then(x(a).total_cmp(&x(b)))
+                .then(a.trial.tuned.cmp(&b.trial.tuned))
                 .then(a.trial.seed.cmp(&b.trial.seed))
                 .then(a.provenance.finished_at.cmp(&b.provenance.finished_at))
         });
-        let known = last_of_each(experiment, known);
+        let candidates = last_of_each(experiment, known);
+        let (records, choices) = choose(experiment, &candidates);
         let mut gathered = Self {
             experiment,
             scale,
             panel,
             metric,
-            records: known,
+            records,
+            candidates,
+            choices,
             n_strangers,
             points: Vec::new(),
             reference: Vec::new(),
@@ -310,6 +319,13 @@ impl<'a> Measured<'a> {
     /// The points of a series, without those that are only published.
     pub fn points_of(&self, series_idx: usize) -> impl Iterator<Item = &Point> {
         self.points.iter().filter(move |p| p.series_idx == series_idx && (p.planned || p.was_tried()))
+    }
+
+    /// Which value of the tuned setting a point has; `None` if none is tuned there.
+    #[must_use]
+    pub fn choice(&self, point: &Point) -> Option<&Choice> {
+        let series = &self.experiment.series[point.series_idx].id;
+        self.choices.iter().find(|choice| choice.series == *series && same_x(choice.x, point.x))
     }
 
     /// The points with a value.
@@ -463,12 +479,13 @@ impl<'a> Measured<'a> {
     }
 }
 
-/// Of records with the same series, x and seed, which stand side by side, only the last.
+/// Of records with the same series, x, value of the tuned setting and seed, which stand side by side, only the last.
 fn last_of_each<'a>(experiment: &Experiment, sorted: Vec<&'a TrialRecord>) -> Vec<&'a TrialRecord> {
     let mut kept: Vec<&TrialRecord> = Vec::new();
     for record in sorted {
         let is_same = |other: &&TrialRecord| {
-            (&other.trial.series, other.trial.seed) == (&record.trial.series, record.trial.seed)
+            let (a, b) = (&other.trial, &record.trial);
+            (&a.series, &a.tuned, a.seed) == (&b.series, &b.tuned, b.seed)
                 && same_x(x_of(experiment, other), x_of(experiment, record))
         };
         if kept.last().is_some_and(is_same) {

@@ -21,6 +21,7 @@ pub mod power;
 mod prose;
 pub mod stats;
 mod text;
+mod tuned;
 pub mod verdict;
 mod view;
 mod write;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::experiment::settings;
 use crate::experiment::{Experiment, Scale, TensorMeasure, TraceAxis, file_name, split_id};
-use crate::metric::{QUERIES, QUERIES_NON_FINITE, TEST_ACCURACY, WALL_S};
+use crate::metric::{QUERIES, QUERIES_NON_FINITE, TEST_ACCURACY, VAL_ACCURACY, WALL_S};
 use crate::results::TrialRecord;
 use crate::setting::Settings;
 use crate::train::Status;
@@ -177,8 +177,8 @@ impl Section {
         let checks = evaluate_checks(panels);
         let (verdict, counts) = judge(panels, &checks);
         let scale = measured.scale.name();
-        let n_queries = measured.records.iter().map(|r| queries(r)).fold(0, u64::saturating_add);
-        let seconds: f64 = measured.records.iter().map(|r| wall_s(r)).sum();
+        let n_queries = measured.candidates.iter().map(|r| queries(r)).fold(0, u64::saturating_add);
+        let seconds: f64 = measured.candidates.iter().map(|r| wall_s(r)).sum();
         let facts = Arc::new(Facts::of(panels, &checks, count_short(n_queries), duration(seconds)));
         let finding = measured.plan().map_or("", |plan| &plan.finding);
         let finding = facts::fill(finding, &facts).map_err(|reason| {
@@ -219,19 +219,19 @@ impl Section {
             is_whole: measured.plan().is_none_or(|plan| {
                 // Seeds beyond those planned make up for none that is missing.
                 let is_planned = |record: &&&TrialRecord| record.trial.seed < plan.n_seeds as u64;
-                measured.records.iter().filter(is_planned).count() >= plan.cells.len() * plan.n_seeds
+                measured.candidates.iter().filter(is_planned).count() >= plan.cells.len() * plan.n_seeds
             }),
             origins: origins(measured, loans),
             deviations: deviations(measured)?,
             problems: problems(measured),
             cost: cost(measured, n_queries, seconds),
-            cost_short: match measured.records.is_empty() {
+            cost_short: match measured.candidates.is_empty() {
                 true => "none of its own".to_owned(),
                 false => cost_short(n_queries, seconds, ", "),
             },
             n_queries,
             seconds,
-            settings: settings_of(&measured.records),
+            settings: settings_of(&measured.candidates),
         })
     }
 }
@@ -253,7 +253,7 @@ fn command(measured: &Measured) -> String {
         None => format!("deepzero reproduce {base}"),
     };
     command.push_str(&format!(" --scale {}", measured.scale.name()));
-    let n_seeds = measured.records.iter().map(|record| record.trial.seed as usize + 1).max();
+    let n_seeds = measured.candidates.iter().map(|record| record.trial.seed as usize + 1).max();
     if let Some(n_seeds) = n_seeds.filter(|&n| plan.is_some_and(|plan| n > plan.n_seeds)) {
         command.push_str(&format!(" --seeds {n_seeds}"));
     }
@@ -452,7 +452,13 @@ fn figure(measured: &Measured, stem: &str, spread: &str, has_pairs: bool) -> Opt
         true => " Rings and dotted lines: what a model says of a method, not a run of it.",
         false => "",
     };
-    let caption = format!("{caption}{ideal}{model}");
+    let tuned = measured.experiment.tuned.map_or(String::new(), |name| {
+        format!(
+            " Every point is at the `{name}` with the highest mean validation accuracy there; the table has it, and says \
+             where it is the smallest or largest of those that were tried."
+        )
+    });
+    let caption = format!("{caption}{tuned}{ideal}{model}");
     let stem = if id.is_empty() { stem.to_owned() } else { format!("{stem}-{id}") };
     Some(FigureView { stem, caption, chart })
 }
@@ -481,6 +487,9 @@ fn table(measured: &Measured, loans: &[Loan], several: bool) -> Table {
     if !same_x {
         columns.push((measured.experiment.figure.x_label.clone(), Box::new(|row| &row.x)));
     }
+    if let Some(name) = measured.experiment.tuned {
+        columns.push((name.to_owned(), Box::new(|row| &row.tuned)));
+    }
     columns.push((with_unit("ours, mean ± std"), Box::new(|row| &row.ours)));
     let mut optional = |header: String, cell: Column| {
         if cells.iter().any(|row| cell(row) != ABSENT) {
@@ -491,7 +500,7 @@ fn table(measured: &Measured, loans: &[Loan], several: bool) -> Table {
     if !same_n {
         optional("seeds".into(), Box::new(|row| &row.n));
     }
-    if measured.panel.id.is_empty() {
+    if measured.panel.id.is_empty() && measured.metric != &VAL_ACCURACY {
         optional("test accuracy at best validation epoch (%)".into(), Box::new(|row| &row.best));
     }
     optional(with_unit("paper"), Box::new(|row| &row.published));
@@ -606,6 +615,7 @@ type Column = Box<dyn Fn(&Cells) -> &str>;
 struct Cells {
     series: String,
     x: String,
+    tuned: String,
     ours: String,
     interval: String,
     n: String,
@@ -642,6 +652,10 @@ impl Cells {
         Self {
             series: measured.label(point.series_idx).to_owned(),
             x: if point.x.is_some() { point.x_text.clone() } else { "all".into() },
+            tuned: measured.choice(point).map_or(ABSENT.into(), |choice| match choice.edge {
+                Some(edge) => format!("{} ({edge})", choice.value),
+                None => choice.value.clone(),
+            }),
             ours: summary.map_or(ABSENT.into(), |s| mean_and_std(number, s.mean, s.std)),
             interval,
             n: match (point.values.len(), losses.is_empty()) {
@@ -667,7 +681,7 @@ fn mean_and_std(number: impl Fn(f64) -> String, mean: f64, std: Option<f64>) -> 
 
 /// `34 of 36 planned trials finished (seeds 0, 1, 2); 1 diverged, 1 failed.`
 fn progress(measured: &Measured, loans: &[Loan]) -> String {
-    let records = &measured.records;
+    let records = &measured.candidates;
     let taken = if measured.experiment.is_compiled() {
         let n_missing = loans.iter().filter(|loan| !loan.has_result()).count();
         let n_points =
@@ -708,7 +722,7 @@ fn progress(measured: &Measured, loans: &[Loan]) -> String {
 /// Trials that are missing from the means, and why.
 fn problems(measured: &Measured) -> Vec<String> {
     let mut problems = Vec::new();
-    for record in &measured.records {
+    for record in &measured.candidates {
         let how = match record.status {
             Status::Diverged => "diverged",
             Status::Failed => "failed",
@@ -721,10 +735,14 @@ fn problems(measured: &Measured) -> Vec<String> {
         } else {
             format!(", {} = {}", measured.experiment.figure.x_label, record.trial.x_text)
         };
+        let tuned = match measured.experiment.tuned {
+            Some(name) if !record.trial.tuned.is_empty() => format!(", {name} = {}", record.trial.tuned),
+            _ => String::new(),
+        };
         let error = record.error.trim();
         let n_epochs = record.epochs.len();
         problems.push(format!(
-            "{label}{x}, seed {}: {how} after {n_epochs} epoch{}{}{error}",
+            "{label}{x}{tuned}, seed {}: {how} after {n_epochs} epoch{}{}{error}",
             record.trial.seed,
             if n_epochs == 1 { "" } else { "s" },
             if error.is_empty() { "." } else { ": " },
@@ -753,7 +771,7 @@ fn wall_s(record: &TrialRecord) -> f64 {
 }
 
 fn cost(measured: &Measured, n_queries: u64, seconds: f64) -> Vec<(&'static str, String)> {
-    let records = &measured.records;
+    let records = &measured.candidates;
     if records.is_empty() {
         let pages: Vec<String> = (measured.experiment.lenders().iter())
             .map(|id| format!("[{id}]({}.md)", file_name(id)))

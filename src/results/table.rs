@@ -37,6 +37,7 @@ pub(super) fn to_frame(record: &TrialRecord) -> PolarsResult<DataFrame> {
     table.repeat_text("series", &trial.series);
     table.push("x", vec![trial.x; n_rows]);
     table.repeat_text("x_text", &trial.x_text);
+    table.repeat_text("tuned", &trial.tuned);
     table.repeat_u64("seed", trial.seed);
     for entry in settings::entries() {
         table.setting(entry, trial.settings.get(entry.name));
@@ -193,6 +194,8 @@ pub(super) fn from_frame(frame: &DataFrame) -> Result<TrialRecord, Reason> {
         series: rows.text("series", last)?,
         x: rows.optional_f64("x", last)?,
         x_text: rows.text("x_text", last)?,
+        // A file from before settings were tuned has no column for it.
+        tuned: if frame.column("tuned").is_ok() { rows.text("tuned", last)? } else { String::new() },
         seed: rows.u64("seed", last)?,
         settings,
     };

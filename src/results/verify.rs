@@ -109,11 +109,11 @@ fn n_images(settings: &Settings, metric: &Metric) -> f64 {
 /// Standard deviation over seeds of what the column holds after the last epoch, pooled over the positions of the series; 0
 /// where no position has two seeds.
 fn spread(series: &str, all: &[TrialRecord], metric: &Metric) -> f64 {
-    let mut positions: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    let mut positions: BTreeMap<[&str; 2], Vec<f64>> = BTreeMap::new();
     for record in all.iter().filter(|record| record.trial.series == series && record.status == Status::Done) {
         let value = record.epochs.last().map_or(f64::NAN, |row| row.get(metric));
         if value.is_finite() {
-            positions.entry(&record.trial.x_text).or_default().push(value);
+            positions.entry([&record.trial.x_text, &record.trial.tuned]).or_default().push(value);
         }
     }
     let (mut squares, mut degrees) = (0.0, 0);

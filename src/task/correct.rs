@@ -147,7 +147,8 @@ where
     let method::Config { method } = settings.read()?;
     let mut method = method.start(settings, seed, problem.layout())?;
     let (checkpoint, observer) = (session.checkpoint, session.observer);
-    let run = Run { config: settings.read()?, seed, resources, checkpoint, observer, began };
+    let run =
+        Run { config: settings.read()?, most_steps: None, seed, resources, checkpoint, observer, began };
     let trained = run.train(&problem, method.as_mut())?;
     let recorder = Recorder::new(wake);
     let courses = problem.course(&trained.state.params, |s, f, v| recorder.see(s, f, v))?;

@@ -194,7 +194,8 @@ impl Task for Defend {
             let mut method = method.start(settings, seed, problem.layout())?;
             let config = settings.read()?;
             let (checkpoint, observer) = (session.checkpoint, session.observer);
-            Run { config, seed, resources, checkpoint, observer, began }.train(&problem, method.as_mut())?
+            Run { config, most_steps: None, seed, resources, checkpoint, observer, began }
+                .train(&problem, method.as_mut())?
         };
         let State { params, stats } = problem.whole_front(&trained.state);
         let mut profiles = trained.profiles;

@@ -218,6 +218,7 @@ impl Maker<'_> {
         let mut method = Descent::new(recipe, Box::new(Exact), Active::all(), problem.layout());
         let run = Run {
             config: train::Config { epochs, batch_size },
+            most_steps: None,
             seed: self.seed,
             resources: self.session.resources(&count),
             checkpoint: path.as_deref().map(|path| (path, hash.as_str())),

@@ -95,7 +95,7 @@ pub fn measure(ranks: &Ranks, settings: &Settings, seed: u64, steps: usize) -> R
     let recipe = crate::zo::optimizer::Config { warmup_epochs: 0, ..Default::default() };
     let mut descent = method::descent::Descent::new(recipe, source, active, problem.layout());
     let config = train::Config { epochs: 1, batch_size };
-    let run = Run { config, seed, resources, checkpoint: None, observer: &clock, began };
+    let run = Run { config, most_steps: None, seed, resources, checkpoint: None, observer: &clock, began };
     run.train(&problem, &mut descent)?;
     let ends = clock.ends.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let seconds = ends.windows(2).map(|pair| (pair[1].0 - pair[0].0).as_secs_f64()).collect::<Vec<_>>();

@@ -96,6 +96,14 @@ pub trait Task: Debug + Sync {
         false
     }
 
+    /// Epochs of a trial; 1 if it has none.
+    ///
+    /// # Errors
+    /// If the settings do not say.
+    fn epochs(&self, settings: &Settings) -> Result<usize> {
+        if settings.is_read("epochs") { Ok(settings.read::<crate::train::Config>()?.epochs) } else { Ok(1) }
+    }
+
     /// Does it.
     ///
     /// # Errors
@@ -207,6 +215,15 @@ pub fn best_epoch(rows: &[Row]) -> Option<u32> {
 pub fn run(settings: &Settings, seed: u64, session: &Session) -> Result<Outcome> {
     let Config { task } = settings.read()?;
     task.run(settings, seed, session)
+}
+
+/// Epochs of a trial with these settings; 1 if it has none.
+///
+/// # Errors
+/// As [`Task::epochs`].
+pub fn epochs(settings: &Settings) -> Result<usize> {
+    let Config { task } = settings.read()?;
+    task.epochs(settings)
 }
 
 /// What a trial with these settings is expected to cost.

@@ -132,7 +132,7 @@ fn place(settings: &Settings, seed: u64, session: &Session, network: &Network) -
     let mut method = Descent::new(recipe, Box::new(Exact), Active::all(), network.layout());
     let config = train::Config { epochs: pretrain_epochs, ..settings.read()? };
     let began = Instant::now();
-    let run = Run { config, seed, resources, checkpoint: None, observer: &Quiet, began };
+    let run = Run { config, most_steps: None, seed, resources, checkpoint: None, observer: &Quiet, began };
     let trained = run.train(&problem, &mut method)?;
     match trained.status {
         Status::Done => Ok(trained.state),

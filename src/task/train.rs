@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use super::images::{self, Amount};
 use super::{Outcome, Session, Task};
-use crate::cost::{Cost, Planner};
+use crate::cost::{Cost, Planner, Speed, Steps, Subject};
 use crate::method;
 use crate::problem::Problem;
-use crate::setting::{Entry, Settings};
+use crate::setting::{Entry, Section, Settings};
 use crate::train::{self, Run};
 use crate::zo::{QueryCount, optimizer};
 use crate::{Error, Result};
@@ -22,21 +22,26 @@ impl Task for Train {
     }
 
     fn sections(&self, method: &'static dyn method::Kind) -> Result<Vec<&'static [Entry]>> {
-        Ok([images::sections(), method.sections()].concat())
+        let budget = if method.has_steady_queries() { vec![train::Budget::ENTRIES] } else { Vec::new() };
+        Ok([images::sections(), budget, method.sections()].concat())
     }
 
     fn check(&self, settings: &Settings) -> Result<()> {
         images::check(settings)?;
+        let Length { epochs, .. } = Length::of(settings)?;
         if !settings.is_read("warmup-epochs") {
             return Ok(());
         }
         let optimizer::Config { warmup_epochs, .. } = settings.read()?;
-        let train::Config { epochs, .. } = settings.read()?;
         if warmup_epochs > epochs {
             let reason = format!("at most epochs = {epochs}; got {warmup_epochs}");
             return Err(Error::setting("warmup-epochs", reason));
         }
         Ok(())
+    }
+
+    fn epochs(&self, settings: &Settings) -> Result<usize> {
+        Ok(Length::of(settings)?.epochs)
     }
 
     fn shares_probes(&self) -> bool {
@@ -52,8 +57,10 @@ impl Task for Train {
         let problem = images::problem(settings, seed, &network, session.images()?, resources)?
             .with_loss(method.loss(settings)?);
         let mut method = method.start(settings, seed, problem.layout())?;
+        let Length { epochs, most_steps } = Length::of(settings)?;
         let run = Run {
-            config: settings.read()?,
+            config: train::Config { epochs, ..settings.read()? },
+            most_steps,
             seed,
             resources,
             checkpoint: session.checkpoint,
@@ -74,14 +81,72 @@ impl Task for Train {
     }
 
     fn cost(&self, settings: &Settings, planner: &mut Planner) -> Result<Cost> {
-        let train::Config { epochs, batch_size } = settings.read()?;
-        let amount = |subject: &crate::cost::Subject| {
+        let (Length { epochs, most_steps }, train::Config { batch_size, .. }) =
+            (Length::of(settings)?, settings.read()?);
+        let amount = |subject: &Subject| {
+            let of_epochs = subject.n_train.div_ceil(batch_size) * epochs;
+            let steps = most_steps.map_or(of_epochs, |most| most.min(of_epochs)) as f64;
             Ok(Amount {
-                steps: (subject.n_train.div_ceil(batch_size) * epochs) as f64,
-                items: (subject.n_train * epochs) as f64,
+                steps,
+                items: (subject.n_train * epochs) as f64 * steps / of_epochs as f64,
                 measured: (subject.n_measured * epochs) as f64,
             })
         };
         images::cost(settings, planner, amount, None)
     }
 }
+
+/// How long training is.
+struct Length {
+    epochs: usize,
+    /// Where a budget of queries ends it within the last epoch.
+    most_steps: Option<usize>,
+}
+
+impl Length {
+    /// As many epochs as the settings say, or as many steps as their budget of queries pays for.
+    fn of(settings: &Settings) -> Result<Self> {
+        let train::Config { epochs, batch_size } = settings.read()?;
+        if !settings.is_read("query-budget") {
+            return Ok(Self { epochs, most_steps: None });
+        }
+        let train::Budget { query_budget } = settings.read()?;
+        if query_budget == 0.0 {
+            return Ok(Self { epochs, most_steps: None });
+        }
+        let subject = Subject::of(settings)?;
+        let layout = subject.network.layout();
+        let method::Config { method } = settings.read()?;
+        let speed = Speed::unknown(layout.specs().len());
+        let queries = |n: f64| {
+            let steps = Steps {
+                n,
+                items: n * batch_size as f64,
+                n_items: subject.n_train,
+                n_classes: subject.n_classes,
+                n_outputs: subject.network.n_outputs(),
+                layout,
+                speed: &speed,
+            };
+            Ok::<f64, Error>(method.cost(settings, &steps)?.queries)
+        };
+        let before = queries(0.0)?;
+        let per_step = queries(1.0)? - before;
+        let all = query_budget * layout.n_coords() as f64;
+        let n_steps = ((all - before) / per_step).floor();
+        let per_epoch = subject.n_train.div_ceil(batch_size);
+        let most = per_epoch.saturating_mul(MOST_EPOCHS) as f64;
+        if !(1.0..=most).contains(&n_steps) {
+            let reason = format!(
+                "{all:.0} queries are {n_steps:.0} steps of about {per_step:.0} each, after {before:.0} for scores; from 1 \
+                 to {most:.0} steps are possible"
+            );
+            return Err(Error::setting("query-budget", reason));
+        }
+        let n_steps = n_steps as usize;
+        Ok(Self { epochs: n_steps.div_ceil(per_epoch), most_steps: Some(n_steps) })
+    }
+}
+
+/// Most epochs, as of the setting.
+const MOST_EPOCHS: usize = 1_000_000;

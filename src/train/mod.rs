@@ -11,7 +11,6 @@ use crate::method::{Method, Step};
 use crate::metric::{self, Row};
 use crate::problem::{Problem, Resources, State};
 use crate::profile::Profile;
-use crate::setting::Settings;
 use crate::zo::evaluate::HERE;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -26,12 +25,20 @@ crate::section! {
     }
 }
 
-/// Epochs of a trial; 1 if it has none.
-///
-/// # Errors
-/// If the settings cannot be read.
-pub fn epochs(settings: &Settings) -> Result<usize> {
-    if settings.is_read("epochs") { Ok(settings.read::<Config>()?.epochs) } else { Ok(1) }
+crate::section! {
+    /// How long training is, where queries say it.
+    pub struct Budget {
+        /// Queries that training may take, for every parameter, in place of epochs; 0 for no such budget.
+        pub query_budget: f64 = 0.0 => crate::setting::Domain::From(0.0, 1e9),
+    }
+}
+
+impl Budget {
+    /// Settings that change nothing, as this one is.
+    #[must_use]
+    pub fn idle(&self) -> Vec<&'static str> {
+        if self.query_budget > 0.0 { vec!["epochs"] } else { vec!["query-budget"] }
+    }
 }
 
 /// Hears how training goes on.
@@ -55,6 +62,8 @@ impl Observer for Quiet {}
 pub struct Run<'a> {
     /// Epochs and batch size.
     pub config: Config,
+    /// Steps, where they are fewer than those of all epochs: the last epoch is then cut short.
+    pub most_steps: Option<usize>,
     /// Seed of everything random.
     pub seed: u64,
     /// What evaluations may use.
@@ -166,13 +175,15 @@ impl Run<'_> {
         method.begin_epoch(problem, state, epoch, &self.resources)?;
         let order = problem.order(epoch as u32);
         let per_epoch = order.len().div_ceil(self.config.batch_size);
-        let n_steps = self.config.epochs * per_epoch;
+        let whole = self.config.epochs * per_epoch;
+        let n_steps = self.most_steps.map_or(whole, |most| most.min(whole));
+        let n_before = (epoch - 1) * per_epoch;
         let (mut total, mut n_correct, mut n_seen) = (0.0, Some(0), 0);
         let accuracy =
             |n_correct: Option<usize>, n_seen| n_correct.map_or(f64::NAN, |n| n as f64 / n_seen as f64);
-        for (offset, items) in order.chunks(self.config.batch_size).enumerate() {
+        for (number, items) in (n_before..n_steps).zip(order.chunks(self.config.batch_size)) {
             self.resources.check_interrupt()?;
-            let step = Step { number: (epoch - 1) * per_epoch + offset, per_epoch, n_steps };
+            let step = Step { number, per_epoch, n_steps };
             let batch = problem.batch(epoch as u32, items)?;
             let place = |error| match error {
                 Error::Diverged { loss, at } => {

@@ -325,8 +325,15 @@ fn a_defense_trains_through_a_box_that_only_answers() {
         let method::Config { method } = settings.read()?;
         let mut method = method.start(&settings, 5, problem.layout())?;
         let config = settings.read()?;
-        let run =
-            Run { config, seed: 5, resources, checkpoint: None, observer: &Quiet, began: Instant::now() };
+        let run = Run {
+            config,
+            most_steps: None,
+            seed: 5,
+            resources,
+            checkpoint: None,
+            observer: &Quiet,
+            began: Instant::now(),
+        };
         let trained = run.train(&problem, method.as_mut())?;
         assert!(trained.state != problem.start(5), "{more}: nothing moved");
         Ok(trained.state)
@@ -390,8 +397,15 @@ fn a_box_without_numbers_ends_in_one_line() {
         let method::Config { method } = settings.read().unwrap();
         let mut method = method.start(&settings, 5, problem.layout()).unwrap();
         let config = settings.read().unwrap();
-        let run =
-            Run { config, seed: 5, resources, checkpoint: None, observer: &Quiet, began: Instant::now() };
+        let run = Run {
+            config,
+            most_steps: None,
+            seed: 5,
+            resources,
+            checkpoint: None,
+            observer: &Quiet,
+            began: Instant::now(),
+        };
         match run.train(&problem, method.as_mut()) {
             Ok(trained) => {
                 assert_eq!(trained.status, Status::Diverged);

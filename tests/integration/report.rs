@@ -39,12 +39,14 @@ fn cells(series: &[Series], xs: &[(f64, &str)]) -> Vec<Cell> {
         let settings = settings::from_pairs([]).unwrap();
         let assigned = Vec::new();
         if series.constant {
-            cells.push(Cell { series_idx, x: None, x_text: String::new(), settings, assigned });
+            let (x_text, tuned) = (String::new(), String::new());
+            cells.push(Cell { series_idx, x: None, x_text, tuned, settings, assigned });
             continue;
         }
         for (x, text) in xs {
             let (settings, assigned) = (settings.clone(), assigned.clone());
-            cells.push(Cell { series_idx, x: Some(*x), x_text: (*text).into(), settings, assigned });
+            let (x_text, tuned) = ((*text).into(), String::new());
+            cells.push(Cell { series_idx, x: Some(*x), x_text, tuned, settings, assigned });
         }
     }
     cells
@@ -133,6 +135,7 @@ fn made_up_experiment() -> Experiment {
             has_ideal: false,
             lead: None,
         },
+        tuned: None,
         borrowed: Vec::new(),
         quoted: Vec::new(),
         expected: vec![
@@ -187,6 +190,7 @@ fn record(
             series: series.into(),
             x: x.map(|(x, _)| x),
             x_text: x.map_or(String::new(), |(_, text)| text.into()),
+            tuned: String::new(),
             seed,
             settings: settings::from_pairs([("learning-rate", if seed == 0 { "0.1" } else { "0.05" })])
                 .unwrap(),
@@ -363,6 +367,53 @@ fn failing_checks_say_where() {
     let (verdict, counts) = judge(std::slice::from_ref(&measured), &checks);
     assert_eq!(verdict, Verdict::Contradicted);
     insta::assert_snapshot!(counts, @"0 of 3 checks confirmed, 3 contradicted");
+}
+
+/// Oracle: means of validation accuracies, made up so that the first rate wins by them although its test accuracy is lower.
+#[test]
+fn the_value_that_validation_images_choose_stands_for_a_point() {
+    let mut experiment = made_up_experiment();
+    experiment.tuned = Some("learning-rate");
+    experiment.checks.clear();
+    let tried = |rate: &str, seed: u64, test: f64, val: f64| {
+        let mut record = record(Scale::Laptop, ("deepzero", Some(SPARSITIES[0])), seed, test, 1);
+        rate.clone_into(&mut record.trial.tuned);
+        record.trial.settings = settings::from_pairs([("learning-rate", rate)]).unwrap();
+        record.epochs[0].set(&VAL_ACCURACY, val);
+        record
+    };
+    // The second rate is best at one seed, and diverges at the other; the third has the best test accuracy.
+    let mut records = vec![
+        tried("0.03", 0, 0.60, 0.61),
+        tried("0.03", 1, 0.62, 0.59),
+        tried("0.1", 0, 0.70, 0.90),
+        tried("0.1", 1, 0.70, 0.90),
+        tried("0.3", 0, 0.99, 0.50),
+        tried("0.3", 1, 0.99, 0.50),
+    ];
+    records[3].status = Status::Diverged;
+    records[3].epochs.clear();
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    let point = measured.points.iter().find(|point| point.was_tried()).unwrap();
+    let choice = measured.choice(point).unwrap();
+    assert_eq!((choice.value.as_str(), choice.edge), ("0.03", Some("smallest")));
+    assert_eq!(point.values.values().map(|value| value.round()).collect::<Vec<_>>(), [60.0, 62.0]);
+    assert_eq!((measured.records.len(), measured.candidates.len(), point.n_lost()), (2, 6, 0));
+    let page = markdown(&experiment, &at_scale(Scale::Laptop, records.clone())).unwrap();
+    insta::assert_snapshot!(page.lines().filter(|line| line.contains("0.03 (smallest)")).collect::<Vec<_>>().join("\n"), @"| DeepZero | 80 % | 0.03 (smallest) | 61.00 ± 1.41 | 47.83 to 72.74 | 2 | 70.00 |");
+    insta::assert_snapshot!(page.lines().filter(|line| line.contains("diverged")).collect::<Vec<_>>().join("\n"), @r#"
+5 of 18 planned trials finished (seeds 0, 1); 1 diverged.
+- DeepZero, Sparsity = 80 %, learning-rate = 0.1, seed 1: diverged after 0 epochs.
+"#);
+
+    // With both seeds of the second it wins, and has others on both sides.
+    records[3] = tried("0.1", 1, 0.70, 0.90);
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    assert_eq!((measured.choices[0].value.as_str(), measured.choices[0].edge), ("0.1", None));
+    // On ties the smallest.
+    records.iter_mut().for_each(|record| record.epochs[0].set(&VAL_ACCURACY, 0.5));
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    assert_eq!(measured.choices[0].value, "0.03");
 }
 
 /// Oracle: the same records with another accuracy at one seed, where the rule of Student's t decides.

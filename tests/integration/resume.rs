@@ -11,7 +11,7 @@ use candle_core::Device;
 use deepzero::data;
 use deepzero::experiment::settings;
 use deepzero::method::baseline;
-use deepzero::metric::{Metric, Row, WALL_S};
+use deepzero::metric::{Metric, QUERIES, Row, WALL_S};
 use deepzero::problem::Prepared;
 use deepzero::profile::Profile;
 use deepzero::results::{TrialRecord, compare_ignoring_time};
@@ -336,6 +336,8 @@ fn every_method_goes_on_bit_for_bit() {
         "method=cocd sparsity=0.5 queries=9 decay=0.7",
         "method=cocd sparsity=0.5 queries=9 decay=1 order=parameters difference=central",
         "method=rge sparsity=0 queries=5 optimizer=r-adazo",
+        // Five steps of two an epoch.
+        "method=rge sparsity=0 queries=5 query-budget=0.35",
         "method=sparse-mezo sparsity=0.5 queries=5 large-weights=0.5",
         "method=lozo sparsity=0 queries=5 subspace-steps=3",
         "method=subzero sparsity=0.5 queries=5 rank=2 subspace-steps=3",
@@ -354,6 +356,38 @@ fn every_method_goes_on_bit_for_bit() {
         let is_descent = !more.contains("pattern-search") && !more.contains("cma-es");
         let of_descent = if is_descent { of_descent } else { "" };
         goes_on_bit_for_bit(&[base, of_descent, more].join(" "));
+    }
+}
+
+/// Oracle: the queries that were counted while training ran, against the budget times the number of parameters.
+#[test]
+fn a_budget_of_queries_is_spent_and_kept() {
+    let base = "data=synthetic model=cnn depth=1 width=4 n-train=45 n-val=20 n-test=20 batch-size=20 query-budget=3.7";
+    for more in [
+        "method=cge sparsity=0",
+        "method=cge sparsity=0 difference=central evaluator=full",
+        "method=cge sparsity=0.6 layer-ratios=uniform redraw-every=1",
+        "method=cge sparsity=0.6 layer-ratios=zo-grasp grasp-images-per-class=2 grasp-queries=4 mask=fixed",
+        "method=rge sparsity=0 queries=7",
+        "method=rge sparsity=0.5 layer-ratios=uniform queries=7 difference=central",
+        "method=cocd sparsity=0 queries=9 decay=0.7",
+        "method=sparse-mezo sparsity=0 queries=5",
+        "method=lozo sparsity=0 queries=5",
+        "method=subzero sparsity=0 queries=5 rank=2",
+        "method=zo-muon sparsity=0 queries=5",
+        "method=hizoo sparsity=0 queries=5",
+        "method=eggroll sparsity=0 queries=5",
+    ] {
+        let text = format!("{base} warmup-epochs=0 {more}");
+        let pairs = text.split_whitespace().map(|pair| pair.split_once('=').unwrap());
+        let settings = settings::from_pairs(pairs).unwrap();
+        let outcome = train(&settings, None, None).unwrap();
+        let budget = 3.7 * outcome.n_params as f64;
+        let spent = outcome.rows.last().unwrap().get(&QUERIES);
+        // No step costs more than one of dense central CGE.
+        let step = (2.0 * outcome.n_params as f64 + 1.0).min(budget / 2.0);
+        assert!(spent <= budget && spent > budget - step, "{more}: {spent} of {budget}");
+        assert_eq!(outcome.rows.len(), task::epochs(&settings).unwrap(), "{more}");
     }
 }
 

@@ -122,7 +122,7 @@ fn impossible_requests_for_trials() {
 #[test]
 fn settings_errors_name_what_is_possible() {
     assert_snapshot!(set("batch-sise", "3"), @"setting `batch-sise`: no such setting; did you mean `batch-size`?");
-    assert_snapshot!(set("zzz", "3"), @"setting `zzz`: no such setting; the settings are task, method, data, n-train, n-val, n-test, augment, pixels, model, depth, width, precision, init, loss, epochs, batch-size, mu, difference, evaluator, sparsity, layer-ratios, mask, redraw-every, sparse-target, always-active, grasp-queries, grasp-images-per-class, optimizer, learning-rate, momentum, weight-decay, warmup-epochs, schedule, decay-epochs, decay-factor, queries, directions, step-scale, deviation, decay, order, large-weights, rank, subspace-steps, vector-scale, curvature-rate, search, radius, population, search-steps, normalize-logits, stop-when-fitted, step-size, last-layer-rate, bias-twice, pretrain-epochs, workers, defense, tune, denoiser-depth, denoiser-width, classifier-epochs, classifier-noise, denoiser-epochs, autoencoder-epochs, foundation-batch, n-tune, sigma, n0, n, alpha, n-certified, resolution, refinement, frames, warm-up-steps, projection, obstacle-radius, unroll, start-frames, simulations, start-gain");
+    assert_snapshot!(set("zzz", "3"), @"setting `zzz`: no such setting; the settings are task, method, data, n-train, n-val, n-test, augment, pixels, jpeg-quality, model, depth, width, precision, init, loss, epochs, batch-size, query-budget, mu, difference, evaluator, sparsity, layer-ratios, mask, redraw-every, sparse-target, always-active, grasp-queries, grasp-images-per-class, optimizer, learning-rate, momentum, weight-decay, warmup-epochs, schedule, decay-epochs, decay-factor, queries, directions, step-scale, deviation, decay, order, large-weights, rank, subspace-steps, vector-scale, curvature-rate, search, radius, population, search-steps, normalize-logits, stop-when-fitted, step-size, last-layer-rate, bias-twice, pretrain-epochs, workers, defense, tune, denoiser-depth, denoiser-width, classifier-epochs, classifier-noise, denoiser-epochs, autoencoder-epochs, foundation-batch, n-tune, sigma, n0, n, alpha, n-certified, resolution, refinement, frames, warm-up-steps, projection, obstacle-radius, unroll, start-frames, simulations, start-gain");
     assert_snapshot!(set("batch-size", "0"), @"setting `batch-size`: expected an integer from 1 to 1000000; got 0");
     assert_snapshot!(set("batch_size", "many"), @"setting `batch_size`: expected an integer from 1 to 1000000; got many");
     assert_snapshot!(set("sparsity", "1"), @"setting `sparsity`: expected a number in [0, 1); got 1");
@@ -290,9 +290,9 @@ fn file_errors_name_file_line_and_key() {
     assert_snapshot!(broken("x = \"sparsity\"", "x = \"sparsness\""), @"demo.toml:5: figure.x: no such setting; did you mean `sparsity`?");
     assert_snapshot!(broken("y = \"test-accuracy\"", "y = \"accuracy\""), @"demo.toml:7: figure.y: expected one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, mae, mae-variance, mae-std, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes, cores, certified-0, certified-25, certified-50, certified-75, abstained, certification-s; got accuracy");
     assert_snapshot!(broken("y = \"test-accuracy\"\n", ""), @"demo.toml:4: figure.y: missing; one of train-loss, train-accuracy, val-loss, val-accuracy, test-loss, test-accuracy, mae, mae-variance, mae-std, learning-rate, n-active, queries, queries-non-finite, gradient-norm, wall-s, wall-h, epoch-s, cosine, relative-error, gradient-share, directions-s, perturbation-s, inference-s, arithmetic-s, radius, steps-per-hour, speed-up, exchange-s, exchange-bytes, cores, certified-0, certified-25, certified-50, certified-75, abstained, certification-s");
-    assert_snapshot!(broken("title =", "titel ="), @"demo.toml:2: titel: unknown field `titel`, expected one of `id`, `title`, `paper`, `claim`, `notes`, `extends`, `figure`, `panel`, `trace`, `layers`, `profile`, `base`, `series`, `from`, `quoted`, `expected`, `check`, `scale`");
+    assert_snapshot!(broken("title =", "titel ="), @"demo.toml:2: titel: unknown field `titel`, expected one of `id`, `title`, `paper`, `claim`, `notes`, `extends`, `figure`, `panel`, `trace`, `layers`, `profile`, `tune`, `base`, `series`, `from`, `quoted`, `expected`, `check`, `scale`");
     assert_snapshot!(broken("title = \"Demonstration\"", ""), @"demo.toml:1: title: missing field `title`");
-    assert_snapshot!(broken("label = \"ZO\"", "lable = \"ZO\""), @"demo.toml:15: series[0].lable: unknown field `lable`, expected one of `id`, `label`, `constant`, `trials`, `min-x`, `max-x`, `set`");
+    assert_snapshot!(broken("label = \"ZO\"", "lable = \"ZO\""), @"demo.toml:15: series[0].lable: unknown field `lable`, expected one of `id`, `label`, `constant`, `trials`, `min-x`, `max-x`, `tune`, `set`");
     assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\nset = { sparsity = 0.5 }"), @"demo.toml:16: series[0].set.sparsity: this is the x axis; only a constant series sets it");
     assert_snapshot!(broken("id = \"dense\"", "id = \"zo\""), @"demo.toml:18: series[1].id: `zo` occurs twice");
     assert_snapshot!(broken("values = [86.94, 86.46]", "values = [86.94]"), @"demo.toml:25: expected[0].values: expected 2, one per x; got 1");
@@ -761,6 +761,7 @@ fn every_setting_is_described() {
     n-test = 0 (an integer from 0 to 1000000)
     augment = true (true or false)
     pixels = standardized (one of standardized, unit)
+    jpeg-quality = 0 (an integer from 0 to 100)
     model = resnet (one of resnet, resnet-b, cnn, lenet, wide-cnn, ntk-cnn, local-mixer, corrector)
     depth = 20 (an integer from 1 to 2000)
     width = 16 (an integer from 1 to 4096)
@@ -769,6 +770,7 @@ fn every_setting_is_described() {
     loss = cross-entropy (one of cross-entropy, squared-error)
     epochs = 50 (an integer from 1 to 1000000)
     batch-size = 256 (an integer from 1 to 1000000)
+    query-budget = 0 (a number in [0, 1000000000))
     mu = 0.005 (a finite number above 0)
     difference = forward (one of forward, central)
     evaluator = difference (one of full, reuse, difference)
@@ -957,3 +959,76 @@ data = "synthetic"
 model = "cnn"
 depth = 1
 "#;
+
+/// Every point of every series has a trial for each value of the tuned setting: those of the file, of the scale, of the
+/// series.
+#[test]
+fn a_tuned_setting_gives_every_point_several_trials() {
+    let tune = "[tune]\nsetting = \"learning-rate\"\nvalues = [0.1, 0.2]\n\n[base]\nn-val = 100\n";
+    let text = SOUND.replacen("[base]\n", tune, 1);
+    let cells = |text: &str, scale| {
+        let cell = |cell: &deepzero::experiment::Cell| {
+            let [rate] = read(&cell.settings, ["learning-rate"]);
+            assert!(cell.tuned.is_empty() || cell.tuned == rate, "{cell:?}");
+            format!("{} {} {}", cell.series_idx, cell.x_text, cell.tuned)
+        };
+        parse(text).unwrap().scales[&scale].cells.iter().map(cell).collect::<Vec<_>>().join(", ")
+    };
+    assert_snapshot!(cells(&text, Scale::Smoke), @"0 0.8 0.1, 0 0.8 0.2, 0 0.9 0.1, 0 0.9 0.2, 1  0.1, 1  0.2");
+    let own = text.replacen("label = \"ZO\"", "label = \"ZO\"\ntune = [0.4]", 1);
+    let own = own.replacen("[scale.smoke]", "[scale.smoke]\ntune = [0.3, 0.5]", 1);
+    assert_snapshot!(cells(&own, Scale::Smoke), @"0 0.8 0.4, 0 0.9 0.4, 1  0.3, 1  0.5");
+    assert_snapshot!(cells(&own, Scale::Paper), @"0 0.9 0.4, 1  0.1, 1  0.2");
+    let none = text.replacen("label = \"ZO\"", "label = \"ZO\"\ntune = []", 1);
+    assert_snapshot!(cells(&none, Scale::Paper), @"0 0.9 , 1  0.1, 1  0.2");
+    let trials = parse(&text).unwrap().trials(Scale::Paper, None, &[]).unwrap();
+    let hashes: std::collections::BTreeSet<String> = trials.iter().map(|trial| trial.hash()).collect();
+    assert_eq!(hashes.len(), 3 * 4);
+    assert_snapshot!(trials[1].title(), @"demo/paper zo at 0.9 with 0.2, seed 0");
+
+    let refused = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from} is not in the text");
+        parse(&text.replacen(from, to, 1)).unwrap_err().to_string()
+    };
+    assert_snapshot!(refused("n-val = 100\n", ""), @"demo.toml:11: tune.setting: series `zo` has no validation images to choose by: set n-val");
+    assert_snapshot!(refused("\"learning-rate\"", "\"sparsity\""), @"demo.toml:11: tune.setting: this is the x axis");
+
+    assert_snapshot!(refused("[0.1, 0.2]", "[]"), @"demo.toml:12: tune.values: expected at least one value");
+    assert_snapshot!(refused("[0.1, 0.2]", "[0.1, -0.2]"), @"demo.toml:12: tune.values[1]: expected a finite number above 0; got -0.2");
+    assert_snapshot!(refused("n-val = 100", "n-val = 100\nlearning-rate = 0.1"), @"demo.toml:16: base.learning-rate: [tune] gives it its values");
+    assert_snapshot!(refused("\"learning-rate\"", "\"redraw-every\""), @"demo.toml:12: tune.values[0]: expected an integer from 1 to 1000000; got 0.1");
+    assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\ntune = [0.1]"), @"demo.toml:16: series[0].tune: there is no [tune], which says what is tuned");
+    let set = [("learning-rate".to_owned(), "0.1".to_owned())];
+    assert_snapshot!(parse(&text).unwrap().trials(Scale::Smoke, None, &set).unwrap_err(), @"setting `learning-rate`: demo tunes it, so it cannot be set for all trials");
+}
+
+/// A budget has to pay for a step, of a method that asks queries.
+#[test]
+fn a_budget_of_queries_is_in_place_of_epochs() {
+    let of = |pairs: &[(&'static str, &'static str)]| {
+        let all = [
+            ("depth", "2"),
+            ("width", "5"),
+            ("n-train", "4000"),
+            ("warmup-epochs", "0"),
+            ("batch-size", "16"),
+        ];
+        settings::from_pairs(
+            all.into_iter()
+                .chain([("model", "cnn"), ("sparsity", "0"), ("data", "synthetic")])
+                .chain(pairs.iter().copied()),
+        )
+    };
+    let epochs = |pairs: &[(&'static str, &'static str)]| task::epochs(&of(pairs).unwrap()).unwrap();
+    // 450 parameters: 4,500 queries are 264 steps of 17 in epochs of 250.
+    assert_eq!(epochs(&[("method", "rge"), ("queries", "16"), ("query-budget", "10")]), 2);
+    // 9 steps of 451.
+    assert_eq!(epochs(&[("query-budget", "10")]), 1);
+    // What stands for epochs is idle.
+    let settings = of(&[("query-budget", "10"), ("epochs", "3")]).unwrap();
+    assert!(settings::idle(&settings).contains(&"epochs"));
+    assert_eq!(task::epochs(&of(&[("epochs", "3")]).unwrap()).unwrap(), 3);
+    assert_snapshot!(of(&[("query-budget", "1")]).unwrap_err(), @"setting `query-budget`: 450 queries are 0 steps of about 451 each, after 0 for scores; from 1 to 250000000 steps are possible");
+    assert_snapshot!(of(&[("query-budget", "10"), ("warmup-epochs", "2")]).unwrap_err(), @"setting `warmup-epochs`: at most epochs = 1; got 2");
+    assert_snapshot!(of(&[("method", "fo"), ("query-budget", "10")]).unwrap_err(), @"setting `query-budget`: it plays no part with task = train, method = fo; it is read with method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll");
+}
