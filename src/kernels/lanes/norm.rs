@@ -357,6 +357,65 @@ impl<T: Element, const DELTA: bool, const ADDED: bool, const RELU: u8> WithSimd
     }
 }
 
+impl<T: Element> Plane<'_, T> {
+    /// Writes the change of the maxima over 2x2 windows of the output, which has rows of `width`; the last row or column of odd
+    /// sizes is left out. There is a change of the input, no addition, and a ReLU of the batch norm itself. The same bits as
+    /// [`Plane::run`] and [`max_pool2`](super::pointwise::max_pool2) one after the other, the maxima before the change being
+    /// those of the ReLU's output as [`Map`] gives it.
+    pub fn run_pooled(&self, isa: Isa, width: usize, out: &mut [T]) {
+        debug_assert!(self.added.is_none() && matches!(self.relu, Relu::OfNorm { .. }));
+        isa.dispatch(RunPooled { plane: self, width, out });
+    }
+}
+
+struct RunPooled<'a, T> {
+    plane: &'a Plane<'a, T>,
+    width: usize,
+    out: &'a mut [T],
+}
+
+impl<T: Element> WithSimd for RunPooled<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { plane, width, out } = self;
+        let Relu::OfNorm { scale, shift } = plane.relu else { return };
+        let half = width / 2;
+        let out = T::vectors_mut::<S>(out);
+        let z = T::vectors::<S>(plane.z);
+        let delta = &T::vectors::<S>(plane.delta.unwrap_or_default())[..z.len()];
+        let Affine { delta: of_delta, pivot, base, constant } = plane.affine;
+        let (mean, of_delta) = (T::splat(simd, plane.mean), T::splat(simd, of_delta));
+        let pivot = T::splat(simd, pivot);
+        let (base, constant) = (T::splat(simd, base), T::splat(simd, constant));
+        let (scale, shift) = (T::splat(simd, scale), T::splat(simd, shift));
+        let zero = T::splat(simd, T::ZERO);
+        for (row, out) in out.chunks_exact_mut(half).enumerate() {
+            let rows = 2 * row * width..2 * (row + 1) * width;
+            let (z, delta) = (&z[rows.clone()], &delta[rows]);
+            for x in 0..half {
+                let at = [2 * x, 2 * x + 1, width + 2 * x, width + 2 * x + 1];
+                let (mut a, mut d) = ([zero; 4], [zero; 4]);
+                for i in 0..4 {
+                    prefetch(z, at[i] + AHEAD);
+                    prefetch(delta, at[i] + AHEAD);
+                    let centered = T::vsub(simd, z[at[i]], mean);
+                    let change = T::mul_add(simd, base, centered, constant);
+                    let change = T::mul_add(simd, of_delta, T::vsub(simd, delta[at[i]], pivot), change);
+                    let before = T::mul_add(simd, scale, centered, shift);
+                    d[i] = relu_change::<S, T>(simd, before, change);
+                    a[i] = T::vmax(simd, before, zero);
+                }
+                let max = T::vmax(simd, T::vmax(simd, a[0], a[1]), T::vmax(simd, a[2], a[3]));
+                for i in 0..4 {
+                    d[i] = T::vsub(simd, d[i], T::vsub(simd, max, a[i]));
+                }
+                out[x] = T::vmax(simd, T::vmax(simd, d[0], d[1]), T::vmax(simd, d[2], d[3]));
+            }
+        }
+    }
+}
+
 /// γ / sqrt(v + ε), rounded once.
 #[must_use]
 pub fn factor<T: Element>(scale: T, variance: f64, epsilon: f64) -> T {
@@ -625,5 +684,58 @@ impl<T: Element> WithSimd for GradientPlane<'_, T> {
             let (centered, grad) = incoming.at::<S, T>(simd, i);
             out.put(i, T::mul_add(simd, of_grad, grad, T::mul_add(simd, of_x, centered, constant)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::lanes::pointwise::max_pool2;
+    use crate::kernels::lanes::{Blocks, Buffer};
+    use crate::rng::{Purpose, Stream};
+
+    /// Numbers within ± `scale` / 2.
+    fn filled<T: Element>(len: usize, lane: u32, scale: f64) -> Buffer<T> {
+        let stream = Stream::new(7, Purpose::Subset, 0).lane(lane);
+        let mut buffer = Buffer::zeroed(len);
+        for (value, idx) in buffer.iter_mut().zip(0..) {
+            *value = T::of(scale * (stream.uniform_at(idx) - 0.5));
+        }
+        buffer
+    }
+
+    fn compare<T: Element>() {
+        for isa in Isa::available() {
+            let lanes = Blocks::new::<T>(isa, 1).lanes;
+            for (height, width, largest) in [(4, 6, 1e-3), (5, 7, 1.0), (2, 2, 0.0), (16, 16, 0.3)] {
+                let (len, pooled) = (height * width * lanes, height / 2 * (width / 2) * lanes);
+                let (z, delta) = (filled::<T>(len, 0, 4.0), filled::<T>(len, 1, largest));
+                let (scale, shift, mean) = (T::of(0.7), T::of(-0.1), T::of(0.2));
+                let affine = Affine {
+                    delta: T::of(0.69),
+                    pivot: T::of(1e-3),
+                    base: T::of(-0.02),
+                    constant: T::of(4e-3),
+                };
+                let relu = Relu::OfNorm { scale, shift };
+                let plane = Plane { z: &z, mean, affine, delta: Some(&delta), added: None, relu };
+                let (mut base, mut change) = (Buffer::zeroed(len), Buffer::zeroed(len));
+                Map { scale, mean, shift, other: None, is_relu: true }.run(isa, &z, &mut base[..]);
+                plane.run(isa, &mut change);
+                let (mut expected, mut found) = (Buffer::zeroed(pooled), Buffer::zeroed(pooled));
+                max_pool2(isa, [height, width], &base, &change, &mut expected);
+                plane.run_pooled(isa, width, &mut found);
+                let bits =
+                    |values: &[T]| values.iter().map(|value| value.wide().to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&found), bits(&expected), "{isa:?}, {height}x{width}");
+            }
+        }
+    }
+
+    /// Oracle: the batch norm's rule, then that of the maxima, around what the map of the forward pass gives.
+    #[test]
+    fn pooled_changes_are_those_of_one_rule_after_the_other() {
+        compare::<f32>();
+        compare::<f64>();
     }
 }

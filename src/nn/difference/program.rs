@@ -4,12 +4,28 @@ use crate::kernels::Element;
 use crate::nn::form::{Rule, Support};
 use crate::nn::graph::Network;
 
-/// One fused layer, or two of which the second reads only the first: then they go through the rows together, and
-/// what the first wrote is still in the cache when the second reads it.
+/// One fused layer, or two of which the second reads only the first.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
     pub(super) first: usize,
-    pub(super) second: Option<usize>,
+    pub(super) second: Option<Second>,
+}
+
+/// How a second layer follows the first.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Second {
+    /// They go through the rows together: what the first wrote is still in the cache when the second reads it.
+    ByRows(usize),
+    /// The second pools what only it reads, and the first has a rule for both.
+    Pooled(usize),
+}
+
+impl Second {
+    pub(super) fn idx(self) -> usize {
+        match self {
+            Self::ByRows(idx) | Self::Pooled(idx) => idx,
+        }
+    }
 }
 
 /// What a change of one fused layer's parameters runs through.
@@ -60,16 +76,20 @@ impl ProbePath {
             }
             produced[fused.output] = Some(stage);
             stages.resize_with(stages.len().max(stage + 1), Vec::new);
-            let joins = |step: &&mut Step| {
-                let reads = fused.inputs == [all[step.first].output];
-                step.second.is_none()
-                    && step.first != start
-                    && reads
-                    && rules[step.first].has_rows()
-                    && rules[idx].has_rows()
+            let second = |step: &Step| {
+                let Step { first, second: None } = *step else { return None };
+                let read = all[first].output;
+                if first == start || fused.inputs != [read] {
+                    return None;
+                }
+                let is_only_reader = all.iter().filter(|other| other.inputs.contains(&read)).count() == 1;
+                if rules[idx].is_max_pool2() && rules[first].pooled().is_some() && is_only_reader {
+                    return Some(Second::Pooled(idx));
+                }
+                (rules[first].has_rows() && rules[idx].has_rows()).then_some(Second::ByRows(idx))
             };
-            match stages[stage].last_mut().filter(joins) {
-                Some(step) => step.second = Some(idx),
+            match stages[stage].last_mut().and_then(|step| Some((second(step)?, step))) {
+                Some((second, step)) => step.second = Some(second),
                 None => stages[stage].push(Step { first: idx, second: None }),
             }
         }

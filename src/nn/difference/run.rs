@@ -8,7 +8,7 @@ use candle_core::{Storage, Tensor};
 
 use super::options::Options;
 use super::owners::{Head, Owners};
-use super::program::{ProbePath, Step};
+use super::program::{ProbePath, Second, Step};
 use crate::Result;
 use crate::kernels::lanes::conv::STRIP;
 use crate::kernels::lanes::norm::{Affine, Moments};
@@ -260,7 +260,8 @@ impl<T: Element> Engine<T> {
 
     /// Turns the complete sums of the last stage into rules for this one.
     fn couple(&self, steps: &[Step], state: &mut State<T>, pool: &mut Pool<T>) {
-        for fused_idx in steps.iter().flat_map(|step| [Some(step.first), step.second]).flatten() {
+        let layers = steps.iter().flat_map(|step| [Some(step.first), step.second.map(Second::idx)]);
+        for fused_idx in layers.flatten() {
             let Some(coupling) = self.rules[fused_idx].coupling() else { continue };
             let affine = &mut state.affine[fused_idx];
             affine.clear();
@@ -279,15 +280,23 @@ impl<T: Element> Engine<T> {
 
     /// One step of one probe on one block.
     fn run_step(&self, step: Step, probe: &mut Probe<T>) {
+        if let Some(Second::Pooled(second)) = step.second {
+            probe.state.supports[self.fused[step.first].output] = self.support(step.first, probe);
+            let mut pooled = self.begin(second, probe);
+            let rows = Rows::all(pooled.height);
+            self.run_rows(&mut pooled, Source::Pooled(step.first), rows, probe);
+            self.end(pooled, probe);
+            return;
+        }
         let mut first = self.begin(step.first, probe);
-        let Some(second) = step.second else {
+        let Some(Second::ByRows(second)) = step.second else {
             let is_seed = step.first == probe.seed.fused_idx;
             let has_rows = !is_seed && self.rules[step.first].has_rows();
             let is_read = !self.coupled_readers[step.first].is_empty();
             // Strips are for their sums, which find them in the cache.
             let strip = if has_rows && is_read { first.strip() } else { first.height };
             for rows in strips(first.height, strip) {
-                self.run_rows(&mut first, None, rows, probe);
+                self.run_rows(&mut first, Source::Stored, rows, probe);
             }
             self.end(first, probe);
             return;
@@ -297,31 +306,36 @@ impl<T: Element> Engine<T> {
         for rows in strips(second.height, first.strip().min(second.strip())) {
             let read = self.rules[second.fused_idx].rows_read(rows).unwrap_or(Rows::all(first.height));
             if done < read.end {
-                self.run_rows(&mut first, None, Rows { start: done, end: read.end }, probe);
+                self.run_rows(&mut first, Source::Stored, Rows { start: done, end: read.end }, probe);
                 done = read.end;
             }
-            self.run_rows(&mut second, Some(&first), rows, probe);
+            self.run_rows(&mut second, Source::UnderWay(&first), rows, probe);
         }
         let rest = Rows { start: done, end: first.height };
         if rest.start < rest.end {
-            self.run_rows(&mut first, None, rest, probe);
+            self.run_rows(&mut first, Source::Stored, rest, probe);
         }
         self.end(first, probe);
         self.end(second, probe);
     }
 
+    /// Which channels of a layer's output change.
+    fn support(&self, fused_idx: usize, probe: &Probe<T>) -> Support {
+        let (rule, seed) = (&self.rules[fused_idx], probe.seed);
+        if fused_idx == seed.fused_idx {
+            return Support::Channel(rule.seed_channel(seed.coord));
+        }
+        let inputs = &self.fused[fused_idx].inputs;
+        let mut supports = [Support::None; 2];
+        inputs.iter().zip(&mut supports).for_each(|(&value, support)| *support = probe.state.supports[value]);
+        rule.support(&supports[..inputs.len()])
+    }
+
     /// Support of a layer's change, and a place for it.
     fn begin(&self, fused_idx: usize, probe: &mut Probe<T>) -> Change<T> {
-        let Probe { path, seed, state, memory, block, .. } = probe;
-        let rule = &self.rules[fused_idx];
-        let Fused { inputs, output, .. } = &self.fused[fused_idx];
-        let support = if fused_idx == seed.fused_idx {
-            Support::Channel(rule.seed_channel(seed.coord))
-        } else {
-            let mut supports = [Support::None; 2];
-            inputs.iter().zip(&mut supports).for_each(|(&value, support)| *support = state.supports[value]);
-            rule.support(&supports[..inputs.len()])
-        };
+        let support = self.support(fused_idx, probe);
+        let Probe { path, state, memory, block, .. } = probe;
+        let output = &self.fused[fused_idx].output;
         state.supports[*output] = support;
         let len = support.planes(self.channels[*output]) * self.planes[*output] * self.blocks.lanes;
         let is_kept = path.kept[*output].is_some();
@@ -346,20 +360,15 @@ impl<T: Element> Engine<T> {
         }
     }
 
-    /// Rows of a layer's change, and what is summed over them. `previous` is the change that the layer reads, if
-    /// that one is still under way.
-    fn run_rows(
-        &self,
-        change: &mut Change<T>,
-        previous: Option<&Change<T>>,
-        rows: Rows,
-        probe: &mut Probe<T>,
-    ) {
+    /// Rows of a layer's change, and what is summed over them.
+    fn run_rows(&self, change: &mut Change<T>, source: Source<T>, rows: Rows, probe: &mut Probe<T>) {
         let Probe { base, path, seed, block, state, memory } = probe;
         let (block, fused_idx) = (*block, change.fused_idx);
         let place = Place { base, block, rows };
-        let rule = &self.rules[fused_idx];
-        let inputs = &self.fused[fused_idx].inputs;
+        // The layer whose rule is run.
+        let runs = if let Source::Pooled(first) = source { first } else { fused_idx };
+        let rule = &self.rules[runs];
+        let inputs = &self.fused[runs].inputs;
         let support = change.support;
         let out = &mut change.buffer[change.part.clone()];
         if fused_idx == seed.fused_idx {
@@ -368,9 +377,11 @@ impl<T: Element> Engine<T> {
             let delta_of = |value: usize| {
                 let support = state.supports[value];
                 let len = support.planes(self.channels[value]) * self.planes[value] * self.blocks.lanes;
-                let data = match (previous, path.kept[value]) {
+                let data = match (&source, path.kept[value]) {
                     _ if support == Support::None => &[],
-                    (Some(previous), _) if previous.value == value => &previous.buffer[previous.part.clone()],
+                    (Source::UnderWay(previous), _) if previous.value == value => {
+                        &previous.buffer[previous.part.clone()]
+                    }
                     (_, Some(_)) => &state.kept[value][block * len..][..len],
                     (_, None) => &memory.scratch[value][..len],
                 };
@@ -378,8 +389,11 @@ impl<T: Element> Engine<T> {
             };
             let mut deltas = [Delta::NONE; 2];
             inputs.iter().zip(&mut deltas).for_each(|(&value, delta)| *delta = delta_of(value));
-            let affine = &state.affine[fused_idx];
-            rule.apply(place, &deltas[..inputs.len()], affine, out, &mut memory.conv);
+            let (deltas, affine) = (&deltas[..inputs.len()], &state.affine[runs]);
+            match (&source, rule.pooled()) {
+                (Source::Pooled(_), Some(both)) => both.apply(place, deltas, affine, out),
+                _ => rule.apply(place, deltas, affine, out, &mut memory.conv),
+            }
         }
         for &reader in &self.coupled_readers[fused_idx] {
             let Some(coupling) = self.rules[reader].coupling() else { continue };
@@ -415,6 +429,16 @@ impl<T> Change<T> {
 /// Rows 0 to `height`, so many at a time.
 fn strips(height: usize, rows: usize) -> impl Iterator<Item = Rows> {
     (0..height).step_by(rows).map(move |start| Rows { start, end: height.min(start + rows) })
+}
+
+/// Where the change is that a layer reads.
+enum Source<'a, T> {
+    /// Stored.
+    Stored,
+    /// Still under way.
+    UnderWay(&'a Change<T>),
+    /// Nowhere: this layer's rule makes the change of the maxima behind it in one go.
+    Pooled(usize),
 }
 
 /// One probe on one block.

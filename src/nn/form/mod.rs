@@ -10,7 +10,9 @@ mod rule;
 mod streamed;
 
 pub use batched::{BatchedRule, BatchedSetup, PropagateBatched, only};
-pub use rule::{Base, Coupling, Delta, Place, Propagate, PropagateBoth, Rows, Rule, RuleSetup, Support};
+pub use rule::{
+    Base, Coupling, Delta, Place, Pooled, Propagate, PropagateBoth, Rows, Rule, RuleSetup, Support,
+};
 pub use streamed::{Blockwise, BlockwiseBoth, LaneShift, StreamSetup, Streamed, StreamedRows};
 
 use super::stats::RunningStats;

@@ -219,6 +219,16 @@ pub trait Rule<T: Element>: Send + Sync + std::fmt::Debug {
         scratch: &mut Scratch<T>,
     );
 
+    /// The same with maxima over 2x2 windows behind it, if it can.
+    fn pooled(&self) -> Option<&dyn Pooled<T>> {
+        None
+    }
+
+    /// Whether it is that of maxima over 2x2 windows with stride 2.
+    fn is_max_pool2(&self) -> bool {
+        false
+    }
+
     /// How it depends on statistics of the batch, if it does.
     fn coupling(&self) -> Option<&dyn Coupling<T>> {
         None
@@ -226,6 +236,13 @@ pub trait Rule<T: Element>: Send + Sync + std::fmt::Debug {
 
     /// Multiplications and additions per image for inputs of these supports.
     fn flops(&self, inputs: &[Support]) -> u64;
+}
+
+/// A rule and that of maxima over 2x2 windows behind it as one: the change in between is never stored.
+pub trait Pooled<T> {
+    /// Writes to `out` (channels of [`Rule::support`], H/2, W/2, lane) the change of the maxima, as one rule after the other
+    /// would, but that the values before the change are computed anew; the rest as in [`Rule::apply`], of whole planes.
+    fn apply(&self, place: Place<T>, inputs: &[Delta<T>], coupled: &[Affine<T>], out: &mut [T]);
 }
 
 /// Dependence on the whole batch: sums are taken block by block over the first input, then one rule

@@ -14,8 +14,8 @@ use crate::kernels::ops::norm::{Stats, affine, batch_norm, batch_norm_composed};
 use crate::kernels::ops::{Execution, stack as joined};
 use crate::kernels::{Element, Isa};
 use crate::nn::form::{
-    BatchedRule, BatchedSetup, Blockwise, Coupling, Delta, Place, Propagate, PropagateBatched, Rows, Rule,
-    RuleSetup, StreamSetup, Streamed, StreamedRows, Support,
+    BatchedRule, BatchedSetup, Blockwise, Coupling, Delta, Place, Pooled, Propagate, PropagateBatched, Rows,
+    Rule, RuleSetup, StreamSetup, Streamed, StreamedRows, Support,
 };
 use crate::params::{ParamKind, ParamSpec, Start};
 
@@ -223,6 +223,15 @@ impl BatchNormRule {
         self.width * self.lanes
     }
 
+    /// How a changed channel changes, by what is coupled or by running statistics.
+    fn affine_of<T: Element>(&self, channel: usize, coupled: &[Affine<T>]) -> Affine<T> {
+        if self.is_train {
+            return coupled[if coupled.len() == 1 { 0 } else { channel }];
+        }
+        let at = &self.channels[channel];
+        Affine { delta: T::of(at.scale * at.inverse_std()), ..Affine::default() }
+    }
+
     /// Change of rows of one channel of the output, and of what the rule took over.
     fn run_plane<T: Element>(
         &self,
@@ -282,13 +291,9 @@ impl<T: Element> Rule<T> for BatchNormRule {
             let out = rows.of_mut(out, self.row());
             let delta = inputs[0].plane(channel, len).map(|plane| rows.of(plane, self.row()));
             let added = added.plane(channel, len).map(|plane| rows.of(plane, self.row()));
-            let affine = match (delta, self.is_train) {
-                (None, _) => Affine::default(),
-                (Some(_), true) => coupled[if coupled.len() == 1 { 0 } else { channel }],
-                (Some(_), false) => {
-                    let at = &self.channels[channel];
-                    Affine { delta: T::of(at.scale * at.inverse_std()), ..Affine::default() }
-                }
+            let affine = match delta {
+                None => Affine::default(),
+                Some(_) => self.affine_of(channel, coupled),
             };
             if delta.is_none() && added.is_none() {
                 out.fill(T::ZERO);
@@ -302,6 +307,10 @@ impl<T: Element> Rule<T> for BatchNormRule {
         Some(rows)
     }
 
+    fn pooled(&self) -> Option<&dyn Pooled<T>> {
+        (self.epilogue == Epilogue::Relu && self.other.is_none()).then_some(self)
+    }
+
     fn coupling(&self) -> Option<&dyn Coupling<T>> {
         self.is_train.then_some(self)
     }
@@ -309,6 +318,26 @@ impl<T: Element> Rule<T> for BatchNormRule {
     fn flops(&self, inputs: &[Support]) -> u64 {
         let support = Rule::<T>::support(self, inputs);
         change_flops(support.planes(self.channels.len()) * self.plane)
+    }
+}
+
+impl<T: Element> Pooled<T> for BatchNormRule {
+    fn apply(&self, place: Place<T>, inputs: &[Delta<T>], coupled: &[Affine<T>], out: &mut [T]) {
+        let (len, half_width) = (self.len(), self.width / 2);
+        let half = self.plane / self.width / 2 * half_width * self.lanes;
+        for (idx, out) in out.chunks_exact_mut(half).enumerate() {
+            let channel = inputs[0].support.channel(idx);
+            let at = &self.channels[channel];
+            let plane = Plane {
+                z: place.plane(self.input, channel, len),
+                mean: T::of(at.mean),
+                affine: self.affine_of(channel, coupled),
+                delta: inputs[0].plane(channel, len),
+                added: None,
+                relu: Relu::OfNorm { scale: T::of(at.scale * at.inverse_std()), shift: T::of(at.shift) },
+            };
+            plane.run_pooled(self.isa, self.width, out);
+        }
     }
 }
 

@@ -131,6 +131,10 @@ impl<T: Element> Rule<T> for MaxPoolRule {
         pointwise::max_pool2(self.isa, [height, width], base, inputs[0].data, out);
     }
 
+    fn is_max_pool2(&self) -> bool {
+        true
+    }
+
     fn flops(&self, inputs: &[Support]) -> u64 {
         4 * numbers(self.shape, inputs[0])
     }
