@@ -33,9 +33,12 @@ use deepzero::runner::Runner;
 use progress::DownloadProgress;
 use signals::{INTERRUPT, watch_interrupts};
 
+/// What `--version` prints.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (commit ", env!("DEEPZERO_COMMIT"), ")");
+
 /// Train deep networks from function values alone, and reproduce the DeepZero paper.
 #[derive(Debug, Parser)]
-#[command(version, about, propagate_version = true, max_term_width = 100)]
+#[command(version = VERSION, about, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Examples:
   deepzero reproduce fig4 --scale smoke      the main figure in two minutes, no data needed
   deepzero plan fig4 --scale laptop          what that would cost on this machine

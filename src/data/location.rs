@@ -33,6 +33,8 @@ pub struct Location {
     pub data_dir: Option<PathBuf>,
     /// Folders to search otherwise, in this order; the hub's cache comes after them.
     pub dirs: Vec<PathBuf>,
+    /// One of these that has to be there, since the environment names it.
+    pub required: Option<PathBuf>,
     /// Whether the hub is out of bounds.
     pub offline: bool,
     /// The hub to ask when nothing is found.
@@ -45,9 +47,10 @@ impl Location {
     #[must_use]
     pub fn new(data_dir: Option<PathBuf>) -> Self {
         let from_environment = std::env::var_os(DATA_DIR_VARIABLE).filter(|value| !value.is_empty());
-        let dirs = from_environment.map(PathBuf::from).into_iter().chain([PathBuf::from("data")]).collect();
+        let required = from_environment.map(PathBuf::from);
+        let dirs = required.clone().into_iter().chain([PathBuf::from("data")]).collect();
         let offline =
             std::env::var_os("HF_HUB_OFFLINE").is_some_and(|value| !value.is_empty() && value != "0");
-        Self { data_dir, dirs, offline, hub: Hub::default() }
+        Self { data_dir, dirs, required, offline, hub: Hub::default() }
     }
 }

@@ -891,7 +891,9 @@ impl Expander {
                 None => Ok(None),
             };
         };
-        lists.push(("tune.values".to_owned(), &tune.values));
+        if lists.is_empty() || !tune.values.is_empty() {
+            lists.push(("tune.values".to_owned(), &tune.values));
+        }
         for (path, values) in lists {
             self.check_list(&path, values)?;
         }

@@ -105,8 +105,13 @@ impl Experiment {
             let reason = format!("{n_trials} trials of {} at {scale} scale; at most {MAX_TRIALS}", self.id);
             return Err(Error::setting("seeds", reason));
         }
+        let tuned = self.tuned.filter(|_| plan.cells.iter().any(|cell| !cell.tuned.is_empty()));
         for (key, _) in overrides {
             self.refuse_axis(key)?;
+            if tuned == Some(settings::find(key)?.name) {
+                let reason = format!("{} tunes it, so it cannot be set for all trials", self.id);
+                return Err(Error::setting(key, reason));
+            }
         }
         let mut trials: Vec<Trial> = Vec::with_capacity(plan.cells.len());
         for cell in &plan.cells {
@@ -155,10 +160,6 @@ impl Experiment {
         if on_axis {
             let reason =
                 format!("it is what the x axis of {} varies, so it cannot be set for all trials", self.id);
-            return Err(Error::setting(key, reason));
-        }
-        if self.tuned == Some(name) {
-            let reason = format!("{} tunes it, so it cannot be set for all trials", self.id);
             return Err(Error::setting(key, reason));
         }
         Ok(())

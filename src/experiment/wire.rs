@@ -49,7 +49,7 @@
 //!
 //! [tune]                         # every point of every series at its own best value of a setting, see below
 //! setting = "learning-rate"
-//! values = [0.01, 0.03, 0.1]     # the values to choose from
+//! values = [0.01, 0.03, 0.1]     # the values to choose from; left out: tuned only where a scale or series has its own
 //!
 //! [base]                         # settings of every trial, over the program's defaults
 //! model = "resnet"
@@ -297,6 +297,7 @@ pub(super) struct WireProfile {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct WireTune {
     pub(super) setting: String,
+    #[serde(default)]
     pub(super) values: Vec<toml::Value>,
 }
 

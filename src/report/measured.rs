@@ -321,6 +321,12 @@ impl<'a> Measured<'a> {
         self.points.iter().filter(move |p| p.series_idx == series_idx && (p.planned || p.was_tried()))
     }
 
+    /// The setting that is tuned at this scale, if any is.
+    #[must_use]
+    pub fn tuned(&self) -> Option<&'static str> {
+        self.experiment.tuned.filter(|_| !self.choices.is_empty())
+    }
+
     /// Which value of the tuned setting a point has; `None` if none is tuned there.
     #[must_use]
     pub fn choice(&self, point: &Point) -> Option<&Choice> {

@@ -452,7 +452,7 @@ fn figure(measured: &Measured, stem: &str, spread: &str, has_pairs: bool) -> Opt
         true => " Rings and dotted lines: what a model says of a method, not a run of it.",
         false => "",
     };
-    let tuned = measured.experiment.tuned.map_or(String::new(), |name| {
+    let tuned = measured.tuned().map_or(String::new(), |name| {
         format!(
             " Every point is at the `{name}` with the highest mean validation accuracy there; the table has it, and says \
              where it is the smallest or largest of those that were tried."
@@ -487,7 +487,7 @@ fn table(measured: &Measured, loans: &[Loan], several: bool) -> Table {
     if !same_x {
         columns.push((measured.experiment.figure.x_label.clone(), Box::new(|row| &row.x)));
     }
-    if let Some(name) = measured.experiment.tuned {
+    if let Some(name) = measured.tuned() {
         columns.push((name.to_owned(), Box::new(|row| &row.tuned)));
     }
     columns.push((with_unit("ours, mean ± std"), Box::new(|row| &row.ours)));

@@ -994,6 +994,14 @@ fn a_tuned_setting_gives_every_point_several_trials() {
     assert_snapshot!(refused("\"learning-rate\"", "\"sparsity\""), @"demo.toml:11: tune.setting: this is the x axis");
 
     assert_snapshot!(refused("[0.1, 0.2]", "[]"), @"demo.toml:12: tune.values: expected at least one value");
+    assert_snapshot!(refused("values = [0.1, 0.2]\n\n[base]", "\n[base]"), @"demo.toml:10: tune.values: expected at least one value");
+    // One scale alone: at the other, the setting is free.
+    let one = text.replacen("values = [0.1, 0.2]\n\n[base]", "\n[base]", 1);
+    let one = one.replacen("[scale.smoke]", "[scale.smoke]\ntune = [0.3, 0.5]", 1);
+    assert_snapshot!(cells(&one, Scale::Paper), @"0 0.9 , 1");
+    assert_snapshot!(cells(&one, Scale::Smoke), @"0 0.8 0.3, 0 0.8 0.5, 0 0.9 0.3, 0 0.9 0.5, 1  0.3, 1  0.5");
+    let free = [("learning-rate".to_owned(), "0.1".to_owned())];
+    assert_eq!(parse(&one).unwrap().trials(Scale::Paper, None, &free).unwrap().len(), 3 * 2);
     assert_snapshot!(refused("[0.1, 0.2]", "[0.1, -0.2]"), @"demo.toml:12: tune.values[1]: expected a finite number above 0; got -0.2");
     assert_snapshot!(refused("n-val = 100", "n-val = 100\nlearning-rate = 0.1"), @"demo.toml:16: base.learning-rate: [tune] gives it its values");
     assert_snapshot!(refused("\"learning-rate\"", "\"redraw-every\""), @"demo.toml:12: tune.values[0]: expected an integer from 1 to 1000000; got 0.1");

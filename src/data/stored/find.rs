@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::hub::{alternatives, cached, download, install};
 use super::{Collection, Found, Info};
-use crate::data::{Location, Progress, Splits};
+use crate::data::{DATA_DIR_VARIABLE, Location, Progress, Splits};
 use crate::error::{Error, Result};
 
 /// All images, decoded; downloaded if they are nowhere on this machine.
@@ -87,6 +87,10 @@ const OFFLINE: &str = "and the hub is out of bounds (offline)";
 fn search(collection: &Collection, location: &Location) -> Result<Option<Found>> {
     if let Some(dir) = &location.data_dir {
         return collection.locate(dir)?.map(Some).ok_or_else(|| not_in(collection, dir));
+    }
+    if let Some(dir) = location.required.as_ref().filter(|dir| !dir.is_dir()) {
+        let reason = format!("no such folder, though ${DATA_DIR_VARIABLE} names it; correct or unset that");
+        return Err(Error::data(dir, reason));
     }
     for dir in &location.dirs {
         if let Some(found) = collection.locate(dir)? {

@@ -123,7 +123,7 @@ pub(crate) fn write(path: PathBuf, bytes: &[u8]) {
 /// Only `dir`, with an empty hub cache below it, and no hub.
 fn only(dir: &Path) -> Location {
     let hub = Hub { cache_dir: Some(dir.join("hub-cache")), ..Hub::default() };
-    Location { dirs: vec![dir.to_path_buf()], data_dir: None, offline: true, hub }
+    Location { dirs: vec![dir.to_path_buf()], required: None, data_dir: None, offline: true, hub }
 }
 
 /// All images of a source.
