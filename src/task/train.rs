@@ -137,10 +137,13 @@ impl Length {
         let per_epoch = subject.n_train.div_ceil(batch_size);
         let most = per_epoch.saturating_mul(MOST_EPOCHS) as f64;
         if !(1.0..=most).contains(&n_steps) {
-            let reason = format!(
-                "{all:.0} queries are {n_steps:.0} steps of about {per_step:.0} each, after {before:.0} for scores; from 1 \
-                 to {most:.0} steps are possible"
-            );
+            let scores = if before > 0.0 { format!(", after {before:.0} for scores") } else { String::new() };
+            let reason = match n_steps < 1.0 {
+                true => format!("{all:.0} queries pay for no step, which takes about {per_step:.0}{scores}"),
+                false => {
+                    format!("{all:.0} queries pay for {n_steps:.0} steps; at most {most:.0} are possible")
+                }
+            };
             return Err(Error::setting("query-budget", reason));
         }
         let n_steps = n_steps as usize;

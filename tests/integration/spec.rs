@@ -1036,7 +1036,7 @@ fn a_budget_of_queries_is_in_place_of_epochs() {
     let settings = of(&[("query-budget", "10"), ("epochs", "3")]).unwrap();
     assert!(settings::idle(&settings).contains(&"epochs"));
     assert_eq!(task::epochs(&of(&[("epochs", "3")]).unwrap()).unwrap(), 3);
-    assert_snapshot!(of(&[("query-budget", "1")]).unwrap_err(), @"setting `query-budget`: 450 queries are 0 steps of about 451 each, after 0 for scores; from 1 to 250000000 steps are possible");
+    assert_snapshot!(of(&[("query-budget", "1")]).unwrap_err(), @"setting `query-budget`: 450 queries pay for no step, which takes about 451");
     assert_snapshot!(of(&[("query-budget", "10"), ("warmup-epochs", "2")]).unwrap_err(), @"setting `warmup-epochs`: at most epochs = 1; got 2");
     assert_snapshot!(of(&[("method", "fo"), ("query-budget", "10")]).unwrap_err(), @"setting `query-budget`: it plays no part with task = train, method = fo; it is read with method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll");
 }

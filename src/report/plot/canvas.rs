@@ -156,7 +156,12 @@ fn draw_one<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas<
         }
     }
     // Error bars at the same x stand side by side where there is room; on a logarithmic axis, that would change x.
-    let n = chart.curves.len() as f64;
+    let has_mark = |curve: &Curve, x: f64| {
+        curve.points.iter().chain(&curve.published).any(|mark| mark.x.total_cmp(&x).is_eq())
+    };
+    let n_at = |x: f64, curves: &[Curve]| curves.iter().filter(|curve| has_mark(curve, x)).count();
+    let xs = chart.curves.iter().flat_map(|curve| &curve.points).map(|mark| mark.x);
+    let n = xs.map(|x| n_at(x, &chart.curves)).max().unwrap_or(1) as f64;
     // Without lines through them they may stand well apart.
     let is_line = |curve: &Curve| curve.shape != Shape::Dots && curve.points.len() > 1;
     let has_lines = chart.curves.iter().any(is_line);
@@ -168,7 +173,11 @@ fn draw_one<DB: DrawingBackend>(chart: &Chart, layout: &Layout, canvas: &Canvas<
     let gap = (0.5 * layout.tick_spacing(chart) / n).min(most);
     let gap = if gap < 2.0 || chart.log_x { 0.0 } else { gap };
     for (idx, curve) in chart.curves.iter().enumerate() {
-        draw_curve(chart, curve, layout, canvas, gap * (idx as f64 - (n - 1.0) / 2.0));
+        let shift = |x: f64| {
+            let (before, all) = (n_at(x, &chart.curves[..idx]), n_at(x, &chart.curves));
+            gap * (before as f64 - (all as f64 - 1.0) / 2.0)
+        };
+        draw_curve(chart, curve, layout, canvas, &shift);
     }
     for end in &layout.ends {
         let curve = &chart.curves[end.curve_idx];
@@ -232,7 +241,7 @@ fn draw_curve<DB: DrawingBackend>(
     curve: &Curve,
     layout: &Layout,
     canvas: &Canvas<DB>,
-    shift: f64,
+    shift: &dyn Fn(f64) -> f64,
 ) {
     let color = PALETTE[curve.look % PALETTE.len()];
     let dashes = dashes_of(curve.look);
@@ -251,7 +260,7 @@ fn draw_curve<DB: DrawingBackend>(
     if let Some(line) = chart.ideal_line(curve) {
         canvas.dashed(&line.map(|mark| (layout.x(mark.x), layout.y(mark.y))), &RULE, color, 1.0);
     }
-    let x = |m: &Mark| layout.x(m.x) + shift;
+    let x = |m: &Mark| layout.x(m.x) + shift(m.x);
     let line: Vec<Spot> = points.iter().map(|m| (x(m), layout.y(m.y))).collect();
     if line.len() > 1 && curve.shape != Shape::Dots {
         let dashes = if curve.shape == Shape::Model { &RULE } else { dashes };
