@@ -12,15 +12,15 @@ use crate::error::{Error, Result};
 ///
 /// # Errors
 /// [`Error::Data`] if the images are not red, green and blue, or one cannot be stored.
-pub fn stored_as_jpeg(data: Dataset, quality: u8) -> Result<Dataset> {
+pub fn stored_as_jpeg(mut data: Dataset, quality: u8) -> Result<Dataset> {
     let [channels, height, width] = data.shape;
+    let mut images = std::mem::take(&mut data.images);
     let failed =
         |what: &dyn std::fmt::Display| Error::data(&data.name, format!("cannot be stored as JPEG: {what}"));
     let (Ok(short_height), Ok(short_width), 3) = (u16::try_from(height), u16::try_from(width), channels)
     else {
         return Err(failed(&format!("images of {channels} channels, {height}x{width} pixels")));
     };
-    let mut images = data.images.clone();
     images.par_chunks_mut(data.image_len()).try_for_each(|planes| {
         let n = height * width;
         let interleaved: Vec<u8> = (0..3 * n).map(|idx| planes[idx % 3 * n + idx / 3]).collect();

@@ -8,7 +8,7 @@ use crate::train::Status;
 use super::measured::{Measured, Point, same_x, series_idx, x_of};
 
 /// Means that differ by less, in percent, are a tie.
-const ROUNDING: f64 = 1e-9;
+pub(super) const ROUNDING: f64 = 1e-9;
 
 /// A position on the experiment's x axis.
 #[derive(Debug, Clone, PartialEq)]

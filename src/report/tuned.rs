@@ -6,9 +6,7 @@ use crate::results::TrialRecord;
 use crate::train::Status;
 
 use super::measured::{same_x, x_of};
-
-/// Means that differ by less, in percent, are a tie.
-const ROUNDING: f64 = 1e-9;
+use super::position::ROUNDING;
 
 /// The value of the tuned setting at one point.
 #[derive(Debug, Clone, PartialEq)]

@@ -107,10 +107,8 @@ impl Length {
     /// As many epochs as the settings say, or as many steps as their budget of queries pays for.
     fn of(settings: &Settings) -> Result<Self> {
         let train::Config { epochs, batch_size } = settings.read()?;
-        if !settings.is_read("query-budget") {
-            return Ok(Self { epochs, most_steps: None });
-        }
-        let train::Budget { query_budget } = settings.read()?;
+        let is_read = settings.is_read("query-budget");
+        let query_budget = if is_read { settings.read::<train::Budget>()?.query_budget } else { 0.0 };
         if query_budget == 0.0 {
             return Ok(Self { epochs, most_steps: None });
         }
@@ -135,7 +133,7 @@ impl Length {
         let all = query_budget * layout.n_coords() as f64;
         let n_steps = ((all - before) / per_step).floor();
         let per_epoch = subject.n_train.div_ceil(batch_size);
-        let most = per_epoch.saturating_mul(MOST_EPOCHS) as f64;
+        let most = per_epoch.saturating_mul(train::MAX_EPOCHS) as f64;
         if !(1.0..=most).contains(&n_steps) {
             let scores = if before > 0.0 { format!(", after {before:.0} for scores") } else { String::new() };
             let reason = match n_steps < 1.0 {
@@ -150,6 +148,3 @@ impl Length {
         Ok(Self { epochs: n_steps.div_ceil(per_epoch), most_steps: Some(n_steps) })
     }
 }
-
-/// Most epochs, as of the setting.
-const MOST_EPOCHS: usize = 1_000_000;

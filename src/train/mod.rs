@@ -15,11 +15,14 @@ use crate::zo::evaluate::HERE;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+/// Most epochs of a training.
+pub const MAX_EPOCHS: usize = 1_000_000;
+
 crate::section! {
     /// How often, and how many at a time, items are looked at.
     pub struct Config {
         /// Passes over the training images.
-        pub epochs: usize = 50 => crate::setting::Domain::Int(1, 1_000_000),
+        pub epochs: usize = 50 => crate::setting::Domain::Int(1, MAX_EPOCHS as i64),
         /// Images per step; all if there are fewer.
         pub batch_size: usize = 256 => crate::setting::Domain::Int(1, 1_000_000),
     }
