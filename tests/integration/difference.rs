@@ -498,6 +498,22 @@ fn linear_networks_and_huge_logits() {
     }
 }
 
+/// A flattened plane is the output: a shift in the convolution before it changes some neighbouring logits.
+#[test]
+fn outputs_that_are_flattened() {
+    let input = [2, 3, 2];
+    let network = || {
+        let (mut builder, value) = Builder::new(input);
+        let layer = Conv2d { c_in: 2, c_out: 4, kernel: 3, stride: 1, padding: 1, has_bias: true };
+        let value = builder.push("conv", layer, &[value]);
+        builder.push("flatten", Flatten, &[value]);
+        builder.build()
+    };
+    let case = Case::new(network(), input, 17, 5);
+    assert_eq!(case.params.len(), 76);
+    case.check(&case.probes(76, &STEPS));
+}
+
 /// Oracle: by hand. Logits (0, 0), label 0: a step s of the first bias makes the loss
 /// ln(1 + e^-s), of which little is left of a sum with -1 when s is large and negative.
 #[test]

@@ -25,8 +25,9 @@ pub struct Conv<T> {
     lanes: usize,
     geometry: Geometry,
     dense: Dense<T>,
-    /// For an input that is zero but for one channel: that channel's weights. Empty unless asked for.
-    single: Vec<Packed<T>>,
+    /// The weights again, for an input that is zero but for some channels, where minimal filtering has those of
+    /// dense ones. None unless asked for.
+    part: Option<Packed<T>>,
     /// Where tap k of input channel i lies in the padded planes: `offsets[i · K² + k]`.
     offsets: Vec<usize>,
 }
@@ -53,29 +54,22 @@ impl<T: Element> Conv<T> {
             return Self::direct(isa, lanes, geometry, weight);
         }
         let dense = Dense::Winograd(Winograd::new(isa, [g.c_out, g.c_in], [g.height, g.width], weight));
-        Self { isa, lanes, geometry, dense, single: Vec::new(), offsets: offsets(&g) }
+        Self { isa, lanes, geometry, dense, part: None, offsets: offsets(&g) }
     }
 
     /// The same without minimal filtering, which rounds a few times more.
     #[must_use]
     pub fn direct(isa: Isa, lanes: usize, geometry: Geometry, weight: &[f64]) -> Self {
-        let depth = geometry.c_in * geometry.kernel * geometry.kernel;
-        let n = pixels(geometry.out_width());
-        let packed = Packed::new(isa, n, geometry.c_out, depth, |o, k| T::of(weight[o * depth + k]));
-        let offsets = offsets(&geometry);
-        Self { isa, lanes, geometry, dense: Dense::Direct(packed), single: Vec::new(), offsets }
+        let (dense, offsets) = (Dense::Direct(packed(isa, &geometry, weight)), offsets(&geometry));
+        Self { isa, lanes, geometry, dense, part: None, offsets }
     }
 
-    /// The same, prepared for inputs of a single channel too.
+    /// As [`Conv::new`], prepared for [`Conv::run_channels`] too.
     #[must_use]
-    pub fn with_single(isa: Isa, lanes: usize, geometry: Geometry, weight: &[f64]) -> Self {
-        let n_taps = geometry.kernel * geometry.kernel;
-        let at = |o: usize, i: usize, k: usize| T::of(weight[(o * geometry.c_in + i) * n_taps + k]);
-        let n = pixels(geometry.out_width());
-        let single = (0..geometry.c_in)
-            .map(|i| Packed::new(isa, n, geometry.c_out, n_taps, |o, k| at(o, i, k)))
-            .collect();
-        Self { single, ..Self::new(isa, lanes, geometry, weight) }
+    pub fn with_channels(isa: Isa, lanes: usize, geometry: Geometry, weight: &[f64]) -> Self {
+        let conv = Self::new(isa, lanes, geometry, weight);
+        let is_direct = matches!(conv.dense, Dense::Direct(_));
+        Self { part: (!is_direct).then(|| packed(isa, &geometry, weight)), ..conv }
     }
 
     /// Numbers per image of the output.
@@ -83,16 +77,20 @@ impl<T: Element> Conv<T> {
         self.geometry.out_height() * self.geometry.out_width()
     }
 
-    /// Multiplications and additions that one image costs, for a dense input or a single channel.
+    /// Multiplications and additions that one image costs, for a dense input.
     #[must_use]
-    pub fn flops(&self, is_single: bool) -> u64 {
-        let g = &self.geometry;
-        let per_channel = 2 * (g.c_out * self.out_plane() * g.kernel * g.kernel) as u64;
+    pub fn flops(&self) -> u64 {
         match &self.dense {
-            _ if is_single => per_channel,
-            Dense::Direct(_) => per_channel * g.c_in as u64,
+            Dense::Direct(_) => self.flops_of(self.geometry.c_in),
             Dense::Winograd(op) => op.flops(),
         }
+    }
+
+    /// The same for an input of so many channels.
+    #[must_use]
+    pub fn flops_of(&self, channels: usize) -> u64 {
+        let g = &self.geometry;
+        2 * (g.c_out * self.out_plane() * channels * g.kernel * g.kernel) as u64
     }
 
     /// `out` (C_out, H', W', lane) of a dense `input` (C_in, H, W, lane).
@@ -110,7 +108,7 @@ impl<T: Element> Conv<T> {
     ) {
         let out = out.into();
         match &self.dense {
-            Dense::Direct(weight) => self.run_direct(weight, input, rows, None, out, scratch),
+            Dense::Direct(weight) => self.run_direct(weight, 0, input, rows, None, out, scratch),
             Dense::Winograd(op) => op.run(self.isa, self.lanes, input, rows, None, out, scratch),
         }
     }
@@ -122,30 +120,37 @@ impl<T: Element> Conv<T> {
     pub fn run_finished(&self, input: &[T], finish: &Finish<T>, out: &mut [T], scratch: &mut Scratch<T>) {
         let (rows, finish) = (0..self.geometry.out_height(), Some(finish));
         match &self.dense {
-            Dense::Direct(weight) => self.run_direct(weight, input, rows, finish, out.into(), scratch),
+            Dense::Direct(weight) => self.run_direct(weight, 0, input, rows, finish, out.into(), scratch),
             Dense::Winograd(op) => op.run(self.isa, self.lanes, input, rows, finish, out.into(), scratch),
         }
     }
 
-    /// Rows `rows` of `out` (C_out, H', W', lane), of an input that is `plane` (H, W, lane) in `channel` and
-    /// zero elsewhere.
+    /// Rows `rows` of `out` (C_out, H', W', lane), of an input that is `planes` (channel, H, W, lane) from channel
+    /// `first` on, for as many as there are, and zero elsewhere.
     ///
     /// # Panics
-    /// Unless made by [`Conv::with_single`].
-    pub fn run_single(
+    /// If made by [`Conv::new`].
+    pub fn run_channels(
         &self,
-        channel: usize,
-        plane: &[T],
+        first: usize,
+        planes: &[T],
         rows: Range<usize>,
         out: &mut [T],
         scratch: &mut Scratch<T>,
     ) {
-        self.run_direct(&self.single[channel], plane, rows, None, out.into(), scratch);
+        let weight = match (&self.dense, &self.part) {
+            (Dense::Direct(weight), _) | (_, Some(weight)) => weight,
+            (Dense::Winograd(_), None) => panic!("weights for some channels only were not asked for"),
+        };
+        self.run_direct(weight, first, planes, rows, None, out.into(), scratch);
     }
 
+    /// `input` has channels from `first` on.
+    #[expect(clippy::too_many_arguments, reason = "one call, of three convolutions")]
     fn run_direct(
         &self,
         weight: &Packed<T>,
+        first: usize,
         input: &[T],
         rows: Range<usize>,
         finish: Option<&Finish<T>>,
@@ -167,6 +172,7 @@ impl<T: Element> Conv<T> {
         let out = out.part(rows.start * g.out_width() * self.lanes..out.len());
         let walk = Walk {
             offsets: Offsets::new(&self.offsets[..channels * g.kernel * g.kernel]),
+            first: first * g.kernel * g.kernel,
             rows: rows.len(),
             columns: g.out_width(),
             in_row: g.stride * row,
@@ -212,6 +218,12 @@ impl<T: Element> Conv<T> {
             out,
         });
     }
+}
+
+/// Weights (C_out, C_in, K, K) as [`product`] reads them.
+fn packed<T: Element>(isa: Isa, g: &Geometry, weight: &[f64]) -> Packed<T> {
+    let depth = g.c_in * g.kernel * g.kernel;
+    Packed::new(isa, pixels(g.out_width()), g.c_out, depth, |o, k| T::of(weight[o * depth + k]))
 }
 
 /// Copies (C, H, W, lane) into planes with zeros around them; of these only rows `rows`.
@@ -495,7 +507,7 @@ mod tests {
     use crate::kernels::lanes::{Blocks, Buffer, norm, pointwise, reference};
     use crate::rng::{Purpose, Stream};
 
-    /// Oracle: the definition of convolution in f64, for dense inputs and for a single channel, on
+    /// Oracle: the definition of convolution in f64, for dense inputs, one channel and two, on
     /// every instruction set; odd sizes, strides and kernels; partly filled blocks.
     fn check<T: Element>(tolerance: f64) {
         for (batch, c_in, height, width, c_out, kernel, stride, padding) in [
@@ -522,19 +534,21 @@ mod tests {
             let weight = draw(c_out * c_in * kernel * kernel, 1);
             let dense = draw(batch * n_in, 0);
             let plane = height * width;
-            let channel = c_in / 2;
-            let mut single = dense.clone();
-            for (idx, value) in single.iter_mut().enumerate() {
-                if idx / plane % c_in != channel {
-                    *value = 0.0;
-                }
-            }
+            let first = c_in / 2;
+            let part = |count: usize| {
+                let kept = first..first + count;
+                let inside = |idx: usize| kept.contains(&(idx / plane % c_in));
+                let part: Vec<f64> =
+                    dense.iter().enumerate().map(|(idx, &x)| if inside(idx) { x } else { 0.0 }).collect();
+                (part, Some(count))
+            };
+            let inputs = [(dense.clone(), None), part(1), part(2.min(c_in - first))];
             for isa in Isa::available() {
                 let blocks = Blocks::new::<T>(isa, batch);
                 let lanes = blocks.lanes;
-                let conv = Conv::<T>::with_single(isa, lanes, g, &weight);
+                let conv = Conv::<T>::with_channels(isa, lanes, g, &weight);
                 let mut scratch = Scratch::default();
-                for (input, is_single) in [(&dense, false), (&single, true)] {
+                for (input, count) in &inputs {
                     let mut expected = vec![0.0; batch * n_out];
                     reference::forward(&g, input, &weight, &mut expected);
                     let scale = expected.iter().fold(0.0, |max: f64, e| max.max(e.abs()));
@@ -543,21 +557,23 @@ mod tests {
                     for block in 0..blocks.count() {
                         let mut out = Buffer::zeroed(n_out * lanes);
                         let input = &rearranged[block * n_in * lanes..][..n_in * lanes];
-                        if is_single {
-                            let plane = &input[channel * plane * lanes..][..plane * lanes];
-                            conv.run_single(channel, plane, 0..g.out_height(), &mut out, &mut scratch);
-                        } else {
-                            conv.run(input, &mut out[..], &mut scratch);
+                        let planes =
+                            count.map(|count| &input[first * plane * lanes..][..count * plane * lanes]);
+                        match planes {
+                            Some(planes) => {
+                                conv.run_channels(first, planes, 0..g.out_height(), &mut out, &mut scratch);
+                            }
+                            None => conv.run(input, &mut out[..], &mut scratch),
                         }
                         // In strips, to the last bit.
                         let mut again = Buffer::zeroed(n_out * lanes);
                         for start in (0..g.out_height()).step_by(STRIP) {
                             let rows = start..g.out_height().min(start + STRIP);
-                            if is_single {
-                                let plane = &input[channel * plane * lanes..][..plane * lanes];
-                                conv.run_single(channel, plane, rows, &mut again, &mut scratch);
-                            } else {
-                                conv.run_rows(input, rows, &mut again[..], &mut scratch);
+                            match planes {
+                                Some(planes) => {
+                                    conv.run_channels(first, planes, rows, &mut again, &mut scratch);
+                                }
+                                None => conv.run_rows(input, rows, &mut again[..], &mut scratch),
                             }
                         }
                         assert!(out[..] == again[..], "{isa:?} {g:?} in strips");
@@ -567,7 +583,7 @@ mod tests {
                                 let expected = expected[(block * lanes + lane) * n_out + position];
                                 assert!(
                                     (found - expected).abs() <= tolerance * scale,
-                                    "{isa:?} {g:?} single {is_single} at {position}: {found} not {expected}"
+                                    "{isa:?} {g:?} {count:?} channels, {position}: {found} not {expected}"
                                 );
                             }
                         }

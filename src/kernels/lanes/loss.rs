@@ -52,7 +52,7 @@ impl CrossEntropy {
     pub fn change_rescaled<T: Element>(
         &self,
         block: usize,
-        only: Option<usize>,
+        first: usize,
         delta: &[T],
         [before, after]: [f64; 2],
     ) -> f64 {
@@ -61,18 +61,16 @@ impl CrossEntropy {
         // Logarithms of probabilities are logits less a number per image, which the loss does not see.
         let growth = (after - before) / before;
         let mut all: Vec<f64> = self.logs[block * len..][..len].iter().map(|log| growth * log).collect();
-        let first = only.unwrap_or(0) * lanes;
-        all[first..].iter_mut().zip(delta).for_each(|(all, delta)| *all += after * delta.wide());
-        self.change(block, None, &all)
+        all[first * lanes..].iter_mut().zip(delta).for_each(|(all, delta)| *all += after * delta.wide());
+        self.change(block, 0, &all)
     }
 
     /// Sum over the images of a block of log1p(Σ p_k expm1(δ_k)) − δ_label, for logits that change
-    /// by `delta` (class, lane), or only that of class `only` by `delta` (lane).
+    /// by `delta` (class, lane) from class `first` on.
     #[must_use]
-    pub fn change<T: Element>(&self, block: usize, only: Option<usize>, delta: &[T]) -> f64 {
+    pub fn change<T: Element>(&self, block: usize, first: usize, delta: &[T]) -> f64 {
         let lanes = self.blocks.lanes;
-        let classes = only.map_or(0..self.n_classes, |class| class..class + 1);
-        let first = classes.start;
+        let classes = first..first + delta.len() / lanes;
         let whole = block * self.n_classes * lanes;
         let probabilities = &self.probabilities[whole..][first * lanes..classes.end * lanes];
         let logs = &self.logs[whole..][..self.n_classes * lanes];
@@ -115,11 +113,11 @@ impl SquaredError {
     }
 
     /// Sum over the images of a block of the mean of δ (2e + δ) over an image's numbers, for outputs that change by
-    /// `delta` (channel, pixel, lane), or only those of channel `only` by `delta` (pixel, lane).
+    /// `delta` (number, lane) from number `first` on.
     #[must_use]
-    pub fn change<T: Element>(&self, block: usize, only: Option<usize>, delta: &[T]) -> f64 {
+    pub fn change<T: Element>(&self, block: usize, first: usize, delta: &[T]) -> f64 {
         let lanes = self.blocks.lanes;
-        let first = block * self.n_numbers * lanes + only.unwrap_or(0) * delta.len();
+        let first = (block * self.n_numbers + first) * lanes;
         let n_images = self.blocks.images_in(block);
         let mut total = 0.0;
         for (delta, errors) in delta.chunks_exact(lanes).zip(self.errors[first..].chunks_exact(lanes)) {
@@ -230,7 +228,7 @@ mod tests {
             let found: f64 = rearranged
                 .chunks_exact(3 * blocks.lanes)
                 .enumerate()
-                .map(|(block, delta)| entropy.change(block, None, delta))
+                .map(|(block, delta)| entropy.change(block, 0, delta))
                 .sum();
             let expected: f64 = (0..3)
                 .map(|image| {
@@ -249,13 +247,12 @@ mod tests {
                 }
             }
             for block in 0..blocks.count() {
-                let all =
-                    entropy.change(block, None, &others[block * 3 * blocks.lanes..][..3 * blocks.lanes]);
-                let one = entropy.change(block, Some(2), &only[block * blocks.lanes..][..blocks.lanes]);
+                let all = entropy.change(block, 0, &others[block * 3 * blocks.lanes..][..3 * blocks.lanes]);
+                let one = entropy.change(block, 2, &only[block * blocks.lanes..][..blocks.lanes]);
                 assert!((all - one).abs() < 1e-14, "{isa:?}: {one} instead of {all}");
             }
             only.fill(800.0);
-            assert!(entropy.change(0, Some(2), &only[..blocks.lanes]).is_finite());
+            assert!(entropy.change(0, 2, &only[..blocks.lanes]).is_finite());
         }
     }
 
@@ -280,7 +277,8 @@ mod tests {
             let sum = |delta: &[f64], per_image: usize, channel: Option<usize>| -> f64 {
                 let delta = blocks.rearrange(Split::Serial, delta, per_image);
                 let chunks = delta.chunks_exact(per_image * blocks.lanes).enumerate();
-                chunks.map(|(block, delta)| squares.change(block, channel, delta)).sum()
+                let first = channel.map_or(0, |channel| 2 * channel);
+                chunks.map(|(block, delta)| squares.change(block, first, delta)).sum()
             };
             for channel in [None, Some(0), Some(1)] {
                 let expected: f64 = (0..3).map(|i| mean(i, true, channel) - mean(i, false, None)).sum();

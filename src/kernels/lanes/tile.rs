@@ -91,10 +91,12 @@ impl<'a> Offsets<'a> {
 }
 
 /// Where the outputs of a product lie and which inputs they read, in registers. Output (o, y, x) is
-/// the sum over k of weight(o, k) · input\[offsets\[k\] + y · in_row + x · in_step\].
+/// the sum over k of weight(o, first + k) · input\[offsets\[k\] + y · in_row + x · in_step\].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Walk<'a> {
     pub(super) offsets: Offsets<'a>,
+    /// Entry of the depth that the first offset is for.
+    pub(super) first: usize,
     pub(super) rows: usize,
     pub(super) columns: usize,
     pub(super) in_row: usize,
@@ -126,7 +128,7 @@ fn product_in<S: Simd, T: Element, const PIXELS: usize>(
     input: &[T::Vector<S>],
     out: &mut Out<T::Vector<S>>,
 ) {
-    debug_assert_eq!(weight.depth, walk.offsets.values.len());
+    let depth = walk.offsets.values.len();
     for y in 0..walk.rows {
         let mut x = 0;
         while x < walk.columns {
@@ -134,7 +136,7 @@ fn product_in<S: Simd, T: Element, const PIXELS: usize>(
             let (mut weights, mut first) = (0, 0);
             for block in 0..weight.widths.len() {
                 let width = weight.widths[block];
-                let values = &weight.values[weights..weights + width * weight.depth];
+                let values = &weight.values[weights + walk.first * width..][..depth * width];
                 let tile = Tile { walk, y, x, n, first };
                 match width {
                     1 => tile.run::<S, T, PIXELS, 1>(simd, values, input, out),

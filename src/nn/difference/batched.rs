@@ -54,7 +54,7 @@ impl BatchedPath {
             let one = &network.fused()[idx];
             let inputs: Vec<Support> = one.inputs.iter().map(|&value| supports[value]).collect();
             supports[one.output] = if idx == start {
-                Support::Channel(0)
+                Support::one(0)
             } else {
                 flops += rules[idx].flops(&inputs);
                 rules[idx].support(&inputs)
@@ -187,7 +187,8 @@ impl Engine {
         for &idx in &path.fused {
             let Fused { inputs, output, .. } = &self.fused[idx];
             let channels = match path.supports[*output] {
-                Support::Channel(offset) => Some(match lists.get(&offset) {
+                // Batched rules know one channel or all.
+                Support::Channels { first: offset, .. } => Some(match lists.get(&offset) {
                     Some(list) => list.clone(),
                     None => {
                         let moved: Vec<u32> = seeded.iter().map(|channel| channel + offset as u32).collect();

@@ -61,7 +61,7 @@ impl ProbePath {
             let inputs: Vec<Support> = fused.inputs.iter().map(|&value| supports[value]).collect();
             if idx == start {
                 // Which channel changes makes no difference to the shape of the path.
-                supports[fused.output] = Support::Channel(0);
+                supports[fused.output] = Support::one(0);
             } else if inputs.iter().all(|&support| support == Support::None) {
                 continue;
             } else {

@@ -323,7 +323,7 @@ impl<T: Element> Engine<T> {
     fn support(&self, fused_idx: usize, probe: &Probe<T>) -> Support {
         let (rule, seed) = (&self.rules[fused_idx], probe.seed);
         if fused_idx == seed.fused_idx {
-            return Support::Channel(rule.seed_channel(seed.coord));
+            return Support::one(rule.seed_channel(seed.coord));
         }
         let inputs = &self.fused[fused_idx].inputs;
         let mut supports = [Support::None; 2];
@@ -406,8 +406,8 @@ impl<T: Element> Engine<T> {
             coupling.add_sums(place, Delta { support, data: out }, sums);
         }
         if fused_idx + 1 == self.fused.len() {
-            let only = if let Support::Channel(channel) = support { Some(channel) } else { None };
-            state.loss += self.loss.of_block(block, only, out, seed.scales);
+            let first = support.first() * self.planes[change.value];
+            state.loss += self.loss.of_block(block, first, out, seed.scales);
         }
     }
 

@@ -10,30 +10,47 @@ use crate::kernels::{Element, Isa, Rounding};
 pub enum Support {
     /// Nothing changes.
     None,
-    /// One channel.
-    Channel(usize),
+    /// Some neighbours.
+    Channels {
+        /// The first of them.
+        first: usize,
+        /// How many.
+        count: usize,
+    },
     /// Possibly all.
     Dense,
 }
 
 impl Support {
+    /// One channel.
+    #[must_use]
+    pub fn one(channel: usize) -> Self {
+        Self::Channels { first: channel, count: 1 }
+    }
+
     /// Channels that either touches.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
         match (self, other) {
             (Self::None, some) | (some, Self::None) => some,
-            (Self::Channel(a), Self::Channel(b)) if a == b => self,
+            _ if self == other => self,
             _ => Self::Dense,
+        }
+    }
+
+    /// The first channel stored.
+    #[must_use]
+    pub fn first(self) -> usize {
+        match self {
+            Self::Channels { first, .. } => first,
+            Self::None | Self::Dense => 0,
         }
     }
 
     /// Channel of the stored plane `idx`.
     #[must_use]
     pub fn channel(self, idx: usize) -> usize {
-        match self {
-            Self::Channel(channel) => channel,
-            Self::None | Self::Dense => idx,
-        }
+        self.first() + idx
     }
 
     /// Planes stored, of `channels`.
@@ -41,7 +58,7 @@ impl Support {
     pub fn planes(self, channels: usize) -> usize {
         match self {
             Self::None => 0,
-            Self::Channel(_) => 1,
+            Self::Channels { count, .. } => count,
             Self::Dense => channels,
         }
     }
@@ -63,11 +80,12 @@ impl<'a, T> Delta<'a, T> {
     /// The plane of `len` numbers of a channel, if it is stored.
     #[must_use]
     pub fn plane(&self, channel: usize, len: usize) -> Option<&'a [T]> {
-        match self.support {
+        let stored = match self.support {
             Support::None => None,
-            Support::Channel(stored) => (stored == channel).then_some(self.data),
-            Support::Dense => Some(&self.data[channel * len..][..len]),
-        }
+            Support::Channels { first, count } => channel.checked_sub(first).filter(|&idx| idx < count),
+            Support::Dense => Some(channel),
+        };
+        stored.map(|idx| &self.data[idx * len..][..len])
     }
 }
 

@@ -189,7 +189,7 @@ impl BatchedRule for BatchedConv {
     fn support(&self, inputs: &[Support]) -> Support {
         match inputs[0] {
             Support::None => Support::None,
-            Support::Channel(_) | Support::Dense => Support::Dense,
+            Support::Channels { .. } | Support::Dense => Support::Dense,
         }
     }
 
@@ -208,7 +208,7 @@ impl BatchedRule for BatchedConv {
 #[derive(Debug)]
 pub(super) struct ConvRule<T> {
     op: Conv<T>,
-    /// With rounded weights, where products of dense changes are rounded.
+    /// With rounded weights, where products are rounded of changes of more than one channel.
     rounded: Option<Conv<T>>,
     rounding: Rounding,
     input: usize,
@@ -219,11 +219,11 @@ pub(super) struct ConvRule<T> {
 impl<T: Element> ConvRule<T> {
     pub(super) fn new(setup: &RuleSetup, geometry: Geometry) -> Self {
         let (lanes, rounding) = (setup.blocks.lanes, setup.rounding);
-        let op = Conv::with_single(setup.isa, lanes, geometry, setup.params[0]);
+        let op = Conv::with_channels(setup.isa, lanes, geometry, setup.params[0]);
         let rounded = (rounding != Rounding::None).then(|| {
             let round = |&weight: &f64| f64::from(rounding.apply(weight as f32));
             let weight: Vec<f64> = setup.params[0].iter().map(round).collect();
-            Conv::new(setup.isa, lanes, geometry, &weight)
+            Conv::with_channels(setup.isa, lanes, geometry, &weight)
         });
         Self { op, rounded, rounding, input: setup.inputs[0], geometry, lanes }
     }
@@ -264,7 +264,7 @@ impl<T: Element> Rule<T> for ConvRule<T> {
     fn support(&self, inputs: &[Support]) -> Support {
         match inputs[0] {
             Support::None => Support::None,
-            Support::Channel(_) | Support::Dense => Support::Dense,
+            Support::Channels { .. } | Support::Dense => Support::Dense,
         }
     }
 
@@ -282,21 +282,28 @@ impl<T: Element> Rule<T> for ConvRule<T> {
         scratch: &mut Scratch<T>,
     ) {
         let Rows { start, end } = place.rows();
-        let data = inputs[0].data;
-        match (inputs[0].support, &self.rounded) {
-            (Support::Channel(channel), _) => self.op.run_single(channel, data, start..end, out, scratch),
-            (Support::None | Support::Dense, None) => self.op.run_rows(data, start..end, out, scratch),
-            (Support::None | Support::Dense, Some(op)) => {
-                let mut input = Buffer::zeroed(data.len());
+        let Delta { support, data } = inputs[0];
+        let mut input = Buffer::default();
+        let (op, data) = match &self.rounded {
+            Some(op) if !matches!(support, Support::Channels { count: 1, .. }) => {
+                input.reserve(data.len());
                 let round = |(to, &from): (&mut T, &T)| *to = self.rounding.apply_to(from);
                 input.iter_mut().zip(data).for_each(round);
-                op.run(&input, out, scratch);
+                (op, &input[..])
             }
+            _ => (&self.op, data),
+        };
+        match support {
+            Support::Channels { first, .. } => op.run_channels(first, data, start..end, out, scratch),
+            Support::None | Support::Dense => op.run_rows(data, start..end, out, scratch),
         }
     }
 
     fn flops(&self, inputs: &[Support]) -> u64 {
-        self.op.flops(matches!(inputs[0], Support::Channel(_)))
+        match inputs[0] {
+            Support::Channels { count, .. } => self.op.flops_of(count),
+            Support::None | Support::Dense => self.op.flops(),
+        }
     }
 }
 

@@ -53,8 +53,12 @@ struct BatchedFlatten {
 }
 
 impl BatchedRule for BatchedFlatten {
+    /// One channel of many pixels becomes dense: batched changes have all channels or one.
     fn support(&self, inputs: &[Support]) -> Support {
-        flat_support(inputs[0], self.shape[1] * self.shape[2])
+        match inputs[0] {
+            Support::Channels { .. } if self.shape[1] * self.shape[2] > 1 => Support::Dense,
+            other => other,
+        }
     }
 
     fn apply(&self, inputs: &[Option<&Change>], channels: Option<&Tensor>) -> Result<Tensor> {
@@ -73,43 +77,32 @@ impl BatchedRule for BatchedFlatten {
     }
 }
 
-/// Support of features that planes with `pixels` numbers become.
-fn flat_support(support: Support, pixels: usize) -> Support {
-    match support {
-        Support::Channel(_) if pixels > 1 => Support::Dense,
-        other => other,
-    }
-}
-
-/// δ itself. One channel becomes as many as it has pixels, among zeros.
+/// δ itself. One channel becomes as many as it has pixels.
 #[derive(Debug)]
 struct FlattenRule {
     /// Pixels of a channel.
     plane: usize,
-    lanes: usize,
 }
 
 impl<T: Element> Propagate<T> for Flatten {
     fn rule(&self, setup: &RuleSetup) -> crate::Result<Box<dyn Rule<T>>> {
         let [_, height, width] = setup.shapes[0];
-        Ok(Box::new(FlattenRule { plane: height * width, lanes: setup.blocks.lanes }))
+        Ok(Box::new(FlattenRule { plane: height * width }))
     }
 }
 
 impl<T: Element> Rule<T> for FlattenRule {
     fn support(&self, inputs: &[Support]) -> Support {
-        flat_support(inputs[0], self.plane)
+        match inputs[0] {
+            Support::Channels { first, count } => {
+                Support::Channels { first: first * self.plane, count: count * self.plane }
+            }
+            other => other,
+        }
     }
 
     fn apply(&self, _: Place<T>, inputs: &[Delta<T>], _: &[Affine<T>], out: &mut [T], _: &mut Scratch<T>) {
-        match inputs[0].support {
-            Support::Channel(channel) if self.plane > 1 => {
-                out.fill(T::ZERO);
-                let len = self.plane * self.lanes;
-                out[channel * len..][..len].copy_from_slice(inputs[0].data);
-            }
-            _ => out.copy_from_slice(inputs[0].data),
-        }
+        out.copy_from_slice(inputs[0].data);
     }
 
     fn flops(&self, _: &[Support]) -> u64 {

@@ -124,11 +124,9 @@ impl<T: Element> Rule<T> for MaxPoolRule {
     ) {
         let [_, height, width] = self.shape;
         let len = height * width * self.lanes;
-        let base = match inputs[0].support {
-            Support::Channel(channel) => place.plane(self.input, channel, len),
-            Support::None | Support::Dense => place.value(self.input),
-        };
-        pointwise::max_pool2(self.isa, [height, width], base, inputs[0].data, out);
+        let Delta { support, data } = inputs[0];
+        let base = &place.value(self.input)[support.first() * len..][..data.len()];
+        pointwise::max_pool2(self.isa, [height, width], base, data, out);
     }
 
     fn is_max_pool2(&self) -> bool {

@@ -88,10 +88,15 @@ impl<T: Element> Rule<T> for ReluRule {
     ) {
         let [_, height, width] = self.shape;
         let (row, rows) = (width * self.lanes, place.rows());
+        let Delta { support, data } = inputs[0];
+        let base = &place.value(self.input)[support.first() * height * row..][..data.len()];
+        if rows == Rows::all(height) {
+            pointwise::relu(self.isa, base, data, out);
+            return;
+        }
         let len = height * row;
-        for (idx, (out, delta)) in out.chunks_exact_mut(len).zip(inputs[0].data.chunks_exact(len)).enumerate()
-        {
-            let base = place.plane(self.input, inputs[0].support.channel(idx), len);
+        let planes = base.chunks_exact(len).zip(data.chunks_exact(len)).zip(out.chunks_exact_mut(len));
+        for ((base, delta), out) in planes {
             pointwise::relu(self.isa, rows.of(base, row), rows.of(delta, row), rows.of_mut(out, row));
         }
     }

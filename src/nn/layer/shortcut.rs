@@ -108,12 +108,12 @@ impl ShortcutA {
 /// Support after `before` channels were put in front.
 fn moved(support: Support, before: usize) -> Support {
     match support {
-        Support::Channel(channel) => Support::Channel(channel + before),
+        Support::Channels { first, count } => Support::Channels { first: first + before, count },
         other => other,
     }
 }
 
-/// The same map applied to δ: one channel stays one channel.
+/// The same map applied to δ: some channels stay so many.
 #[derive(Debug)]
 struct ShortcutRule {
     before: usize,

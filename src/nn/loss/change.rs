@@ -93,20 +93,19 @@ impl LaneChange {
         }
     }
 
-    /// Sum over the images of a block, for outputs that change by `delta` (channel, pixel, lane), or only those of
-    /// channel `only` by `delta` (pixel, lane).
+    /// Sum over the images of a block, for outputs that change by `delta` (number, lane) from number `first` on.
     pub(in crate::nn) fn of_block<T: Element>(
         &self,
         block: usize,
-        only: Option<usize>,
+        first: usize,
         delta: &[T],
         scales: Option<[f64; 2]>,
     ) -> f64 {
         match (self, scales) {
-            (Self::Squares(squares), _) => squares.change(block, only, delta),
-            (Self::Entropy { entropy, .. }, None) => entropy.change(block, only, delta),
+            (Self::Squares(squares), _) => squares.change(block, first, delta),
+            (Self::Entropy { entropy, .. }, None) => entropy.change(block, first, delta),
             (Self::Entropy { entropy, .. }, Some(scales)) => {
-                entropy.change_rescaled(block, only, delta, scales)
+                entropy.change_rescaled(block, first, delta, scales)
             }
         }
     }
