@@ -1,9 +1,11 @@
 //! `plan`: a dry run.
 
 use anyhow::{Result, bail};
+use candle_core::Device;
 use clap::Args;
 use deepzero::cost::{Cost, Planner};
 use deepzero::experiment::{Experiment, MAX_SEEDS, Scale};
+use deepzero::ranks;
 use deepzero::report::check::{self, Needed, Outlook};
 use deepzero::report::measured::Measured;
 use deepzero::runner::{checkpoint_path, is_pending};
@@ -11,7 +13,7 @@ use deepzero::task;
 use deepzero::train::Checkpoint;
 use serde_json::json;
 
-use super::reproduce::selected;
+use super::reproduce::{Parallel, selected};
 use super::{Common, Exit, Selection, report, say};
 
 #[derive(Debug, Args)]
@@ -27,30 +29,39 @@ pub(super) struct PlanArgs {
     ids: Vec<String>,
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    parallel: Parallel,
 }
 
 pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
+    let (device, name) = common.device()?;
+    let at_a_time = args.parallel.number(args.selection.scale, &device, &ranks::ALONE)?;
+    let n_threads = rayon::current_num_threads();
+    let beside = if at_a_time > 1 { format!(", {at_a_time} trials side by side") } else { String::new() };
+    let machine = if device.is_cpu() { format!("{n_threads} threads of this machine{beside}") } else { name };
+    // Speeds are those on the threads that a trial will have.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads((n_threads / at_a_time).max(1)).build()?;
+    pool.install(|| plan(common, args, &device, &machine, at_a_time))
+}
+
+fn plan(common: &Common, args: &PlanArgs, device: &Device, machine: &str, at_a_time: usize) -> Result<Exit> {
     let store = common.store();
-    let (device, device_name) = common.device()?;
-    let mut planner = Planner::new(device.clone(), common.memory(&device)?);
+    let mut planner = Planner::new(device.clone(), common.memory(device)? / at_a_time);
     let mut output = Vec::new();
     for experiment in selected(common, &args.ids, &args.selection)? {
-        let (mut all, mut left) = (Cost::default(), Cost::default());
-        let mut rows = Vec::new();
+        let (mut all, mut rows) = (Cost::default(), Vec::new());
+        let (mut times, mut times_left) = (Vec::new(), Vec::new());
         let trials = args.selection.trials(common, &experiment)?;
         for trial in &trials {
             let cost = task::cost(&trial.settings, &mut planner)?;
             let pending = is_pending(&store, trial)?;
             let progress = Checkpoint::progress(&checkpoint_path(&store, trial));
             all += cost;
+            times.push(cost.wall_s);
             if pending {
                 // A started trial has only its remaining epochs before it.
                 let share = progress.map_or(1.0, |p| 1.0 - p.epoch as f64 / p.epochs as f64);
-                left += Cost {
-                    queries: cost.queries * share,
-                    flops: cost.flops * share,
-                    wall_s: cost.wall_s * share,
-                };
+                times_left.push(cost.wall_s * share);
             }
             let state = match (pending, progress) {
                 (false, _) => "done".to_owned(),
@@ -59,6 +70,7 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
             };
             rows.push((trial, cost, state));
         }
+        let (all_s, left_s) = (side_by_side(&times, at_a_time), side_by_side(&times_left, at_a_time));
         if common.json {
             let rows: Vec<_> = rows
                 .iter()
@@ -71,7 +83,7 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
                 .collect();
             output.push(json!({
                 "id": experiment.id, "scale": args.selection.scale.name(), "trials": rows,
-                "queries": all.queries, "flops": all.flops, "wall_s": all.wall_s, "wall_s_left": left.wall_s,
+                "queries": all.queries, "flops": all.flops, "wall_s": all_s, "wall_s_left": left_s,
             }));
             continue;
         }
@@ -114,13 +126,9 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
             "in all {:.0} queries, {:.0} GFLOP, about {} on {}; about {} left",
             all.queries,
             all.flops / 1e9,
-            duration(all.wall_s),
-            if device.is_cpu() {
-                format!("{} threads of this machine", rayon::current_num_threads())
-            } else {
-                device_name.clone()
-            },
-            duration(left.wall_s)
+            duration(all_s),
+            machine,
+            duration(left_s)
         )?;
         if let Some(plan) = experiment.scales.get(&args.selection.scale) {
             let still = plan.never_redrawn()?;
@@ -147,6 +155,16 @@ pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
         say!("{}", serde_json::to_string_pretty(&output)?)?;
     }
     Ok(Exit::Ok)
+}
+
+/// When the last of some trials ends, so many at a time, each begun as soon as another ends.
+fn side_by_side(times: &[f64], at_a_time: usize) -> f64 {
+    let mut ends = vec![0.0_f64; at_a_time];
+    for time in times {
+        let first = ends.iter_mut().min_by(|a, b| a.total_cmp(b)).expect("one at a time at least");
+        *first += time;
+    }
+    ends.into_iter().fold(0.0, f64::max)
 }
 
 /// The seeds that tell how many are needed: those that the scale has by default, three at least.

@@ -59,7 +59,7 @@ pub(super) struct SweepArgs {
 
 /// How many trials at a time.
 #[derive(Debug, Args)]
-struct Parallel {
+pub(super) struct Parallel {
     /// Trials that run side by side, each on its share of the threads and of the memory; by default one, at smoke scale as
     /// many as there are threads. Results do not depend on it, but the times among them are then those of a shared
     /// machine.
@@ -69,7 +69,7 @@ struct Parallel {
 
 impl Parallel {
     /// Small networks leave threads idle: of `smoke`, where times say nothing, as many trials run as there are threads.
-    fn number(&self, scale: Scale, device: &Device, ranks: &Ranks) -> Result<usize> {
+    pub(super) fn number(&self, scale: Scale, device: &Device, ranks: &Ranks) -> Result<usize> {
         match self.parallel {
             Some(2..) if !ranks.is_alone() => {
                 bail!("--parallel: the processes of a job share each trial, and take one at a time")

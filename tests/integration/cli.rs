@@ -848,6 +848,29 @@ fn plan_costs_without_data_and_writes_nothing() {
     assert!(place.names("").is_empty());
 }
 
+/// Oracle: Graham's bounds of what a list of trials takes, so many at a time.
+#[test]
+fn planned_times_are_of_trials_side_by_side() {
+    let place = Place::new();
+    for n in [1, 2, 4] {
+        let plan =
+            &place.run(&format!("plan fig2 --scale smoke --json --parallel {n} --threads 2")).json()[0];
+        let times: Vec<f64> = plan["trials"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|trial| trial["wall_s"].as_f64().unwrap())
+            .collect();
+        let (sum, longest) = (times.iter().sum::<f64>(), times.iter().copied().fold(0.0, f64::max));
+        let least = longest.max(sum / f64::from(n));
+        let most = sum / f64::from(n) + longest * (1.0 - 1.0 / f64::from(n));
+        let found = plan["wall_s"].as_f64().unwrap();
+        let slack = 1e-9 * sum;
+        assert!(least - slack <= found && found <= most + slack, "{n}: {found}, {least} to {most}");
+        assert_eq!(plan["wall_s_left"], plan["wall_s"]);
+    }
+}
+
 /// Oracle: the queries that training really spends.
 #[test]
 fn planned_queries_are_spent_queries() {
