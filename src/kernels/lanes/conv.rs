@@ -129,7 +129,7 @@ impl<T: Element> Conv<T> {
     /// `first` on, for as many as there are, and zero elsewhere.
     ///
     /// # Panics
-    /// If made by [`Conv::new`].
+    /// If made by [`Conv::new`] for minimal filtering.
     pub fn run_channels(
         &self,
         first: usize,
