@@ -35,8 +35,10 @@ pub(super) struct PlanArgs {
 
 pub(super) fn run(common: &Common, args: &PlanArgs) -> Result<Exit> {
     let (device, name) = common.device()?;
-    let at_a_time = args.parallel.number(args.selection.scale, &device, &ranks::ALONE)?;
     let n_threads = rayon::current_num_threads();
+    let number = args.parallel.number(args.selection.scale, &device, &ranks::ALONE)?;
+    // What shares a thread, or a GPU, takes turns there and ends no sooner.
+    let at_a_time = if device.is_cpu() { number.min(n_threads) } else { 1 };
     let beside = if at_a_time > 1 { format!(", {at_a_time} trials side by side") } else { String::new() };
     let machine = if device.is_cpu() { format!("{n_threads} threads of this machine{beside}") } else { name };
     // Speeds are those on the threads that a trial will have.
