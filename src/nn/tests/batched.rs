@@ -135,17 +135,23 @@ fn differences_are_those_of_one_probe_at_a_time() -> Result<()> {
 /// What tensor cores round, both ways round alike: far closer to each other than either is to the unrounded.
 #[test]
 fn rounded_differences_agree() -> Result<()> {
-    let scene = Scene::new("resnet8-w4", 3, DType::F32)?;
-    let probes = scene.probes(5e-3);
-    let exact = scene.differences(Mode::Train, Options::default(), &probes)?;
-    for (rounding, size) in [(Rounding::Tf32, 1e-3), (Rounding::Bf16, 1e-2)] {
+    let cases = [
+        ("resnet8-w4", Rounding::Tf32, 1e-3),
+        ("resnet8-w4", Rounding::Bf16, 1e-2),
+        // It has changes of several channels. What f32 rounds is too much beside its TF32.
+        ("lenet", Rounding::Bf16, 1e-2),
+    ];
+    for (name, rounding, size) in cases {
+        let scene = Scene::new(name, 3, DType::F32)?;
+        let probes = scene.probes(5e-3);
+        let exact = scene.differences(Mode::Train, Options::default(), &probes)?;
         let options = Options { rounding, ..Options::default() };
         let one_by_one = scene.differences(Mode::Train, options, &probes)?;
         let batched = Options { is_batched: true, ..options };
         let batched = scene.differences(Mode::Train, batched, &probes)?;
         let (apart, rounded) = (error(&batched, &one_by_one), error(&one_by_one, &exact));
-        assert!(apart < 0.25 * rounded, "{rounding:?}: {apart:e} {rounded:e}");
-        assert!((1e-2 * size..size).contains(&rounded), "{rounding:?}: {rounded:e}");
+        assert!(apart < 0.25 * rounded, "{name} {rounding:?}: {apart:e} {rounded:e}");
+        assert!((1e-2 * size..size).contains(&rounded), "{name} {rounding:?}: {rounded:e}");
     }
     Ok(())
 }
