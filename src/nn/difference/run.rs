@@ -242,7 +242,10 @@ impl<T: Element> Engine<T> {
             for state in states.iter_mut() {
                 self.couple(steps, state, &mut memory.pool);
             }
-            for block in 0..self.blocks.count() {
+            // There and back, stage by stage: what was written last is still in the cache when it is read.
+            let n_blocks = self.blocks.count();
+            for turn in 0..n_blocks {
+                let block = if stage % 2 == 0 { turn } else { n_blocks - 1 - turn };
                 for (seed, state) in seeds.iter().zip(states.iter_mut()).filter(|(_, state)| !state.is_broken)
                 {
                     let mut probe = Probe { base, path, seed, block, state, memory };
@@ -343,7 +346,7 @@ impl<T: Element> Engine<T> {
             let mut buffer = std::mem::take(&mut memory.scratch[*output]);
             buffer.reserve(len);
             buffer
-        } else if *block == 0 {
+        } else if state.kept[*output].is_empty() {
             memory.pool.take(len * self.blocks.count())
         } else {
             std::mem::take(&mut state.kept[*output])
