@@ -248,7 +248,8 @@ impl<T: Element> Engine<T> {
                 let block = if stage % 2 == 0 { turn } else { n_blocks - 1 - turn };
                 for (seed, state) in seeds.iter().zip(states.iter_mut()).filter(|(_, state)| !state.is_broken)
                 {
-                    let mut probe = Probe { base, path, seed, block, state, memory };
+                    let is_first_block = turn == 0;
+                    let mut probe = Probe { base, path, seed, block, is_first_block, state, memory };
                     steps.iter().for_each(|&step| self.run_step(step, &mut probe));
                 }
             }
@@ -337,7 +338,7 @@ impl<T: Element> Engine<T> {
     /// Support of a layer's change, and a place for it.
     fn begin(&self, fused_idx: usize, probe: &mut Probe<T>) -> Change<T> {
         let support = self.support(fused_idx, probe);
-        let Probe { path, state, memory, block, .. } = probe;
+        let Probe { path, state, memory, block, is_first_block, .. } = probe;
         let output = &self.fused[fused_idx].output;
         state.supports[*output] = support;
         let len = support.planes(self.channels[*output]) * self.planes[*output] * self.blocks.lanes;
@@ -346,7 +347,7 @@ impl<T: Element> Engine<T> {
             let mut buffer = std::mem::take(&mut memory.scratch[*output]);
             buffer.reserve(len);
             buffer
-        } else if state.kept[*output].is_empty() {
+        } else if *is_first_block {
             memory.pool.take(len * self.blocks.count())
         } else {
             std::mem::take(&mut state.kept[*output])
@@ -365,9 +366,9 @@ impl<T: Element> Engine<T> {
 
     /// Rows of a layer's change, and what is summed over them.
     fn run_rows(&self, change: &mut Change<T>, source: Source<T>, rows: Rows, probe: &mut Probe<T>) {
-        let Probe { base, path, seed, block, state, memory } = probe;
+        let Probe { base, path, seed, block, is_first_block, state, memory } = probe;
         let (block, fused_idx) = (*block, change.fused_idx);
-        let place = Place { base, block, rows };
+        let place = Place { base, block, is_first_block: *is_first_block, rows };
         // The layer whose rule is run.
         let runs = if let Source::Pooled(first) = source { first } else { fused_idx };
         let rule = &self.rules[runs];
@@ -450,6 +451,8 @@ struct Probe<'a, T> {
     path: &'a ProbePath,
     seed: &'a Seed,
     block: usize,
+    /// Whether its stage has gone through no other block before.
+    is_first_block: bool,
     state: &'a mut State<T>,
     memory: &'a mut Memory<T>,
 }

@@ -130,6 +130,8 @@ impl Rows {
 pub struct Place<'a, T> {
     pub(in crate::nn) base: &'a Base<'a, T>,
     pub(in crate::nn) block: usize,
+    /// Whether its stage has gone through no other block before.
+    pub(in crate::nn) is_first_block: bool,
     pub(in crate::nn) rows: Rows,
 }
 
@@ -146,16 +148,16 @@ impl<'a, T> Place<'a, T> {
         self.rows
     }
 
-    /// Whether these are the first rows of the first block of the batch.
+    /// Whether these are the first rows of the first block that comes by.
     #[must_use]
     pub fn is_first(&self) -> bool {
-        self.block == 0 && self.rows.start == 0
+        self.is_first_block && self.rows.start == 0
     }
 
-    /// Whether this is the first block of the batch.
+    /// Whether this is the first block that comes by, which need not be the first of the batch.
     #[must_use]
     pub fn is_in_first_block(&self) -> bool {
-        self.block == 0
+        self.is_first_block
     }
 
     /// A value (C, H, W, lane) that the network was asked to keep.
