@@ -3,8 +3,7 @@
 
 use crate::params::Layout;
 use crate::rng::{Purpose, Stream};
-use crate::zo::sparsity::LayerRatios;
-use crate::zo::sparsity::{self, Uncovered};
+use crate::zo::sparsity::{self, Rule, Uncovered, ZoGrasp, ZoGraspReleased};
 use crate::{Error, Result};
 
 /// The set that coordinates are sampled from. It decides how queries spread over the layers, and so
@@ -60,8 +59,8 @@ impl Distribution {
     pub(super) fn sample(self, layout: &Layout, n: usize, seed: u64) -> Result<Sample> {
         let population = match self {
             Self::Uniform => weights(layout),
-            Self::LprPaper { sparsity } => active(layout, LayerRatios::ZoGrasp, sparsity, seed)?,
-            Self::LprReleased { sparsity } => active(layout, LayerRatios::ZoGraspReleased, sparsity, seed)?,
+            Self::LprPaper { sparsity } => active(layout, &ZoGrasp, sparsity, seed)?,
+            Self::LprReleased { sparsity } => active(layout, &ZoGraspReleased, sparsity, seed)?,
         };
         if n > population.len() {
             let reason = format!("{n} asked for, but there are {} to choose from", population.len());
@@ -77,9 +76,12 @@ fn weights(layout: &Layout) -> Vec<usize> {
     (0..layout.specs().len()).filter(is_weight).flat_map(|param_idx| layout.range(param_idx)).collect()
 }
 
-fn active(layout: &Layout, ratios: LayerRatios, sparsity: f64, seed: u64) -> Result<Vec<usize>> {
-    let keep = sparsity::predicted_keep(layout, ratios, sparsity).ok_or_else(|| {
-        Error::setting("distribution", format!("the layer-wise ratios of {ratios:?} cannot be predicted"))
+fn active(layout: &Layout, rule: &dyn Rule, sparsity: f64, seed: u64) -> Result<Vec<usize>> {
+    let keep = rule.forecast(layout, sparsity).ok_or_else(|| {
+        Error::setting(
+            "distribution",
+            format!("the layer-wise ratios of {} cannot be predicted", rule.name()),
+        )
     })?;
     Ok(sparsity::random_active(layout, &keep, Uncovered::Active, seed, 0).to_vec())
 }

@@ -1,18 +1,21 @@
 //! From sparsity settings to the active set of an epoch.
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
-use crate::nn::prune;
+use candle_core::DType;
+
+use crate::Result;
+use crate::nn::backprop;
 use crate::params::Layout;
 use crate::problem::{Minibatch, Problem, Resources};
 use crate::saved::integer;
 use crate::setting::Settings;
-use crate::zo::evaluate::{Evaluator, Shared};
+use crate::zo::evaluate::{self, EvaluatorKind, Shared};
 use crate::zo::sparsity::{
-    self, Config, GraspForm, KeepCounts, LayerRatios, Mask, SparseTarget, Uncovered, ZoGrasp,
+    self, Basis, ByScores, Config, KeepCounts, Mask, ScoredLoss, Scoring, SparseTarget, Uncovered,
 };
 use crate::zo::{self, Estimator, Metered};
-use crate::{Error, Result};
 
 /// What the active sets of a run are drawn from.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,19 +77,24 @@ impl Active {
             return Ok(());
         }
         let layout = problem.layout();
-        if let Some(keep) = self.unscored(layout) {
-            self.sets = match self.config.mask {
-                Mask::Fixed => {
-                    ActiveSets::Fixed(sparsity::random_active(layout, &keep, self.uncovered(), self.seed, 0))
-                }
-                Mask::Redraw | Mask::Rescore => ActiveSets::Drawn(keep),
-            };
-            return Ok(());
-        }
-        let (keep, mask) = self.scored(problem, params, 0, resources)?;
+        let rule = match self.config.layer_ratios.basis() {
+            Basis::Scores(rule) => rule,
+            Basis::Layers(rule) => {
+                let keep = rule.counts(layout, self.config.sparsity);
+                self.sets = match self.config.mask {
+                    Mask::Fixed => {
+                        let uncovered = self.uncovered();
+                        ActiveSets::Fixed(sparsity::random_active(layout, &keep, uncovered, self.seed, 0))
+                    }
+                    Mask::Redraw | Mask::Rescore => ActiveSets::Drawn(keep),
+                };
+                return Ok(());
+            }
+        };
+        let mask = self.scored(rule, problem, params, 0, resources)?;
         let active = || sparsity::scored_active(layout, &mask, self.uncovered(), self.seed, 0);
         self.sets = match self.config.mask {
-            Mask::Redraw => ActiveSets::Drawn(keep),
+            Mask::Redraw => ActiveSets::Drawn(KeepCounts::of_mask(layout, &mask)),
             Mask::Fixed => ActiveSets::Fixed(active()),
             Mask::Rescore => ActiveSets::Rescored { draw: 0, active: active() },
         };
@@ -107,8 +115,10 @@ impl Active {
     ) -> Result<()> {
         let due = self.draw_of(epoch);
         let ActiveSets::Rescored { draw, .. } = self.sets else { return Ok(()) };
+        // Only masks of scores are taken anew.
+        let Basis::Scores(rule) = self.config.layer_ratios.basis() else { return Ok(()) };
         if due > draw {
-            let (_, mask) = self.scored(problem, params, due, resources)?;
+            let mask = self.scored(rule, problem, params, due, resources)?;
             let active = sparsity::scored_active(problem.layout(), &mask, self.uncovered(), self.seed, due);
             self.sets = ActiveSets::Rescored { draw: due, active };
         }
@@ -214,15 +224,6 @@ impl Active {
         ((epoch - 1) / self.config.redraw_every) as u32
     }
 
-    /// Counts per layer by the rules that see no scores; none by the others.
-    fn unscored(&self, layout: &Layout) -> Option<KeepCounts> {
-        match self.config.layer_ratios {
-            LayerRatios::Uniform => Some(KeepCounts::uniform(layout, self.config.sparsity)),
-            LayerRatios::SmartRatio => Some(KeepCounts::smart_ratio(layout, self.config.sparsity)),
-            _ => None,
-        }
-    }
-
     fn uncovered(&self) -> Uncovered {
         // Pruned weights never take batch norm and biases with them.
         if self.config.always_active || self.config.sparse_target == SparseTarget::Weights {
@@ -232,61 +233,65 @@ impl Active {
         }
     }
 
-    /// Counts per layer and mask (d) of the settings' scores at `params` (d): scoring number `draw` of the
-    /// run, from 0. All score the same images, each with random directions of its own. ZO-GraSP's queries are
-    /// counted.
+    /// The mask (d) of a rule's scores at `params` (d): scoring number `draw` of the run, from 0. All score the same
+    /// images, each with random directions of its own. Queries are counted.
     ///
     /// # Errors
-    /// If the settings' rule has no scores, the data has too few images per class, or a query fails.
-    pub(crate) fn scored(
+    /// If the data has too few images per class, or a query fails.
+    fn scored(
         &self,
+        rule: &dyn ByScores,
         problem: &dyn Problem,
         params: &[f64],
         draw: u32,
         resources: &Resources,
-    ) -> Result<(KeepCounts, Vec<bool>)> {
-        let batch = || problem.scoring_batch(self.config.grasp_images_per_class);
-        let grasp = |form| -> Result<Vec<f64>> { self.zo_grasp(form, &*batch()?, params, draw, resources) };
-        let scores = match self.config.layer_ratios {
-            LayerRatios::Uniform | LayerRatios::SmartRatio => {
-                return Err(Error::setting("layer-ratios", "this rule has no scores"));
-            }
-            LayerRatios::Magnitude => params.to_vec(),
-            LayerRatios::Snip => {
-                let batch = batch()?;
-                let (network, images, labels) = inside(&*batch)?;
-                prune::snip_scores(network, images, labels, params)?
-            }
-            LayerRatios::FoGrasp => {
-                let batch = batch()?;
-                let (network, images, labels) = inside(&*batch)?;
-                prune::fo_scores(network, images, labels, params)?
-            }
-            LayerRatios::ZoGrasp => grasp(GraspForm::Paper)?,
-            LayerRatios::ZoGraspReleased => grasp(GraspForm::Released)?,
+    ) -> Result<Vec<bool>> {
+        let layout = problem.layout();
+        let loss = ScoringBatch {
+            problem,
+            per_class: self.config.grasp_images_per_class,
+            resources,
+            batch: OnceCell::new(),
         };
-        let mask = sparsity::global_mask(problem.layout(), &scores, self.config.sparsity)?;
-        Ok((KeepCounts::of_mask(problem.layout(), &mask), mask))
-    }
-
-    fn zo_grasp(
-        &self,
-        form: GraspForm,
-        batch: &dyn Minibatch,
-        params: &[f64],
-        draw: u32,
-        resources: &Resources,
-    ) -> Result<Vec<f64>> {
         let n_dirs = u32::try_from(self.config.grasp_queries).unwrap_or(u32::MAX);
-        let how = ZoGrasp { form, mu: self.mu, n_dirs, seed: self.seed, draw };
-        let Resources { ranks, interrupt, count, .. } = *resources;
+        let scoring = Scoring { layout, params, loss: &loss, mu: self.mu, n_dirs, seed: self.seed, draw };
+        sparsity::global_mask(layout, &rule.scores(&scoring)?, self.config.sparsity)
+    }
+}
+
+/// The loss of a problem on the images that scores look at, which are put together when one does.
+struct ScoringBatch<'a> {
+    problem: &'a dyn Problem,
+    per_class: usize,
+    resources: &'a Resources<'a>,
+    batch: OnceCell<Box<dyn Minibatch + 'a>>,
+}
+
+impl ScoringBatch<'_> {
+    fn batch(&self) -> Result<&dyn Minibatch> {
+        if let Some(batch) = self.batch.get() {
+            return Ok(&**batch);
+        }
+        let batch = self.problem.scoring_batch(self.per_class)?;
+        Ok(&**self.batch.get_or_init(|| batch))
+    }
+}
+
+impl ScoredLoss for ScoringBatch<'_> {
+    fn estimate(&self, estimator: &dyn Estimator, params: &[f64]) -> Result<Vec<f64>> {
+        let batch = self.batch()?;
+        let Resources { ranks, interrupt, count, .. } = *self.resources;
         let objective = batch.objective();
         let objective = Metered::new(&*objective, count);
-        let make = |estimator: &dyn Estimator, evaluator: &dyn Evaluator| {
-            let shared = Shared::new(evaluator, ranks, Some(batch.layout()), count, interrupt);
-            zo::estimate(estimator, &shared)
-        };
-        sparsity::zo_scores(&how, batch.layout(), &objective, params, &make)
+        let evaluator = evaluate::at(&objective, EvaluatorKind::Full, params)?;
+        let shared = Shared::new(&evaluator, ranks, Some(batch.layout()), count, interrupt);
+        Ok(zo::estimate(estimator, &shared)?.gradient)
+    }
+
+    fn gradient(&self, params: &[f64], temperature: f64) -> Result<Vec<f64>> {
+        let (network, images, labels) = self.batch()?.graph().ok_or_else(sparsity::nothing_inside)?;
+        let images = images.to_dtype(DType::F64)?;
+        Ok(backprop::gradient(network, params, &images, labels, temperature)?.gradient)
     }
 }
 
@@ -295,13 +300,6 @@ const ALL: f64 = 0.0;
 const DRAWN: f64 = 1.0;
 const FIXED: f64 = 2.0;
 const RESCORED: f64 = 3.0;
-
-/// What scores from back-propagation look at.
-fn inside(batch: &dyn Minibatch) -> Result<(&crate::nn::Network, &candle_core::Tensor, &[u32])> {
-    batch.graph().ok_or_else(|| {
-        Error::setting("layer-ratios", "these scores look inside the network, and a black box shows nothing")
-    })
-}
 
 #[cfg(test)]
 mod tests {
@@ -314,21 +312,12 @@ mod tests {
     use crate::nn::{self, Network};
     use crate::problem::{Classify, Prepared};
     use crate::zo::QueryCount;
+    use crate::zo::sparsity::{Magnitude, RULES, Rule, SmartRatio, Snip, Uniform, ZoGrasp, ZoGraspReleased};
 
     static GO_ON: AtomicBool = AtomicBool::new(false);
 
-    const ALL_RULES: [LayerRatios; 7] = [
-        LayerRatios::Uniform,
-        LayerRatios::ZoGrasp,
-        LayerRatios::ZoGraspReleased,
-        LayerRatios::FoGrasp,
-        LayerRatios::Snip,
-        LayerRatios::Magnitude,
-        LayerRatios::SmartRatio,
-    ];
-
     /// Re-scored every second epoch, with 2 (8 + 1) queries where scores take queries.
-    fn config(layer_ratios: LayerRatios, mask: Mask) -> Config {
+    fn config(layer_ratios: &'static dyn Rule, mask: Mask) -> Config {
         Config {
             layer_ratios,
             mask,
@@ -369,7 +358,7 @@ mod tests {
             Classify::new(&self.network, &self.images, &nn::Config::default(), 3, self.resources())
         }
 
-        fn start(&self, layer_ratios: LayerRatios, mask: Mask) -> Active {
+        fn start(&self, layer_ratios: &'static dyn Rule, mask: Mask) -> Active {
             let mu = zo::Smoothing::default().mu;
             let sets = ActiveSets::All;
             let mut active = Active { config: config(layer_ratios, mask), mu, seed: 3, sets };
@@ -382,21 +371,23 @@ mod tests {
         }
     }
 
-    /// Every rule keeps the asked number of weights, whatever becomes of its ratios.
+    /// Every rule keeps the asked number of weights, whatever becomes of its ratios, and takes the queries it says.
     #[test]
     fn every_rule_meets_the_sparsity() {
         let scene = Scene::new();
         let layout = scene.network.layout();
         let is_covered = |coord: usize| layout.specs()[layout.param_of(coord)].kind.is_prunable();
         let n_weights = (0..layout.n_coords()).filter(|&coord| is_covered(coord)).count();
-        for rule in ALL_RULES {
+        for &rule in RULES {
             for mask in [Mask::Redraw, Mask::Fixed, Mask::Rescore] {
+                let before = scene.count.queries();
                 let sets = scene.start(rule, mask);
+                assert_eq!(scene.count.queries() - before, rule.queries(&config(rule, mask)));
                 let active = sets.in_epoch(1, layout);
                 let kept = active.iter().filter(|&&coord| is_covered(coord)).count();
                 let expected = n_weights - (0.75 * n_weights as f64).round() as usize;
                 // Uniform ratios are rounded layer by layer.
-                let slack = if rule == LayerRatios::Uniform { layout.specs().len() } else { 0 };
+                let slack = if rule == &Uniform as &dyn Rule { layout.specs().len() } else { 0 };
                 assert!(kept.abs_diff(expected) <= slack, "{rule:?} {mask:?}: {kept}, not {expected}");
                 assert_eq!(active.len() - kept, layout.n_coords() - n_weights);
                 let is_kept_for_good = sets.mask(layout).is_some();
@@ -410,7 +401,7 @@ mod tests {
     fn magnitude_keeps_the_largest_weights() {
         let scene = Scene::new();
         let layout = scene.network.layout();
-        let kept = scene.start(LayerRatios::Magnitude, Mask::Fixed).mask(layout).unwrap();
+        let kept = scene.start(&Magnitude, Mask::Fixed).mask(layout).unwrap();
         let sizes = |is_kept: bool| {
             let (kept, params) = (&kept, &scene.params);
             let covered = layout.specs().iter().enumerate().filter(|(_, spec)| spec.kind.is_prunable());
@@ -425,9 +416,8 @@ mod tests {
     /// nothing but them and its number.
     #[test]
     fn masks_are_scored_again() {
-        for (rule, n_queries) in
-            [(LayerRatios::ZoGrasp, 18), (LayerRatios::ZoGraspReleased, 18), (LayerRatios::Snip, 0)]
-        {
+        let rules: [(&'static dyn Rule, u64); 3] = [(&ZoGrasp, 18), (&ZoGraspReleased, 18), (&Snip, 0)];
+        for (rule, n_queries) in rules {
             let scene = Scene::new();
             let mut sets = scene.start(rule, Mask::Rescore);
             let first = sets.clone();
@@ -463,7 +453,8 @@ mod tests {
     #[test]
     fn other_sets_are_left_alone() {
         let scene = Scene::new();
-        for (rule, mask) in [(LayerRatios::Snip, Mask::Redraw), (LayerRatios::SmartRatio, Mask::Fixed)] {
+        let others: [(&'static dyn Rule, Mask); 2] = [(&Snip, Mask::Redraw), (&SmartRatio, Mask::Fixed)];
+        for (rule, mask) in others {
             let mut sets = scene.start(rule, mask);
             let before = sets.clone();
             scene.refresh(&mut sets, 9, &scene.network.layout().initial_values(2));

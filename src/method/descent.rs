@@ -14,7 +14,7 @@ use crate::setting::{Entry, Section, Settings};
 use crate::zo::estimator::{self, Place, Space};
 use crate::zo::evaluate::{self, EvaluatorKind};
 use crate::zo::optimizer::{self, Optimizer};
-use crate::zo::sparsity::{self, LayerRatios, SparseTarget};
+use crate::zo::sparsity::{self, SparseTarget};
 use crate::zo::{self, Probing, Scheme};
 use crate::{Error, Result};
 
@@ -383,14 +383,13 @@ fn active_counts(settings: &Settings, layout: &Layout) -> Result<Vec<(usize, usi
     Ok(sparsity::predicted_active(layout, layer_ratios, sparsity, always_active))
 }
 
-/// What ZO-GraSP's scores cost once, if the settings ask for them.
+/// What one scoring costs, if the settings ask for one.
 pub(super) fn scoring_cost(settings: &Settings, steps: &Steps) -> Result<Cost> {
     let config: sparsity::Config = settings.read()?;
-    let uses_zo_grasp = matches!(config.layer_ratios, LayerRatios::ZoGrasp | LayerRatios::ZoGraspReleased);
-    if config.sparsity == 0.0 || !uses_zo_grasp {
+    if config.sparsity == 0.0 {
         return Ok(Cost::default());
     }
-    let queries = 2.0 * (config.grasp_queries as f64 + 1.0);
+    let queries = config.layer_ratios.queries(&config) as f64;
     let forwards = queries * (config.grasp_images_per_class * steps.n_classes) as f64;
     Ok(Cost { queries, flops: forwards * steps.speed.full_flops, wall_s: forwards * steps.speed.full_s })
 }

@@ -191,9 +191,42 @@ fn by_autograd(network: &Network, tensors: &[Tensor], images: &Tensor, goal: Goa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::graph::Builder;
+    use crate::nn::layer::{Flatten, Linear};
     use crate::nn::model;
     use crate::rng::{Purpose, Stream};
     use candle_core::Device;
+
+    /// Oracle: by hand. For a linear layer ∂ℓ/∂w_oi is the mean over images of (p_o − 1[label = o]) x_i;
+    /// with two classes p_1 = 1 / (1 + exp(z_0 − z_1)).
+    #[test]
+    fn the_gradient_of_a_linear_layer_by_hand() -> Result<()> {
+        let (mut builder, input) = Builder::new([2, 1, 1]);
+        let flat = builder.push("flatten", Flatten, &[input]);
+        builder.push("fc", Linear { n_in: 2, n_out: 2 }, &[flat]);
+        let network = builder.build();
+        let (weight, bias) = ([[0.3, -0.2], [0.1, 0.4]], [0.05, -0.1]);
+        let params = [weight[0][0], weight[0][1], weight[1][0], weight[1][1], bias[0], bias[1]];
+        let (pixels, labels) = ([[1.0, 2.0], [-0.5, 3.0]], [0, 1]);
+        let images = Tensor::new(&pixels, &Device::Cpu)?.reshape((2, 2, 1, 1))?;
+        let mut expected = [0.0; 6];
+        for (x, label) in pixels.iter().zip(labels) {
+            let logit = |o: usize| weight[o][0] * x[0] + weight[o][1] * x[1] + bias[o];
+            let p = 1.0 / (1.0 + f64::exp(logit(0) - logit(1)));
+            for (o, p) in [1.0 - p, p].into_iter().enumerate() {
+                let slope = (p - if label as usize == o { 1.0 } else { 0.0 }) / 2.0;
+                for i in 0..2 {
+                    expected[2 * o + i] += slope * x[i];
+                }
+                expected[4 + o] += slope;
+            }
+        }
+        let found = gradient(&network, &params, &images, &labels, 1.0)?.gradient;
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-14, "{found} instead of {expected}");
+        }
+        Ok(())
+    }
 
     /// Oracle: the gradient of the loss, and central differences in f64 for the images'; on the tape and by autograd.
     #[test]

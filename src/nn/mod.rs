@@ -11,7 +11,6 @@ pub mod loss;
 pub mod model;
 pub mod objective;
 pub mod pass;
-pub mod prune;
 pub mod stats;
 #[cfg(test)]
 mod tests;

@@ -10,12 +10,12 @@ use deepzero::data::{self, Dataset, Location};
 use deepzero::kernels::Split;
 use deepzero::nn::backprop;
 use deepzero::nn::objective::NetworkObjective;
-use deepzero::nn::{Context, Mode, Network, loss, model, prune, weights};
+use deepzero::nn::{Context, Mode, Network, loss, model, weights};
 use deepzero::zo::Scheme;
 use deepzero::zo::estimator::Cge;
 use deepzero::zo::evaluate::{self, Evaluator, EvaluatorKind};
 use deepzero::zo::optimizer::{self, Optimizer};
-use deepzero::zo::sparsity::{self, KeepCounts};
+use deepzero::zo::sparsity::{self, ByScores, KeepCounts, ScoredLoss, Scoring};
 use deepzero::zo::{Estimator, Metered, QueryCount};
 use serde::Deserialize;
 
@@ -284,6 +284,23 @@ fn sgd_loss_trace() {
     }
 }
 
+/// Exact gradients of the loss of a network.
+struct Exact<'a> {
+    network: &'a Network,
+    images: &'a Tensor,
+    labels: &'a [u32],
+}
+
+impl ScoredLoss for Exact<'_> {
+    fn estimate(&self, _: &dyn Estimator, _: &[f64]) -> deepzero::Result<Vec<f64>> {
+        unreachable!("first-order scores ask for exact gradients")
+    }
+
+    fn gradient(&self, params: &[f64], temperature: f64) -> deepzero::Result<Vec<f64>> {
+        Ok(backprop::gradient(self.network, params, self.images, self.labels, temperature)?.gradient)
+    }
+}
+
 /// First-order GraSP: sum of scores, the ten largest, and the keep ratio of every layer.
 #[test]
 fn first_order_grasp() {
@@ -293,7 +310,10 @@ fn first_order_grasp() {
         let expected = &golden.expected.fo_grasp;
         let layout = golden.network.layout();
         let batch = batch(train, &expected.rows, DType::F64);
-        let scores = prune::fo_scores(&golden.network, &batch.images, &batch.labels, &golden.params).unwrap();
+        let loss = Exact { network: &golden.network, images: &batch.images, labels: &batch.labels };
+        let scoring =
+            Scoring { layout, params: &golden.params, loss: &loss, mu: 5e-3, n_dirs: 1, seed: 0, draw: 0 };
+        let scores = sparsity::FoGrasp.scores(&scoring).unwrap();
         let sum: f64 = layout
             .specs()
             .iter()

@@ -5,7 +5,7 @@ use deepzero::nn::model::{self, Io};
 use deepzero::nn::objective::NetworkObjective;
 use deepzero::params::ParamSpec;
 use deepzero::zo::sparsity::{
-    GraspForm, KeepCounts, LayerRatios, ZoGrasp, global_mask, predicted_keep, zo_scores,
+    Basis, ByLayers, KeepCounts, Rule, Scoring, SmartRatio, ZoGrasp, ZoGraspReleased, global_mask,
 };
 use deepzero::zo::{Metered, QueryCount};
 
@@ -23,13 +23,14 @@ fn zo_grasp_keeps_what_the_law_says() {
     let objective = NetworkObjective::new(&network, &batch.images, &batch.labels);
     let count = QueryCount::default();
     let metered = Metered::new(&objective, &count);
-    for (form, ratios) in
-        [(GraspForm::Released, LayerRatios::ZoGraspReleased), (GraspForm::Paper, LayerRatios::ZoGrasp)]
-    {
-        let how = ZoGrasp { form, mu: 5e-3, n_dirs: 48, seed: 1, draw: 0 };
-        let scores = zo_scores(&how, network.layout(), &metered, &params, &deepzero::zo::estimate).unwrap();
+    let rules: [&dyn Rule; 2] = [&ZoGraspReleased, &ZoGrasp];
+    for rule in rules {
+        let Basis::Scores(by_scores) = rule.basis() else { panic!("{rule:?} scores") };
+        let scoring =
+            Scoring { layout, params: &params, loss: &metered, mu: 5e-3, n_dirs: 48, seed: 1, draw: 0 };
+        let scores = by_scores.scores(&scoring).unwrap();
         let found = KeepCounts::of_mask(layout, &global_mask(layout, &scores, 0.9).unwrap());
-        let expected = predicted_keep(layout, ratios, 0.9).unwrap();
+        let expected = rule.forecast(layout, 0.9).unwrap();
         let layers = found.layers.iter().zip(&expected.layers);
         for (&(param_idx, found), &(_, expected)) in layers.take(found.layers.len() - 1) {
             let spec = &layout.specs()[param_idx];
@@ -38,7 +39,7 @@ fn zo_grasp_keeps_what_the_law_says() {
             let error = (expected * (1.0 - expected) / spec.len() as f64).sqrt();
             assert!(
                 (found - expected).abs() < 0.02 + 5.0 * error,
-                "{form:?} {}: {found} {expected}",
+                "{rule:?} {}: {found} {expected}",
                 spec.name
             );
         }
@@ -53,7 +54,7 @@ fn smart_ratios_meet_the_sparsity() {
         let network = model::from_name(name, &Io::CIFAR).unwrap();
         let layout = network.layout();
         for sparsity in [0.0, 0.001, 0.1, 0.5, 0.8, 0.95, 0.99, 0.999] {
-            let keep = KeepCounts::smart_ratio(layout, sparsity);
+            let keep = SmartRatio.counts(layout, sparsity);
             let n: usize =
                 layout.specs().iter().filter(|spec| spec.kind.is_prunable()).map(ParamSpec::len).sum();
             assert_eq!(keep.total(), n - (sparsity * n as f64).round() as usize, "{name} {sparsity}");

@@ -5,11 +5,21 @@
 //! batch-norm parameters and biases are outside the ratio.
 
 mod grasp;
+mod magnitude;
 mod predicted;
+mod rule;
 mod smart_ratio;
+mod snip;
+mod uniform;
 
-pub use grasp::{GraspForm, MakeEstimate, ZoGrasp, zo_scores};
-pub use predicted::{predicted_active, predicted_keep};
+pub use grasp::{FoGrasp, ZoGrasp, ZoGraspReleased};
+pub use magnitude::Magnitude;
+pub use predicted::predicted_active;
+pub(crate) use rule::nothing_inside;
+pub use rule::{Basis, ByLayers, ByScores, Rule, ScoredLoss, Scoring};
+pub use smart_ratio::SmartRatio;
+pub use snip::Snip;
+pub use uniform::Uniform;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -19,25 +29,11 @@ use crate::rng::{Purpose, Stream};
 use crate::setting::Domain::{From, Int};
 use crate::{Error, Result};
 
-crate::choice! {
-    /// Where the layer-wise pruning ratios of the active set come from.
-    pub enum LayerRatios {
-        /// The same ratio in every layer.
-        Uniform = "uniform",
-        /// ZO-GraSP with Gaussian directions (the paper's form).
-        ZoGrasp = "zo-grasp",
-        /// ZO-GraSP as the authors' released code computes it (per-tensor unit directions).
-        ZoGraspReleased = "zo-grasp-released",
-        /// First-order GraSP.
-        FoGrasp = "fo-grasp",
-        /// SNIP: |θ ∂ℓ/∂θ|.
-        Snip = "snip",
-        /// |θ|.
-        Magnitude = "magnitude",
-        /// The closed form of Su et al.: decreasing with the layer's position, whatever the data.
-        SmartRatio = "smart-ratio",
-    }
-}
+/// All rules. A new one is a file beside this and a line here.
+pub static RULES: &[&dyn Rule] =
+    &[&Uniform, &ZoGrasp, &ZoGraspReleased, &FoGrasp, &Snip, &Magnitude, &SmartRatio];
+
+crate::registered!(dyn Rule, RULES);
 
 crate::choice! {
     /// How the active set is chosen from the ratios.
@@ -67,7 +63,7 @@ crate::section! {
         /// Fraction of conv and linear weights left out of the active set, in [0, 1).
         pub sparsity: f64 = 0.9 => From(0.0, 1.0),
         /// Source of the layer-wise ratios.
-        pub layer_ratios: LayerRatios = LayerRatios::ZoGrasp,
+        pub layer_ratios: &'static dyn Rule = &ZoGrasp,
         /// How the active set follows from the ratios.
         pub mask: Mask = Mask::Redraw,
         /// Epochs between re-draws of the active set (K_sparse).
@@ -96,7 +92,7 @@ impl Config {
             );
             return Err(Error::setting("mask", reason));
         }
-        if self.mask == Mask::Rescore && !self.layer_ratios.has_scores() {
+        if self.mask == Mask::Rescore && matches!(self.layer_ratios.basis(), Basis::Layers(_)) {
             let reason = format!(
                 "rescore needs scores, which layer-ratios = {} has none of",
                 self.layer_ratios.name()
@@ -117,7 +113,7 @@ impl Config {
         if self.mask == Mask::Fixed {
             idle.push("redraw-every");
         }
-        if !matches!(self.layer_ratios, LayerRatios::ZoGrasp | LayerRatios::ZoGraspReleased) {
+        if self.layer_ratios.queries(self) == 0 {
             idle.push("grasp-queries");
         }
         if self.scored_per_class().is_none() {
@@ -135,16 +131,11 @@ impl Config {
     /// Images of each class that scores look at; none if there are no such scores.
     #[must_use]
     pub fn scored_per_class(&self) -> Option<usize> {
-        let looks = self.layer_ratios.has_scores() && self.layer_ratios != LayerRatios::Magnitude;
-        (self.sparsity > 0.0 && looks).then_some(self.grasp_images_per_class)
-    }
-}
-
-impl LayerRatios {
-    /// Whether the rule scores weights, rather than tensors as a whole.
-    #[must_use]
-    pub fn has_scores(self) -> bool {
-        !matches!(self, Self::Uniform | Self::SmartRatio)
+        let sees_images = match self.layer_ratios.basis() {
+            Basis::Layers(_) => false,
+            Basis::Scores(rule) => rule.sees_images(),
+        };
+        (self.sparsity > 0.0 && sees_images).then_some(self.grasp_images_per_class)
     }
 }
 
@@ -156,18 +147,6 @@ pub struct KeepCounts {
 }
 
 impl KeepCounts {
-    /// The same ratio in every layer: round(sparsity · n) weights of each left out.
-    #[must_use]
-    pub fn uniform(layout: &Layout, sparsity: f64) -> Self {
-        let layers = prunable(layout)
-            .map(|param_idx| {
-                let n = layout.specs()[param_idx].len();
-                (param_idx, n - (sparsity * n as f64).round() as usize)
-            })
-            .collect();
-        Self { layers }
-    }
-
     /// The counts of a mask (d).
     #[must_use]
     pub fn of_mask(layout: &Layout, mask: &[bool]) -> Self {
@@ -377,9 +356,9 @@ mod tests {
     #[test]
     fn zero_sparsity_is_everything() {
         let layout = &layouts::cnn(1, 18);
-        let active = random_active(layout, &KeepCounts::uniform(layout, 0.0), Uncovered::Active, 1, 0);
+        let active = random_active(layout, &Uniform.counts(layout, 0.0), Uncovered::Active, 1, 0);
         assert_eq!(active.to_vec(), (0..layout.n_coords()).collect::<Vec<_>>());
-        let sparse = random_active(layout, &KeepCounts::uniform(layout, 0.5), Uncovered::Sparse(0.5), 1, 0);
+        let sparse = random_active(layout, &Uniform.counts(layout, 0.5), Uncovered::Sparse(0.5), 1, 0);
         assert_eq!(sparse.len(), 243 + 9 + 9 + 9 + 90 + 5);
     }
 

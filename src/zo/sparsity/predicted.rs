@@ -9,9 +9,8 @@
 
 use statrs::function::erf::erfc;
 
-use super::{KeepCounts, prunable};
-use crate::params::Layout;
-use crate::zo::sparsity::LayerRatios;
+use super::{ByLayers, KeepCounts, Rule, Uniform, prunable};
+use crate::params::{Layout, ParamSpec};
 
 /// P(|z₁ z₂| > x) for independent standard normal z₁, z₂: the integral over z of
 /// 2 φ(z) erfc(x / (z √2)), by Simpson's rule on [0, 9].
@@ -27,26 +26,10 @@ fn product_tail(x: f64) -> f64 {
     STEP / 3.0 * (at(0) + inner + at(N))
 }
 
-/// Counts per layer at initialization: exact for ratios that see no scores, expected for ZO-GraSP; `None`
-/// for those that cannot be predicted.
-#[must_use]
-pub fn predicted_keep(layout: &Layout, ratios: LayerRatios, sparsity: f64) -> Option<KeepCounts> {
-    match ratios {
-        LayerRatios::Uniform => return Some(KeepCounts::uniform(layout, sparsity)),
-        LayerRatios::SmartRatio => return Some(KeepCounts::smart_ratio(layout, sparsity)),
-        _ => {}
-    }
-    let scale = |param_idx: usize| -> Option<f64> {
-        let spec = &layout.specs()[param_idx];
-        match ratios {
-            LayerRatios::ZoGrasp => Some((spec.fan_in as f64).sqrt()),
-            LayerRatios::ZoGraspReleased => Some((spec.fan_in as f64 * spec.len() as f64).sqrt()),
-            _ => None,
-        }
-    };
-    let layers: Vec<(usize, f64, f64)> = prunable(layout)
-        .map(|idx| Some((idx, layout.specs()[idx].len() as f64, scale(idx)?)))
-        .collect::<Option<_>>()?;
+/// Counts per layer where a weight of a tensor is kept if |z₁ z₂| > t · `scale` of its tensor.
+pub(super) fn noise_counts(layout: &Layout, sparsity: f64, scale: impl Fn(&ParamSpec) -> f64) -> KeepCounts {
+    let layer = |idx: usize| (idx, layout.specs()[idx].len() as f64, scale(&layout.specs()[idx]));
+    let layers: Vec<(usize, f64, f64)> = prunable(layout).map(layer).collect();
     let n_weights: f64 = layers.iter().map(|(_, n, _)| n).sum();
     let kept =
         |t: f64| layers.iter().map(|(_, n, scale)| n * product_tail(t * scale)).sum::<f64>() / n_weights;
@@ -57,7 +40,7 @@ pub fn predicted_keep(layout: &Layout, ratios: LayerRatios, sparsity: f64) -> Op
     }
     let layers =
         layers.iter().map(|&(idx, n, scale)| (idx, (n * product_tail(low * scale)).round() as usize));
-    Some(KeepCounts { layers: layers.collect() })
+    KeepCounts { layers: layers.collect() }
 }
 
 /// Active coordinates per parameter tensor (its position in the layout, their number): predicted where that is
@@ -65,14 +48,14 @@ pub fn predicted_keep(layout: &Layout, ratios: LayerRatios, sparsity: f64) -> Op
 #[must_use]
 pub fn predicted_active(
     layout: &Layout,
-    ratios: LayerRatios,
+    rule: &dyn Rule,
     sparsity: f64,
     always_active: bool,
 ) -> Vec<(usize, usize)> {
-    let uniform = |sparsity| KeepCounts::uniform(layout, sparsity);
+    let uniform = |sparsity| Uniform.counts(layout, sparsity);
     let keep = match sparsity {
         0.0 => uniform(0.0),
-        _ => predicted_keep(layout, ratios, sparsity).unwrap_or_else(|| uniform(sparsity)),
+        _ => rule.forecast(layout, sparsity).unwrap_or_else(|| uniform(sparsity)),
     };
     let mut counts = keep.layers;
     for (param_idx, spec) in layout.specs().iter().enumerate().filter(|(_, spec)| !spec.kind.is_prunable()) {
@@ -84,7 +67,7 @@ pub fn predicted_active(
 
 #[cfg(test)]
 mod tests {
-    use super::super::layouts;
+    use super::super::{ZoGrasp, ZoGraspReleased, layouts};
     use super::*;
 
     /// Oracle: keep percentages for ResNet-20 at 90 %, derived independently from the same law:
@@ -92,11 +75,12 @@ mod tests {
     #[test]
     fn resnet20_ratios_match_the_derived_table() {
         let layout = &layouts::resnet20();
-        for (form, expected) in [
-            (LayerRatios::ZoGraspReleased, [84.1, 51.5, 41.6, 21.5, 12.9, 2.6, 75.0]),
-            (LayerRatios::ZoGrasp, [47.1, 22.7, 22.7, 13.9, 13.9, 7.2, 34.4]),
-        ] {
-            let keep = predicted_keep(layout, form, 0.9).unwrap();
+        let table: [(&dyn Rule, [f64; 7]); 2] = [
+            (&ZoGraspReleased, [84.1, 51.5, 41.6, 21.5, 12.9, 2.6, 75.0]),
+            (&ZoGrasp, [47.1, 22.7, 22.7, 13.9, 13.9, 7.2, 34.4]),
+        ];
+        for (rule, expected) in table {
+            let keep = rule.forecast(layout, 0.9).unwrap();
             let percent = |name: &str| {
                 let idx = layout.specs().iter().position(|spec| spec.name == name).unwrap();
                 let n_keep = keep.layers.iter().find(|(layer, _)| *layer == idx).unwrap().1;
@@ -114,7 +98,7 @@ mod tests {
             for (name, expected) in names.iter().zip(expected) {
                 let found = percent(&format!("{name}.weight"));
                 // The table is rounded to 0.1; a layer's count to one weight in 432.
-                assert!((found - expected).abs() < 0.3, "{form:?} {name}: {found} instead of {expected}");
+                assert!((found - expected).abs() < 0.3, "{rule:?} {name}: {found} instead of {expected}");
             }
         }
     }

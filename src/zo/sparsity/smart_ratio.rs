@@ -6,17 +6,29 @@
 //! overall sparsity is met; what would exceed a layer goes to the layers after it. Where 30 % of the last
 //! linear layer are more than all weights to keep, it keeps these and the others nothing.
 
-use super::{KeepCounts, prunable};
+use super::{Basis, ByLayers, KeepCounts, Rule, prunable};
 use crate::params::{Layout, ParamKind};
 
 /// Share that the last linear layer keeps.
 const LAST_LINEAR: f64 = 0.3;
 
-impl KeepCounts {
-    /// The counts of the smart ratio: n − round(sparsity · n) of all n weights together, each layer's
-    /// count within one of its exact value.
-    #[must_use]
-    pub fn smart_ratio(layout: &Layout, sparsity: f64) -> Self {
+/// Fewer the further back a layer is, whatever the data.
+#[derive(Debug)]
+pub struct SmartRatio;
+
+impl Rule for SmartRatio {
+    fn name(&self) -> &'static str {
+        "smart-ratio"
+    }
+
+    fn basis(&self) -> Basis<'_> {
+        Basis::Layers(self)
+    }
+}
+
+impl ByLayers for SmartRatio {
+    /// n − round(sparsity · n) of all n weights together, each layer's count within one of its exact value.
+    fn counts(&self, layout: &Layout, sparsity: f64) -> KeepCounts {
         // The rest of what rounding gave or took.
         let mut rest = 0.0;
         let round = |(param_idx, exact): (usize, f64)| {
@@ -24,7 +36,7 @@ impl KeepCounts {
             rest += exact - n_keep as f64;
             (param_idx, n_keep)
         };
-        Self { layers: exact_counts(layout, sparsity).into_iter().map(round).collect() }
+        KeepCounts { layers: exact_counts(layout, sparsity).into_iter().map(round).collect() }
     }
 }
 
@@ -70,7 +82,7 @@ mod tests {
             (0.99, [6.8, 6.2, 3.0, 0.9, 0.1, 30.0]),
         ] {
             let exact = exact_counts(layout, sparsity);
-            let keep = KeepCounts::smart_ratio(layout, sparsity);
+            let keep = SmartRatio.counts(layout, sparsity);
             for (name, expected) in names.iter().zip(expected) {
                 let idx = layout.coord(&format!("{name}.weight"), 0).map(|coord| layout.param_of(coord));
                 let idx = idx.unwrap();
@@ -112,6 +124,6 @@ mod tests {
         close(&counts(4.0 / 24.0), [6.0, 8.0, 6.0]);
         // 2 of 24 are fewer than 30 % of the linear layer.
         close(&counts(22.0 / 24.0), [0.0, 0.0, 2.0]);
-        assert_eq!(KeepCounts::smart_ratio(&layout, 0.5).layers, [(0, 5), (2, 4), (3, 3)]);
+        assert_eq!(SmartRatio.counts(&layout, 0.5).layers, [(0, 5), (2, 4), (3, 3)]);
     }
 }
