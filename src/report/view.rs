@@ -25,6 +25,9 @@ use super::verdict::{Outcome, PointVerdict, Verdict, judge, judge_points};
 
 /// Characters of a checksum or commit that tell it apart.
 const N_SHORT: usize = 12;
+/// Most different values of a row of provenance that are listed, and how many are where there are more.
+const MOST_LISTED: usize = 12;
+const FEW_LISTED: usize = 3;
 
 /// One experiment at all scales that have records.
 #[derive(Debug, Clone, Serialize)]
@@ -285,8 +288,7 @@ fn protocol(measured: &Measured) -> &'static str {
         }
         Scale::Paper if measured.points.iter().any(|point| point.is_lossy && point.published.is_some()) => {
             "The images of these runs are a copy that was stored as JPEG. Published accuracies are shown with their distance, \
-             and not judged: in another measurement (a CNN with 3,700 parameters, 4,000 images, five folds) the original pixels \
-             gave 2.05 ± 0.49 points more than the copy. Differences between series are judged."
+             and not judged: the page `pixels` measures what such a copy costs. Differences between series are judged."
         }
         Scale::Paper => "",
     }
@@ -793,7 +795,10 @@ fn cost(measured: &Measured, n_queries: u64, seconds: f64) -> Vec<(&'static str,
     let each = |field: &dyn Fn(&TrialRecord) -> String| {
         let values: BTreeSet<String> =
             records.iter().map(|r| field(r)).filter(|text| !text.is_empty()).collect();
-        values.into_iter().collect::<Vec<_>>().join("; ")
+        let n_listed = if values.len() > MOST_LISTED { FEW_LISTED } else { values.len() };
+        let more = values.len() - n_listed;
+        let list = values.into_iter().take(n_listed).collect::<Vec<_>>().join("; ");
+        if more > 0 { format!("{list}; and {more} others, which the result files name") } else { list }
     };
     let code = |text: String| if text.is_empty() { text } else { format!("`{text}`") };
     let dates = records.iter().map(|r| r.provenance.finished_at.get(..10).unwrap_or_default());
