@@ -67,7 +67,7 @@ pub(super) struct Section {
     pub tables: Vec<Table>,
     /// Trials done out of those planned.
     pub progress: String,
-    /// Whether all planned trials have ended.
+    /// Whether all planned trials have ended, and all that is borrowed has a result.
     #[serde(skip)]
     pub is_whole: bool,
     /// Of points that are not of the experiment's own trials.
@@ -166,8 +166,8 @@ impl Report {
         })
     }
 
-    /// What stands for the experiment in an overview: the highest scale beyond smoke of which all planned trials have ended;
-    /// if there is none, the highest with results.
+    /// What stands for the experiment in an overview: the highest scale beyond smoke of which all planned trials have ended
+    /// and all that is borrowed has a result; if there is none, the highest with results.
     pub(super) fn main(&self) -> Option<&Section> {
         let is_main = |section: &&Section| section.is_whole && section.scale != Scale::Smoke.name();
         self.sections.iter().find(is_main).or(self.sections.first())
@@ -219,11 +219,12 @@ impl Section {
             films: films(measured),
             tables: panels.iter().map(|measured| table(measured, loans, panels.len() > 1)).collect(),
             progress: progress(measured, loans),
-            is_whole: measured.plan().is_none_or(|plan| {
-                // Seeds beyond those planned make up for none that is missing.
-                let is_planned = |record: &&&TrialRecord| record.trial.seed < plan.n_seeds as u64;
-                measured.candidates.iter().filter(is_planned).count() >= plan.cells.len() * plan.n_seeds
-            }),
+            is_whole: loans.iter().all(Loan::has_result)
+                && measured.plan().is_none_or(|plan| {
+                    // Seeds beyond those planned make up for none that is missing.
+                    let is_planned = |record: &&&TrialRecord| record.trial.seed < plan.n_seeds as u64;
+                    measured.candidates.iter().filter(is_planned).count() >= plan.cells.len() * plan.n_seeds
+                }),
             origins: origins(measured, loans),
             deviations: deviations(measured)?,
             problems: problems(measured),
