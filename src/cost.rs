@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor};
 use crate::Result;
 use crate::data;
 use crate::kernels::Precision;
+use crate::nn::difference::MAX_TOGETHER;
 use crate::nn::model;
 use crate::nn::objective::NetworkObjective;
 use crate::nn::{Network, backprop};
@@ -174,8 +175,13 @@ type Key = (String, Precision, Option<EvaluatorKind>);
 
 /// Images in a calibration batch: enough that per-batch costs are small, and whole registers.
 const CALIBRATION_BATCH: usize = 64;
-/// Probes per layer and thread in a calibration.
+/// Fewest probes per layer and thread in a calibration. One thread may take them all, as one chunk of work; a step has chunks for
+/// all threads, so more are run if that does not take long.
 const CALIBRATION_PROBES: usize = 2;
+/// Most of them: a chunk for every thread.
+const MOST_CALIBRATION_PROBES: usize = MAX_TOGETHER;
+/// Seconds after which no more are tried.
+const CALIBRATION_S: f64 = 0.025;
 /// Probes per layer on a GPU, which needs many to be busy.
 const GPU_PROBES: usize = 64;
 /// Step of a timed probe: the paper's μ. What a probe costs does not depend on it.
@@ -225,7 +231,7 @@ impl Planner {
 }
 
 /// Runs of everything before and while timing; the median counts.
-const WARM_UP_RUNS: usize = 2;
+const WARM_UP_RUNS: usize = 1;
 const TIMED_RUNS: usize = 5;
 /// A network with more operations than that per image is timed once, on few images.
 const LARGE_FLOPS: u64 = 5_000_000_000;
@@ -252,14 +258,7 @@ fn measure(
     };
     let per_image = |run: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
         (0..n_warm_up).try_for_each(|_| run())?;
-        let mut seconds = vec![0.0; n_timed];
-        for seconds in &mut seconds {
-            let start = Instant::now();
-            run()?;
-            *seconds = start.elapsed().as_secs_f64();
-        }
-        seconds.sort_by(f64::total_cmp);
-        Ok(seconds[n_timed / 2] / n_images as f64)
+        Ok(median_s(n_timed, run)? / n_images as f64)
     };
     let threads = rayon::current_num_threads();
     // One evaluation per thread on the CPU; on a GPU as many at a time as it needs.
@@ -275,8 +274,12 @@ fn measure(
     let full = ProbeCost { flops: network.flops() as f64, wall_s: full_s };
     let mut probes = vec![full; layout.specs().len()];
     if let Some(kind) = evaluator.filter(|&kind| kind != EvaluatorKind::Full) {
-        let n = if device.is_cpu() { CALIBRATION_PROBES * threads } else { GPU_PROBES };
-        let some_of = |range: &Range<usize>| -> Vec<(usize, f64)> {
+        let [fewest, most] = if device.is_cpu() {
+            [CALIBRATION_PROBES, MOST_CALIBRATION_PROBES].map(|n| n * threads)
+        } else {
+            [GPU_PROBES; 2]
+        };
+        let some_of = |range: &Range<usize>, n: usize| -> Vec<(usize, f64)> {
             let stride = (range.len() / n).max(1);
             (0..n).map(|k| (range.start + k * stride % range.len(), STEP)).collect()
         };
@@ -288,9 +291,12 @@ fn measure(
             *cost = match of_node.entry(network.node_of(param_idx)) {
                 Entry::Occupied(known) => *known.get(),
                 Entry::Vacant(empty) => {
-                    let moves = some_of(&range);
-                    let mut run = || objective.differences_from(&base, &params, &moves).map(|_| ());
-                    let wall_s = per_image(&mut run)? / n as f64;
+                    let run = |n| objective.differences_from(&base, &params, &some_of(&range, n)).map(|_| ());
+                    let mut n = fewest;
+                    while n < most && median_s(1, &mut || run(n))? < CALIBRATION_S {
+                        n = (2 * n).min(most);
+                    }
+                    let wall_s = per_image(&mut || run(n))? / n as f64;
                     let flops = objective.probe_flops(&base, range.start) as f64;
                     *empty.insert(ProbeCost { flops, wall_s })
                 }
@@ -298,6 +304,18 @@ fn measure(
         }
     }
     Ok(Speed { full_flops: full.flops, full_s, probes, backprop_s })
+}
+
+/// The median seconds of some runs.
+fn median_s(n_runs: usize, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
+    let mut seconds = vec![0.0; n_runs];
+    for seconds in &mut seconds {
+        let start = Instant::now();
+        run()?;
+        *seconds = start.elapsed().as_secs_f64();
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds[n_runs / 2])
 }
 
 /// Images (N, C, H, W) for timing only, in f32.

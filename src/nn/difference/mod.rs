@@ -22,3 +22,4 @@ mod run;
 
 pub use options::{DEFAULT_MEMORY, Options};
 pub use propagator::Propagator;
+pub(crate) use run::MAX_TOGETHER;

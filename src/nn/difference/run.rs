@@ -30,7 +30,7 @@ const CACHE: usize = 8 << 20;
 /// Changes of consecutive layers are computed in strips of rows of at least so many bytes.
 const STRIP_BYTES: usize = 128 << 10;
 /// Most probes that run together.
-const MAX_TOGETHER: usize = 16;
+pub(crate) const MAX_TOGETHER: usize = 16;
 
 /// A network at one base point and batch, in lanes.
 #[derive(Debug)]
