@@ -1,7 +1,7 @@
 //! Progress of training, certification and downloads: bars on a terminal, plain lines elsewhere, on stderr.
 
 use std::io::IsTerminal;
-use std::sync::{LazyLock, Mutex};
+use std::sync::{LazyLock, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use deepzero::certify::Progress;
@@ -22,6 +22,8 @@ pub(super) struct TrialProgress {
     bar: Option<ProgressBar>,
     epochs: usize,
     started: Instant,
+    /// Epochs that a run which goes on had behind it.
+    epochs_before: OnceLock<usize>,
     /// When the last plain line was written.
     last_line: Mutex<Instant>,
 }
@@ -42,7 +44,7 @@ impl TrialProgress {
             tell!("{title}: started");
         }
         let now = Instant::now();
-        Self { title, bar, epochs, started: now, last_line: Mutex::new(now) }
+        Self { title, bar, epochs, started: now, epochs_before: OnceLock::new(), last_line: Mutex::new(now) }
     }
 
     /// Takes the bar away and leaves one line.
@@ -75,13 +77,14 @@ impl Observer for TrialProgress {
         if self.bar.is_some() || row.get(&TRAIN_LOSS).is_nan() {
             return;
         }
+        let done = row.epoch as usize;
+        let before = *self.epochs_before.get_or_init(|| done.saturating_sub(1));
         let mut last = self.last_line.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if last.elapsed() < LINE_EVERY {
             return;
         }
         *last = Instant::now();
-        let done = row.epoch as usize;
-        let remaining = self.started.elapsed().as_secs_f64() / done as f64 * (self.epochs - done) as f64;
+        let remaining = seconds_left(self.started.elapsed(), before, done, self.epochs);
         let mae = row.get(&MAE);
         let measured = match mae.is_nan() {
             true => format!("test accuracy {:.1} %", 100.0 * row.get(&TEST_ACCURACY)),
@@ -102,6 +105,12 @@ impl Observer for TrialProgress {
             None => tell!("{}: {text}", self.title),
         }
     }
+}
+
+/// Seconds that the rest of `n_epochs` takes at the speed of those since the start, at which `before` were done.
+fn seconds_left(since_start: Duration, before: usize, done: usize, n_epochs: usize) -> f64 {
+    let epoch_s = since_start.as_secs_f64() / done.saturating_sub(before).max(1) as f64;
+    epoch_s * n_epochs.saturating_sub(done) as f64
 }
 
 /// Progress of a certification.
@@ -283,5 +292,21 @@ impl data::Progress for DownloadProgress {
 
     fn note(&self, text: &str) {
         tell!("{text}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::seconds_left;
+
+    /// Ten seconds an epoch, whether the run began at the start or goes on after epoch 26.
+    #[test]
+    fn a_run_that_goes_on_counts_its_own_epochs_alone() {
+        for (before, done, expected) in [(0, 3, 470.0), (26, 29, 210.0)] {
+            let left = seconds_left(Duration::from_secs(30), before, done, 50);
+            assert!((left - expected).abs() < 1e-9, "{left} s after epoch {done}");
+        }
     }
 }
