@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
-use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 
@@ -17,6 +16,7 @@ use crate::nn::{Network, backprop};
 use crate::params::{Layout, ParamSpec};
 use crate::problem::io_of;
 use crate::setting::Settings;
+use crate::timing::{Seconds, timed};
 use crate::zo::evaluate::EvaluatorKind;
 use crate::zo::{Objective, Probe};
 
@@ -175,11 +175,9 @@ type Key = (String, Precision, Option<EvaluatorKind>);
 
 /// Images in a calibration batch: enough that per-batch costs are small, and whole registers.
 const CALIBRATION_BATCH: usize = 64;
-/// Fewest probes per layer and thread in a calibration. One thread may take them all, as one chunk of work; a step has chunks for
-/// all threads, so more are run if that does not take long.
+/// Fewest probes per layer and thread in a calibration. One thread may take them all, as one chunk of work, while a step has chunks
+/// for all threads: so more are run, up to a chunk for every thread, if that does not take long.
 const CALIBRATION_PROBES: usize = 2;
-/// Most of them: a chunk for every thread.
-const MOST_CALIBRATION_PROBES: usize = MAX_TOGETHER;
 /// Seconds after which no more are tried.
 const CALIBRATION_S: f64 = 0.025;
 /// Probes per layer on a GPU, which needs many to be busy.
@@ -230,8 +228,7 @@ impl Planner {
     }
 }
 
-/// Runs of everything before and while timing; the median counts.
-const WARM_UP_RUNS: usize = 1;
+/// Timed runs of everything, after one that does not count; the median does.
 const TIMED_RUNS: usize = 5;
 /// A network with more operations than that per image is timed once, on few images.
 const LARGE_FLOPS: u64 = 5_000_000_000;
@@ -245,8 +242,7 @@ fn measure(
     memory: usize,
 ) -> Result<Speed> {
     let is_large = network.flops() > LARGE_FLOPS;
-    let (n_images, n_warm_up, n_timed) =
-        if is_large { (LARGE_BATCH, 1, 1) } else { (CALIBRATION_BATCH, WARM_UP_RUNS, TIMED_RUNS) };
+    let (n_images, n_timed) = if is_large { (LARGE_BATCH, 1) } else { (CALIBRATION_BATCH, TIMED_RUNS) };
     let images = calibration_images(network, n_images)?.to_dtype(precision.dtype())?.to_device(device)?;
     let labels = calibration_labels(network, n_images);
     let layout = network.layout();
@@ -257,8 +253,7 @@ fn measure(
         ..NetworkObjective::new(network, &images, &labels)
     };
     let per_image = |run: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
-        (0..n_warm_up).try_for_each(|_| run())?;
-        Ok(median_s(n_timed, run)? / n_images as f64)
+        Ok(Seconds::of_repeated(n_timed, run)?.median / n_images as f64)
     };
     let threads = rayon::current_num_threads();
     // One evaluation per thread on the CPU; on a GPU as many at a time as it needs.
@@ -275,7 +270,7 @@ fn measure(
     let mut probes = vec![full; layout.specs().len()];
     if let Some(kind) = evaluator.filter(|&kind| kind != EvaluatorKind::Full) {
         let [fewest, most] = if device.is_cpu() {
-            [CALIBRATION_PROBES, MOST_CALIBRATION_PROBES].map(|n| n * threads)
+            [CALIBRATION_PROBES, MAX_TOGETHER].map(|n| n * threads)
         } else {
             [GPU_PROBES; 2]
         };
@@ -293,7 +288,7 @@ fn measure(
                 Entry::Vacant(empty) => {
                     let run = |n| objective.differences_from(&base, &params, &some_of(&range, n)).map(|_| ());
                     let mut n = fewest;
-                    while n < most && median_s(1, &mut || run(n))? < CALIBRATION_S {
+                    while n < most && timed(|| run(n))?.1 < CALIBRATION_S {
                         n = (2 * n).min(most);
                     }
                     let wall_s = per_image(&mut || run(n))? / n as f64;
@@ -304,18 +299,6 @@ fn measure(
         }
     }
     Ok(Speed { full_flops: full.flops, full_s, probes, backprop_s })
-}
-
-/// The median seconds of some runs.
-fn median_s(n_runs: usize, run: &mut dyn FnMut() -> Result<()>) -> Result<f64> {
-    let mut seconds = vec![0.0; n_runs];
-    for seconds in &mut seconds {
-        let start = Instant::now();
-        run()?;
-        *seconds = start.elapsed().as_secs_f64();
-    }
-    seconds.sort_by(f64::total_cmp);
-    Ok(seconds[n_runs / 2])
 }
 
 /// Images (N, C, H, W) for timing only, in f32.
