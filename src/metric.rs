@@ -172,6 +172,12 @@ metrics! {
     QUERIES_NON_FINITE: "queries-non-finite" in "queries_non_finite" = COUNT;
     /// Norm of the epoch's last gradient estimate.
     GRADIENT_NORM: "gradient-norm" in "gradient_norm" = PLAIN;
+    /// Median absolute scale of a normalization whose scales and shifts have a common length that the loss does not depend on,
+    /// since another normalization follows; where there are several of the kind, the least; null without any.
+    NORM_SCALE: "norm-scale" in "norm_scale" = PLAIN;
+    /// The part of such a length that a step along the epoch's last estimate would take away at a learning rate of 1, where it
+    /// would take most; the exact gradient takes none.
+    NORM_PULL: "norm-pull" in "norm_pull" = Metric { bounds: (f64::NEG_INFINITY, f64::INFINITY), ..PLAIN };
     /// Spent since the trial began, interruptions not counted; of a defense, on training through the black box alone.
     WALL_S: "wall-s" in "wall_s" = SECONDS;
     /// The same in hours.
@@ -269,7 +275,7 @@ impl Metric {
 }
 
 /// The middle value, or the mean of the two in the middle; `None` without values.
-fn median(mut values: Vec<f64>) -> Option<f64> {
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let n = values.len();
     let (low, high) = (values.get(n.checked_sub(1)? / 2)?, values.get(n / 2)?);

@@ -3,6 +3,8 @@
 //! The vector is kept in f64 on the host: updates far below f32's resolution are not lost, and a
 //! black box needs no other type. Networks evaluate it in the precision asked for.
 
+use std::ops::Range;
+
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
 
@@ -91,6 +93,7 @@ pub struct Layout {
     specs: Vec<ParamSpec>,
     /// Start of each tensor in the flat vector, and the total at the end.
     offsets: Vec<usize>,
+    free_lengths: Vec<Range<usize>>,
 }
 
 impl Layout {
@@ -101,7 +104,23 @@ impl Layout {
         for spec in &specs {
             offsets.push(offsets[offsets.len() - 1] + spec.len());
         }
-        Self { specs, offsets }
+        Self { specs, offsets, free_lengths: Vec::new() }
+    }
+
+    /// The layout with these ranges of tensors (positions in it) as those of [`Layout::free_lengths`].
+    #[must_use]
+    pub fn with_free_lengths(mut self, tensors: Vec<Range<usize>>) -> Self {
+        self.free_lengths =
+            tensors.into_iter().map(|range| self.offsets[range.start]..self.offsets[range.end]).collect();
+        self
+    }
+
+    /// Coordinates, a range each, on whose common length the loss of a batch does not depend: scales and shifts of
+    /// normalizations that others follow before anything but a convolution, ReLU or pooling does. The gradient is orthogonal
+    /// to each.
+    #[must_use]
+    pub fn free_lengths(&self) -> &[Range<usize>] {
+        &self.free_lengths
     }
 
     /// Number of coordinates d.
@@ -118,7 +137,7 @@ impl Layout {
 
     /// Coordinates of tensor `param_idx`.
     #[must_use]
-    pub fn range(&self, param_idx: usize) -> std::ops::Range<usize> {
+    pub fn range(&self, param_idx: usize) -> Range<usize> {
         self.offsets[param_idx]..self.offsets[param_idx + 1]
     }
 

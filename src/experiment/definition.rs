@@ -161,6 +161,8 @@ pub struct Trace {
     pub series: Vec<String>,
     /// Logarithmic x axis.
     pub log_x: bool,
+    /// Logarithmic y axis.
+    pub log_y: bool,
 }
 
 /// What grows in the course of training.

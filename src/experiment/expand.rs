@@ -388,6 +388,7 @@ impl Expander {
                 at: self.at(&format!("{path}.at"), wire.at.as_ref())?,
                 series: self.some_series(&path, wire.series.as_deref())?,
                 log_x: wire.log_x,
+                log_y: wire.log_y,
             })
         });
         traces.collect()

@@ -32,7 +32,7 @@
 //! id = "queries"
 //! x = "queries"                  # or epoch, wall-s
 //! x-label = "Queries"            # left out: Epoch, Queries, Seconds
-//! y = "test-accuracy"            # also y-label, series, log-x
+//! y = "test-accuracy"            # also y-label, series, log-x, log-y
 //! at = 0.9                       # which x of the figure, see below
 //!
 //! [[layers]]                     # a figure over the parameter tensors, in order
@@ -265,6 +265,8 @@ pub(super) struct WireTrace {
     pub(super) series: Option<Vec<String>>,
     #[serde(default)]
     pub(super) log_x: bool,
+    #[serde(default)]
+    pub(super) log_y: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -1,12 +1,13 @@
 //! Descent along gradients, wherever these come from: an optimizer, a schedule, an active set.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Active, ActiveSets, Kind, Method, Step};
 use crate::cost::{Cost, Steps};
 use crate::metric::{self, Row};
 use crate::nn::objective::{BasePass, check_rounding};
-use crate::params::Layout;
+use crate::params::{Layout, ParamKind};
 use crate::problem::{Minibatch, Problem, Resources, State, explore};
 use crate::profile::Profile;
 use crate::saved::{Saved, integer};
@@ -83,6 +84,8 @@ pub struct Descent {
     /// Of the last step.
     rate: f64,
     norm: f64,
+    scale: f64,
+    pull: f64,
     doubt: Option<String>,
 }
 
@@ -108,6 +111,8 @@ impl Descent {
             draw: 0,
             rate: f64::NAN,
             norm: f64::NAN,
+            scale: f64::NAN,
+            pull: f64::NAN,
             doubt: None,
         }
     }
@@ -151,10 +156,12 @@ impl Method for Descent {
             let at = format!("where the norm of the gradient is {}", self.norm);
             return Err(Error::Diverged { loss: gradient.at.loss, at });
         }
+        self.pull = most_pull(&self.layout, &at.params, &gradient.values);
         self.doubt = gradient.doubt;
         at.stats.update(&gradient.at.stats);
         self.rate = self.config.rate(step.number, step.per_epoch, step.n_steps);
         self.optimizer.step(&mut at.params, &gradient.values, self.rate, self.pruned.as_deref());
+        self.scale = least_scale(&self.layout, &at.params);
         Ok(gradient.at)
     }
 
@@ -162,6 +169,8 @@ impl Method for Descent {
         row.set(&metric::LEARNING_RATE, self.rate);
         row.set(&metric::N_ACTIVE, self.coords.len() as f64);
         row.set(&metric::GRADIENT_NORM, self.norm);
+        row.set(&metric::NORM_SCALE, self.scale);
+        row.set(&metric::NORM_PULL, self.pull);
     }
 
     fn doubt(&self) -> Option<&str> {
@@ -202,6 +211,29 @@ impl Method for Descent {
     fn mask(&self, layout: &Layout) -> Option<Vec<bool>> {
         self.active.mask(layout)
     }
+}
+
+/// The least median of absolute scales, over normalizations on the length of whose parameters (of `params`, d) the loss
+/// does not depend; NaN without any.
+fn least_scale(layout: &Layout, params: &[f64]) -> f64 {
+    let scales = layout.specs().iter().enumerate().filter(|(_, spec)| spec.kind == ParamKind::NormScale);
+    let coords = scales.map(|(idx, _)| layout.range(idx));
+    let is_free = |range: &Range<usize>| layout.free_lengths().iter().any(|free| free.start == range.start);
+    let of = |range: Range<usize>| metric::median(params[range].iter().map(|scale| scale.abs()).collect());
+    coords.filter(is_free).filter_map(of).fold(f64::NAN, f64::min)
+}
+
+/// The largest relative decrease of such a length along the negative gradient (d), to first order; NaN without any.
+fn most_pull(layout: &Layout, params: &[f64], gradient: &[f64]) -> f64 {
+    let of = |range: &Range<usize>| {
+        let part = &params[range.clone()];
+        dot(part, &gradient[range.clone()]) / dot(part, part)
+    };
+    layout.free_lengths().iter().map(of).fold(f64::NAN, f64::max)
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// How much of every parameter tensor is in an active set (sorted).

@@ -346,7 +346,7 @@ impl Chart {
             x_ticks: Vec::new(),
             categorical: false,
             log_x: trace.log_x,
-            log_y: false,
+            log_y: trace.log_y,
             y_bounds: metric.bounds,
             curves,
             ..Self::empty()
@@ -511,6 +511,7 @@ pub fn traces(measured: &Measured) -> Vec<Trace> {
         at: None,
         series: experiment.series.iter().map(|series| series.id.clone()).collect(),
         log_x: false,
+        log_y: false,
     }]
 }
 

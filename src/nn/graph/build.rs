@@ -1,11 +1,12 @@
 //! From layers, one after the other, to a network.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::fuse::fuse;
 use super::{Network, Node};
 use crate::nn::form::ActivationShape;
-use crate::nn::layer::{BatchNorm, EPSILON, Layer, PositionNorm};
+use crate::nn::layer::{BatchNorm, EPSILON, Layer, PositionNorm, Scaling};
 use crate::nn::stats::MOMENTUM;
 use crate::params::{Layout, ParamSpec, Start};
 
@@ -125,6 +126,7 @@ impl Builder {
     /// The finished network.
     #[must_use]
     pub fn build(self) -> Network {
+        let free = free_lengths(&self.nodes);
         let fused = fuse(&self.nodes);
         let mut last_reader = vec![None; self.nodes.len() + 1];
         for (idx, one) in fused.iter().enumerate() {
@@ -134,9 +136,30 @@ impl Builder {
             nodes: self.nodes,
             fused,
             last_reader,
-            layout: Arc::new(Layout::new(self.specs)),
+            layout: Arc::new(Layout::new(self.specs).with_free_lengths(free)),
             shapes: self.shapes,
             norm_channels: self.norm_channels,
         }
     }
+}
+
+/// By layer that has them: its parameter tensors, if they are a normalization's scales and shifts on whose common length the
+/// loss of a batch does not depend, since all that reads its output ends in normalizations that undo a factor.
+fn free_lengths(nodes: &[Node]) -> Vec<Range<usize>> {
+    let is_free = |(idx, node): &(usize, &Node)| {
+        node.layer.norm().is_some() && !node.params.is_empty() && forgets(nodes, idx + 1, false)
+    };
+    nodes.iter().enumerate().filter(is_free).map(|(_, node)| node.params.clone()).collect()
+}
+
+/// Whether nothing becomes of a factor on a value, to which `has_offset` adds a constant for every channel.
+fn forgets(nodes: &[Node], value: usize, has_offset: bool) -> bool {
+    let mut readers = nodes.iter().enumerate().filter(|(_, node)| node.inputs.contains(&value)).peekable();
+    readers.peek().is_some()
+        && readers.all(|(idx, node)| match node.layer.scaling() {
+            Scaling::Forgets => true,
+            Scaling::Follows if !has_offset => forgets(nodes, idx + 1, false),
+            Scaling::FollowsBesideOffset if !has_offset => forgets(nodes, idx + 1, true),
+            _ => false,
+        })
 }

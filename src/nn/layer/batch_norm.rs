@@ -3,7 +3,8 @@
 use candle_core::{Device, Result, Tensor};
 
 use super::{
-    ActivationShape, Epilogue, Forms, Layer, LayerPass, Mode, Norm, Role, Running, Statistics, elements,
+    ActivationShape, Epilogue, Forms, Layer, LayerPass, Mode, Norm, Role, Running, Scaling, Statistics,
+    elements,
 };
 use crate::Error;
 use crate::kernels::batched::{self, Change, NormBase, NormChange};
@@ -129,6 +130,10 @@ impl Layer for BatchNorm {
 
     fn reads_base(&self) -> bool {
         true
+    }
+
+    fn scaling(&self) -> Scaling {
+        Scaling::Forgets
     }
 }
 

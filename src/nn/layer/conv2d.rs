@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 
-use super::{ActivationShape, Forms, Layer, LayerPass, elements};
+use super::{ActivationShape, Forms, Layer, LayerPass, Scaling, elements};
 use crate::kernels::batched::{self, Change, Convolution};
 use crate::kernels::lanes::conv::Conv;
 use crate::kernels::lanes::finish::Finish;
@@ -119,6 +119,10 @@ impl Layer for Conv2d {
 
     fn reads_base(&self) -> bool {
         true
+    }
+
+    fn scaling(&self) -> Scaling {
+        if self.has_bias { Scaling::FollowsBesideOffset } else { Scaling::Follows }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Forms, Layer, LayerPass};
+use super::{ActivationShape, Forms, Layer, LayerPass, Scaling};
 use crate::kernels::batched::{self, Change};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
@@ -37,6 +37,10 @@ impl Layer for Flatten {
 
     fn forms(&self) -> Forms<'_> {
         Forms::all(self)
+    }
+
+    fn scaling(&self) -> Scaling {
+        Scaling::Follows
     }
 }
 

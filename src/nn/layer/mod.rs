@@ -70,6 +70,20 @@ pub enum Role {
     Other,
 }
 
+/// What becomes of a layer's output in training, if its only input is multiplied by a positive factor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scaling {
+    /// It is multiplied by the same factor.
+    Follows,
+    /// The same, up to a constant for every channel.
+    FollowsBesideOffset,
+    /// Nothing, nor if a constant is added to every channel: a normalization over the batch, as far as what it adds to
+    /// variances is small.
+    Forgets,
+    /// Something else.
+    Other,
+}
+
 /// Over what a normalization takes each of its means and variances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Statistics {
@@ -220,6 +234,11 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
     /// Part that the layer has where layers are fused.
     fn role(&self) -> Role {
         Role::Other
+    }
+
+    /// What becomes of the output when its input is scaled.
+    fn scaling(&self) -> Scaling {
+        Scaling::Other
     }
 
     /// Whether its difference rule reads its inputs at the base point.

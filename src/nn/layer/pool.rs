@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Forms, Layer, LayerPass, elements};
+use super::{ActivationShape, Forms, Layer, LayerPass, Scaling, elements};
 use crate::kernels::batched::{self, Change};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
@@ -65,6 +65,10 @@ impl Layer for MaxPool2 {
 
     fn reads_base(&self) -> bool {
         true
+    }
+
+    fn scaling(&self) -> Scaling {
+        Scaling::Follows
     }
 }
 
@@ -167,6 +171,10 @@ impl Layer for GlobalAvgPool {
 
     fn forms(&self) -> Forms<'_> {
         Forms::all(self)
+    }
+
+    fn scaling(&self) -> Scaling {
+        Scaling::Follows
     }
 }
 

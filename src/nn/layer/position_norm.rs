@@ -3,7 +3,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Forms, Layer, LayerPass, Norm, Statistics, elements};
+use super::{ActivationShape, Forms, Layer, LayerPass, Norm, Scaling, Statistics, elements};
 use crate::Error;
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments, SUMS};
@@ -58,6 +58,10 @@ impl Layer for PositionNorm {
 
     fn reads_base(&self) -> bool {
         true
+    }
+
+    fn scaling(&self) -> Scaling {
+        Scaling::Forgets
     }
 }
 

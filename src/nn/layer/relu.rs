@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Forms, Layer, LayerPass, Role, elements};
+use super::{ActivationShape, Forms, Layer, LayerPass, Role, Scaling, elements};
 use crate::kernels::batched::{self, Change};
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::finish::ChannelMap;
@@ -52,6 +52,10 @@ impl Layer for Relu {
 
     fn reads_base(&self) -> bool {
         true
+    }
+
+    fn scaling(&self) -> Scaling {
+        Scaling::Follows
     }
 }
 

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{ActivationShape, Forms, Layer, LayerPass};
+use super::{ActivationShape, Forms, Layer, LayerPass, Scaling};
 use crate::kernels::batched::Change;
 use crate::kernels::lanes::Scratch;
 use crate::kernels::lanes::norm::{Affine, Moments};
@@ -60,6 +60,10 @@ impl Layer for ShortcutA {
 
     fn forms(&self) -> Forms<'_> {
         Forms::all(self)
+    }
+
+    fn scaling(&self) -> Scaling {
+        Scaling::Follows
     }
 }
 

@@ -2,3 +2,4 @@
 
 mod batched;
 mod forward_only;
+mod lengths;
