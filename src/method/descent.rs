@@ -69,6 +69,9 @@ pub trait GradientSource: Send {
     }
 }
 
+/// So many times μ is near it, for a scale: there [`norm_pull`](metric::NORM_PULL) has become large in training that fails.
+const NEAR: f64 = 10.0;
+
 /// Descent along the gradients of one source.
 pub struct Descent {
     source: Box<dyn GradientSource>,
@@ -223,6 +226,17 @@ fn least_scale(layout: &Layout, params: &[f64]) -> f64 {
     coords.filter(is_free).filter_map(of).fold(f64::NAN, f64::min)
 }
 
+/// Why forward differences with this μ hardly follow the gradient at `params` (d), if scales of a batch norm have come near it.
+fn doubt_of_scales(layout: &Layout, params: &[f64], mu: f64) -> Option<String> {
+    let scale = least_scale(layout, params);
+    (scale < NEAR * mu).then(|| {
+        format!(
+            "half of the scales of a batch norm are at most {scale:.2e} in size, near mu = {mu}: forward differences pull \
+             scales towards zero where another batch norm follows; use a smaller mu or difference = central"
+        )
+    })
+}
+
 /// The largest relative decrease of such a length along the negative gradient (d), to first order; NaN without any.
 fn most_pull(layout: &Layout, params: &[f64], gradient: &[f64]) -> f64 {
     let of = |range: &Range<usize>| {
@@ -262,7 +276,14 @@ impl Estimating {
             None
         };
         let probing = Probing { mu, resolution, moves_coordinates };
-        Ok(Estimated { run: self.0.start(settings, space)?, evaluator, probing })
+        let run = self.0.start(settings, space)?;
+        let is_one_sided = !self.has_pairs(settings)?;
+        Ok(Estimated { run, evaluator, probing, is_one_sided, layout: layout.clone() })
+    }
+
+    /// Whether a slope comes from two points on either side.
+    fn has_pairs(&self, settings: &Settings) -> Result<bool> {
+        Ok(self.0.has_pairs() || settings.read::<estimator::Config>()?.difference == Scheme::Central)
     }
 }
 
@@ -321,9 +342,7 @@ impl Kind for Estimating {
     }
 
     fn cost(&self, settings: &Settings, steps: &Steps) -> Result<Cost> {
-        let is_pair =
-            self.0.has_pairs() || settings.read::<estimator::Config>()?.difference == Scheme::Central;
-        let per_slope = if is_pair { 2.0 } else { 1.0 };
+        let per_slope = if self.has_pairs(settings)? { 2.0 } else { 1.0 };
         let active = active_counts(settings, steps.layout)?;
         let n_active: f64 = active.iter().map(|&(_, n)| n as f64).sum();
         let base = Cost {
@@ -373,6 +392,8 @@ pub struct Estimated {
     run: Box<dyn estimator::Run>,
     evaluator: EvaluatorKind,
     probing: Probing,
+    is_one_sided: bool,
+    layout: Arc<Layout>,
 }
 
 impl GradientSource for Estimated {
@@ -391,7 +412,9 @@ impl GradientSource for Estimated {
         let (at, estimate) = explore(batch, self.evaluator, params, resources, visit)?;
         drop(estimator);
         self.run.note(&estimate);
-        let doubt = zo::doubt(&estimate, asked.active, params, at.loss, self.probing);
+        let doubt = zo::doubt(&estimate, asked.active, params, at.loss, self.probing).or_else(|| {
+            if self.is_one_sided { doubt_of_scales(&self.layout, params, self.probing.mu) } else { None }
+        });
         Ok(Gradient { values: estimate.gradient, at, doubt })
     }
 
@@ -424,4 +447,40 @@ pub(super) fn scoring_cost(settings: &Settings, steps: &Steps) -> Result<Cost> {
     let queries = config.layer_ratios.queries(&config) as f64;
     let forwards = queries * (config.grasp_images_per_class * steps.n_classes) as f64;
     Ok(Cost { queries, flops: forwards * steps.speed.full_flops, wall_s: forwards * steps.speed.full_s })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::model::{Io, from_name};
+
+    /// Oracle: by hand. Of the CNN's two batch norms the first alone has another behind it.
+    #[test]
+    fn scales_near_mu_and_what_shortens_them_are_seen() {
+        let network = from_name("cnn-d2-w3", &Io::CIFAR).unwrap();
+        let layout = network.layout();
+        let mut params = layout.initial_values(0);
+        let at = |name| layout.coord(name, 0).unwrap();
+        let (scales, shifts, others) =
+            (at("features.1.weight"), at("features.1.bias"), at("features.5.weight"));
+        params[scales..][..3].copy_from_slice(&[-0.04, 0.03, 2.0]);
+        params[shifts..][..3].copy_from_slice(&[0.5, 0.0, 0.0]);
+        params[others..][..3].fill(1e-3);
+        assert_eq!(least_scale(layout, &params).to_bits(), 0.04_f64.to_bits());
+        assert_eq!(doubt_of_scales(layout, &params, 0.003), None);
+        assert!(doubt_of_scales(layout, &params, 0.005).unwrap().contains("at most 4.00e-2 in size"));
+        let mut gradient = vec![1.0; params.len()];
+        gradient[scales..][..3].copy_from_slice(&[1.0, 0.0, 0.25]);
+        gradient[shifts..][..3].copy_from_slice(&[-0.5, 3.0, 4.0]);
+        let expected = (-0.04 + 0.5 - 0.25) / (0.04 * 0.04 + 0.03 * 0.03 + 4.0 + 0.25);
+        assert!((most_pull(layout, &params, &gradient) - expected).abs() < 1e-15);
+
+        let plain = from_name("lenet", &Io::CIFAR).unwrap();
+        let params = vec![0.0; plain.layout().n_coords()];
+        assert!(
+            least_scale(plain.layout(), &params).is_nan()
+                && most_pull(plain.layout(), &params, &params).is_nan()
+        );
+        assert_eq!(doubt_of_scales(plain.layout(), &params, 0.005), None);
+    }
 }

@@ -1068,6 +1068,7 @@ fn trace(id: &str, x: TraceAxis, at: Option<At>) -> Trace {
         at,
         series: vec!["deepzero".into(), "fo-weights".into()],
         log_x: x == TraceAxis::Queries,
+        log_y: false,
     }
 }
 
