@@ -257,7 +257,9 @@ fn draw_curve<DB: DrawingBackend>(
             draw_marker(curve.look, (left + 14.0, y), canvas);
         }
     }
-    if let Some(line) = chart.ideal_line(curve) {
+    // A line that leaves the axes, as that of a number beyond all sizes does, would take as many strokes as it is long.
+    let is_on_axes = |line: &[Mark; 3]| line.iter().all(|mark| is_visible(mark, layout.log_x, layout.log_y));
+    if let Some(line) = chart.ideal_line(curve).filter(is_on_axes) {
         canvas.dashed(&line.map(|mark| (layout.x(mark.x), layout.y(mark.y))), &RULE, color, 1.0);
     }
     let x = |m: &Mark| layout.x(m.x) + shift(m.x);
