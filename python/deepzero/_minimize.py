@@ -87,18 +87,18 @@ def _value(fun: Callable[..., Any], x: NDArray[np.float64], args: tuple[Any, ...
         return float("nan")
     if value is None:
         return float("nan")
-    return float(value)
+    return float(np.asarray(value, dtype=np.float64).item())
 
 
 def minimize(
     fun: Callable[..., Any],
     x0: ArrayLike,
-    args: tuple[Any, ...] = (),
+    args: Any = (),
     *,
     method: str = "rge",
     bounds: BoundsLike = None,
-    maxfev: Optional[int] = None,
-    maxiter: Optional[int] = None,
+    maxfev: Optional[float] = None,
+    maxiter: Optional[float] = None,
     workers: Union[int, Callable[..., Iterable[Any]]] = 1,
     vectorized: bool = False,
     callback: Optional[Callable[[OptimizeResult], Any]] = None,
@@ -113,7 +113,7 @@ def minimize(
             which is left out. Any other exception ends the run and is passed on. With `vectorized`, x has shape (n, d)
             and n numbers come back.
         x0: starting point, shape (d,).
-        args: further arguments of `fun`.
+        args: further arguments of `fun`; one that is no tuple is the only one.
         method: `rge` (random directions), `cge` (every coordinate), `cocd` (some coordinates at a time, in a cycle) or
             `pattern-search`.
         bounds: pairs (low, high) for every coordinate, None for no bound, or an object with `lb` and `ub`; no point lies
@@ -136,14 +136,12 @@ def minimize(
         [1.0, 1.0]
     """
     optimizer = Optimizer(x0, method=method, bounds=bounds, seed=seed, run=run, options=options)
-    for name, value in (("maxfev", maxfev), ("maxiter", maxiter)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: expected at least 1; got {value}")
+    most_steps, budget = _count("maxiter", maxiter), _count("maxfev", maxfev)
     if vectorized and workers != 1:
         raise ValueError("workers: a vectorized function is called once at a time; leave it at 1")
     core, d = optimizer._core, len(optimizer._x0)
-    if maxfev is None:
-        maxfev = 200 * d if maxiter is None else 2**62
+    if budget is None:
+        budget = 200 * d if most_steps is None else 2**62
     pool: Optional[ThreadPoolExecutor] = None
     mapped: Callable[..., Iterable[Any]] = map
     chunk = max(_CHUNK_BYTES // (8 * d), 1)
@@ -154,14 +152,17 @@ def minimize(
     elif workers > 1:
         pool = ThreadPoolExecutor(workers)
         mapped, chunk = pool.map, max(chunk, workers)
+    args = args if isinstance(args, tuple) else (args,)
     call = _Call(fun, args)
     stopped = None
     try:
-        while core.stopped is None and (maxiter is None or core.counts[2] < maxiter):
-            left = maxfev - core.counts[0]
+        while core.stopped is None and (most_steps is None or core.counts[2] < most_steps):
+            left = budget - core.counts[0]
             if left <= 0:
                 break
             batch = core.ask(min(left, chunk))
+            if not len(batch):
+                break
             points, began = points_of(batch), time.perf_counter()
             if vectorized:
                 values = np.array(fun(points, *args), dtype=np.float64)
@@ -181,16 +182,25 @@ def minimize(
             pool.shutdown()
         core.take_back()
         try:
-            core.sync(core.counts[0] >= maxfev)
+            core.sync(core.counts[0] >= budget)
         finally:
             # A traceback may hold the optimizer, and with it the folder.
             core.close()
     if stopped is None and core.stopped is not None:
         stopped = (2 if core.stopped[0] == "converged" else 3, core.stopped[1])
     if stopped is None:
-        spent = core.counts[0] >= maxfev
-        stopped = (0, f"the budget of {maxfev} evaluations is spent" if spent else f"{maxiter} steps are done")
+        spent = core.counts[0] >= budget
+        stopped = (0, f"the budget of {budget} evaluations is spent" if spent else f"{most_steps} steps are done")
     return result_of(core, *stopped)
+
+
+def _count(name: str, value: Optional[float]) -> Optional[int]:
+    """A number of at least 1, as an integer; whole numbers of any type are taken."""
+    if value is None:
+        return None
+    if not 1 <= value < 2**63 or int(value) != value:
+        raise ValueError(f"{name}: expected an integer of at least 1; got {value}")
+    return int(value)
 
 
 def _values(core: _core.Core, batch: _core.Batch, coming: Iterable[float]) -> NDArray[np.float64]:

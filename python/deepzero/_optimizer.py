@@ -147,7 +147,7 @@ class Optimizer:
         report and leaves the folder to others."""
         if not self._stopped:
             self._stopped = True
-            self._core.sync(True)
+            self._core.sync(False)
             self._core.close()
 
     @property
@@ -181,7 +181,9 @@ class Optimizer:
 
         status, message = (0, "the run goes on") if self.stopped is None else (1, self.stopped)
         stopped = self._core.stopped
-        return result_of(self._core, 3 if stopped is not None and stopped[0] == "stuck" else status, message)
+        if stopped is not None:
+            status = 2 if stopped[0] == "converged" else 3
+        return result_of(self._core, status, message)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest depends on: numbers, texts and arrays, to be saved by pickle, torch or numpy."""

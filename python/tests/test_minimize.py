@@ -51,6 +51,25 @@ def test_arguments_and_options():
     assert seeds[0] == seeds[1] != seeds[2]
 
 
+def test_conventions_of_scipy():
+    whole = deepzero.minimize(bowl, X0, args=(2.0,), maxfev=100).fun
+    assert deepzero.minimize(bowl, X0, args=2.0, maxfev=1e2).fun == whole
+    assert deepzero.minimize(lambda x: np.array([bowl(x, 2.0)]), X0, maxfev=np.int64(100)).fun == whole
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_a_search_may_end_before_it_asks(vectorized):
+    result = deepzero.minimize(
+        bowls if vectorized else bowl,
+        [1e9 - 3.3, 1e9 + 1.7],
+        method="pattern-search",
+        bounds=[(0, 2e9)] * 2,
+        maxfev=5000,
+        vectorized=vectorized,
+    )
+    assert result.status == 2 and result.nfev < 5000
+
+
 def test_bounds():
     seen = []
 
@@ -131,6 +150,7 @@ def test_mistakes_are_told():
         ("an argument of its own", {"options": {"method": "cge"}}),
         ("numbers, texts or booleans", {"options": {"mu": object()}}),
         ("maxfev", {"maxfev": 0}),
+        ("maxfev", {"maxfev": 1.5}),
         ("workers", {"workers": 0}),
         ("vectorized", {"workers": 2, "vectorized": True}),
     ]:

@@ -1,6 +1,6 @@
 //! Certified accuracy over the radius.
 
-use super::{Certificate, Config, copies_needed, largest_radius};
+use super::{Certificate, Config, copies_needed, largest_radius, lower_bound};
 use crate::profile::Profile;
 
 /// The part of the images whose certified class is right and holds within `r` or more (Cohen et al. count R ≥ r);
@@ -15,7 +15,8 @@ pub fn certified_accuracy(certificates: &[Certificate], r: f64) -> f64 {
 #[must_use]
 pub fn average_radius(certificates: &[Certificate]) -> f64 {
     let right = certificates.iter().filter(|found| found.is_right());
-    right.map(|found| found.decision.radius).sum::<f64>() / certificates.len() as f64
+    // From 0.0: the sum of nothing is −0.
+    right.map(|found| found.decision.radius).fold(0.0, |sum, radius| sum + radius) / certificates.len() as f64
 }
 
 /// Images for which the smoothed classifier abstains.
@@ -65,6 +66,12 @@ pub fn profile(certificates: &[Certificate]) -> Profile {
 #[must_use]
 pub fn too_few(sigma: f64, config: &Config, radii: &[f64]) -> Option<String> {
     let Config { n, alpha, .. } = *config;
+    if lower_bound(n as u64, n as u64, alpha) < 0.5 {
+        let least = copies_needed(sigma, 0.0, alpha);
+        return Some(format!(
+            "n = {n} copies certify nothing at alpha = {alpha}, which takes n = {least} or more"
+        ));
+    }
     let largest = largest_radius(sigma, n as u64, alpha);
     let r = radii.iter().copied().filter(|&r| r > largest).reduce(f64::max)?;
     Some(format!(
@@ -93,6 +100,7 @@ mod tests {
         assert_eq!(curve.column("certified_accuracy").unwrap(), [0.5, 0.25, 0.25, 0.0]);
         assert_eq!(curve.labels, ["0", "0.1", "0.25", "0.26"]);
         assert_eq!((average_radius(&all), n_abstained(&all)), (0.0625, 1));
+        assert!(average_radius(&all[1..2]).is_sign_positive());
         let rows = profile(&all);
         assert_eq!(rows.labels, ["0", "20", "40", "60"]);
         let class = rows.column("class").unwrap();
@@ -118,5 +126,9 @@ mod tests {
         let expected = "n = 1000 copies certify radii of at most 0.616 at sigma = 0.25 and alpha = 0.001; \
                         a radius of 0.75 takes n = 5114 or more";
         assert_eq!(said, expected);
+        // Half to the power of ten is the first below a thousandth.
+        let few = |n| too_few(0.25, &Config { n, ..Config::default() }, &[0.0]);
+        assert!(few(9).unwrap().ends_with("which takes n = 10 or more"));
+        assert_eq!(few(10), None);
     }
 }

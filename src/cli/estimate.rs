@@ -166,9 +166,9 @@ pub(super) fn run(common: &Common, args: &EstimateArgs) -> Result<Exit> {
 
 /// The estimator asked for, and its settings.
 fn estimator(args: &EstimateArgs) -> Result<(&'static dyn Kind, Settings)> {
-    let scheme = if args.central { Scheme::Central } else { Scheme::Forward };
-    let mut pairs = vec![("mu", args.mu.to_string()), ("difference", scheme.name().to_owned())];
+    let mut pairs = vec![("mu", args.mu.to_string())];
     // What was given is refused by an estimator that does not read it.
+    pairs.extend(args.central.then(|| ("difference", Scheme::Central.name().to_owned())));
     pairs.extend(args.queries.map(|queries| ("queries", queries.to_string())));
     pairs.extend(args.overrides.iter().map(|(key, value)| (key.as_str(), value.clone())));
     let pairs = pairs.iter().map(|(key, value)| (*key, value.as_str()));

@@ -216,7 +216,7 @@ pub(super) fn run(common: &Common, args: &MinimizeArgs) -> Result<Exit> {
 
 /// Tells of a run that nothing evaluates but `ask` and `tell`.
 fn begun(common: &Common, args: &MinimizeArgs, run: &Run) -> Result<Exit> {
-    let summary = Summary::of(run, None, None)?;
+    let summary = Summary::of(run, None, stopped(run).as_ref())?;
     write_report(run, &summary)?;
     if common.json {
         say!("{}", serde_json::to_string_pretty(summary.json())?)?;
@@ -270,8 +270,7 @@ pub(super) fn ask(common: &Common, args: &AskArgs) -> Result<Exit> {
     }
     if asked.is_empty() {
         match minimizer.stopped() {
-            Some(Stopped::Converged) => tell!("the method has come to its end"),
-            Some(Stopped::Stuck(reason)) => tell!("the method could not go on: {reason}"),
+            Some(stopped) => tell!("{}", end_of(stopped)),
             None => {
                 let ids: Vec<String> = minimizer.waiting().iter().take(20).map(u64::to_string).collect();
                 let n = minimizer.waiting().len();
@@ -294,7 +293,7 @@ pub(super) fn tell(common: &Common, args: &TellArgs) -> Result<Exit> {
     let is_step = run.tell(&asked, value, None)?;
     run.sync()?;
     if is_step {
-        write_report(&run, &Summary::of(&run, None, None)?)?;
+        write_report(&run, &Summary::of(&run, None, stopped(&run).as_ref())?)?;
     }
     let minimizer = run.minimizer();
     if common.json {
@@ -312,5 +311,20 @@ pub(super) fn tell(common: &Common, args: &TellArgs) -> Result<Exit> {
         minimizer.best().map_or("none".to_owned(), |best| format!("{} ({})", best.value, best.asked.id));
     let step = if is_step { format!("; step {} is done", minimizer.n_steps()) } else { String::new() };
     say!("{} values, best {best}{step}", minimizer.n_evaluations())?;
+    if let Some(stopped) = minimizer.stopped() {
+        tell!("{}", end_of(stopped));
+    }
     Ok(Exit::Ok)
+}
+
+/// How a run ended that nothing evaluates but `ask` and `tell`, if it did.
+fn stopped(run: &Run) -> Option<Ended> {
+    run.minimizer().stopped().cloned().map(Ended::Stopped)
+}
+
+fn end_of(stopped: &Stopped) -> String {
+    match stopped {
+        Stopped::Converged => "the method has come to its end".to_owned(),
+        Stopped::Stuck(reason) => format!("the method could not go on: {reason}"),
+    }
 }

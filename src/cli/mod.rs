@@ -212,11 +212,13 @@ struct Point {
     x: Option<String>,
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "what clap wants of a parser")]
-fn point(text: &str) -> std::result::Result<Point, std::convert::Infallible> {
+fn point(text: &str) -> std::result::Result<Point, String> {
     let (series, x) = text.split_once('=').map_or((text, ""), |(series, x)| (series.trim(), x.trim()));
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    Ok(Point { series: some(series), x: some(x) })
+    match (some(series), some(x)) {
+        (None, None) => Err("expected a series, a value or both, such as fo, =0.99 or fo=0.99".to_owned()),
+        (series, x) => Ok(Point { series, x }),
+    }
 }
 
 impl Point {
@@ -242,9 +244,13 @@ impl Selection {
     fn trials(&self, common: &Common, experiment: &Experiment) -> Result<Vec<Trial>> {
         let mut trials = experiment.trials(self.scale, self.n_seeds(common, experiment)?, &[])?;
         if let Some(unknown) = self.only.iter().find(|point| !trials.iter().any(|trial| point.has(trial))) {
-            let mut known: Vec<String> =
-                trials.iter().map(|trial| format!("{}={}", trial.series, trial.x_text)).collect();
-            known.dedup();
+            let mut known: Vec<String> = Vec::new();
+            for trial in &trials {
+                let name = format!("{}={}", trial.series, trial.x_text);
+                if !known.contains(&name) {
+                    known.push(name);
+                }
+            }
             bail!(
                 "--only {}={}: no such point in {} at {} scale; there are {}",
                 unknown.series.as_deref().unwrap_or_default(),

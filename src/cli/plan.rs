@@ -1,10 +1,10 @@
 //! `plan`: a dry run.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use candle_core::Device;
 use clap::Args;
 use deepzero::cost::{Cost, Planner};
-use deepzero::experiment::{Experiment, MAX_SEEDS, Scale};
+use deepzero::experiment::{Check, Experiment, MAX_SEEDS, Scale};
 use deepzero::ranks;
 use deepzero::report::check::{self, Needed, Outlook};
 use deepzero::report::measured::Measured;
@@ -14,7 +14,7 @@ use deepzero::train::Checkpoint;
 use serde_json::json;
 
 use super::reproduce::{Parallel, selected};
-use super::{Common, Exit, Selection, report, say};
+use super::{Common, Exit, Selection, report, say, tell};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -139,7 +139,12 @@ fn plan(common: &Common, args: &PlanArgs, device: &Device, machine: &str, at_a_t
                 say!("the active set of {} is drawn once: redraw-every is not below epochs", ids.join(", "))?;
             }
         }
-        for Needed { text, seeds } in needed(common, &experiment, args.selection.scale)? {
+        let needed = needed(common, &experiment, args.selection.scale)?.unwrap_or_else(|reason| {
+            let unknown =
+                |check: &Check| Needed { text: check.text.clone(), seeds: Outlook::Unknown(reason.clone()) };
+            experiment.checks.iter().map(unknown).collect()
+        });
+        for Needed { text, seeds } in needed {
             match seeds {
                 Outlook::Enough(n, what) => {
                     say!("{n} seeds confirm with 80 % probability, if {what} is true: {text}")?;
@@ -174,11 +179,15 @@ fn first_seeds(experiment: &Experiment, scale: Scale) -> u64 {
     experiment.scales.get(&scale).map_or(0, |plan| plan.n_seeds).max(3) as u64
 }
 
-/// How many seeds the checks take, by the first seeds; unknown before all of those have run, so that asking again gives
-/// the same number.
-fn needed(common: &Common, experiment: &Experiment, scale: Scale) -> Result<Vec<Needed>> {
+/// How many seeds the checks take, by the first seeds; before all of those have run, that they have not, so that asking
+/// again gives the same number.
+fn needed(
+    common: &Common,
+    experiment: &Experiment,
+    scale: Scale,
+) -> Result<std::result::Result<Vec<Needed>, String>> {
     if experiment.checks.is_empty() || !experiment.scales.contains_key(&scale) {
-        return Ok(Vec::new());
+        return Ok(Ok(Vec::new()));
     }
     let first: Vec<u64> = (0..first_seeds(experiment, scale)).collect();
     let trials = experiment.trials_of(scale, &first, &[])?;
@@ -191,26 +200,28 @@ fn needed(common: &Common, experiment: &Experiment, scale: Scale) -> Result<Vec<
     if n_missing > 0 {
         let reason =
             format!("{n_missing} of {} trials of seeds 0 to {} have not run", trials.len(), first.len() - 1);
-        let unknown = |text: &String| Needed { text: text.clone(), seeds: Outlook::Unknown(reason.clone()) };
-        return Ok(experiment.checks.iter().map(|check| unknown(&check.text)).collect());
+        return Ok(Err(reason));
     }
-    Ok(check::needed(&Measured::gather_all(experiment, scale, &records)?))
+    Ok(Ok(check::needed(&Measured::gather_all(experiment, scale, &records)?)))
 }
 
 /// The seeds that all checks need, of those that some number of seeds can confirm.
 pub(super) fn seeds_that_decide(common: &Common, experiment: &Experiment, scale: Scale) -> Result<usize> {
+    let needed = needed(common, experiment, scale)?.map_err(|reason| {
+        anyhow!(
+            "--seeds auto: {} at {scale} scale has no spread to go by yet ({reason}); run `deepzero reproduce {} --scale \
+             {scale} --seeds {}` first",
+            experiment.id,
+            experiment.id,
+            first_seeds(experiment, scale)
+        )
+    })?;
     let mut most = None;
-    for Needed { text, seeds } in needed(common, experiment, scale)? {
+    for Needed { text, seeds } in needed {
         match seeds {
             Outlook::Enough(n, _) => most = most.max(Some(n)),
             Outlook::Never(_) => {}
-            Outlook::Unknown(reason) => bail!(
-                "--seeds auto: {} at {scale} scale has no spread to go by yet for “{text}” ({reason}); run `deepzero \
-                 reproduce {} --scale {scale} --seeds {}` first",
-                experiment.id,
-                experiment.id,
-                first_seeds(experiment, scale)
-            ),
+            Outlook::Unknown(reason) => tell!("--seeds auto: “{text}” does not count ({reason})"),
         }
     }
     let Some(most) = most else {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
 use clap::Args;
-use deepzero::experiment::{Experiment, Scale, Trial, split_id};
+use deepzero::experiment::{Experiment, Scale, split_id};
 use deepzero::files;
 use deepzero::report::loan::Loan;
 use deepzero::report::{self, Filler, Run};
@@ -182,7 +182,7 @@ pub(super) fn lent(common: &Common, experiment: &Experiment, scale: Scale) -> Re
 }
 
 /// The experiments that have results. One whose folder cannot be looked into is told, and left out.
-fn experiments_with_results(common: &Common) -> Result<Vec<String>> {
+pub(super) fn experiments_with_results(common: &Common) -> Result<Vec<String>> {
     let (store, mut ids) = (common.store(), Vec::new());
     let entries = std::fs::read_dir(&common.results);
     let entries = entries.with_context(|| format!("list the results in {}", common.results.display()))?;
@@ -206,10 +206,14 @@ pub(super) fn asked(common: &Common, id: &str, scale: Scale) -> Result<(Experime
     let experiment = common.experiment(id, scale, sweep_values(split_id(id).0, &records).as_deref())?;
     let seeds: BTreeSet<u64> = records.iter().map(|record| record.trial.seed).collect();
     let seeds: Vec<u64> = seeds.into_iter().collect();
-    let asked: BTreeSet<String> = experiment.trials_of(scale, &seeds, &[])?.iter().map(Trial::hash).collect();
+    let asked: BTreeMap<String, Option<f64>> =
+        experiment.trials_of(scale, &seeds, &[])?.iter().map(|trial| (trial.hash(), trial.x)).collect();
     let n_all = records.len();
-    let records: Vec<TrialRecord> =
-        records.into_iter().filter(|record| asked.contains(&record.trial.hash())).collect();
+    let in_its_place = |mut record: TrialRecord| {
+        record.trial.x = *asked.get(&record.trial.hash())?;
+        Some(record)
+    };
+    let records: Vec<TrialRecord> = records.into_iter().filter_map(in_its_place).collect();
     if records.len() < n_all {
         let n_old = n_all - records.len();
         tell!("{id} at {scale} scale: {n_old} results of other settings are left out");
@@ -218,7 +222,7 @@ pub(super) fn asked(common: &Common, id: &str, scale: Scale) -> Result<(Experime
 }
 
 /// An experiment with its records by scale.
-fn gather(common: &Common, id: &str) -> Result<Run> {
+pub(super) fn gather(common: &Common, id: &str) -> Result<Run> {
     let store = common.store();
     let (base, _) = split_id(id);
     let mut scales: BTreeMap<Scale, Vec<TrialRecord>> = BTreeMap::new();
@@ -255,6 +259,6 @@ pub(super) fn sweep_values(base: &str, records: &[TrialRecord]) -> Option<Vec<St
             values.push((x, record.trial.x_text.clone()));
         }
     }
-    values.sort_by(|a, b| a.0.total_cmp(&b.0));
+    values.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
     Some(values.into_iter().map(|(_, text)| text).collect())
 }

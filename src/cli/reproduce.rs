@@ -193,7 +193,14 @@ fn run_all(
             &INTERRUPT,
             |position| run_trial(&runner, pending[position], position + 1, pending.len()),
             is_interrupted,
-        )?;
+        );
+        // What was written before this one is to be found as well.
+        if ran.is_err() && !pages.is_empty() {
+            for fault in report::write(common, &[]).err().iter().chain(&faults) {
+                tell!("{}", in_one_line(fault));
+            }
+        }
+        let ran = ran?;
         n_elsewhere += ran.iter().filter(|&&ran_here| !ran_here).count();
         for trial in &trials {
             let bad = |record: &deepzero::results::TrialRecord| record.status != Status::Done;

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use deepzero::minimize::worker;
 
 use super::tell;
 
@@ -16,6 +17,7 @@ pub(super) fn watch_interrupts() -> Result<()> {
 
 fn on_signal() {
     if INTERRUPT.swap(true, Ordering::Relaxed) {
+        worker::kill_all();
         std::process::exit(130);
     }
     tell!("\nstopping after the current step; press again to stop at once");

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
-use deepzero::experiment::{Experiment, Scale, Trial};
+use deepzero::experiment::{Scale, ScalePlan, Trial, split_id};
 use deepzero::lock::Lock;
 use deepzero::results::{Store, TrialRecord};
 use deepzero::runner::checkpoint_path;
@@ -24,17 +24,20 @@ pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit> {
     let store = common.store();
     let library = common.library()?;
     let is_there = store.check()?;
-    let (ids, is_named): (Vec<&str>, _) = match args.ids.as_slice() {
-        [] => (library.ids().collect(), false),
-        ids => (ids.iter().map(String::as_str).collect(), true),
-    };
+    let is_named = !args.ids.is_empty();
+    let mut ids: Vec<String> = args.ids.iter().map(|id| store.id_of(id)).collect::<deepzero::Result<_>>()?;
+    if !is_named {
+        ids.extend(library.ids().map(str::to_owned));
+        // Variants and sweeps without a file.
+        if is_there {
+            ids.extend(report::experiments_with_results(common)?);
+        }
+        ids.sort();
+        ids.dedup();
+    }
     let mut all = Vec::new();
     for id in ids {
-        match library
-            .get(id)
-            .map_err(anyhow::Error::from)
-            .and_then(|experiment| progress(common, &store, &experiment, is_named))
-        {
+        match progress(common, &store, &id, is_named) {
             Ok(scales) => all.extend(scales),
             Err(error) if is_named => return Err(error),
             Err(error) => tell!("{id} is left out: {}", in_one_line(&error)),
@@ -56,6 +59,9 @@ pub(super) fn run(common: &Common, args: &StatusArgs) -> Result<Exit> {
             one.scale.name(),
             one.n_trials
         )?;
+        if one.n_further > 0 {
+            say!("    {} more of further seeds", one.n_further)?;
+        }
         for note in &one.notes {
             say!("    {note}")?;
         }
@@ -70,35 +76,37 @@ struct Progress {
     n_trials: usize,
     /// Trials that are done, diverged and failed.
     counts: [usize; 3],
+    /// Results of seeds beyond those that it asks for.
+    n_further: usize,
     /// Those that did not end well or are not finished, a line each.
     notes: Vec<String>,
 }
 
 impl Progress {
     fn is_begun(&self) -> bool {
-        self.counts.iter().sum::<usize>() + self.notes.len() > 0
+        self.counts.iter().sum::<usize>() + self.n_further + self.notes.len() > 0
     }
 
     fn as_json(&self) -> serde_json::Value {
         let [done, diverged, failed] = self.counts;
         json!({
             "id": self.id, "scale": self.scale.name(), "trials": self.n_trials,
-            "done": done, "diverged": diverged, "failed": failed, "notes": self.notes,
+            "done": done, "diverged": diverged, "failed": failed, "of_further_seeds": self.n_further,
+            "notes": self.notes,
         })
     }
 }
 
 /// How far an experiment is at each of its scales; what others have not given it yet only if it was asked for.
-fn progress(
-    common: &Common,
-    store: &Store,
-    experiment: &Experiment,
-    is_named: bool,
-) -> Result<Vec<Progress>> {
-    let at = |&scale: &Scale| {
+fn progress(common: &Common, store: &Store, id: &str, is_named: bool) -> Result<Vec<Progress>> {
+    common.library()?.require(split_id(id).0)?;
+    let (experiment, records) = report::gather(common, id)?;
+    let at = |(&scale, plan): (&Scale, &ScalePlan)| {
         let trials = experiment.trials(scale, None, &[])?;
-        let id = experiment.id.clone();
-        let mut progress = Progress { id, scale, n_trials: trials.len(), counts: [0; 3], notes: Vec::new() };
+        let is_further = |record: &&TrialRecord| record.trial.seed >= plan.n_seeds as u64;
+        let n_further = records.get(&scale).into_iter().flatten().filter(is_further).count();
+        let (id, n_trials) = (experiment.id.clone(), trials.len());
+        let mut progress = Progress { id, scale, n_trials, counts: [0; 3], n_further, notes: Vec::new() };
         for trial in &trials {
             let record = store.find(trial)?;
             if let Some(record) = &record {
@@ -107,11 +115,11 @@ fn progress(
             progress.notes.extend(note(store, trial, record.as_ref()));
         }
         if is_named {
-            progress.notes.extend(report::lent(common, experiment, scale)?.0);
+            progress.notes.extend(report::lent(common, &experiment, scale)?.0);
         }
         Ok(progress)
     };
-    experiment.scales.keys().map(at).collect()
+    experiment.scales.iter().map(at).collect()
 }
 
 /// What there is to say of a trial that did not end well, or that has begun.

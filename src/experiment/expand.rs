@@ -579,7 +579,7 @@ impl Expander {
             return self.error(path, "expected at least one value");
         }
         for (idx, value) in values.iter().enumerate() {
-            if values[..idx].contains(value) {
+            if values[..idx].iter().any(|other| same_value(other, value)) {
                 return self.error(
                     &format!("{path}[{idx}]"),
                     format!("{} occurs twice", shortened(&text_of(value))),
@@ -686,6 +686,12 @@ impl Expander {
                     format!("all published values of a figure share one; others have `{}`", other.unit);
                 return self.error(&unit_path, reason);
             }
+            if all.iter().any(|other| other.panel == panel.id && other.series == series) {
+                let figure = if panel.id.is_empty() { "the main figure" } else { panel.id.as_str() };
+                let reason =
+                    format!("`{series}` has published values in {figure} already; is a panel missing?");
+                return self.error(&series_path, reason);
+            }
             all.extend(xs.into_iter().zip(&wire.values).map(|(x, value)| Expected {
                 panel: panel.id.clone(),
                 series: series.clone(),
@@ -700,6 +706,9 @@ impl Expander {
     }
 
     fn checks(&self, experiment: &Experiment) -> Result<Vec<Check>> {
+        if !self.wire.check.is_empty() && self.wire.series.iter().all(|series| !series.trials) {
+            return self.error("check", "nothing is judged where points are results of other experiments");
+        }
         let checks = self.wire.check.iter().enumerate().map(|(idx, wire)| {
             let path = format!("check[{idx}]");
             let panel = self.known_panel(&format!("{path}.panel"), experiment, &wire.panel)?;
@@ -717,14 +726,28 @@ impl Expander {
     fn comparison(&self, path: &str, wire: &WireCheck, panel: &Panel) -> Result<Comparison> {
         let kind = self.kind(path, wire)?;
         let (min_x, max_x) = (wire.min_x.unwrap_or(f64::NEG_INFINITY), wire.max_x.unwrap_or(f64::INFINITY));
+        self.check_range(path, wire, kind)?;
         let margin = wire.margin.unwrap_or(0.0);
-        if matches!(kind, "close" | "flat") && wire.margin.is_none() {
-            return self.error(path, format!("{kind} needs a margin"));
+        let margin_path = format!("{path}.margin");
+        match kind {
+            "close" | "flat" if wire.margin.is_none() => {
+                return self.error(path, format!("{kind} needs a margin"));
+            }
+            "close" | "flat" if !(margin > 0.0 && margin.is_finite()) => {
+                return self.error(&margin_path, format!("expected a finite number above 0; got {margin}"));
+            }
+            _ if !margin.is_finite() => {
+                return self.error(&margin_path, format!("expected a finite number; got {margin}"));
+            }
+            _ => {}
         }
         let path = format!("{path}.{kind}");
         if let Some([left, right]) = wire.above.as_ref().or(wire.close.as_ref()).or(wire.widens.as_ref()) {
             let left = self.shown_series(&path, panel, left)?;
             let right = self.shown_series(&path, panel, right)?;
+            if left == right {
+                return self.error(&path, format!("`{left}` cannot be compared with itself"));
+            }
             return Ok(match kind {
                 "above" => Comparison::Above { left, right, margin, min_x, max_x },
                 "close" => Comparison::Close { left, right, margin, min_x, max_x },
@@ -747,6 +770,35 @@ impl Expander {
             }
         };
         Ok(Comparison::Trend { series, trend, margin, min_x, max_x })
+    }
+
+    /// Requires the range of a check to have as many positions as it takes, at some scale at least.
+    fn check_range(&self, path: &str, wire: &WireCheck, kind: &str) -> Result<()> {
+        let (Some(key), (min_x, max_x)) = (
+            wire.min_x.map(|_| "min-x").or(wire.max_x.map(|_| "max-x")),
+            (wire.min_x.unwrap_or(f64::NEG_INFINITY), wire.max_x.unwrap_or(f64::INFINITY)),
+        ) else {
+            return Ok(());
+        };
+        let wanted = if matches!(kind, "falls" | "rises" | "flat") { 2 } else { 1 };
+        let figure = &self.wire.figure;
+        // Sizes of networks are not known before they are built.
+        if figure.x == Figure::N_PARAMS && figure.coordinates.is_none() {
+            return Ok(());
+        }
+        let mut grids = vec![self.points("figure", None)?];
+        for (name, scale) in self.wire.scale.iter() {
+            grids.push(self.points(&format!("scale.{name}"), Some(scale))?);
+        }
+        let n_within =
+            |grid: &Vec<Point>| grid.iter().filter(|point| min_x <= point.x && point.x <= max_x).count();
+        match grids.iter().map(n_within).max() {
+            Some(n) if n >= wanted => Ok(()),
+            n => self.error(
+                &format!("{path}.{key}"),
+                format!("this range has {} positions at most, and {kind} takes {wanted}", n.unwrap_or(0)),
+            ),
+        }
     }
 
     /// Whether the spread is to come from the layout of all series, which needs three of them at the same x.
@@ -944,10 +996,19 @@ impl Expander {
             Some(WireScale { coordinates, .. }) => ("figure", &figure.values, coordinates.as_ref()),
             None => ("figure", &figure.values, None),
         };
-        let n_x = coordinates.or(figure.coordinates.as_ref().filter(|_| path == "figure")).map(Vec::len);
-        if n_x.is_some_and(|n_x| n_x != values.len()) {
+        let own = coordinates.or(figure.coordinates.as_ref().filter(|_| path == "figure"));
+        if own.is_some_and(|own| own.len() != values.len()) {
             return self
                 .error(&format!("{path}.coordinates"), format!("expected {}, one per value", values.len()));
+        }
+        for (idx, x) in own.into_iter().flatten().enumerate() {
+            let path = format!("{path}.coordinates[{idx}]");
+            if !x.is_finite() {
+                return self.error(&path, "expected a finite number");
+            }
+            if own.is_some_and(|own| own[..idx].contains(x)) {
+                return self.error(&path, format!("{} occurs twice", number_text(*x)));
+            }
         }
         let points = values.iter().enumerate().map(|(idx, value)| {
             let path = format!("{path}.values[{idx}]");
@@ -1059,7 +1120,7 @@ impl Expander {
             }
         }
         settings::check(&settings).map_err(blame)?;
-        if tried.is_some() && settings.get("n-val").is_none_or(|n| n.as_integer() == Some(0)) {
+        if tried.is_some() && settings::has_no_validation(&settings) {
             let reason = format!("series `{}` has no validation images to choose by: set n-val", series.id);
             return self.error("tune.setting", reason);
         }

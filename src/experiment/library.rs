@@ -231,12 +231,11 @@ impl Library {
     /// Requires what an experiment takes from others to be there. What is wrong with another's file is told where that one
     /// is used.
     fn check_lenders(&self, experiment: &Experiment, sources: &Sources) -> Result<()> {
-        let embedded = Self::embedded();
         for (idx, borrowed) in experiment.borrowed.iter().enumerate() {
             let refuse =
                 |key: &str, reason: String| Err(sources.error(&format!("from[{idx}].{key}"), reason));
             let id = &borrowed.experiment;
-            let Some(file) = self.file(id).or(embedded.file(id)) else {
+            let Some(file) = self.file(id) else {
                 return refuse("experiment", self.no_such(id));
             };
             let Ok(source) = file.source() else { continue };

@@ -190,6 +190,11 @@ pub fn check(settings: &Settings) -> Result<()> {
     task.check(settings)
 }
 
+/// Whether a trial has no validation accuracy that a setting could be tuned by.
+pub(super) fn has_no_validation(settings: &Settings) -> bool {
+    settings.get("n-val").is_none_or(|n| n.as_integer() == Some(0))
+}
+
 /// Refuses a value of the setting `name` that these settings do not read.
 ///
 /// # Errors

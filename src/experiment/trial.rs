@@ -4,6 +4,7 @@ use sha2::{Digest, Sha256};
 
 use super::definition::{Experiment, Scale, ScalePlan, Trial};
 use super::settings;
+use super::wire::SWEEP_PREFIX;
 use crate::error::shortened;
 use crate::hex::hex;
 use crate::setting::{text_of, value_of};
@@ -124,6 +125,10 @@ impl Experiment {
                 settings::refuse_unread(&settings, name, name)?;
             }
             settings::check(&settings)?;
+            if !cell.tuned.is_empty() && settings::has_no_validation(&settings) {
+                let reason = format!("{} needs validation images to choose by", self.id);
+                return Err(Error::setting("n-val", reason));
+            }
             trials.push(Trial {
                 experiment: self.id.clone(),
                 scale,
@@ -170,11 +175,17 @@ impl Trial {
     /// The trial's name in result files: 16 hex digits over everything that can change its
     /// numbers. The same on every machine, device and number of threads.
     pub fn hash(&self) -> String {
+        // Where a name stands on a sweep's axis follows from the list on the command line.
+        let is_name = self.experiment.starts_with(SWEEP_PREFIX) && self.x_text.parse::<f64>().is_err();
+        let x = match self.x {
+            Some(_) if is_name => serde_json::json!(self.x_text),
+            x => serde_json::json!(x),
+        };
         let named = serde_json::json!({
             "schema": SCHEMA_VERSION,
             "experiment": self.experiment,
             "series": self.series,
-            "x": self.x,
+            "x": x,
             "seed": self.seed,
             "settings": settings::canonical(&self.settings),
         });

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
 
-use super::{Experiment, Scale};
+use super::{Experiment, Scale, settings};
 use crate::hex::hex;
 use crate::{Error, Result};
 
@@ -19,14 +19,23 @@ impl Experiment {
         self.id.starts_with(super::wire::SWEEP_PREFIX)
     }
 
-    /// This experiment at one scale with `overrides` (`--set key=value`) applied to every trial.
-    /// Without overrides it is the experiment itself.
+    /// This experiment at one scale with `overrides` (`--set key=value`) applied to every trial: without the finding, and
+    /// with published values to compare with, but not to be judged by. Without overrides it is the experiment itself.
     ///
     /// # Errors
     /// [`Error::Setting`] when a setting is unknown or impossible, or names the x axis.
     pub fn with_overrides(&self, scale: Scale, overrides: &[(String, String)]) -> Result<Self> {
         if overrides.is_empty() {
             return Ok(self.clone());
+        }
+        let (_, before) = split_id(&self.id);
+        let mut names: Vec<&str> = Vec::new();
+        for (key, _) in before.iter().chain(overrides) {
+            let name = settings::find(key)?.name;
+            if names.contains(&name) {
+                return Err(Error::setting(key, "it is set twice"));
+            }
+            names.push(name);
         }
         let trials = self.trials(scale, Some(1), overrides)?;
         let mut variant = self.clone();
@@ -43,6 +52,11 @@ impl Experiment {
             cell.settings = trial.settings;
         }
         plan.deviations.push(format!("Changed on the command line: {}.", changes.join(", ")));
+        // What was found with the file's settings, and what they are judged by, says nothing of others.
+        plan.finding.clear();
+        for expected in &mut variant.expected {
+            expected.tolerance = None;
+        }
         Ok(variant)
     }
 }
@@ -110,7 +124,7 @@ mod tests {
         let overrides = vec![("mu".to_owned(), "0.01".to_owned()), ("epochs".to_owned(), "3".to_owned())];
         let variant = fig4.with_overrides(Scale::Smoke, &overrides).unwrap();
         assert_eq!(variant.id, "fig4~mu=0.01,epochs=3");
-        assert_eq!(split_id(&variant.id), ("fig4", overrides));
+        assert_eq!(split_id(&variant.id), ("fig4", overrides.clone()));
         assert!(
             variant.scales[&Scale::Smoke]
                 .cells
@@ -118,8 +132,13 @@ mod tests {
                 .all(|cell| cell.settings.get("epochs") == Some(3.into()))
         );
         assert_eq!(variant.scales.len(), 1);
+        assert!(variant.scales[&Scale::Smoke].finding.is_empty());
+        assert!(!variant.expected.is_empty() && variant.expected.iter().all(|one| one.tolerance.is_none()));
         assert_eq!(split_id("fig4"), ("fig4", vec![]));
         let odd = vec![("mu".to_owned(), "a/b".to_owned())];
         assert!(fig4.with_overrides(Scale::Smoke, &odd).is_err());
+        let twice = [("lr".to_owned(), "0.01".to_owned()), ("learning-rate".to_owned(), "0.1".to_owned())];
+        assert!(fig4.with_overrides(Scale::Smoke, &twice).is_err());
+        assert!(variant.with_overrides(Scale::Smoke, &overrides[..1]).is_err());
     }
 }

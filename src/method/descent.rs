@@ -438,13 +438,14 @@ fn active_counts(settings: &Settings, layout: &Layout) -> Result<Vec<(usize, usi
     Ok(sparsity::predicted_active(layout, layer_ratios, sparsity, always_active))
 }
 
-/// What one scoring costs, if the settings ask for one.
+/// What the scorings cost that the settings ask for.
 pub(super) fn scoring_cost(settings: &Settings, steps: &Steps) -> Result<Cost> {
     let config: sparsity::Config = settings.read()?;
-    if config.sparsity == 0.0 {
-        return Ok(Cost::default());
-    }
-    let queries = config.layer_ratios.queries(&config) as f64;
+    let epochs = match settings.is_read("epochs") {
+        true => settings.read::<crate::train::Config>()?.epochs,
+        false => 1,
+    };
+    let queries = (config.n_scorings(epochs) as u64 * config.layer_ratios.queries(&config)) as f64;
     let forwards = queries * (config.grasp_images_per_class * steps.n_classes) as f64;
     Ok(Cost { queries, flops: forwards * steps.speed.full_flops, wall_s: forwards * steps.speed.full_s })
 }

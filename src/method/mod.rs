@@ -195,6 +195,11 @@ pub trait Kind: Debug + Sync {
         false
     }
 
+    /// Whether it looks into one network, which a loss of several, or of more than a network, does not show.
+    fn looks_inside(&self) -> bool {
+        false
+    }
+
     /// Whether it stands for another method by a model of it: figures draw it otherwise, and say so.
     fn is_model(&self) -> bool {
         false

@@ -14,6 +14,8 @@ pub(super) struct Descent {
     run: Box<dyn estimator::Run>,
     active: Arc<[usize]>,
     scheme: Scheme,
+    /// Smoothing parameter μ.
+    mu: f64,
     /// Whether a step needs the value at the point itself.
     needs_base: bool,
     config: optimizer::Config,
@@ -48,6 +50,7 @@ impl Descent {
             run: kind.start(&start.settings, Space { layout: None, n_coords, seed: start.seed })?,
             active: (0..n_coords).collect(),
             scheme,
+            mu,
             needs_base: kind.has_pairs() || scheme == Scheme::Forward,
             n_steps: steps,
             optimizer: Optimizer::new(config.optimizer, config.momentum, config.weight_decay, n_coords),
@@ -82,9 +85,11 @@ impl Mover for Descent {
             self.go_back(x);
             return Moved::Stuck("the function failed at the point itself".to_owned());
         }
+        // A slope whose square is no number would stay in the moments for good.
+        let is_slope = |difference: f64| (difference / self.mu).powi(2).is_finite();
         // Central differences are pairs: any number may stand for the one in the middle.
-        let base = if base_failed { 0.0 } else { base };
-        let difference = |value: &f64| if value.is_finite() { value - base } else { f64::NAN };
+        let base = if base_failed || !self.needs_base && !is_slope(base) { 0.0 } else { base };
+        let difference = |value: &f64| Some(value - base).filter(|&d| is_slope(d)).unwrap_or(f64::NAN);
         let differences: Vec<f64> = values.iter().map(difference).collect();
         let place = Place { step, active: &self.active, draw: 0, params: x };
         let estimate = self.run.estimator(&place).tell(&differences);
@@ -93,9 +98,9 @@ impl Mover for Descent {
             self.go_back(x);
             return Moved::Stuck("the function failed at all points around it".to_owned());
         }
-        if estimate.gradient.iter().any(|slope| !slope.is_finite()) {
+        if estimate.gradient.iter().any(|slope| !slope.powi(2).is_finite()) {
             self.go_back(x);
-            return Moved::Stuck("the estimate of the gradient is not finite".to_owned());
+            return Moved::Stuck("the estimate of the gradient is too large".to_owned());
         }
         if !base_failed {
             self.good.copy_from_slice(x);

@@ -74,11 +74,11 @@ pub fn run(
     interrupt: &AtomicBool,
     observer: &dyn Observer,
 ) -> Result<Ended> {
-    if run.minimizer().n_evaluations() >= options.budget {
-        return Ok(Ended::Budget);
-    }
     if let Some(stopped) = run.minimizer().stopped() {
         return Ok(Ended::Stopped(stopped.clone()));
+    }
+    if run.minimizer().n_evaluations() >= options.budget {
+        return Ok(Ended::Budget);
     }
     let abandoned = AtomicBool::new(false);
     let (sender, reports) = channel();
@@ -166,11 +166,11 @@ impl Pool<'_> {
                     return Err(error);
                 }
                 let minimizer = self.run.minimizer();
-                if minimizer.n_evaluations() >= self.options.budget {
-                    return Ok(Ended::Budget);
-                }
                 if let Some(stopped) = minimizer.stopped() {
                     return Ok(Ended::Stopped(stopped.clone()));
+                }
+                if minimizer.n_evaluations() >= self.options.budget {
+                    return Ok(Ended::Budget);
                 }
                 if is_stopping {
                     return Ok(Ended::Interrupted);

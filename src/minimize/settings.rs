@@ -170,7 +170,28 @@ pub fn from_values(pairs: &[(&str, Value)]) -> Result<Settings> {
     }
     let settings = Settings::new(values, &sections);
     check(kind, &settings)?;
+    let idle = idle(kind, &settings)?;
+    for (key, value) in pairs {
+        let name = full(key);
+        let Some((_, beside)) = idle.iter().find(|(idle, _)| *idle == name) else { continue };
+        // What a run began with names all of them.
+        if entry_of(&name).is_some_and(|entry| entry.checked(key, value).ok() != Some((entry.default)())) {
+            return Err(Error::setting(*key, format!("it plays no part {beside}")));
+        }
+    }
     Ok(settings)
+}
+
+/// Settings that change nothing, as the others are, and beside what.
+fn idle(kind: &Kind, settings: &Settings) -> Result<Vec<(&'static str, String)>> {
+    let Kind::Estimating(estimator) = kind else { return Ok(Vec::new()) };
+    let optimizer: optimizer::Config = settings.read()?;
+    let beside = format!("with schedule = {}", optimizer.schedule.name());
+    let mut idle: Vec<(&str, String)> =
+        optimizer.idle().into_iter().map(|name| (name, beside.clone())).collect();
+    let in_layers = estimator.sections().into_iter().flatten().filter(|entry| entry.name == "rank");
+    idle.extend(in_layers.map(|entry| (entry.name, "where coordinates are no matrices".to_owned())));
+    Ok(idle)
 }
 
 fn check(kind: &Kind, settings: &Settings) -> Result<()> {
@@ -320,6 +341,9 @@ mod tests {
         assert!(refused(&[("method", "fo")]).contains("pattern-search"));
         assert!(refused(&[("method", "pattern-search"), ("population", "5")]).contains("search = best"));
         assert!(refused(&[("mu", "0")]).contains("above 0"));
+        assert!(refused(&[("decay-factor", "0.5")]).contains("schedule = constant"));
+        assert!(refused(&[("method", "eggroll"), ("rank", "8")]).contains("no matrices"));
+        assert!(from_pairs([("schedule", "step"), ("decay-factor", "0.5")]).is_ok());
     }
 
     #[test]

@@ -9,12 +9,14 @@
 //! What does not keep to that fails the points that it was asked for and no others; the process and all it started are
 //! killed, and another one is started.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -110,20 +112,53 @@ fn end_of(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The processes that run, each the first of a group.
+static RUNNING: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+fn running() -> MutexGuard<'static, BTreeSet<u32>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a process.
+fn spawn(command: &mut std::process::Command) -> std::io::Result<Child> {
+    // While nobody kills all of them, so that none is missed.
+    let mut running = running();
+    let child = command.spawn()?;
+    running.insert(child.id());
+    Ok(child)
+}
+
 /// Kills a process and all it started.
 fn kill(child: &mut Child) {
-    #[cfg(unix)]
-    {
-        use rustix::process::{Pid, Signal, kill_process_group};
-        let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
-    }
+    kill_group(child.id());
     let _ = child.kill();
     let _ = child.wait();
+    running().remove(&child.id());
 }
+
+/// Kills the processes of all workers and all they started, for a program that ends at once. No more can be started.
+pub fn kill_all() {
+    let running = running();
+    running.iter().for_each(|&id| kill_group(id));
+    std::mem::forget(running);
+}
+
+#[cfg(unix)]
+fn kill_group(id: u32) {
+    use rustix::process::{Pid, Signal, kill_process_group};
+    if let Some(group) = i32::try_from(id).ok().and_then(Pid::from_raw) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}
+
+#[cfg(not(unix))]
+fn kill_group(_: u32) {}
 
 /// Why there is no answer: what a process did, or an error of ours, which ends the run.
 enum Fault {
     Process(String),
+    /// It had ended with success, rather than answered.
+    Left(String),
     Ours(Error),
 }
 
@@ -182,7 +217,9 @@ impl<'a> Worker<'a> {
         match self.ready() {
             Ok(()) => Ok(Some(self.max_batch)),
             Err(Fault::Ours(error)) => Err(error),
-            Err(Fault::Process(what)) => Err(Error::Command(format!("worker {}: {what}", self.idx))),
+            Err(Fault::Process(what) | Fault::Left(what)) => {
+                Err(Error::Command(format!("worker {}: {what}", self.idx)))
+            }
         }
     }
 
@@ -192,7 +229,10 @@ impl<'a> Worker<'a> {
     /// If the process cannot be started again, or a file of ours cannot be written.
     pub fn evaluate(&mut self, points: &[Asked]) -> Result<Vec<std::result::Result<f64, String>>> {
         let mut values = Vec::new();
-        for points in points.chunks(self.max_batch) {
+        let max_batch = self.max_batch;
+        // The points of a message are numbered without gaps.
+        let in_order = points.chunk_by(|a, b| a.id + 1 == b.id);
+        for points in in_order.flat_map(|points| points.chunks(max_batch)) {
             let answered = match self.command.protocol {
                 Protocol::Jsonl => self.request(points),
                 Protocol::File => self.run_once(points),
@@ -200,7 +240,7 @@ impl<'a> Worker<'a> {
             match answered {
                 Ok(found) => values.extend(found),
                 Err(Fault::Ours(error)) => return Err(error),
-                Err(Fault::Process(what)) => {
+                Err(Fault::Process(what) | Fault::Left(what)) => {
                     let what = format!("worker {}: {what}", self.idx);
                     values.extend(points.iter().map(|_| Err(what.clone())));
                 }
@@ -243,13 +283,15 @@ impl<'a> Worker<'a> {
 
     /// Starts the process of `jsonl`, unless it runs.
     fn ready(&mut self) -> Answered<()> {
-        if self.process.is_some() {
-            return Ok(());
+        if let Some(process) = &mut self.process {
+            // One that has ended would fail points that it has not seen.
+            if matches!(process.child.try_wait(), Ok(None)) {
+                return Ok(());
+            }
+            self.kill();
         }
         let mut command = self.command.process(self.idx)?;
-        let mut child = command
-            .stdin(Stdio::piped())
-            .spawn()
+        let mut child = spawn(command.stdin(Stdio::piped()))
             .map_err(|error| Fault::Process(format!("`{}` cannot be run: {error}", self.command.name())))?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             kill(&mut child);
@@ -295,15 +337,24 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Values of points from a process that runs. One that ends itself between messages, as some do after so many of them,
+    /// is started anew for these.
     fn request(&mut self, points: &[Asked]) -> Answered<Vec<std::result::Result<f64, String>>> {
+        match self.request_once(points) {
+            Err(Fault::Left(_)) => self.request_once(points),
+            answered => answered,
+        }
+    }
+
+    fn request_once(&mut self, points: &[Asked]) -> Answered<Vec<std::result::Result<f64, String>>> {
         for attempt in 1.. {
             match self.ready() {
                 Ok(()) => break,
-                Err(Fault::Process(what)) if attempt == MAX_STARTS => {
+                Err(Fault::Process(what) | Fault::Left(what)) if attempt == MAX_STARTS => {
                     let what = format!("worker {}: cannot be started again: {what}", self.idx);
                     return Err(Fault::Ours(Error::Command(what)));
                 }
-                Err(Fault::Process(_)) if !self.abandoned.load(Ordering::Relaxed) => {
+                Err(Fault::Process(_) | Fault::Left(_)) if !self.abandoned.load(Ordering::Relaxed) => {
                     std::thread::sleep(Duration::from_millis(500));
                 }
                 Err(other) => return Err(other),
@@ -388,7 +439,12 @@ impl<'a> Worker<'a> {
                         // Whatever it still wrote is heard first.
                         (Some(status), _) if is_closed || ended.is_some() => {
                             let words = self.last_words();
-                            return fault(format!("it ended ({status}) before it {}{words}", was(what)));
+                            let what = format!("it ended ({status}) before it {}{words}", was(what));
+                            return Err(if status.success() {
+                                Fault::Left(what)
+                            } else {
+                                Fault::Process(what)
+                            });
                         }
                         (None, Some(since)) if since.elapsed() > END_LIMIT => {
                             return fault(format!("it closed its stdout before it {}", was(what)));
@@ -408,7 +464,8 @@ impl<'a> Worker<'a> {
             }
             if deadline.is_some_and(|deadline| Instant::now() > deadline) {
                 let limit = humantime::format_duration(limit.unwrap_or_default());
-                return fault(format!("it had not {what} after {limit} and was killed"));
+                let had_not = if what == "ready" { "was not ready" } else { "had not answered" };
+                return fault(format!("it {had_not} after {limit} and was killed"));
             }
         }
     }
@@ -428,7 +485,7 @@ impl<'a> Worker<'a> {
         ] {
             command.env(name, value.to_string());
         }
-        let mut child = command.spawn().map_err(|error| {
+        let mut child = spawn(&mut command).map_err(|error| {
             Fault::Ours(Error::Command(format!(
                 "worker {}: `{}` cannot be run: {error}",
                 self.idx,

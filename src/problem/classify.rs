@@ -96,7 +96,11 @@ pub fn evaluate(
     let tensors = network.tensors(&at.params, dtype, device)?;
     let context = Context { mode: Mode::Eval(&at.stats), split: Split::Threads };
     let (mut total, mut n_correct) = (0.0, 0);
-    let rows: Vec<usize> = (0..data.len()).collect();
+    // Where batches are normalized by themselves, they are mixed ones, whatever the order of the images.
+    let rows: Vec<usize> = match network.has_running_stats() {
+        true => (0..data.len()).collect(),
+        false => data::epoch_order(data.len(), 0, 0),
+    };
     for rows in rows.chunks(batch_size) {
         let batch = data::make_batch(data, rows, None, dtype, device)?;
         let logits = network.forward(&context, &tensors, &batch.images)?;

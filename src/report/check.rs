@@ -16,6 +16,9 @@ use crate::metric::Unit;
 /// Rounding of binary fractions must not decide whether an x is in a range.
 const ROUNDING: f64 = 1e-9;
 
+/// Why there is no uncertainty where there are seeds enough.
+const ALIKE: &str = "Shares that are alike at every seed do not tell what their spread is.";
+
 /// A check with its outcome and the numbers behind it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckResult {
@@ -87,6 +90,9 @@ pub fn needed(panels: &[Measured]) -> Vec<Needed> {
             Err(reason) => Outlook::Unknown(reason),
             Ok(question) if question.asked.iter().any(|one| one.estimate.n < MIN_SEEDS) => {
                 Outlook::Unknown("Three common seeds are the fewest that tell.".to_owned())
+            }
+            Ok(question) if question.asked.iter().any(|one| one.estimate.spread.is_nan()) => {
+                Outlook::Unknown(ALIKE.to_owned())
             }
             Ok(question) => match question.needed() {
                 (what, Some(n)) => Outlook::Enough(n, what),
@@ -478,7 +484,7 @@ impl<'m> Question<'m> {
             return text;
         }
         if self.asked.iter().any(|one| one.estimate.spread.is_nan()) {
-            text.push_str(" Shares that are alike at every seed do not tell what their spread is.");
+            text.push_str(&format!(" {ALIKE}"));
             return text;
         }
         let seen = self

@@ -29,7 +29,7 @@ use crate::train::Status;
 
 use super::check::CheckResult;
 use super::html::plain_syntax;
-use super::measured::{Measured, Point, same_x};
+use super::measured::{Measured, Point, range_of, same_x, x_of};
 use super::position::best;
 use super::stats::{Range, Summary};
 use super::text::{ABSENT, fixed, number, signed, significant};
@@ -40,7 +40,8 @@ pub(super) struct Facts {
     /// Ids.
     series: Vec<String>,
     panels: Vec<PanelFacts>,
-    records: Vec<TrialRecord>,
+    /// With their places on the x axis.
+    records: Vec<(Option<f64>, TrialRecord)>,
     /// Of each series, the x where its validation accuracy is highest, if it has any.
     best: Vec<Option<Option<f64>>>,
     /// What came of each check.
@@ -69,11 +70,12 @@ impl Facts {
             range: measured.range(),
             points: measured.points.clone(),
         };
+        let place = |record: &TrialRecord| x_of(main.experiment, &main.candidates, record);
         Self {
             series: main.experiment.series.iter().map(|series| series.id.clone()).collect(),
             panels: panels.iter().map(panel).collect(),
             best: (0..main.experiment.series.len()).map(|idx| best(main, idx).map(|best| best.x)).collect(),
-            records: main.records.iter().map(|record| (*record).clone()).collect(),
+            records: main.records.iter().map(|record| (place(record), (*record).clone())).collect(),
             outcomes: checks.iter().map(|check| check.outcome.label()).collect(),
             queries,
             time,
@@ -116,24 +118,18 @@ impl Facts {
         };
         let unknown = |_| wrong(format!("no metric `{metric}`, but {}", Metric::names().join(", ")));
         let metric = Metric::parse(metric).map_err(unknown)?;
-        let is_here = |record: &&TrialRecord| {
-            let (own, n_params) = (record.trial.x, Some(record.n_params as f64));
+        let is_here = |(x, record): &&(Option<f64>, TrialRecord)| {
             record.trial.series == series
                 && record.status == Status::Done
-                && point.is_some_and(|p| {
-                    p.x.is_none()
-                        || same_x(own, p.x)
-                        || record.trial.x_text == p.x_text
-                        || same_x(n_params, p.x)
-                })
+                && point.is_some_and(|point| point.x.is_none() || same_x(*x, point.x))
         };
         let here = self.records.iter().filter(is_here);
-        let values = here.filter_map(|record| Some((record.trial.seed, metric.of(&record.epochs)?)));
+        let values = here.filter_map(|(_, record)| Some((record.trial.seed, metric.of(&record.epochs)?)));
         Ok(Found {
             values: values.collect(),
             published: None,
             digits: Some(metric.digits),
-            range: Range::Free,
+            range: range_of(metric),
         })
     }
 }

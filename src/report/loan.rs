@@ -53,8 +53,11 @@ impl<'a> Loan<'a> {
         let Some((lender, scales)) = runs.iter().find(|(one, _)| one.id == borrowed.experiment) else {
             return Ok(Self { borrowed, lender: None, records: Vec::new() });
         };
+        // What failed before its network was built has no size to stand at.
         let is_of_series = |record: &&TrialRecord| {
-            record.trial.series == borrowed.source && borrowed.at.is_at(record.trial.x, &record.trial.x_text)
+            record.n_params > 0
+                && record.trial.series == borrowed.source
+                && borrowed.at.is_at(record.trial.x, &record.trial.x_text)
         };
         let mut records: Vec<&TrialRecord> =
             scales.get(&scale).into_iter().flatten().filter(is_of_series).collect();

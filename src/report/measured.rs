@@ -195,7 +195,7 @@ impl<'a> Measured<'a> {
         let n_strangers = at_scale.len() - known.len();
         known.sort_by(|a, b| {
             let key = |r: &TrialRecord| series_idx(experiment, &r.trial.series);
-            let x = |r: &TrialRecord| x_of(experiment, r).unwrap_or(f64::NEG_INFINITY);
+            let x = |r: &TrialRecord| x_of(experiment, &at_scale, r).unwrap_or(f64::NEG_INFINITY);
             (key(a).cmp(&key(b)))
                 .then(x(a).total_cmp(&x(b)))
                 .then(a.trial.tuned.cmp(&b.trial.tuned))
@@ -245,18 +245,13 @@ impl<'a> Measured<'a> {
     /// Where the figure's values can lie.
     #[must_use]
     pub fn range(&self) -> Range {
-        match self.metric.unit {
-            _ if self.is_relative() || self.is_time() => Range::Positive,
-            Unit::Percent => Range::Percent,
-            _ => Range::Free,
-        }
+        if self.is_relative() { Range::Positive } else { range_of(self.metric) }
     }
 
     /// Whether values are times, or speeds, so that what counts is their ratio.
     #[must_use]
     pub fn is_time(&self) -> bool {
-        let speeds = [STEPS_PER_HOUR.name, SPEED_UP.name];
-        matches!(self.metric.unit, Unit::Seconds | Unit::Hours) || speeds.contains(&self.metric.name)
+        is_time(self.metric)
     }
 
     /// A value of the figure in its precision, without a unit.
@@ -310,6 +305,15 @@ impl<'a> Measured<'a> {
         self.experiment.scales.get(&self.scale)
     }
 
+    /// Whether all trials of the planned seeds have been run, however they ended. Further seeds make up for none of them.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.plan().is_none_or(|plan| {
+            let is_planned = |record: &&&TrialRecord| record.trial.seed < plan.n_seeds as u64;
+            self.candidates.iter().filter(is_planned).count() >= plan.cells.len() * plan.n_seeds
+        })
+    }
+
     /// The name of a point's series.
     #[must_use]
     pub fn label(&self, series_idx: usize) -> &'a str {
@@ -356,8 +360,7 @@ impl<'a> Measured<'a> {
             return x;
         }
         let id = &self.experiment.series[series_idx].id;
-        let record = self.records.iter().find(|r| r.trial.series == *id && same_x(r.trial.x, x));
-        record.map_or(x, |r| Some(r.n_params as f64))
+        size_at(&self.candidates, id, x).or(x)
     }
 
     /// Whether a series stands for a method by a model of it.
@@ -380,7 +383,7 @@ impl<'a> Measured<'a> {
             if !self.needs(series_idx) {
                 continue;
             }
-            let x = x_of(self.experiment, record);
+            let x = x_of(self.experiment, &self.candidates, record);
             let x_text = self.x_text(x, &record.trial.x_text);
             let metric = self.metric;
             self.point(series_idx, x, x_text).add(record, metric);
@@ -488,11 +491,11 @@ impl<'a> Measured<'a> {
 /// Of records with the same series, x, value of the tuned setting and seed, which stand side by side, only the last.
 fn last_of_each<'a>(experiment: &Experiment, sorted: Vec<&'a TrialRecord>) -> Vec<&'a TrialRecord> {
     let mut kept: Vec<&TrialRecord> = Vec::new();
-    for record in sorted {
+    for record in sorted.iter().copied() {
         let is_same = |other: &&TrialRecord| {
             let (a, b) = (&other.trial, &record.trial);
             (&a.series, &a.tuned, a.seed) == (&b.series, &b.tuned, b.seed)
-                && same_x(x_of(experiment, other), x_of(experiment, record))
+                && same_x(x_of(experiment, &sorted, other), x_of(experiment, &sorted, record))
         };
         if kept.last().is_some_and(is_same) {
             kept.pop();
@@ -502,19 +505,43 @@ fn last_of_each<'a>(experiment: &Experiment, sorted: Vec<&'a TrialRecord>) -> Ve
     kept
 }
 
+/// Where the values of a metric can lie.
+pub(super) fn range_of(metric: &Metric) -> Range {
+    match metric.unit {
+        _ if is_time(metric) => Range::Positive,
+        Unit::Percent => Range::Percent,
+        _ => Range::Free,
+    }
+}
+
+fn is_time(metric: &Metric) -> bool {
+    let speeds = [STEPS_PER_HOUR.name, SPEED_UP.name];
+    matches!(metric.unit, Unit::Seconds | Unit::Hours) || speeds.contains(&metric.name)
+}
+
 /// The index of the series with that id.
 pub(super) fn series_idx(experiment: &Experiment, id: &str) -> Option<usize> {
     experiment.series.iter().position(|s| s.id == id)
 }
 
-/// Where a record stands on the x axis.
-pub(super) fn x_of(experiment: &Experiment, record: &TrialRecord) -> Option<f64> {
+/// Where a record stands on the x axis. On one of network sizes, what failed before its network was built stands at the
+/// size that another of `records` has there.
+pub(super) fn x_of(experiment: &Experiment, records: &[&TrialRecord], record: &TrialRecord) -> Option<f64> {
     let series = experiment.series.iter().find(|s| s.id == record.trial.series)?;
     match experiment.figure.x.as_str() {
         _ if series.constant => None,
+        Figure::N_PARAMS if record.n_params == 0 => {
+            size_at(records, &series.id, record.trial.x).or(record.trial.x)
+        }
         Figure::N_PARAMS => Some(record.n_params as f64),
         _ => record.trial.x,
     }
+}
+
+/// The size of the networks of a series at one value of what makes them larger, as far as one was built.
+fn size_at(records: &[&TrialRecord], series: &str, x: Option<f64>) -> Option<f64> {
+    let is_there = |r: &&&TrialRecord| r.n_params > 0 && r.trial.series == series && same_x(r.trial.x, x);
+    records.iter().find(is_there).map(|record| record.n_params as f64)
 }
 
 /// Whether two positions are the same, up to rounding in a file.

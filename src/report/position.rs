@@ -79,7 +79,7 @@ impl Positions {
     ) -> impl Iterator<Item = &'m TrialRecord> {
         let position = &self.of_series[idx];
         finished(measured, idx).filter(|record| {
-            let x = x_of(measured.experiment, record);
+            let x = x_of(measured.experiment, &measured.candidates, record);
             x.is_none() || same_x(x, position.x)
         })
     }
@@ -122,7 +122,8 @@ pub fn best(measured: &Measured, series_idx: usize) -> Option<Position> {
     // By x, in the records' order: sums and counts.
     let mut positions: Vec<(f64, f64, f64)> = Vec::new();
     for record in finished(measured, series_idx) {
-        let (Some(x), Some(value)) = (x_of(measured.experiment, record), VAL_ACCURACY.of(&record.epochs))
+        let (Some(x), Some(value)) =
+            (x_of(measured.experiment, &measured.candidates, record), VAL_ACCURACY.of(&record.epochs))
         else {
             continue;
         };

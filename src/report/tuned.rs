@@ -29,7 +29,7 @@ pub(super) fn choose<'a>(
     sorted: &[&'a TrialRecord],
 ) -> (Vec<&'a TrialRecord>, Vec<Choice>) {
     let is_same = |a: &&TrialRecord, b: &&TrialRecord| {
-        a.trial.series == b.trial.series && same_x(x_of(experiment, a), x_of(experiment, b))
+        a.trial.series == b.trial.series && same_x(x_of(experiment, sorted, a), x_of(experiment, sorted, b))
     };
     let (mut kept, mut choices) = (Vec::new(), Vec::new());
     for point in sorted.chunk_by(is_same) {
@@ -49,7 +49,8 @@ pub(super) fn choose<'a>(
             if is_better { one } else { best }
         });
         kept.extend(point.iter().filter(|record| record.trial.tuned == best.text));
-        if best.text.is_empty() {
+        // Without a single accuracy nothing was chosen.
+        if best.text.is_empty() || best.n == 0 {
             continue;
         }
         let edge = match candidates.as_slice() {
@@ -60,7 +61,7 @@ pub(super) fn choose<'a>(
         };
         choices.push(Choice {
             series: point[0].trial.series.clone(),
-            x: x_of(experiment, point[0]),
+            x: x_of(experiment, sorted, point[0]),
             value: best.text.to_owned(),
             edge: edge.filter(|_| !candidates[0].number().is_nan()),
         });

@@ -77,7 +77,7 @@ pub enum Verdict {
     Contradicted,
     /// Neither.
     Undecided,
-    /// Trials are missing.
+    /// Planned trials are missing, and nothing is contradicted.
     NotRun,
     /// The experiment claims nothing.
     NoClaim,
@@ -158,7 +158,10 @@ pub fn judge(panels: &[Measured], checks: &[CheckResult]) -> (Verdict, String) {
         if is_compiled { Verdict::NotJudged } else { Verdict::NoClaim }
     } else if contradicted.contains(&true) {
         if points.is_empty() { Verdict::Contradicted } else { Verdict::NotReproduced }
-    } else if has_point(PointVerdict::NotRun) || has_check(Outcome::NotRun) {
+    } else if !panels.iter().all(Measured::is_whole)
+        || has_point(PointVerdict::NotRun)
+        || has_check(Outcome::NotRun)
+    {
         Verdict::NotRun
     } else if points.iter().all(|(v, _)| *v == PointVerdict::Reproduced)
         && checks.iter().all(|c| c.outcome == Outcome::Confirmed)

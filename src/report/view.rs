@@ -219,12 +219,7 @@ impl Section {
             films: films(measured),
             tables: panels.iter().map(|measured| table(measured, loans, panels.len() > 1)).collect(),
             progress: progress(measured, loans),
-            is_whole: loans.iter().all(Loan::has_result)
-                && measured.plan().is_none_or(|plan| {
-                    // Seeds beyond those planned make up for none that is missing.
-                    let is_planned = |record: &&&TrialRecord| record.trial.seed < plan.n_seeds as u64;
-                    measured.candidates.iter().filter(is_planned).count() >= plan.cells.len() * plan.n_seeds
-                }),
+            is_whole: loans.iter().all(Loan::has_result) && measured.is_whole(),
             origins: origins(measured, loans),
             deviations: deviations(measured)?,
             problems: problems(measured),
@@ -286,6 +281,12 @@ fn protocol(measured: &Measured) -> &'static str {
         Scale::Laptop | Scale::Overnight => {
             "Reduced scale: published and measured values come from different protocols, so their difference is \
              shown but not judged. Only the trend is."
+        }
+        Scale::Paper
+            if !split_id(&measured.experiment.id).1.is_empty()
+                && !measured.experiment.expected.is_empty() =>
+        {
+            "Settings were changed on the command line: published values are shown with their distance, and not judged."
         }
         Scale::Paper if measured.points.iter().any(|point| point.is_lossy && point.published.is_some()) => {
             "The images of these runs are a copy that was stored as JPEG. Published accuracies are shown with their distance, \
@@ -706,7 +707,16 @@ fn progress(measured: &Measured, loans: &[Loan]) -> String {
     let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
     let n_done = with(Status::Done);
     let done = match measured.plan() {
-        Some(plan) => format!("{n_done} of {} planned trials finished", plan.cells.len() * plan.n_seeds),
+        Some(plan) => {
+            let n_planned = plan.cells.len() * plan.n_seeds;
+            let is_further = |record: &&&TrialRecord| {
+                record.status == Status::Done && record.trial.seed >= plan.n_seeds as u64
+            };
+            let n_further = records.iter().filter(is_further).count();
+            let further =
+                if n_further == 0 { String::new() } else { format!(" and {n_further} of further seeds") };
+            format!("{} of {n_planned} planned trials{further} finished", n_done - n_further)
+        }
         None => format!("{n_done} trials finished"),
     };
     let mut text = format!("{done} (seed{} {})", if seeds.len() == 1 { "" } else { "s" }, seeds.join(", "));

@@ -3,7 +3,7 @@
 use toml::Value;
 
 use super::suggest::did_you_mean;
-use super::text::text_of;
+use super::text::{text_of, value_of};
 use crate::error::shortened;
 use crate::{Error, Result};
 
@@ -99,7 +99,10 @@ impl Entry {
 
     /// Why `value` is impossible and what would be possible.
     fn refusal(&self, value: &Value) -> String {
-        let got = shortened(&text_of(value));
+        let text = shortened(&text_of(value));
+        // A text that reads like another kind of value.
+        let is_quoted = value.is_str() && !value_of(&text).is_str();
+        let got = if is_quoted { format!("\"{text}\"") } else { text };
         let names = if let Domain::Name(names) = self.domain { names() } else { Vec::new() };
         let hint = did_you_mean(&got, names);
         let hint = if hint.is_empty() { String::new() } else { format!("; {}", hint.trim_end()) };

@@ -57,6 +57,8 @@ impl Task for CorrectSolver {
         }
         let method::Config { method } = settings.read()?;
         method.check(settings)?;
+        super::refuse_inside(settings)?;
+        super::check_warmup(settings, settings.read::<train::Config>()?.epochs)?;
         if settings.is_read("grasp-images-per-class") {
             let n = if config.start_frames == 0 { n_starts } else { config.start_frames.min(n_starts) };
             if let Some(scored) =

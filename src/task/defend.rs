@@ -17,7 +17,7 @@ use crate::metric::{self, Row};
 use crate::nn::model::{Defended, MAX_DEPTH, MAX_WIDTH};
 use crate::nn::{self, RunningStats};
 use crate::params::Layout;
-use crate::problem::defend::{BlackBox, Front, Opened};
+use crate::problem::defend::{BlackBox, Front, Opened, statistics_move};
 use crate::problem::{Defend as Problem, Prepared, Problem as _, State, io_of};
 use crate::rng::{Purpose, Stream};
 use crate::setting::Domain::Int;
@@ -138,7 +138,17 @@ impl Task for Defend {
                           whatever is set; use standardized";
             return Err(Error::setting("pixels", reason));
         }
-        Ok(())
+        if tune == Tune::None {
+            return Ok(());
+        }
+        super::refuse_inside(settings)?;
+        if tune == Tune::All && settings.is_read("evaluator") {
+            let evaluate::Config { evaluator } = settings.read()?;
+            if evaluator == EvaluatorKind::Difference {
+                return Err(statistics_move());
+            }
+        }
+        super::check_warmup(settings, settings.read::<train::Config>()?.epochs)
     }
 
     fn shares_probes(&self) -> bool {

@@ -31,7 +31,7 @@ use crate::profile::Profile;
 use crate::ranks::Ranks;
 use crate::setting::{Entry, Settings};
 use crate::train::{Observer, Status};
-use crate::zo::QueryCount;
+use crate::zo::{QueryCount, optimizer, sparsity};
 use crate::{Error, Result};
 
 crate::section! {
@@ -115,6 +115,34 @@ pub trait Task: Debug + Sync {
     /// # Errors
     /// If the network cannot be built or run.
     fn cost(&self, settings: &Settings, planner: &mut Planner) -> Result<Cost>;
+}
+
+/// Requires the learning rate to reach its peak, where the method has one.
+fn check_warmup(settings: &Settings, epochs: usize) -> Result<()> {
+    if !settings.is_read("warmup-epochs") {
+        return Ok(());
+    }
+    let optimizer::Config { warmup_epochs, .. } = settings.read()?;
+    if warmup_epochs > epochs {
+        let reason = format!("at most epochs = {epochs}; got {warmup_epochs}");
+        return Err(Error::setting("warmup-epochs", reason));
+    }
+    Ok(())
+}
+
+/// Refuses what looks into a network, where the loss is that of more than one.
+fn refuse_inside(settings: &Settings) -> Result<()> {
+    let method::Config { method } = settings.read()?;
+    if method.looks_inside() {
+        return Err(method::baseline::nothing_inside());
+    }
+    if settings.is_read("layer-ratios") {
+        let config: sparsity::Config = settings.read()?;
+        if config.sparsity > 0.0 && config.layer_ratios.looks_inside() {
+            return Err(sparsity::nothing_inside());
+        }
+    }
+    Ok(())
 }
 
 impl PartialEq for dyn Task {

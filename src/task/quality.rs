@@ -11,7 +11,8 @@ use crate::method::descent::{self, Descent};
 use crate::method::first_order::Exact;
 use crate::method::{self, Active, Asked};
 use crate::metric::{self, Row};
-use crate::nn::{Network, backprop};
+use crate::nn::loss::Loss;
+use crate::nn::{self, Network, backprop};
 use crate::problem::{Classify, Minibatch, Problem, State};
 use crate::setting::{Entry, Section, Settings};
 use crate::train::Status;
@@ -59,17 +60,19 @@ impl Task for Quality {
         let method::Config { method } = settings.read()?;
         let (mut source, mut active) = method.gradients(settings, seed, network.layout())?;
         active.score(&problem, &at.params, &resources)?;
-        let train::Config { epochs, batch_size } = settings.read()?;
+        let (train::Config { epochs, batch_size }, nn::Goal { loss }) = (settings.read()?, settings.read()?);
+        let loss = loss.loss();
         let layout = network.layout();
         let mut sums = vec![Closeness::default(); layout.specs().len()];
         let mut rows: Vec<Row> = Vec::new();
         for epoch in 1..=epochs {
             session.check_interrupt()?;
+            active.refresh(epoch, &problem, &at.params, &resources)?;
             let coords = active.in_epoch(epoch, layout);
             let batch = first_batch(&problem, epoch, batch_size)?;
             let asked = Asked { step: (epoch - 1) as u32, active: &coords, draw: active.draw(epoch) };
             let found = source.gradient(&*batch, &at.params, &asked, &resources)?;
-            let exact = exact(&at, &*batch)?;
+            let exact = exact(loss, &at, &*batch)?;
             let all = Closeness::of(&coords, &found.values, &exact);
             for (param_idx, sum) in sums.iter_mut().enumerate() {
                 let here = within(&coords, &layout.range(param_idx));
@@ -150,12 +153,13 @@ pub(super) fn first_batch<'p>(
     problem.batch(epoch as u32, &order[..batch_size.min(order.len())])
 }
 
-/// Back-propagation in f64.
-fn exact(at: &State, batch: &dyn Minibatch) -> Result<Vec<f64>> {
+/// Back-propagation of the loss in f64.
+fn exact(loss: Loss, at: &State, batch: &dyn Minibatch) -> Result<Vec<f64>> {
     let (network, images, labels) = batch
         .graph()
         .ok_or_else(|| Error::Objective("a black box has no exact gradient to compare with".to_owned()))?;
-    Ok(backprop::gradient(network, &at.params, &images.to_dtype(DType::F64)?, labels, 1.0)?.gradient)
+    let images = images.to_dtype(DType::F64)?;
+    Ok(backprop::gradient_of(loss, network, &at.params, &images, labels, 1.0)?.gradient)
 }
 
 fn norm(values: impl Iterator<Item = f64>) -> f64 {

@@ -96,6 +96,7 @@ impl Task for Stages {
         let mut rows: Vec<Row> = Vec::new();
         for epoch in 0..=epochs {
             session.check_interrupt()?;
+            active.refresh(epoch.max(1), &problem, &at.params, &resources)?;
             let coords = active.in_epoch(epoch.max(1), network.layout());
             let batch = first_batch(&problem, epoch, batch_size)?;
             let objective = batch.objective();

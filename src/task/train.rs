@@ -9,7 +9,7 @@ use crate::method;
 use crate::problem::Problem;
 use crate::setting::{Entry, Section, Settings};
 use crate::train::{self, Run};
-use crate::zo::{QueryCount, optimizer};
+use crate::zo::{QueryCount, sparsity};
 use crate::{Error, Result};
 
 /// `task = train`.
@@ -28,16 +28,7 @@ impl Task for Train {
 
     fn check(&self, settings: &Settings) -> Result<()> {
         images::check(settings)?;
-        let Length { epochs, .. } = Length::of(settings)?;
-        if !settings.is_read("warmup-epochs") {
-            return Ok(());
-        }
-        let optimizer::Config { warmup_epochs, .. } = settings.read()?;
-        if warmup_epochs > epochs {
-            let reason = format!("at most epochs = {epochs}; got {warmup_epochs}");
-            return Err(Error::setting("warmup-epochs", reason));
-        }
-        Ok(())
+        super::check_warmup(settings, Length::of(settings)?.epochs)
     }
 
     fn epochs(&self, settings: &Settings) -> Result<usize> {
@@ -111,6 +102,11 @@ impl Length {
         let query_budget = if is_read { settings.read::<train::Budget>()?.query_budget } else { 0.0 };
         if query_budget == 0.0 {
             return Ok(Self { epochs, most_steps: None });
+        }
+        let sparsity: sparsity::Config = settings.read()?;
+        if sparsity.n_scorings(usize::MAX) > 1 && sparsity.layer_ratios.queries(&sparsity) > 0 {
+            let reason = "a query-budget does not count the queries of further scorings; use redraw or fixed";
+            return Err(Error::setting("mask", reason));
         }
         let subject = Subject::of(settings)?;
         let layout = subject.network.layout();

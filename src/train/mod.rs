@@ -121,6 +121,7 @@ impl Run<'_> {
             Some((path, hash)) => Checkpoint::load(path, hash, &mut state, method)?,
             None => None,
         };
+        let (mut status, mut error) = (Status::Done, String::new());
         let mut rows = match resumed {
             Some(rows) => {
                 let n_epochs = self.config.epochs;
@@ -132,14 +133,23 @@ impl Run<'_> {
                 rows
             }
             None => {
-                method.begin(problem, &mut state, &self.resources)?;
+                let before = state.clone();
+                match method.begin(problem, &mut state, &self.resources) {
+                    Err(diverged @ Error::Diverged { .. }) => {
+                        state = before;
+                        (status, error) = (Status::Diverged, diverged.to_string());
+                    }
+                    begun => begun?,
+                }
                 Vec::new()
             }
         };
         let setup_s = self.began.elapsed().as_secs_f64();
-        let (mut status, mut error) = (Status::Done, String::new());
         let mut doubted = false;
         for epoch in rows.len() + 1..=self.config.epochs {
+            if status != Status::Done {
+                break;
+            }
             if !rows.is_empty() && method.is_done(problem, &state)? {
                 break;
             }

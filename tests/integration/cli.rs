@@ -381,6 +381,24 @@ fn quality_and_stages_are_measured() {
     let errors = tensors.labels.iter().zip(tensors.column("relative_error").unwrap());
     let weights = errors.filter(|(name, _)| name.ends_with("weight"));
     assert!(weights.clone().count() == 3 && weights.clone().all(|(_, error)| *error < 1e-2));
+    // Oracle: back-propagation of the loss that is estimated, on sets that are scored anew.
+    let ran = place.run("reproduce quality --set loss=squared-error --only =cge");
+    ran.ok();
+    let records = place.records("quality~loss=squared-error");
+    assert!(
+        records[0].epochs.iter().all(|epoch| epoch.get(&RELATIVE_ERROR) < 1e-3),
+        "{:?}",
+        records[0].epochs
+    );
+    let more = "--set layer-ratios=zo-grasp --set mask=rescore --set redraw-every=1 --set grasp-queries=3 --set \
+                grasp-images-per-class=2 --only =cge";
+    let planned = place.run(&format!("plan quality {more} --json")).json()[0]["queries"].as_f64().unwrap();
+    place.run(&format!("reproduce quality {more}")).ok();
+    let id = place.names("results").into_iter().find(|name| name.contains("mask=rescore")).unwrap();
+    let epochs = &place.records(&id)[0].epochs;
+    assert!((epochs[0].get(&GRADIENT_SHARE) - epochs[1].get(&GRADIENT_SHARE)).abs() > 1e-6);
+    let spent = epochs[2].get(&QUERIES);
+    assert!((planned - spent).abs() < 0.5, "{planned} planned, {spent} spent");
     for record in place.records("stages") {
         for epoch in &record.epochs {
             let seconds = [&DIRECTIONS_S, &PERTURBATION_S, &INFERENCE_S, &ARITHMETIC_S].map(|m| epoch.get(m));
@@ -437,6 +455,7 @@ fn estimates_count_their_queries() {
     assert_eq!(queries(""), Some(6));
     assert_eq!(queries("--central"), Some(11));
     assert_eq!(queries("--estimator rge --queries 3"), Some(4));
+    assert_eq!(queries("--estimator hizoo"), Some(3));
     let one = r#"[["fc.bias", 0], ["fc.bias", 0]]"#;
     std::fs::write(place.path("coords.json"), one).unwrap();
     let answer = place.run(&format!("estimate {options}")).json();
@@ -1309,8 +1328,17 @@ fn sweeps_over_any_setting() {
     let decays: Vec<_> =
         place.records(stale).iter().map(|r| r.trial.settings.get("decay").unwrap()).collect();
     assert_eq!(decays, [0.0, 0.5].map(toml::Value::Float));
+    // Names keep their results whatever else stands in the list, and have one place each.
+    for values in ["true", "false", "false,true"] {
+        place.run(&format!("sweep augment --values {values} --set epochs=1 --set sparsity=0.5")).ok();
+    }
+    let named = "sweep-augment~epochs=1,sparsity=0.5";
+    assert_eq!(place.records(named).len(), 2);
+    let page = std::fs::read_to_string(place.path("reports").join(format!("{named}.md"))).unwrap();
+    assert!(page.contains("2 of 2 planned trials finished"), "{page}");
     // The ids in reports run again as they were.
-    for (id, n_trials) in [(id, 3), ("sweep-weight-decay", 2), (stale, 2)] {
+    for (id, n_trials) in [(id, 3), ("sweep-weight-decay", 2), (stale, 2), (named, 2)] {
+        assert!(place.run(&format!("status {id}")).ok().contains(&format!("{n_trials} of {n_trials} done")));
         let ran = place.run(&format!("reproduce {id}"));
         assert!(ran.stderr.contains(&format!("{n_trials} trials, 0 to run")), "{}", ran.stderr);
         ran.ok();
@@ -1320,6 +1348,7 @@ fn sweeps_over_any_setting() {
         place.names("reports").into_iter().filter(|name| name.ends_with(".md")).collect()
     };
     let expected = [
+        format!("{named}.md"),
         format!("{stale}.md"),
         format!("{id}.md"),
         "sweep-sparsity.md".into(),
@@ -1581,6 +1610,9 @@ fn seeds_follow_from_the_first_spread() {
     place.run("reproduce tiny --seeds 4").ok();
     assert_eq!(place.run("plan tiny").ok().lines().last(), told.lines().last());
     assert!(place.run("plan tiny --seeds auto").ok().contains("tiny at smoke scale: "));
+    let page = std::fs::read_to_string(place.path("reports/tiny.md")).unwrap();
+    assert!(page.contains("1 of 1 planned trials and 3 of further seeds finished"), "{page}");
+    assert!(place.run("status tiny").ok().contains("3 more of further seeds"));
 }
 
 /// Results of experiments whose files are elsewhere do not stand in the way.

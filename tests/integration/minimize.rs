@@ -231,6 +231,86 @@ for line in sys.stdin:
     assert_eq!(result(&place, "aborted"), result(&place, "whole"));
 }
 
+/// Oracle: a worker that stays. One that ends itself after every answer fails nothing.
+#[test]
+fn workers_may_leave_between_messages() {
+    if !has_python() {
+        return;
+    }
+    let place = place();
+    let rest = |run: &str| format!("--budget 30 --run {run} {SETTINGS}");
+    ran(minimize(&place, "python3 worker.py none -1 0", &rest("whole"))).ok();
+    let leaves = r#"
+import json, sys
+for line in sys.stdin:
+    m = json.loads(line)
+    if m["type"] == "init": print('{"type":"ready","max_batch":4}', flush=True); continue
+    if m["type"] == "stop": break
+    f = [sum((i + 1) * (xi - 0.25) ** 2 for i, xi in enumerate(x)) for x in m["x"]]
+    print(json.dumps({"id": m["id"], "f": f}), flush=True)
+    break
+"#;
+    std::fs::write(place.path("leaves.py"), leaves).unwrap();
+    let ran = ran(minimize(&place, "python3 leaves.py", &rest("leaves")));
+    assert_eq!((ran.code, values(&place, "leaves")), (0, values(&place, "whole")), "{}", ran.stderr);
+}
+
+/// Oracle: a worker whose values are the numbers that it takes its points to have. After an evaluation that ended the run,
+/// numbers have gaps.
+#[test]
+fn points_of_a_message_are_numbered_without_gaps() {
+    if !has_python() {
+        return;
+    }
+    let place = place();
+    let counts = r#"
+import json, os, sys
+for line in sys.stdin:
+    m = json.loads(line)
+    if m["type"] == "init": print('{"type":"ready","max_batch":4}', flush=True); continue
+    if m["type"] == "stop": break
+    f = [m["id"] + i for i in range(len(m["x"]))]
+    if 1 in f and not os.path.exists("fell"): open("fell", "w"); f[f.index(1)] = None
+    print(json.dumps({"id": m["id"], "f": f}), flush=True)
+"#;
+    std::fs::write(place.path("counts.py"), counts).unwrap();
+    let run = || {
+        let rest = "--budget 12 --run run --set method=cge --on-failure abort";
+        ran(minimize(&place, "python3 counts.py", rest))
+    };
+    assert!(run().refusal().contains("evaluation 1 failed"));
+    assert!(values(&place, "run").len() > 1 && !values(&place, "run").contains_key(&1));
+    run().ok();
+    let values = values(&place, "run");
+    assert!(values.len() == 12 && values.iter().all(|(id, value)| *value == Some(*id as f64)), "{values:?}");
+}
+
+/// Oracle: the kernel, which knows no such process any more.
+#[test]
+fn a_second_signal_takes_commands_along() {
+    let place = place();
+    std::fs::write(place.path("hangs.sh"), "echo $$ > pid\nsleep 1000\n").unwrap();
+    let mut command = minimize(&place, "sh hangs.sh", "--protocol file --budget 9 --run run");
+    command.stderr(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut running = Running::new(command.spawn().unwrap());
+    let since = Instant::now();
+    let pid = loop {
+        assert!(since.elapsed() < TIME_LIMIT);
+        match std::fs::read_to_string(place.path("pid")).ok().and_then(|text| text.trim().parse::<u32>().ok())
+        {
+            Some(pid) => break pid,
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    assert!(signal(running.pid(), libc::SIGTERM));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(signal(running.pid(), libc::SIGTERM));
+    assert_eq!(running.end().0, Some(130));
+    std::thread::sleep(Duration::from_millis(300));
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    assert!(state.is_err() || state.unwrap().contains(") Z "), "it goes on without us");
+}
+
 /// Oracle: the run that nobody kills. What was in the log is not evaluated again.
 #[test]
 fn a_killed_run_goes_on() {
@@ -387,6 +467,11 @@ fn minimize_refuses_in_one_line() {
     let stuck = ran(minimize(&place, "sh fails.sh", rest));
     assert_eq!(stuck.code, 3, "{}", stuck.stderr);
     assert!(stuck.stderr.lines().last().unwrap().contains("10 steps in a row"), "{}", stuck.stderr);
+    // Whether or not the budget is spent as well.
+    let rest = "--budget 330 --protocol file --batch-size 50 --run spent";
+    assert_eq!(ran(minimize(&place, "sh fails.sh", rest)).code, 3);
+    let rest = "--budget 9999 --protocol file --batch-size 50 --run search --set method=pattern-search";
+    assert_eq!(ran(minimize(&place, "sh fails.sh", rest)).code, 3);
     let told = stuck.stderr.matches("says `fail`").count();
     assert_eq!(told, 20, "further failures are not told");
 }

@@ -12,7 +12,7 @@ use deepzero::metric::{
 };
 use deepzero::profile::Profile;
 use deepzero::report::chart::{Chart, Curve, traces};
-use deepzero::report::check::{CheckResult, evaluate_checks};
+use deepzero::report::check::{CheckResult, Outlook, evaluate_checks, needed};
 use deepzero::report::measured::Measured;
 use deepzero::report::position::{Positions, best};
 use deepzero::report::verdict::{Outcome, PointVerdict, Verdict, judge, judge_points};
@@ -317,6 +317,29 @@ fn reduced_scale_has_no_point_verdicts() {
     assert!(judge_points(&measured).iter().all(|(verdict, _)| *verdict == PointVerdict::None));
     let (verdict, _) = judged(&measured);
     assert_eq!(verdict, Verdict::Confirmed);
+    // Further seeds make up for none that is missing, however clear the rest is.
+    let records = made_up_records(Scale::Laptop, 4);
+    let missing = records.iter().position(|record| record.trial.seed == 1).unwrap();
+    let records: Vec<TrialRecord> = [&records[..missing], &records[missing + 1..]].concat();
+    let measured = Measured::gather(&experiment, Scale::Laptop, &records).unwrap();
+    let (verdict, checks) = judged(&measured);
+    assert_eq!(verdict, Verdict::NotRun);
+    assert!(checks.iter().all(|check| check.outcome == Outcome::Confirmed));
+}
+
+/// Oracle: definition; three seeds that are alike tell nothing of a fourth.
+#[test]
+fn seeds_that_are_alike_do_not_say_how_many_are_needed() {
+    let mut experiment = made_up_experiment();
+    experiment.checks = vec![check("Close.", close("deepzero", "fo-weights", 2.0))];
+    let mut records = Vec::new();
+    for (seed, place) in (0..3).flat_map(|seed| SPARSITIES.map(|place| (seed, place))) {
+        records.push(record(Scale::Laptop, ("deepzero", Some(place)), seed, 0.5, 1));
+        records.push(record(Scale::Laptop, ("fo-weights", Some(place)), seed, 0.5, 1));
+    }
+    let panels = Measured::gather_all(&experiment, Scale::Laptop, &records).unwrap();
+    let needed = needed(&panels);
+    assert!(matches!(&needed[0].seeds, Outlook::Unknown(reason) if reason.contains("alike")), "{needed:?}");
 }
 
 /// Oracle, by hand: four values around a mean with spread 0.26 points have a standard error of 0.13, and so 90 % intervals of
@@ -683,6 +706,14 @@ fn network_sizes_as_x_come_from_the_records() {
     assert_eq!(measured.points[0].x, Some(269_722.0));
     assert_eq!(measured.points[0].x_text, "269,722");
     assert!(measured.points[0].planned && measured.points[0].published.is_some());
+    // What failed before its network was built stands where the others do.
+    let mut failed = record(Scale::Smoke, ("deepzero", Some(SPARSITIES[0])), 1, 0.5, 1);
+    (failed.n_params, failed.status) = (0, Status::Failed);
+    failed.epochs.clear();
+    let records = vec![failed, records[0].clone()];
+    let measured = Measured::gather(&experiment, Scale::Smoke, &records).unwrap();
+    assert_eq!((measured.points.len(), measured.points[0].x), (1, Some(269_722.0)));
+    assert_eq!((measured.points[0].n_failed, measured.points[0].values.len()), (1, 1));
 }
 
 #[test]

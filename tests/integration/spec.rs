@@ -177,6 +177,19 @@ fn contradictory_settings() {
         (&[("task", "workers-model"), ("method", "pattern-search")], "`method`: pattern-search makes no"),
         (&[("mask", "rescore"), ("layer-ratios", "smart-ratio")], "`mask`: rescore needs scores"),
         (&[("model", "resnet-b"), ("depth", "20")], "`depth`: a resnet-b has depth 8n+2"),
+        (
+            &[("task", "defend"), ("tune", "all")],
+            "`evaluator`: difference takes a denoiser whose statistics stay",
+        ),
+        (
+            &[("task", "defend"), ("layer-ratios", "snip")],
+            "`layer-ratios`: these scores look inside the network",
+        ),
+        (
+            &[("task", "defend"), ("method", "fa"), ("model", "cnn"), ("depth", "2")],
+            "`method`: this rule looks into a network",
+        ),
+        (&[("task", "defend"), ("epochs", "2")], "`warmup-epochs`: at most epochs = 2; got 3"),
         (&[("precision", "bf16"), ("method", "fo")], "`precision`: bf16 rounds what convolutions multiply"),
         (&[("precision", "bf16"), ("task", "stages")], "`precision`: bf16 rounds what convolutions multiply"),
     ] {
@@ -309,6 +322,62 @@ fn file_errors_name_file_line_and_key() {
     assert_snapshot!(broken("tolerance = 1.0", "tolerance = -1.0"), @"demo.toml:26: expected[0].tolerance: expected a finite number above 0; got -1");
     assert_snapshot!(broken("label = \"ZO\"", ""), @"demo.toml:13: series[0].label: missing field `label`");
     assert_snapshot!(broken("id = \"demo\"", "id = \"demo\"\nextends = \"swap\""), @"demo.toml:2: extends: no experiment `swap`");
+    // A text that looks like another value.
+    assert_snapshot!(broken("epochs = 10", "augment = \"false\""), @r#"demo.toml:11: base.augment: expected true or false; got "false""#);
+}
+
+/// What would be judged wrongly, or never, or twice.
+#[test]
+fn checks_that_mean_nothing_are_refused() {
+    const FIGURE: &str =
+        "x = \"sparsity\"\nx-label = \"Sparsity\"\ny = \"test-accuracy\"\nvalues = [0.8, 0.9]";
+    let above = "above = [\"dense\", \"zo\"]";
+    for (from, to, expected) in [
+        (
+            above,
+            "close = [\"dense\", \"zo\"]\nmargin = -50",
+            "check[0].margin: expected a finite number above 0; got -50",
+        ),
+        (
+            above,
+            "close = [\"dense\", \"zo\"]\nmargin = nan",
+            "check[0].margin: expected a finite number above 0; got NaN",
+        ),
+        (above, "flat = \"zo\"\nmargin = 0", "check[0].margin: expected a finite number above 0; got 0"),
+        (
+            above,
+            "above = [\"dense\", \"zo\"]\nmargin = inf",
+            "check[0].margin: expected a finite number; got inf",
+        ),
+        (above, "above = [\"zo\", \"zo\"]", "check[0].above: `zo` cannot be compared with itself"),
+        (
+            above,
+            "above = [\"dense\", \"zo\"]\nmin-x = 90",
+            "check[0].min-x: this range has 0 positions at most, and above takes 1",
+        ),
+        (
+            above,
+            "rises = \"zo\"\nmax-x = 0.8",
+            "check[0].max-x: this range has 1 positions at most, and rises takes 2",
+        ),
+        ("[0.8, 0.9]", "[1e-1, 0.1]", "figure.values[1]: 0.1 occurs twice"),
+        ("[0.8, 0.9]", "[0, 0.0]", "figure.values[1]: 0 occurs twice"),
+        (
+            "[[check]]",
+            "[[expected]]\nseries = \"zo\"\nvalues = [1, 2]\ntolerance = 1\nsource = \"x\"\n\n[[check]]",
+            "expected[1].series: `zo` has published values in the main figure already",
+        ),
+    ] {
+        let error = broken(from, to);
+        assert!(error.contains(expected), "{error}");
+    }
+    for (coordinates, expected) in [("1, nan", "expected a finite number"), ("1, 1.0", "1 occurs twice")] {
+        let figure =
+            "x = \"n-params\"\naxis = \"depth\"\nx-label = \"d\"\ny = \"test-accuracy\"\nvalues = [8, 14]";
+        let text = SOUND.replacen(FIGURE, &format!("{figure}\ncoordinates = [{coordinates}]"), 1);
+        let error = parse(&text.replacen("values = [0.9]\n", "", 1)).unwrap_err().to_string();
+        assert!(error.contains(&format!("figure.coordinates[1]: {expected}")), "{error}");
+    }
 }
 
 /// A value that nobody reads is refused where it stands: of a series, of a series at a scale, on the axis, of all
@@ -1010,6 +1079,8 @@ fn a_tuned_setting_gives_every_point_several_trials() {
     assert_snapshot!(broken("label = \"ZO\"", "label = \"ZO\"\ntune = [0.1]"), @"demo.toml:16: series[0].tune: there is no [tune], which says what is tuned");
     let set = [("learning-rate".to_owned(), "0.1".to_owned())];
     assert_snapshot!(parse(&text).unwrap().trials(Scale::Smoke, None, &set).unwrap_err(), @"setting `learning-rate`: demo tunes it, so it cannot be set for all trials");
+    let set = [("n-val".to_owned(), "0".to_owned())];
+    assert_snapshot!(parse(&text).unwrap().trials(Scale::Smoke, None, &set).unwrap_err(), @"setting `n-val`: demo needs validation images to choose by");
 }
 
 /// A budget has to pay for a step, of a method that asks queries.
@@ -1039,6 +1110,9 @@ fn a_budget_of_queries_is_in_place_of_epochs() {
     assert!(settings::idle(&settings).contains(&"epochs"));
     assert_eq!(task::epochs(&of(&[("epochs", "3")]).unwrap()).unwrap(), 3);
     assert_snapshot!(of(&[("query-budget", "1")]).unwrap_err(), @"setting `query-budget`: 450 queries pay for no step, which takes about 451");
+    let rescored =
+        [("sparsity", "0.5"), ("mask", "rescore"), ("grasp-images-per-class", "2"), ("query-budget", "900")];
+    assert_snapshot!(of(&rescored).unwrap_err(), @"setting `mask`: a query-budget does not count the queries of further scorings; use redraw or fixed");
     assert_snapshot!(of(&[("query-budget", "10"), ("warmup-epochs", "2")]).unwrap_err(), @"setting `warmup-epochs`: at most epochs = 1; got 2");
     assert_snapshot!(of(&[("method", "fo"), ("query-budget", "10")]).unwrap_err(), @"setting `query-budget`: it plays no part with task = train, method = fo; it is read with method = cge, rge, cocd, sparse-mezo, lozo, subzero, zo-muon, hizoo, eggroll");
 }

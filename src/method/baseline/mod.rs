@@ -87,10 +87,15 @@ pub trait Rule: Debug + Sync {
 /// # Errors
 /// If there is none.
 fn network_of(batch: &dyn Minibatch) -> Result<(&Network, &Tensor, &[u32])> {
-    batch.graph().ok_or_else(|| {
-        let reason = "this rule looks into a network, and a black box shows nothing; use method = cge";
-        Error::setting("method", reason)
-    })
+    batch.graph().ok_or_else(nothing_inside)
+}
+
+/// The error of a rule whose problem is not one network.
+pub(crate) fn nothing_inside() -> Error {
+    Error::setting(
+        "method",
+        "this rule looks into a network, and a black box shows nothing; use method = cge",
+    )
 }
 
 /// A method: descent along what a rule makes.
@@ -137,6 +142,10 @@ impl Kind for Following {
 
     fn has_probes(&self) -> bool {
         false
+    }
+
+    fn looks_inside(&self) -> bool {
+        true
     }
 
     fn cost(&self, _: &Settings, steps: &Steps) -> Result<Cost> {

@@ -15,6 +15,7 @@ use candle_core::Tensor;
 
 pub use black_box::{BlackBox, Opened};
 pub use through::Through;
+pub(crate) use through::statistics_move;
 
 use super::{Minibatch, Prepared, Problem, Resources, State};
 use crate::data::{self, Augmentation, Dataset, ImageNoise};

@@ -94,10 +94,7 @@ impl Through<'_> {
             return refused("difference needs to know what is behind the denoiser; use reuse or full");
         };
         let Mode::Eval(stats) = self.front.mode() else {
-            return refused(
-                "difference takes a denoiser whose statistics stay (tune = last), since what is behind it takes its \
-                 own; use reuse or full",
-            );
+            return Err(statistics_move());
         };
         let all = [self.front.all(params), opened.params.clone()].concat();
         let layers = stats.layers.iter().chain(&opened.stats.layers).cloned().collect();
@@ -105,6 +102,13 @@ impl Through<'_> {
         let options = Options { memory: self.memory, rounding: self.rounding, ..Options::default() };
         Propagator::with(whole, &all, self.images, self.labels, Mode::Eval(&stats), options)
     }
+}
+
+/// The error of differences that are to go through a denoiser in training.
+pub(crate) fn statistics_move() -> Error {
+    let reason = "difference takes a denoiser whose statistics stay (tune = last), since what is behind it takes its \
+                  own; use reuse or full";
+    Error::setting("evaluator", reason)
 }
 
 impl Objective for Through<'_> {

@@ -121,6 +121,10 @@ impl Rule for FoGrasp {
     fn basis(&self) -> Basis<'_> {
         Basis::Scores(self)
     }
+
+    fn looks_inside(&self) -> bool {
+        true
+    }
 }
 
 impl ByScores for FoGrasp {

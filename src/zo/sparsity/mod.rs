@@ -102,6 +102,16 @@ impl Config {
         Ok(())
     }
 
+    /// How often weights are scored in so many epochs.
+    #[must_use]
+    pub fn n_scorings(&self, epochs: usize) -> usize {
+        match (self.layer_ratios.basis(), self.mask) {
+            _ if self.sparsity == 0.0 => 0,
+            (Basis::Scores(_), Mask::Rescore) => epochs.div_ceil(self.redraw_every),
+            _ => 1,
+        }
+    }
+
     /// Settings that change nothing, as the others are.
     #[must_use]
     pub fn idle(&self) -> Vec<&'static str> {

@@ -59,8 +59,8 @@ pub fn predicted_active(
     };
     let mut counts = keep.layers;
     for (param_idx, spec) in layout.specs().iter().enumerate().filter(|(_, spec)| !spec.kind.is_prunable()) {
-        let share = if always_active { 1.0 } else { 1.0 - sparsity };
-        counts.push((param_idx, (share * spec.len() as f64).round() as usize));
+        let n_left_out = if always_active { 0.0 } else { sparsity * spec.len() as f64 };
+        counts.push((param_idx, spec.len() - n_left_out.round() as usize));
     }
     counts
 }

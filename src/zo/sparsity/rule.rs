@@ -24,6 +24,11 @@ pub trait Rule: Debug + Sync {
         }
     }
 
+    /// Whether it looks at gradients, which a black box does not show.
+    fn looks_inside(&self) -> bool {
+        false
+    }
+
     /// Queries that one scoring takes.
     fn queries(&self, _config: &Config) -> u64 {
         0

@@ -15,6 +15,10 @@ impl Rule for Snip {
     fn basis(&self) -> Basis<'_> {
         Basis::Scores(self)
     }
+
+    fn looks_inside(&self) -> bool {
+        true
+    }
 }
 
 impl ByScores for Snip {
