@@ -15,7 +15,7 @@ def read_results(id: str, scale: str = "smoke", *, results: Union[str, os.PathLi
 
     Args:
         id: the experiment, such as `fig4`.
-        scale: `smoke`, `laptop` or `paper`.
+        scale: `smoke`, `laptop`, `overnight` or `paper`.
         results: folder of result files.
     """
     folder = Path(results) / id / scale
@@ -34,6 +34,7 @@ def read_results(id: str, scale: str = "smoke", *, results: Union[str, os.PathLi
     except ImportError:
         raise ImportError("read_results needs polars or pandas: pip install polars") from None
     frames = [pandas.read_parquet(file) for file in files]
-    return pandas.concat([frame.dropna(axis=1, how="all") for frame in frames], ignore_index=True).reindex(
-        columns=frames[0].columns
-    )
+    # Files that were written later may have columns that others lack.
+    columns = list(dict.fromkeys(column for frame in frames for column in frame.columns))
+    kept = [frame.dropna(axis=1, how="all") for frame in frames]
+    return pandas.concat(kept, ignore_index=True).reindex(columns=columns)

@@ -84,7 +84,7 @@ impl Former {
 }
 
 /// What must be equal for numbers to be comparable.
-const SAME: [&str; 14] = [
+const SAME: [&str; 20] = [
     "bench",
     "device",
     "model",
@@ -99,15 +99,21 @@ const SAME: [&str; 14] = [
     "c_in",
     "size",
     "n_params",
+    "resolution",
+    "states",
+    "unroll",
+    "n0",
+    "n",
+    "n_images",
 ];
 
 /// Whether a field is better when it is small, or when it is large; none of a field that is neither.
 fn direction(key: &str) -> Option<bool> {
     match key {
-        "us_per_query_image" | "base_s" | "differences_s" | "estimate_s" | "step_s" | "relative_error" => {
-            Some(true)
-        }
-        "images_per_s" | "steps_per_hour" | "peak_gflops" | "bandwidth_gb_s" => Some(false),
+        "us_per_query_image" | "base_s" | "differences_s" | "estimate_s" | "step_s" | "relative_error"
+        | "alone_f32_us" | "alone_f64_us" | "certify_s" | "us_per_copy" | "usual_min" => Some(true),
+        "images_per_s" | "steps_per_hour" | "steps_per_s" | "losses_per_s" | "copies_per_s" | "gflops"
+        | "bandwidth_gb_s" => Some(false),
         _ => key.ends_with("_gflops").then_some(false),
     }
 }
@@ -136,6 +142,18 @@ mod tests {
             found,
             [("differences s", 4.0), ("executed gflops", 3.0), ("layers 1: forward gflops", 3.0)]
         );
+    }
+
+    /// Oracle: what flows and certificates are measured by.
+    #[test]
+    fn every_kind_of_measurement_is_compared() {
+        let text = r#"{"bench": "flow", "resolution": 16, "alone_f32_us": 2.0, "losses_per_s": 2.0, "certify_s": 2.0, "copies_per_s": 2.0}"#;
+        let half = text.replace("2.0", "1.0");
+        let ratios = former(text).compare(&fields(&half)).expect("the same was measured");
+        let gains: Vec<f64> = ratios.iter().map(|ratio| ratio.gain).collect();
+        assert_eq!((gains.len(), gains.iter().filter(|gain| **gain > 1.0).count()), (4, 2));
+        let other = text.replace("16", "8");
+        assert!(former(text).compare(&fields(&other)).is_err());
     }
 
     #[test]

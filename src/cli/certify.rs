@@ -10,6 +10,7 @@ use clap::builder::PossibleValuesParser;
 use deepzero::certify::{self, Certificate, Certifier, Classifier, Noise, Progress};
 use deepzero::data::{self, Dataset, Pixels};
 use deepzero::kernels::{Isa, Precision};
+use deepzero::lock::Lock;
 use deepzero::nn::{model, weights};
 use deepzero::problem::io_of;
 use deepzero::results::{self, Provenance};
@@ -97,6 +98,9 @@ pub(super) fn run(common: &Common, args: &CertifyArgs) -> Result<Exit> {
         bail!("--radii: a radius is a finite number of at least 0; got {r}");
     }
     let state = args.out.join(STATE);
+    let Some(_lock) = Lock::acquire(&state.with_extension("lock"))? else {
+        bail!("{} is in use by another process; wait until it ends", args.out.display());
+    };
     if state.exists() && !args.resume {
         bail!("{} holds an unfinished run; add --resume to go on, or delete it", state.display());
     }

@@ -7,6 +7,7 @@ use candle_core::Device;
 use clap::Args;
 use deepzero::experiment::{Scale, Trial, settings};
 use deepzero::files;
+use deepzero::lock::Lock;
 use deepzero::metric::{self, Row};
 use deepzero::nn::weights;
 use deepzero::ranks::{self, Ranks};
@@ -17,6 +18,9 @@ use serde_json::json;
 
 use super::progress::{DownloadProgress, TrialProgress};
 use super::{Common, Exit, INTERRUPT, key_value, say, tell, watch_interrupts};
+
+/// What the name of an unfinished run ends with, after that of its weights.
+const UNFINISHED: &str = "state";
 
 #[derive(Debug, Args)]
 #[command(after_help = settings_help())]
@@ -88,13 +92,21 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
     }
     // Found out now rather than after the last epoch.
     files::check_writable(&args.out)?;
-    let state = args.out.with_extension("state");
-    if state == args.out {
+    if args.out.extension().is_some_and(|extension| extension == UNFINISHED) {
         bail!(
             "--out {}: the extension .state is that of unfinished runs; choose another",
             args.out.display()
         );
     }
+    let beside = |ending: &str| {
+        let mut name = args.out.clone().into_os_string();
+        name.push(format!(".{ending}"));
+        PathBuf::from(name)
+    };
+    let state = beside(UNFINISHED);
+    let Some(_lock) = Lock::acquire(&beside("lock"))? else {
+        bail!("{} is being trained by another process; wait until it ends", args.out.display());
+    };
     if state.exists() && !args.resume {
         bail!("{} holds an unfinished run; add --resume to go on, or delete it", state.display());
     }
@@ -119,8 +131,11 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
         });
         say!("{}", serde_json::to_string_pretty(&summary)?)?;
     } else {
-        say!("epoch  train loss  train acc  val acc  test acc      queries   seconds")?;
-        outcome.rows.iter().try_for_each(say_row)?;
+        // The task that corrects a solver measures an error in place of accuracies.
+        let has_mae = outcome.rows.iter().any(|row| !row.get(&metric::MAE).is_nan());
+        let mae = if has_mae { "  mean abs. error" } else { "" };
+        say!("epoch  train loss  train acc  val acc  test acc      queries   seconds{mae}")?;
+        outcome.rows.iter().try_for_each(|row| say_row(row, has_mae))?;
         say!("{}", args.out.display())?;
     }
     if outcome.status == Status::Done {
@@ -132,10 +147,11 @@ pub(super) fn run(common: &Common, args: &TrainArgs, ranks: &Ranks) -> Result<Ex
     Ok(Exit::TrialsFailed)
 }
 
-fn say_row(row: &Row) -> std::io::Result<()> {
+fn say_row(row: &Row, has_mae: bool) -> std::io::Result<()> {
+    let mae = if has_mae { format!("  {:>15.4}", row.get(&metric::MAE)) } else { String::new() };
     let percent = |x: f64| if x.is_nan() { "-".to_owned() } else { format!("{:.2}", 100.0 * x) };
     say!(
-        "{:>5}  {:>10.4}  {:>9}  {:>7}  {:>8}  {:>11}  {:>8.1}",
+        "{:>5}  {:>10.4}  {:>9}  {:>7}  {:>8}  {:>11}  {:>8.1}{mae}",
         row.epoch,
         row.get(&metric::TRAIN_LOSS),
         percent(row.get(&metric::TRAIN_ACCURACY)),

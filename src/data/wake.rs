@@ -162,6 +162,11 @@ impl Wake {
         if path.exists() {
             return Self::read(config, &path);
         }
+        // Better before than after minutes of computing.
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
+        }
+        files::check_writable(&path)?;
         let wake = Self::compute(config, progress)?;
         wake.write(config, &path)?;
         Ok(wake)

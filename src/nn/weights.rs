@@ -121,7 +121,7 @@ const TYPES: [Dtype; 9] = [
     Dtype::F64,
 ];
 
-/// The tensors by the names that `network` has for them.
+/// The tensors by the names that `network` has for them; of several with one name that of the file's own, else the first.
 fn by_our_names<'t>(network: &Network, tensors: &'t HashMap<String, Tensor>) -> HashMap<String, &'t Tensor> {
     let is_classifier = |name: &str| network.layout().specs().iter().any(|spec| spec.name == name);
     let ours = |name: &str| {
@@ -131,7 +131,13 @@ fn by_our_names<'t>(network: &Network, tensors: &'t HashMap<String, Tensor>) -> 
             _ => name.to_owned(),
         }
     };
-    tensors.iter().map(|(name, tensor)| (ours(name), tensor)).collect()
+    let mut sorted: Vec<(&String, &Tensor)> = tensors.iter().collect();
+    sorted.sort_by_key(|(name, _)| (ours(name) != **name, *name));
+    let mut known = HashMap::new();
+    for (name, tensor) in sorted {
+        known.entry(ours(name)).or_insert(tensor);
+    }
+    known
 }
 
 /// What to say of a file without the tensor `name`: which of its own names mean nothing here.

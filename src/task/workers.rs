@@ -83,10 +83,11 @@ impl Task for Workers {
         Ok(Outcome::measured(network(settings)?.layout().n_coords(), rows))
     }
 
-    /// Steps of a job, and of one process beside it, each with one to warm up.
+    /// Steps of a job, and of one process beside it unless the job is one, each with one to warm up.
     fn cost(&self, settings: &Settings, planner: &mut Planner) -> Result<Cost> {
-        let train::Config { epochs, .. } = settings.read()?;
-        cost(settings, planner, epochs * 2 * (STEPS + 1))
+        let (train::Config { epochs, .. }, Config { workers }) = (settings.read()?, settings.read()?);
+        let n_jobs = if workers == 1 { 1 } else { 2 };
+        cost(settings, planner, epochs * n_jobs * (STEPS + 1))
     }
 }
 

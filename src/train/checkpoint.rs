@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::kernels::Isa;
 use crate::method::Method;
 use crate::metric::Row;
 use crate::problem::State;
@@ -37,6 +38,8 @@ pub struct EpochsDone {
 /// The largest file that is read: dozens of vectors of the largest network.
 const MAX_BYTES: u64 = 64 << 30;
 
+/// Header field of the instruction set.
+const KERNELS: &str = "kernels";
 /// Names of vectors of a method start so.
 const OF_METHOD: &str = "method.";
 /// Names of the columns of rows start so.
@@ -61,6 +64,7 @@ impl Checkpoint<'_> {
         let header = BTreeMap::from([
             ("version".to_owned(), VERSION.to_owned()),
             ("trial".to_owned(), hash.to_owned()),
+            (KERNELS.to_owned(), Isa::current().name().to_owned()),
             ("epoch".to_owned(), self.rows.len().to_string()),
             ("epochs".to_owned(), n_epochs.to_string()),
         ]);
@@ -95,6 +99,17 @@ impl Checkpoint<'_> {
         }
         if field("trial")? != hash {
             return Err(damaged("it belongs to other settings"));
+        }
+        // Checkpoints of before do not say.
+        if let Some(kernels) = header.get(KERNELS).filter(|kernels| **kernels != Isa::current().name()) {
+            return Err(Error::file(
+                path,
+                format!(
+                    "written with the kernels `{kernels}`, whose last digits are others than those of `{}`; go on with \
+                     DEEPZERO_KERNELS={kernels}, or delete this checkpoint to start the trial anew",
+                    Isa::current().name()
+                ),
+            ));
         }
         let mut all = saved::from_bytes(&header, &bytes).map_err(|what| damaged(&what))?;
         let (of_method, of_rows) = (all.below(OF_METHOD), all.below(OF_ROWS));
@@ -281,6 +296,14 @@ mod tests {
         let reason = |hash| load(&path, hash).map(|_| ()).unwrap_err().to_string();
         assert!(reason("abd").contains("other settings"), "{}", reason("abd"));
         let bytes = std::fs::read(&path).unwrap();
+        // As another machine would have written it.
+        let ours = format!("\"kernels\":\"{}\"", Isa::current().name());
+        let theirs = format!("\"kernels\":\"{}\"", "x".repeat(Isa::current().name().len()));
+        let at = bytes.windows(ours.len()).position(|window| window == ours.as_bytes()).unwrap();
+        let mut other = bytes.clone();
+        other[at..at + ours.len()].copy_from_slice(theirs.as_bytes());
+        std::fs::write(&path, Checkpoint::with_digest(&other).unwrap()).unwrap();
+        assert!(reason("abc").contains("DEEPZERO_KERNELS=x"), "{}", reason("abc"));
         // The last byte belongs to a number, which any other would be as good as.
         let mut flipped = bytes.clone();
         *flipped.last_mut().unwrap() ^= 1;

@@ -475,6 +475,34 @@ pub(crate) fn altered(
     candle_core::safetensors::save(&tensors, place.path(to)).unwrap();
 }
 
+/// A name with `module.` before it stands for the name that a file has as well, and never in its place.
+#[test]
+fn of_tensors_with_one_name_the_files_own_counts() {
+    let place = Place::new();
+    let options = Golden::load("cnn_d3", "cnn-d3", 50).options(&place);
+    let weights = golden("cnn_d3.weights.safetensors").display().to_string();
+    altered(&place, "cnn_d3.weights.safetensors", "twice", |tensors| {
+        let wrong = tensors["fc.weight"].zeros_like().unwrap();
+        tensors.insert("module.fc.weight".to_owned(), wrong);
+    });
+    let loss = |options: &str| place.run(&format!("estimate {options}")).json()["loss"].as_f64().unwrap();
+    let expected = loss(&options);
+    for _ in 0..6 {
+        assert_eq!(loss(&options.replace(&weights, "twice")).to_bits(), expected.to_bits());
+    }
+}
+
+/// What another process is about is left to it.
+#[test]
+fn a_training_is_locked() {
+    let place = Place::new();
+    let train = "train --set data=synthetic --set epochs=1 --set warmup-epochs=0 --out w.safetensors";
+    let lock = deepzero::lock::Lock::acquire(&place.path("w.safetensors.lock")).unwrap().unwrap();
+    let ran = place.run(train);
+    assert!(ran.refusal_alone().contains("being trained by another process"), "{}", ran.stderr);
+    drop(lock);
+}
+
 #[test]
 fn estimate_refuses_in_one_line() {
     let place = Place::new();

@@ -266,7 +266,7 @@ fn train_goes_on_when_asked_to() {
         let (running, state) = suspended(&place, &train("cut.safetensors"), "", 1..=2)?;
         let stderr = stopped(running, libc::SIGINT)?;
         assert!(stderr.contains("--resume"), "{stderr}");
-        assert_eq!(state, place.path("cut.state"));
+        assert_eq!(state, place.path("cut.safetensors.state"));
         assert!(!place.path("cut.safetensors").exists());
         let ran = place.run(&train("cut.safetensors"));
         assert!(ran.refusal().contains("--resume"), "{}", ran.stderr);

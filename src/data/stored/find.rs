@@ -57,9 +57,14 @@ pub fn verify(collection: &'static Collection, location: &Location) -> Result<In
 /// As [`crate::data::Source::load`] and [`verify`].
 pub fn fetch(collection: &'static Collection, location: &Location, report: &dyn Progress) -> Result<Info> {
     let found = match &location.data_dir {
-        Some(dir) => match collection.locate(dir)? {
-            Some(found) => found,
-            None => install(collection, &from_hub(collection, location, report)?, dir)?,
+        Some(dir) => match collection.locate(dir) {
+            Ok(Some(found)) => found,
+            // What an interrupted copy left, or somebody removed as damaged, is copied anew.
+            Err(_) if collection.is_begun(dir) => {
+                install(collection, &from_hub(collection, location, report)?, dir)?
+            }
+            Err(error) => return Err(error),
+            Ok(None) => install(collection, &from_hub(collection, location, report)?, dir)?,
         },
         None => match search(collection, location)? {
             Some(found) => found,

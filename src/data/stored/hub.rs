@@ -116,9 +116,7 @@ pub(super) fn download(collection: &Collection, hub: &Hub, report: &dyn Progress
 /// # Errors
 /// [`Error::Io`] if a file cannot be copied; the files' own errors.
 pub(super) fn install(collection: &Collection, found: &Found, dir: &Path) -> Result<Found> {
-    let root = dir.join(collection.home);
-    let names = collection.splits.map(|split| format!("{split}/0000.parquet"));
-    let installed = Found::parquet(root, names);
+    let installed = collection.home(dir);
     for (from, to) in found.files().zip(installed.files()) {
         let bytes = if found.is_original {
             parquet_file::write(collection, &parquet_file::read(collection, &from, true)?, &to)?

@@ -158,9 +158,29 @@ impl Collection {
         let missing: Vec<PathBuf> = partial.files().filter(|file| !file.exists()).collect();
         let others =
             if missing.len() > 1 { format!(" (and {} more)", missing.len() - 1) } else { String::new() };
-        let reason =
-            format!("missing{others}, though other {} files ({}) are there", self.title, partial.format);
+        let advice = match self.is_begun(dir) {
+            true => format!(
+                "; `deepzero data fetch {} --data-dir {}` completes them",
+                self.source.name,
+                dir.display()
+            ),
+            false => String::new(),
+        };
+        let (title, format) = (self.title, &partial.format);
+        let reason = format!("missing{others}, though other {title} files ({format}) are there{advice}");
         Err(Error::data(&missing[0], reason))
+    }
+
+    /// Where [`fetch`] puts the files of train and test below `dir`.
+    fn home(&self, dir: &Path) -> Found {
+        let names = self.splits.map(|split| format!("{split}/0000.parquet"));
+        Found::parquet(dir.join(self.home), names)
+    }
+
+    /// Whether some of the files are where [`fetch`] puts them, but not all.
+    fn is_begun(&self, dir: &Path) -> bool {
+        let home = self.home(dir);
+        home.files().any(|file| file.exists()) && !home.files().all(|file| file.exists())
     }
 
     /// Reads and decodes all images.

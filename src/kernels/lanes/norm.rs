@@ -85,7 +85,10 @@ impl<T: Element> WithSimd for RowMoments<'_, T> {
             let center = T::of(mean);
             let squares = lane_sum::<S, T>(simd, part, T::splat(simd, center), true, self.n_images);
             let shift = mean - center.wide();
-            all = all.join(Partial { n, mean, squares: squares - n * shift * shift });
+            let squares = squares - n * shift * shift;
+            // Where values hardly differ, what was rounded may be more than what is left. NaN stays.
+            let squares = if squares < 0.0 { 0.0 } else { squares };
+            all = all.join(Partial { n, mean, squares });
             start += part.len();
         }
         all

@@ -189,6 +189,12 @@ fn fetching_to_a_folder_leaves_the_usual_layout_there() {
     assert_eq!(info.train.n_rows, 7);
     assert!(info.root.join("SHA256SUMS").is_file());
     assert!(info.root.join("train/0000.parquet").is_file());
+    // What an interruption left is copied anew, and whatever else is there with it.
+    std::fs::remove_file(info.root.join("test/0000.parquet")).unwrap();
+    std::fs::write(info.root.join("train/0000.parquet"), "half").unwrap();
+    let told = load("cifar10", &location, &Silent).unwrap_err().to_string();
+    assert!(told.contains("`deepzero data fetch cifar10 --data-dir "), "{told}");
+    assert_eq!(fetch(cifar(), &location, &Silent).unwrap().train.n_rows, 7);
 }
 
 #[test]
