@@ -1,5 +1,7 @@
 //! `status`: how far everything is.
 
+use std::collections::HashMap;
+
 use anyhow::Result;
 use clap::Args;
 use deepzero::experiment::{Scale, ScalePlan, Trial, split_id};
@@ -104,15 +106,17 @@ fn progress(common: &Common, store: &Store, id: &str, is_named: bool) -> Result<
     let at = |(&scale, plan): (&Scale, &ScalePlan)| {
         let trials = experiment.trials(scale, None, &[])?;
         let is_further = |record: &&TrialRecord| record.trial.seed >= plan.n_seeds as u64;
-        let n_further = records.get(&scale).into_iter().flatten().filter(is_further).count();
+        let here = || records.get(&scale).into_iter().flatten();
+        let by_hash: HashMap<String, &TrialRecord> = here().map(|r| (r.trial.hash(), r)).collect();
+        let n_further = here().filter(is_further).count();
         let (id, n_trials) = (experiment.id.clone(), trials.len());
         let mut progress = Progress { id, scale, n_trials, counts: [0; 3], n_further, notes: Vec::new() };
         for trial in &trials {
-            let record = store.find(trial)?;
-            if let Some(record) = &record {
+            let record = by_hash.get(&trial.hash()).copied();
+            if let Some(record) = record {
                 progress.counts[record.status as usize] += 1;
             }
-            progress.notes.extend(note(store, trial, record.as_ref()));
+            progress.notes.extend(note(store, trial, record));
         }
         if is_named {
             progress.notes.extend(report::lent(common, &experiment, scale)?.0);
