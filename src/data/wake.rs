@@ -163,9 +163,6 @@ impl Wake {
             return Self::read(config, &path);
         }
         // Better before than after minutes of computing.
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
-        }
         files::check_writable(&path)?;
         let wake = Self::compute(config, progress)?;
         wake.write(config, &path)?;

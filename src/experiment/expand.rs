@@ -553,10 +553,7 @@ impl Expander {
         if at.as_str() == Some(BEST) {
             return Ok(Some(At::Best));
         }
-        let mut points = self.points("figure", None)?;
-        for (name, scale) in self.wire.scale.iter() {
-            points.extend(self.points(&format!("scale.{name}"), Some(scale))?);
-        }
+        let points: Vec<Point> = self.grids()?.into_iter().flatten().collect();
         let is_here = |point: &&Point| match (number_of(at), number_of(&point.value)) {
             (Some(_), Some(_)) => same_value(&toml::Value::Float(point.x), at),
             _ => same_value(&point.value, at),
@@ -572,6 +569,15 @@ impl Expander {
         }
         let got = shortened(&text_of(at));
         self.error(path, format!("expected one of {}, or {BEST}; got {got}", known.join(", ")))
+    }
+
+    /// The positions of the figure, and those of every scale.
+    fn grids(&self) -> Result<Vec<Vec<Point>>> {
+        let mut grids = vec![self.points("figure", None)?];
+        for (name, scale) in self.wire.scale.iter() {
+            grids.push(self.points(&format!("scale.{name}"), Some(scale))?);
+        }
+        Ok(grids)
     }
 
     fn check_list(&self, path: &str, values: &[toml::Value]) -> Result<()> {
@@ -774,22 +780,15 @@ impl Expander {
 
     /// Requires the range of a check to have as many positions as it takes, at some scale at least.
     fn check_range(&self, path: &str, wire: &WireCheck, kind: &str) -> Result<()> {
-        let (Some(key), (min_x, max_x)) = (
-            wire.min_x.map(|_| "min-x").or(wire.max_x.map(|_| "max-x")),
-            (wire.min_x.unwrap_or(f64::NEG_INFINITY), wire.max_x.unwrap_or(f64::INFINITY)),
-        ) else {
-            return Ok(());
-        };
+        let Some(key) = wire.min_x.map(|_| "min-x").or(wire.max_x.map(|_| "max-x")) else { return Ok(()) };
+        let (min_x, max_x) = (wire.min_x.unwrap_or(f64::NEG_INFINITY), wire.max_x.unwrap_or(f64::INFINITY));
         let wanted = if matches!(kind, "falls" | "rises" | "flat") { 2 } else { 1 };
         let figure = &self.wire.figure;
         // Sizes of networks are not known before they are built.
         if figure.x == Figure::N_PARAMS && figure.coordinates.is_none() {
             return Ok(());
         }
-        let mut grids = vec![self.points("figure", None)?];
-        for (name, scale) in self.wire.scale.iter() {
-            grids.push(self.points(&format!("scale.{name}"), Some(scale))?);
-        }
+        let grids = self.grids()?;
         let n_within =
             |grid: &Vec<Point>| grid.iter().filter(|point| min_x <= point.x && point.x <= max_x).count();
         match grids.iter().map(n_within).max() {

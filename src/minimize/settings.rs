@@ -115,6 +115,10 @@ const DEFAULTS: [(&str, &str, &str); 15] = [
     ("eggroll", "queries", "16"),
 ];
 
+/// A setting of estimators that look at layers as matrices, which the coordinates of a black box are not: what runs began
+/// with names it, and nobody can set it.
+const OF_MATRICES: &str = "rank";
+
 /// Sections of `method`, the one that names it included.
 fn sections(method: &Kind) -> Vec<&'static [Entry]> {
     [vec![Config::ENTRIES], method.sections()].concat()
@@ -189,8 +193,9 @@ fn idle(kind: &Kind, settings: &Settings) -> Result<Vec<(&'static str, String)>>
     let beside = format!("with schedule = {}", optimizer.schedule.name());
     let mut idle: Vec<(&str, String)> =
         optimizer.idle().into_iter().map(|name| (name, beside.clone())).collect();
-    let in_layers = estimator.sections().into_iter().flatten().filter(|entry| entry.name == "rank");
-    idle.extend(in_layers.map(|entry| (entry.name, "where coordinates are no matrices".to_owned())));
+    if estimator.sections().into_iter().flatten().any(|entry| entry.name == OF_MATRICES) {
+        idle.push((OF_MATRICES, "where coordinates are no matrices".to_owned()));
+    }
     Ok(idle)
 }
 
@@ -233,7 +238,7 @@ fn check(kind: &Kind, settings: &Settings) -> Result<()> {
 fn entries() -> Vec<&'static Entry> {
     let mut all: Vec<&'static Entry> = Vec::new();
     for entry in kinds().into_iter().flat_map(sections).flatten() {
-        if !all.contains(&entry) {
+        if !all.contains(&entry) && entry.name != OF_MATRICES {
             all.push(entry);
         }
     }

@@ -59,12 +59,9 @@ pub fn fetch(collection: &'static Collection, location: &Location, report: &dyn 
     let found = match &location.data_dir {
         Some(dir) => match collection.locate(dir) {
             Ok(Some(found)) => found,
-            // What an interrupted copy left, or somebody removed as damaged, is copied anew.
-            Err(_) if collection.is_begun(dir) => {
-                install(collection, &from_hub(collection, location, report)?, dir)?
-            }
-            Err(error) => return Err(error),
-            Ok(None) => install(collection, &from_hub(collection, location, report)?, dir)?,
+            Err(error) if !collection.is_begun(dir) => return Err(error),
+            // Nothing is there, or what an interrupted copy left, or somebody who removed a damaged file.
+            Ok(None) | Err(_) => install(collection, &from_hub(collection, location, report)?, dir)?,
         },
         None => match search(collection, location)? {
             Some(found) => found,
